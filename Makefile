@@ -1,0 +1,38 @@
+# The same targets locally and in CI. `source scripts/setup.sh toy,train,eval,notebooks,dev` makes the environment.
+PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python)
+WORKERS ?= 2
+WORLD_SIZE ?= 2
+PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest
+SOURCES = llava_patch mgie tests
+
+.PHONY: check format test test-slow test-gpu test-dist golden
+
+# Format, lint, types, spelling and the quick house rules.
+check:
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m codespell_lib
+	$(PYTHON) -m pyright --pythonpath $(PYTHON)
+	$(PYTEST) -q --durations=0 --durations-min=5 tests/house -k "not runs"
+
+# What can be mended by a tool.
+format:
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+test:
+	$(PYTEST) -n $(WORKERS) --dist loadfile
+
+test-slow:
+	$(PYTEST) -m slow
+
+test-gpu:
+	$(PYTEST) -m gpu
+
+test-dist:
+	WORLD_SIZE=$(WORLD_SIZE) $(PYTEST) -m dist
+
+# Rewrites the golden files and shows what changed; say in the change why.
+golden:
+	$(PYTEST) --rewrite-golden -m "not gpu and not network"
+	git --no-pager diff --stat -- tests/golden
