@@ -1,0 +1,423 @@
+"""The world that the project makes itself: rendered scenes and edits of real photographs, in words, with a judge.
+
+    from mgie.data.toy import judge, toy_pairs
+    pair = next(toy_pairs(1, seed=7, split="test"))
+    judge(pair, edited)          # Verdict(right=True, why="...")
+
+A scene is a flat background with two or three shapes in the four corners of a 2 x 2 grid. Corners, sizes and colours
+are fixed, so the words and the picture before the edit determine the picture after it to the pixel. Every reference
+("the red circle", "the smallest shape", "the shape on the left") fits exactly one shape of its scene. A scene belongs
+to one split only. The photographs are told of in toy_photos.py.
+"""
+
+import io
+import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from random import Random
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from mgie.data import toy_photos
+from mgie.errors import ConfigError
+from mgie.types import EditPair
+
+COLOURS: dict[str, tuple[int, int, int]] = {
+    "red": (215, 35, 35),
+    "green": (30, 150, 50),
+    "blue": (35, 70, 225),
+    "yellow": (250, 220, 30),
+    "purple": (145, 35, 165),
+    "white": (252, 252, 252),
+    "black": (15, 15, 15),
+}
+BACKGROUNDS: dict[str, tuple[int, int, int]] = {
+    "grey": (140, 140, 140),
+    "pink": (255, 165, 190),
+    "sky": (135, 200, 250),
+    "lime": (170, 245, 150),
+    "brown": (130, 85, 45),
+}
+FORMS = ("circle", "square", "triangle")
+SIZES: dict[str, float] = {"small": 0.115, "large": 0.2}
+"""Name -> half the width, as a part of the picture's width."""
+CORNERS: dict[str, tuple[float, float]] = {
+    "top left": (0.25, 0.25),
+    "top right": (0.75, 0.25),
+    "bottom left": (0.25, 0.75),
+    "bottom right": (0.75, 0.75),
+}
+"""Name -> centre (x, y), as a part of the picture's width."""
+
+SCENE_KINDS: dict[str, float] = {"recolour": 0.3, "remove": 0.25, "background": 0.2, "add": 0.15, "swap": 0.1}
+SCENES = 0.6
+"""Part of the pairs that are scenes; the others are photographs, all edits alike."""
+KINDS: dict[str, float] = {kind: SCENES * part for kind, part in SCENE_KINDS.items()} | {
+    op: (1 - SCENES) / len(toy_photos.OPS) for op in toy_photos.OPS
+}
+"""Every kind of edit -> its part of the pairs."""
+
+CHANGED, KEPT = 0.12, 0.05
+"""Largest mean absolute error (0 to 1) of a right scene: where it should change, and elsewhere."""
+
+ASKED: dict[str, tuple[str, ...]] = {
+    "recolour": (
+        "make {it} {new}",
+        "turn {it} {new}",
+        "paint {it} {new}",
+        "change {it} to {new}",
+        "recolour {it} to {new}",
+        "change the colour of {it} to {new}",
+    ),
+    "remove": ("remove {it}", "delete {it}", "erase {it}", "take {it} away", "make {it} disappear"),
+    "background": (
+        "make the background {new}",
+        "turn the background {new}",
+        "paint the background {new}",
+        "change the background to {new}",
+        "change the colour of the background to {new}",
+        "use a {new} background",
+    ),
+    "add": (
+        "add a {it} at the {corner}",
+        "put a {it} at the {corner}",
+        "draw a {it} at the {corner}",
+        "paint a {it} at the {corner}",
+        "make a {it} appear at the {corner}",
+    ),
+    "add empty": (
+        "add a {it} in the empty corner",
+        "put a {it} in the empty corner",
+        "draw a {it} in the empty corner",
+    ),
+    "swap": (
+        "swap the colours of {it} and {other}",
+        "exchange the colours of {it} and {other}",
+        "make {it} and {other} swap their colours",
+        "make {it} and {other} exchange colours",
+        "let {it} and {other} swap colours",
+    ),
+    "swap two": (
+        "swap the two colours",
+        "exchange the two colours",
+        "swap the colours of the two shapes",
+        "exchange the colours of the two shapes",
+        "make the two shapes swap colours",
+    ),
+}
+"""Kind of edit -> the ways to ask for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One shape of a scene."""
+
+    size: str
+    colour: str
+    form: str
+    corner: str
+
+    def __str__(self) -> str:
+        return f"{self.size} {self.colour} {self.form} at the {self.corner}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A background and the shapes on it, one in a corner at most."""
+
+    background: str
+    shapes: tuple[Shape, ...]
+
+    def __str__(self) -> str:
+        return ", ".join([f"{self.background} background", *map(str, self.shapes)])
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """A scene before and after an edit, with the words for it."""
+
+    before: Scene
+    after: Scene
+    asked: str
+    said: str
+    edit: str
+    """The edit without its object: two edits with different ones cannot be the same request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the judge found."""
+
+    right: bool
+    why: str
+
+
+def toy_pairs(
+    count: int, *, seed: int, split: str = "train", size: int = 64, kinds: Sequence[str] | None = None
+) -> Iterator[EditPair]:
+    """`count` pairs of a split. The n-th one depends on seed, split, n, size and the choice of kinds, not on `count`."""
+    if split not in toy_photos.SPLITS:
+        raise ConfigError(f"The toy world has no split '{split}'; expected one of {', '.join(toy_photos.SPLITS)}.")
+    if size < 16:
+        raise ConfigError(f"A toy picture of {size} pixels is too small to show its shapes; use 16 or more.")
+    unknown = [kind for kind in kinds or () if kind not in KINDS]
+    if unknown or (kinds is not None and not kinds):
+        raise ConfigError(f"The toy world has no kind of edit {unknown}; expected some of {', '.join(KINDS)}.")
+    names = list(kinds or KINDS)
+    weights = [KINDS[kind] for kind in names]
+    for index in range(count):
+        draw = Random(f"{seed}/{split}/{index}")
+        kind = draw.choices(names, weights)[0]
+        if kind in SCENE_KINDS:
+            edited = scene_edit(draw, split, kind)
+            before, after = render(edited.before, size), render(edited.after, size)
+            asked, said = edited.asked, edited.said
+            facts = {"world": "scene", "edit": edited.edit, "before": str(edited.before), "after": str(edited.after)}
+        else:
+            before, after, asked, said, facts = toy_photos.photo_edit(draw, split, kind, size)
+        yield EditPair(
+            key=f"toy/{split}/{seed}/{index:06d}",
+            instruction=asked,
+            expressive=said,
+            source=_png(before),
+            target=_png(after),
+            kind=kind,
+            meta=facts,
+        )
+
+
+def corpus(count: int = 20_000) -> Iterator[str]:
+    """Sentences of the toy world, asked and said, for training a tokenizer: no pictures are made."""
+    for op, wordings in toy_photos.ASKED.items():
+        yield from wordings
+        for light in toy_photos.LIGHTS:
+            for name in toy_photos.TONES:
+                yield toy_photos.SAID[op].format(before=f"{light} {name}", after=f"{light} {name}")
+    for index in range(count // 2):
+        draw = Random(f"corpus/{index}")
+        edited = scene_edit(draw, "train", draw.choices(list(SCENE_KINDS), list(SCENE_KINDS.values()))[0])
+        yield edited.asked
+        yield edited.said
+
+
+def neighbours(pairs: Sequence[EditPair]) -> list[int]:
+    """For each pair the place of the next one (from the end to the start again) that asks for a different edit.
+
+    Given that one's instruction, a model that listens does not make the pair's own target.
+    """
+    edits = [pair.meta.get("edit", pair.instruction) for pair in pairs]
+    if len(set(edits)) < 2:
+        raise ConfigError(f"All {len(pairs)} pairs ask for the same edit, so none can be given another one's words.")
+    others = []
+    for index, edit in enumerate(edits):
+        other = (index + 1) % len(edits)
+        while edits[other] == edit:
+            other = (other + 1) % len(edits)
+        others.append(other)
+    return others
+
+
+# ---- scenes ----------------------------------------------------------------------------------------------------------
+
+
+def scene_edit(draw: Random, split: str, kind: str) -> Edited:
+    """A scene of the split, an edit of that kind, and the words for it."""
+    while True:
+        before = _scene(draw)
+        if split == ("test" if zlib.crc32(str(before).encode()) % 5 == 0 else "train"):
+            return _EDITS[kind](draw, before)
+
+
+def references(scene: Scene, shape: Shape) -> tuple[list[str], list[str]]:
+    """All that names this shape and no other of the scene: by what it is, and by how it compares with the others."""
+    looks = [
+        f"the {shape.form}",
+        f"the {shape.colour} shape",
+        f"the {shape.colour} {shape.form}",
+        f"the {shape.size} {shape.form}",
+        f"the {shape.size} {shape.colour} {shape.form}",
+    ]
+    fits = Counter(name for other in scene.shapes for name in _names(other))
+    named = [name for name in looks if fits[name] == 1]
+    compared = [f"the shape at the {shape.corner}"]
+    superlative = {"small": "smallest", "large": "largest"}[shape.size]
+    if len(scene.shapes) > 1 and sum(other.size == shape.size for other in scene.shapes) == 1:
+        compared += [f"the {superlative} shape", f"the {superlative} one"]
+    height, width = shape.corner.split()
+    if sum(other.corner.split()[0] == height for other in scene.shapes) == 1:
+        compared.append(f"the {height} shape")
+    if sum(other.corner.split()[1] == width for other in scene.shapes) == 1:
+        compared.append(f"the shape on the {width}")
+    return named, compared
+
+
+def render(scene: Scene, size: int) -> Image.Image:
+    """The scene as a picture of `size` pixels, edges smoothed."""
+    image = Image.new("RGB", (size, size), BACKGROUNDS[scene.background])
+    for shape in scene.shapes:
+        image.paste(COLOURS[shape.colour], (0, 0), _stencil(shape.form, shape.size, shape.corner, size))
+    return image
+
+
+def _names(shape: Shape) -> list[str]:
+    sizes, colours, forms = (["", f"{shape.size} "], ["", f"{shape.colour} "], [shape.form, "shape"])
+    return [f"the {size}{colour}{form}" for size in sizes for colour in colours for form in forms]
+
+
+@lru_cache(maxsize=256)
+def _stencil(form: str, size: str, corner: str, side: int) -> Image.Image:
+    """Which part of each pixel the shape covers."""
+    fine = 8 if side <= 128 else 4
+    whole = side * fine
+    (x, y), half = CORNERS[corner], SIZES[size]
+    left, top, right, bottom = ((x - half) * whole, (y - half) * whole, (x + half) * whole, (y + half) * whole)
+    mask = Image.new("L", (whole, whole))
+    pen = ImageDraw.Draw(mask)
+    if form == "circle":
+        pen.ellipse((left, top, right - 1, bottom - 1), fill=255)
+    elif form == "square":
+        inset = 0.06 * half * whole
+        pen.rectangle((left + inset, top + inset, right - inset - 1, bottom - inset - 1), fill=255)
+    else:
+        pen.polygon(((left, bottom), (right, bottom), (x * whole, top)), fill=255)
+    return mask.resize((side, side), Image.Resampling.BOX)
+
+
+def _scene(draw: Random) -> Scene:
+    corners = sorted(draw.sample(list(CORNERS), draw.choice((2, 3))), key=list(CORNERS).index)
+    shapes: list[Shape] = []
+    while len(shapes) < len(corners):
+        shape = Shape(draw.choice(list(SIZES)), draw.choice(list(COLOURS)), draw.choice(FORMS), corners[len(shapes)])
+        if all((shape.size, shape.colour, shape.form) != (other.size, other.colour, other.form) for other in shapes):
+            shapes.append(shape)
+    return Scene(draw.choice(list(BACKGROUNDS)), tuple(shapes))
+
+
+def _reference(draw: Random, scene: Scene, shape: Shape) -> str:
+    named, compared = references(scene, shape)
+    return draw.choice(named if draw.random() < 0.5 else compared)
+
+
+def _another(draw: Random, names: Sequence[str] | dict, *but: str) -> str:
+    return draw.choice([name for name in names if name not in but])
+
+
+def _recoloured(scene: Scene, colours: dict[str, str]) -> Scene:
+    """The scene with other colours in the corners named."""
+    shapes = (replace(shape, colour=colours.get(shape.corner, shape.colour)) for shape in scene.shapes)
+    return Scene(scene.background, tuple(shapes))
+
+
+def _recolour(draw: Random, scene: Scene) -> Edited:
+    shape = draw.choice(scene.shapes)
+    new = _another(draw, COLOURS, shape.colour)
+    asked = draw.choice(ASKED["recolour"]).format(it=_reference(draw, scene, shape), new=new)
+    said = f"the {shape.size} {shape.form} at the {shape.corner} turns from {shape.colour} to {new}"
+    return Edited(scene, _recoloured(scene, {shape.corner: new}), asked, said, f"recolour to {new}")
+
+
+def _remove(draw: Random, scene: Scene) -> Edited:
+    shape = draw.choice(scene.shapes)
+    after = Scene(scene.background, tuple(other for other in scene.shapes if other != shape))
+    asked = draw.choice(ASKED["remove"]).format(it=_reference(draw, scene, shape))
+    return Edited(scene, after, asked, f"the {shape} disappears", "remove")
+
+
+def _background(draw: Random, scene: Scene) -> Edited:
+    new = _another(draw, BACKGROUNDS, scene.background)
+    asked = draw.choice(ASKED["background"]).format(new=new)
+    said = f"the background turns from {scene.background} to {new}"
+    return Edited(scene, Scene(new, scene.shapes), asked, said, f"background to {new}")
+
+
+def _add(draw: Random, scene: Scene) -> Edited:
+    corner = _another(draw, CORNERS, *(shape.corner for shape in scene.shapes))
+    shape = Shape(draw.choice(list(SIZES)), draw.choice(list(COLOURS)), draw.choice(FORMS), corner)
+    only = len(scene.shapes) == 3 and draw.random() < 0.5
+    it = f"{shape.size} {shape.colour} {shape.form}"
+    asked = draw.choice(ASKED["add empty" if only else "add"]).format(it=it, corner=corner)
+    after = Scene(scene.background, (*scene.shapes, shape))
+    return Edited(scene, after, asked, f"a {shape} appears", f"add a {shape.colour} {shape.form}")
+
+
+def _swap(draw: Random, scene: Scene) -> Edited:
+    if len({shape.colour for shape in scene.shapes}) == 1:
+        colour = scene.shapes[0].colour
+        scene = _recoloured(scene, {scene.shapes[0].corner: _another(draw, COLOURS, colour)})
+    one, other = draw.sample(scene.shapes, 2)
+    while one.colour == other.colour:
+        one, other = draw.sample(scene.shapes, 2)
+    after = _recoloured(scene, {one.corner: other.colour, other.corner: one.colour})
+    if len(scene.shapes) == 2 and draw.random() < 0.6:
+        asked = draw.choice(ASKED["swap two"])
+        one, other = scene.shapes
+    else:
+        it, its = _reference(draw, scene, one), _reference(draw, scene, other)
+        asked = draw.choice(ASKED["swap"]).format(it=it, other=its)
+    said = f"the {one.corner} {one.form} turns {other.colour} and the {other.corner} {other.form} turns {one.colour}"
+    return Edited(scene, after, asked, said, "swap")
+
+
+_EDITS = {"recolour": _recolour, "remove": _remove, "background": _background, "add": _add, "swap": _swap}
+
+
+# ---- the judge -------------------------------------------------------------------------------------------------------
+
+
+def judge(pair: EditPair, output: Image.Image) -> Verdict:
+    """Did the edit come out as asked? `pair` is one that toy_pairs made, perhaps stored and read again.
+
+    A scene is right when every corner has changed as it should (mean error below 0.12 on its changed pixels), every
+    other shape is as it was (below 0.12 on it), and so is the rest of the picture (below 0.05 on all that was to stay).
+    A photograph is right when the edit asked for, of all nine and no edit, is the nearest to the output, and the output
+    is less than half as far from it as the untouched photograph is.
+    """
+    source, target = _open(pair.source or pair.target), _open(pair.target)
+    output = output.convert("RGB")
+    if output.size != target.size:
+        output = output.resize(target.size, Image.Resampling.BICUBIC)
+    if source.size != target.size:
+        source = source.resize(target.size, Image.Resampling.BICUBIC)
+    return _judge_photo(pair.kind, source, output) if pair.kind in toy_photos.OPS else _judge_scene(source, target, output)
+
+
+def _judge_photo(op: str, source: Image.Image, output: Image.Image) -> Verdict:
+    far = toy_photos.distances(source, output)
+    moved = toy_photos.distances(source, source)[op]
+    nearest = min(far, key=far.__getitem__)
+    if nearest != op:
+        return Verdict(False, f"it looks like {nearest} ({far[nearest]:.3f} away), not like {op} ({far[op]:.3f})")
+    if far[op] >= moved / 2:
+        return Verdict(False, f"{op} is {far[op]:.3f} away, more than half of the untouched photograph's {moved:.3f}")
+    return Verdict(True, f"{op} is {far[op]:.3f} away, the untouched photograph {moved:.3f}")
+
+
+def _judge_scene(source: Image.Image, target: Image.Image, output: Image.Image) -> Verdict:
+    before, after, seen = (np.asarray(image, np.float32) / 255 for image in (source, target, output))
+    error = np.abs(seen - after).mean(-1)
+    changed = np.abs(before - after).max(-1) > 0.03
+    shape = np.abs(after - after[0, 0]).max(-1) > 0.03
+    middle = target.height // 2
+    for name, (x, y) in CORNERS.items():
+        corner = np.zeros_like(changed)
+        corner[(slice(middle), slice(middle, None))[y > 0.5], (slice(middle), slice(middle, None))[x > 0.5]] = True
+        for what, where in (("change", changed & corner), ("shape that stays", shape & ~changed & corner)):
+            if where.sum() > 4 and (wrong := float(error[where].mean())) >= CHANGED:
+                return Verdict(False, f"the {what} at the {name} is {wrong:.3f} off, {CHANGED} is allowed")
+    if not changed.all() and (wrong := float(error[~changed].mean())) >= KEPT:
+        return Verdict(False, f"what should stay is {wrong:.3f} off, {KEPT} is allowed")
+    return Verdict(True, f"{float(error.mean()):.3f} off on average")
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def _open(picture: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(picture)) as image:
+        return image.convert("RGB")

@@ -1,0 +1,269 @@
+"""The photographs of the toy world: where they come from, the nine edits of the whole picture, and the words for both.
+
+| name      | file                                | licence                                                              | split |
+| --------- | ----------------------------------- | -------------------------------------------------------------------- | ----- |
+| astronaut | scikit-image, data/astronaut.png    | public domain (NASA)                                                 | train |
+| rocket    | scikit-image, data/rocket.jpg       | public domain (SpaceX)                                               | train |
+| retina    | scikit-image, data/retina.jpg       | CC0 1.0 (Mikael Häggström)                                           | train |
+| tissue    | scikit-image, data/ihc.png          | no known copyright restrictions (CMMI)                               | train |
+| pagoda    | scikit-learn, datasets/images/china.jpg  | CC BY 2.0, flickr.com/photos/danielbuechele/6061409035          | train |
+| cat       | scikit-image, data/chelsea.png      | CC0 (Stéfan van der Walt)                                            | test  |
+| coffee    | scikit-image, data/coffee.png       | CC0 (Rachel Michetti)                                                | test  |
+| flower    | scikit-learn, datasets/images/flower.jpg | CC BY 2.0, flickr.com/photos/vultilion/6056698931               | test  |
+
+The statements are those of the two packages (scikit-image's docstrings in skimage.data, scikit-learn's
+datasets/images/README.txt). The files lie in the packages' wheels; none is downloaded and none is part of this repository.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from random import Random
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from PIL import Image
+
+from mgie.errors import DeviceError
+
+PHOTOS: dict[str, tuple[str, str]] = {
+    "astronaut": ("skimage", "data/astronaut.png"),
+    "rocket": ("skimage", "data/rocket.jpg"),
+    "retina": ("skimage", "data/retina.jpg"),
+    "tissue": ("skimage", "data/ihc.png"),
+    "pagoda": ("sklearn", "datasets/images/china.jpg"),
+    "cat": ("skimage", "data/chelsea.png"),
+    "coffee": ("skimage", "data/coffee.png"),
+    "flower": ("sklearn", "datasets/images/flower.jpg"),
+}
+"""Name -> (package, path inside it)."""
+
+SPLITS: dict[str, tuple[str, ...]] = {
+    "train": ("astronaut", "rocket", "retina", "tissue", "pagoda"),
+    "test": ("cat", "coffee", "flower"),
+}
+"""A photograph belongs to one split; a model never sees a piece of a test photograph in training."""
+
+Levels = Float[ndarray, "y x 3"]
+"""A picture as numbers from 0 to 1."""
+
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+CLEAR = 0.055
+"""Smallest mean difference between an edit's result and that of every other edit, or no edit, of the same crop."""
+TRIES = 12
+"""Crops that are looked at before the best of them is taken."""
+
+
+def _luma(levels: Levels) -> Float[ndarray, "y x 1"]:
+    return (levels @ LUMA)[..., None]
+
+
+def _sepia(levels: Levels) -> Levels:
+    light = _luma(levels)
+    return np.concatenate([0.12 + 0.85 * light, 0.06 + 0.74 * light, 0.5 * light], axis=-1)
+
+
+def _tint(levels: Levels, up: int, down: int) -> Levels:
+    tinted = levels.copy()
+    tinted[..., up] = 1 - (1 - levels[..., up]) * 0.6
+    tinted[..., down] = levels[..., down] * 0.5
+    return tinted
+
+
+OPS: dict[str, Callable[[Levels], Levels]] = {
+    "darken": lambda levels: levels * 0.45,
+    "brighten": lambda levels: 1 - (1 - levels) * 0.45,
+    "contrast": lambda levels: 0.5 + 0.5 * np.tanh(4.5 * (levels - 0.5)) / np.tanh(2.25),
+    "warm": lambda levels: _tint(levels, up=0, down=2),
+    "cool": lambda levels: _tint(levels, up=2, down=0),
+    "invert": lambda levels: 1 - levels,
+    "grey": lambda levels: np.repeat(_luma(levels), 3, axis=-1),
+    "sepia": _sepia,
+    "saturate": lambda levels: np.clip(_luma(levels) + 2.2 * (levels - _luma(levels)), 0, 1),
+}
+"""Edit of a whole photograph -> how it is done. One strength each."""
+
+ASKED: dict[str, tuple[str, ...]] = {
+    "darken": (
+        "make it darker",
+        "darken the photo",
+        "make the photo darker",
+        "turn down the light",
+        "make this photo dark",
+        "use less light",
+    ),
+    "brighten": (
+        "make it brighter",
+        "brighten the photo",
+        "make the photo brighter",
+        "turn up the light",
+        "make this photo bright",
+        "use more light",
+    ),
+    "contrast": (
+        "add more contrast",
+        "increase the contrast",
+        "make the contrast stronger",
+        "give the photo more contrast",
+        "use a stronger contrast",
+    ),
+    "warm": (
+        "make it warmer",
+        "make the photo warm",
+        "add a warm tone",
+        "give the photo warm light",
+        "use warmer colours",
+    ),
+    "cool": (
+        "make it cooler",
+        "make the photo cool",
+        "add a cool tone",
+        "give the photo cool light",
+        "use cooler colours",
+    ),
+    "invert": (
+        "invert the colours",
+        "invert the photo",
+        "turn it into a negative",
+        "make a negative of the photo",
+        "turn this photo into its negative",
+    ),
+    "grey": (
+        "make it black and white",
+        "turn this into a greyscale photo",
+        "remove all colour",
+        "make the photo greyscale",
+        "take the colour out of the photo",
+    ),
+    "sepia": (
+        "make it sepia",
+        "add a sepia tone",
+        "make it look like an old photo",
+        "turn this into a sepia photo",
+        "give the photo an old look",
+    ),
+    "saturate": (
+        "make the colours stronger",
+        "saturate the colours",
+        "add more colour",
+        "make the photo colourful",
+        "use stronger colours",
+    ),
+}
+"""Edit -> the ways to ask for it."""
+
+SAID: dict[str, str] = {
+    "darken": "the {before} photo becomes darker",
+    "brighten": "the {before} photo becomes brighter",
+    "contrast": "the {before} photo gets more contrast",
+    "warm": "the {before} photo becomes warmer",
+    "cool": "the {before} photo becomes cooler",
+    "invert": "the {before} photo turns into a {after} negative",
+    "grey": "the {before} photo becomes greyscale",
+    "sepia": "the {before} photo turns sepia",
+    "saturate": "the {before} photo gets stronger colours",
+}
+"""Edit -> what is said of its result; {before} and {after} are measured in the two pictures."""
+
+LIGHTS = ("dark", "soft", "bright")
+TONES = ("grey", "red", "orange", "yellow", "green", "blue", "purple")
+
+
+@lru_cache(maxsize=len(PHOTOS))
+def photo(name: str) -> Image.Image:
+    """A photograph out of an installed package."""
+    package, path = PHOTOS[name]
+    found = find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise DeviceError(
+            f"The toy world takes the photograph '{name}' from the package {package}, which is not installed; "
+            "run: pip install 'mgie[toy]'"
+        )
+    file = Path(found.submodule_search_locations[0], path)
+    if not file.is_file():
+        raise DeviceError(
+            f"The installed {package} lacks {path}, the photograph '{name}' of the toy world; "
+            f"expected a release of {package} that ships it, run: pip install --force-reinstall 'mgie[toy]'"
+        )
+    with Image.open(file) as image:
+        return image.convert("RGB")
+
+
+def apply(op: str, image: Image.Image) -> Image.Image:
+    """The photograph after one of the OPS."""
+    return _to_image(OPS[op](_levels(image)))
+
+
+def tone(image: Image.Image) -> str:
+    """How light a picture is and of which colour, in two words: "dark blue"."""
+    mean = _levels(image.resize((1, 1), Image.Resampling.BOX))[0, 0]
+    light = float(mean @ LUMA)
+    word = LIGHTS[(light > 0.36) + (light > 0.62)]
+    high, low = float(mean.max()), float(mean.min())
+    if high - low < 0.06:
+        return f"{word} grey"
+    red, green, blue = (float(value - low) / (high - low) for value in mean)
+    if blue == 0:
+        hue = 60 * green if red == 1 else 120 - 60 * red
+    elif red == 0:
+        hue = 120 + 60 * blue if green == 1 else 240 - 60 * green
+    else:
+        hue = 240 + 60 * red if blue == 1 else 360 - 60 * blue
+    names = ((16, "red"), (42, "orange"), (70, "yellow"), (165, "green"), (255, "blue"), (320, "purple"), (361, "red"))
+    return f"{word} {next(name for end, name in names if hue < end)}"
+
+
+def photo_edit(
+    draw: Random, split: str, op: str, size: int
+) -> tuple[Image.Image, Image.Image, str, str, dict[str, str]]:
+    """A crop of a photograph of the split, the crop after `op`, what is asked, what is said, and facts for the judge.
+
+    Of a train photograph the colour channels are exchanged now and then: the split has few photographs.
+    A crop in which the edit could be taken for another one is passed over.
+    """
+    best = None
+    for _ in range(TRIES):
+        name = draw.choice(SPLITS[split])
+        image = _crop(draw, photo(name), size)
+        if split == "train" and draw.random() < 0.3:
+            channels = list(image.split())
+            draw.shuffle(channels)
+            image = Image.merge("RGB", channels)
+        levels = _levels(image)
+        edited = OPS[op](levels)
+        others = [levels, *(do(levels) for other, do in OPS.items() if other != op)]
+        clear = min(float(np.abs(edited - other).mean()) for other in others)
+        if best is None or clear > best[0]:
+            best = (clear, name, image, _to_image(edited))
+        if clear >= CLEAR:
+            break
+    assert best is not None
+    _, name, before, after = best
+    said = SAID[op].format(before=tone(before), after=tone(after))
+    return before, after, draw.choice(ASKED[op]), said, {"world": "photo", "photo": name, "edit": op}
+
+
+def distances(source: Image.Image, output: Image.Image) -> dict[str, float]:
+    """Mean absolute difference (0 to 1) between an output and each edit of the source, "copy" among them."""
+    levels, seen = _levels(source), _levels(output)
+    results = {"copy": levels, **{op: do(levels) for op, do in OPS.items()}}
+    return {op: float(np.abs(seen - result).mean()) for op, result in results.items()}
+
+
+def _crop(draw: Random, image: Image.Image, size: int) -> Image.Image:
+    """A random square of half to all of the shorter edge, perhaps mirrored, at `size`."""
+    side = round(min(image.size) * draw.uniform(0.5, 1.0))
+    left, top = draw.randint(0, image.width - side), draw.randint(0, image.height - side)
+    box = (left, top, left + side, top + side)
+    image = image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draw.random() < 0.5 else image
+
+
+def _levels(image: Image.Image) -> Levels:
+    return np.asarray(image, np.float32) / 255
+
+
+def _to_image(levels: Levels) -> Image.Image:
+    return Image.fromarray((levels * 255 + 0.5).clip(0, 255).astype(np.uint8))
