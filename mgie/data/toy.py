@@ -160,12 +160,16 @@ def toy_pairs(
 ) -> Iterator[EditPair]:
     """`count` pairs of a split. The n-th one depends on seed, split, n, size and the choice of kinds, not on `count`."""
     if split not in toy_photos.SPLITS:
-        raise ConfigError(f"The toy world has no split '{split}'; expected one of {', '.join(toy_photos.SPLITS)}.")
+        raise ConfigError(
+            f"The toy world has no split '{split}'; expected one of {', '.join(toy_photos.SPLITS)}."
+        )
     if size < 16:
         raise ConfigError(f"A toy picture of {size} pixels is too small to show its shapes; use 16 or more.")
     unknown = [kind for kind in kinds or () if kind not in KINDS]
     if unknown or (kinds is not None and not kinds):
-        raise ConfigError(f"The toy world has no kind of edit {unknown}; expected some of {', '.join(KINDS)}.")
+        raise ConfigError(
+            f"The toy world has no kind of edit {unknown}; expected some of {', '.join(KINDS)}."
+        )
     names = list(kinds or KINDS)
     weights = [KINDS[kind] for kind in names]
     for index in range(count):
@@ -175,7 +179,12 @@ def toy_pairs(
             edited = scene_edit(draw, split, kind)
             before, after = render(edited.before, size), render(edited.after, size)
             asked, said = edited.asked, edited.said
-            facts = {"world": "scene", "edit": edited.edit, "before": str(edited.before), "after": str(edited.after)}
+            facts = {
+                "world": "scene",
+                "edit": edited.edit,
+                "before": str(edited.before),
+                "after": str(edited.after),
+            }
         else:
             before, after, asked, said, facts = toy_photos.photo_edit(draw, split, kind, size)
         yield EditPair(
@@ -210,7 +219,9 @@ def neighbours(pairs: Sequence[EditPair]) -> list[int]:
     """
     edits = [pair.meta.get("edit", pair.instruction) for pair in pairs]
     if len(set(edits)) < 2:
-        raise ConfigError(f"All {len(pairs)} pairs ask for the same edit, so none can be given another one's words.")
+        raise ConfigError(
+            f"All {len(pairs)} pairs ask for the same edit, so none can be given another one's words."
+        )
     others = []
     for index, edit in enumerate(edits):
         other = (index + 1) % len(edits)
@@ -273,7 +284,12 @@ def _stencil(form: str, size: str, corner: str, side: int) -> Image.Image:
     fine = 8 if side <= 128 else 4
     whole = side * fine
     (x, y), half = CORNERS[corner], SIZES[size]
-    left, top, right, bottom = ((x - half) * whole, (y - half) * whole, (x + half) * whole, (y + half) * whole)
+    left, top, right, bottom = (
+        (x - half) * whole,
+        (y - half) * whole,
+        (x + half) * whole,
+        (y + half) * whole,
+    )
     mask = Image.new("L", (whole, whole))
     pen = ImageDraw.Draw(mask)
     if form == "circle":
@@ -290,8 +306,13 @@ def _scene(draw: Random) -> Scene:
     corners = sorted(draw.sample(list(CORNERS), draw.choice((2, 3))), key=list(CORNERS).index)
     shapes: list[Shape] = []
     while len(shapes) < len(corners):
-        shape = Shape(draw.choice(list(SIZES)), draw.choice(list(COLOURS)), draw.choice(FORMS), corners[len(shapes)])
-        if all((shape.size, shape.colour, shape.form) != (other.size, other.colour, other.form) for other in shapes):
+        shape = Shape(
+            draw.choice(list(SIZES)), draw.choice(list(COLOURS)), draw.choice(FORMS), corners[len(shapes)]
+        )
+        if all(
+            (shape.size, shape.colour, shape.form) != (other.size, other.colour, other.form)
+            for other in shapes
+        ):
             shapes.append(shape)
     return Scene(draw.choice(list(BACKGROUNDS)), tuple(shapes))
 
@@ -381,7 +402,11 @@ def judge(pair: EditPair, output: Image.Image) -> Verdict:
         output = output.resize(target.size, Image.Resampling.BICUBIC)
     if source.size != target.size:
         source = source.resize(target.size, Image.Resampling.BICUBIC)
-    return _judge_photo(pair.kind, source, output) if pair.kind in toy_photos.OPS else _judge_scene(source, target, output)
+    return (
+        _judge_photo(pair.kind, source, output)
+        if pair.kind in toy_photos.OPS
+        else _judge_scene(source, target, output)
+    )
 
 
 def _judge_photo(op: str, source: Image.Image, output: Image.Image) -> Verdict:
@@ -389,9 +414,13 @@ def _judge_photo(op: str, source: Image.Image, output: Image.Image) -> Verdict:
     moved = toy_photos.distances(source, source)[op]
     nearest = min(far, key=far.__getitem__)
     if nearest != op:
-        return Verdict(False, f"it looks like {nearest} ({far[nearest]:.3f} away), not like {op} ({far[op]:.3f})")
+        return Verdict(
+            False, f"it looks like {nearest} ({far[nearest]:.3f} away), not like {op} ({far[op]:.3f})"
+        )
     if far[op] >= moved / 2:
-        return Verdict(False, f"{op} is {far[op]:.3f} away, more than half of the untouched photograph's {moved:.3f}")
+        return Verdict(
+            False, f"{op} is {far[op]:.3f} away, more than half of the untouched photograph's {moved:.3f}"
+        )
     return Verdict(True, f"{op} is {far[op]:.3f} away, the untouched photograph {moved:.3f}")
 
 
@@ -403,7 +432,9 @@ def _judge_scene(source: Image.Image, target: Image.Image, output: Image.Image) 
     middle = target.height // 2
     for name, (x, y) in CORNERS.items():
         corner = np.zeros_like(changed)
-        corner[(slice(middle), slice(middle, None))[y > 0.5], (slice(middle), slice(middle, None))[x > 0.5]] = True
+        corner[
+            (slice(middle), slice(middle, None))[y > 0.5], (slice(middle), slice(middle, None))[x > 0.5]
+        ] = True
         for what, where in (("change", changed & corner), ("shape that stays", shape & ~changed & corner)):
             if where.sum() > 4 and (wrong := float(error[where].mean())) >= CHANGED:
                 return Verdict(False, f"the {what} at the {name} is {wrong:.3f} off, {CHANGED} is allowed")

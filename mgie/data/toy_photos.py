@@ -16,6 +16,7 @@ datasets/images/README.txt). The files lie in the packages' wheels; none is down
 """
 
 from collections.abc import Callable
+from colorsys import rgb_to_hsv
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,6 +61,11 @@ def _luma(levels: Levels) -> Float[ndarray, "y x 1"]:
     return (levels @ LUMA)[..., None]
 
 
+def _contrast(levels: Levels) -> Levels:
+    light = _luma(levels)
+    return np.clip(levels + 0.5 + 0.5 * np.tanh(5 * (light - 0.5)) / np.tanh(2.5) - light, 0, 1)
+
+
 def _sepia(levels: Levels) -> Levels:
     light = _luma(levels)
     return np.concatenate([0.12 + 0.85 * light, 0.06 + 0.74 * light, 0.5 * light], axis=-1)
@@ -68,14 +74,14 @@ def _sepia(levels: Levels) -> Levels:
 def _tint(levels: Levels, up: int, down: int) -> Levels:
     tinted = levels.copy()
     tinted[..., up] = 1 - (1 - levels[..., up]) * 0.6
-    tinted[..., down] = levels[..., down] * 0.5
+    tinted[..., down] = levels[..., down] * 0.6
     return tinted
 
 
 OPS: dict[str, Callable[[Levels], Levels]] = {
     "darken": lambda levels: levels * 0.45,
     "brighten": lambda levels: 1 - (1 - levels) * 0.45,
-    "contrast": lambda levels: 0.5 + 0.5 * np.tanh(4.5 * (levels - 0.5)) / np.tanh(2.25),
+    "contrast": _contrast,
     "warm": lambda levels: _tint(levels, up=0, down=2),
     "cool": lambda levels: _tint(levels, up=2, down=0),
     "invert": lambda levels: 1 - levels,
@@ -198,20 +204,21 @@ def apply(op: str, image: Image.Image) -> Image.Image:
 
 def tone(image: Image.Image) -> str:
     """How light a picture is and of which colour, in two words: "dark blue"."""
-    mean = _levels(image.resize((1, 1), Image.Resampling.BOX))[0, 0]
-    light = float(mean @ LUMA)
+    red, green, blue = (level / 255 for level in image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0)))
+    light = 0.299 * red + 0.587 * green + 0.114 * blue
     word = LIGHTS[(light > 0.36) + (light > 0.62)]
-    high, low = float(mean.max()), float(mean.min())
-    if high - low < 0.06:
+    if max(red, green, blue) - min(red, green, blue) < 0.06:
         return f"{word} grey"
-    red, green, blue = (float(value - low) / (high - low) for value in mean)
-    if blue == 0:
-        hue = 60 * green if red == 1 else 120 - 60 * red
-    elif red == 0:
-        hue = 120 + 60 * blue if green == 1 else 240 - 60 * green
-    else:
-        hue = 240 + 60 * red if blue == 1 else 360 - 60 * blue
-    names = ((16, "red"), (42, "orange"), (70, "yellow"), (165, "green"), (255, "blue"), (320, "purple"), (361, "red"))
+    hue = 360 * rgb_to_hsv(red, green, blue)[0]
+    names = (
+        (16, "red"),
+        (42, "orange"),
+        (70, "yellow"),
+        (165, "green"),
+        (255, "blue"),
+        (320, "purple"),
+        (361, "red"),
+    )
     return f"{word} {next(name for end, name in names if hue < end)}"
 
 
