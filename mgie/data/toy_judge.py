@@ -1,0 +1,108 @@
+"""The judge of the toy world: was the edit carried out? And whose words to give a pair that should come out wrong."""
+
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool
+from numpy import ndarray
+from PIL import Image
+
+from mgie.data import toy_photos
+from mgie.errors import ConfigError
+from mgie.types import EditPair
+
+CHANGED, KEPT = 0.12, 0.05
+"""Largest mean absolute error (0 to 1) of a right scene: where it should change, and elsewhere."""
+
+SEEN = 0.03
+"""Smallest difference of a channel that counts as a change, so that the faintest smoothed edges do not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the judge found."""
+
+    right: bool
+    why: str
+
+
+def judge(pair: EditPair, output: Image.Image) -> Verdict:
+    """Did the edit come out as asked? `pair` is one that toy_pairs made, perhaps stored and read again.
+
+    A scene is right when every corner has changed as it should (mean error below 0.12 on its changed pixels),
+    every other shape is as it was (below 0.12 on it), and so is the rest of the picture (below 0.05 on all that
+    was to stay). A photograph is right when the edit asked for, of all nine and no edit, is the nearest to the
+    output, and the output is less than half as far from it as the untouched photograph is.
+    """
+    source, target = _open(pair.source or pair.target), _open(pair.target)
+    output = _fitted(output.convert("RGB"), target.size)
+    source = _fitted(source, target.size)
+    if pair.kind in toy_photos.OPS:
+        return _judge_photo(pair.kind, source, output)
+    return _judge_scene(source, target, output)
+
+
+def neighbours(pairs: Sequence[EditPair]) -> list[int]:
+    """For each pair the place of the next one (from the end to the start again) that asks for a different edit.
+
+    Given that one's instruction, a model that listens does not make the pair's own target.
+    """
+    edits = [pair.meta.get("edit", pair.instruction) for pair in pairs]
+    if len(set(edits)) < 2:
+        raise ConfigError(
+            f"All {len(pairs)} pairs ask for the same edit, so none can be given another one's words; "
+            "the control needs pairs of two edits or more, raise their number."
+        )
+    others = []
+    for index, edit in enumerate(edits):
+        other = (index + 1) % len(edits)
+        while edits[other] == edit:
+            other = (other + 1) % len(edits)
+        others.append(other)
+    return others
+
+
+def _judge_photo(op: str, source: Image.Image, output: Image.Image) -> Verdict:
+    far = toy_photos.distances(source, output)
+    moved = toy_photos.distances(source, source)[op]
+    nearest = min(far, key=far.__getitem__)
+    if nearest != op:
+        return Verdict(False, f"it looks like {nearest} ({far[nearest]:.3f} away), not like {op} ({far[op]:.3f})")
+    if far[op] >= moved / 2:
+        why = f"{op} is {far[op]:.3f} away, more than half of the untouched photograph's {moved:.3f}"
+        return Verdict(False, why)
+    return Verdict(True, f"{op} is {far[op]:.3f} away, the untouched photograph {moved:.3f}")
+
+
+def _judge_scene(source: Image.Image, target: Image.Image, output: Image.Image) -> Verdict:
+    before, after, seen = (np.asarray(image, np.float32) / 255 for image in (source, target, output))
+    error = np.abs(seen - after).mean(-1)
+    changed = np.abs(before - after).max(-1) > SEEN
+    shape = np.abs(after - after[0, 0]).max(-1) > SEEN
+    for name, corner in _corners(target.height, target.width):
+        for what, where in (("change", changed & corner), ("shape that stays", shape & ~changed & corner)):
+            if where.sum() > 4 and (wrong := float(error[where].mean())) >= CHANGED:
+                return Verdict(False, f"the {what} at the {name} is {wrong:.3f} off, {CHANGED} is allowed")
+    if not changed.all() and (wrong := float(error[~changed].mean())) >= KEPT:
+        return Verdict(False, f"what should stay is {wrong:.3f} off, {KEPT} is allowed")
+    return Verdict(True, f"{float(error.mean()):.3f} off on average")
+
+
+def _corners(height: int, width: int) -> Iterator[tuple[str, Bool[ndarray, "y x"]]]:
+    top = np.arange(height)[:, None] < height // 2
+    left = np.arange(width)[None] < width // 2
+    yield "top left", top & left
+    yield "top right", top & ~left
+    yield "bottom left", ~top & left
+    yield "bottom right", ~top & ~left
+
+
+def _fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def _open(picture: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(picture)) as image:
+        return image.convert("RGB")
