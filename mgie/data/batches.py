@@ -1,0 +1,149 @@
+"""Example -> Batch, in an order that is a function of (seed, epoch) and of nothing else.
+
+The order is one endless sequence of positions. An optimizer step takes the next `batch_size` of them, whatever the number
+of processes, micro-batches or loader workers; so the state of the data is one integer, the samples done.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from mgie.data.orders import AbstractOrder, Last, Shuffled
+from mgie.errors import ConfigError, UserError
+from mgie.tokens import IGNORE
+from mgie.types import Batch, EditPair, Example
+
+
+@runtime_checkable
+class Pairs(Protocol):
+    """Anything that holds pairs by number."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> EditPair: ...
+
+
+@runtime_checkable
+class Builder(Protocol):
+    """Anything that makes a pair into an example."""
+
+    pad_id: int
+
+    def __call__(self, pair: EditPair) -> Example: ...
+
+
+class Batches:
+    """The batches of one process: `steps(start)` gives, for each optimizer step, the list of its micro-batches."""
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        builder: Builder,
+        *,
+        seed: int,
+        batch_size: int,
+        micro_batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        last: Last = "straddle",
+        order: AbstractOrder | None = None,
+    ):
+        """`batch_size` counts the samples of a step over all `world` processes; this is process `rank` of them.
+
+        `workers` loader processes read ahead; 0 reads when asked. `order` replaces the plain shuffle by (seed, epoch), for
+        buckets and mixtures; `last` belongs to the plain shuffle.
+        """
+        share = batch_size // world
+        if batch_size < 1 or batch_size % world or micro_batch_size < 1 or share % micro_batch_size:
+            raise ConfigError(
+                f"a batch of {batch_size} cannot be split into micro-batches of {micro_batch_size} on {world} process(es): "
+                f"expected a multiple of {max(micro_batch_size, 1) * world}."
+            )
+        self.order = order or Shuffled(len(pairs), seed=seed, batch_size=batch_size, last=last)
+        self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
+        self._rank, self._share, self._workers = rank, share, workers
+        self._micros = _Micros(pairs, builder, self.order)
+
+    @property
+    def epoch(self) -> int:
+        """Samples of one epoch."""
+        return self.order.epoch
+
+    def steps(self, start: int = 0, stop: int | None = None) -> Iterator[list[Batch]]:
+        """The micro-batches of each step, from the sample `start` on; endless without `stop`. Both are multiples of batch_size."""
+        if start % self.batch_size:
+            raise ConfigError(
+                f"the data cannot go on at sample {start}: expected a multiple of the batch size {self.batch_size}."
+            )
+        loader = DataLoader(
+            self._micros,
+            sampler=self._spans(start, stop),  # type: ignore[arg-type]
+            batch_size=None,
+            num_workers=self._workers,
+            prefetch_factor=4 if self._workers else None,
+            generator=torch.Generator().manual_seed(0),  # of no consequence; keeps the global one untouched
+        )
+        step: list[Batch] = []
+        for micro in loader:
+            if isinstance(micro, UserError):
+                raise micro
+            step.append(micro)
+            if len(step) * self.micro_batch_size == self._share:
+                yield step
+                step = []
+
+    def _spans(self, start: int, stop: int | None) -> Iterator[tuple[int, int]]:
+        """Positions of this process's micro-batches."""
+        while stop is None or start < stop:
+            first = start + self._rank * self._share
+            for micro in range(first, first + self._share, self.micro_batch_size):
+                yield micro, micro + self.micro_batch_size
+            start += self.batch_size
+
+
+class _Micros(Dataset):
+    """Positions -> micro-batch; lives in the loader's workers."""
+
+    def __init__(self, pairs: Pairs, builder: Builder, order: AbstractOrder):
+        self._pairs, self._builder, self._order = pairs, builder, order
+
+    def __getitem__(self, span: tuple[int, int]) -> Batch | UserError:
+        try:
+            indices = self._order.take(*span)
+            examples = [self._builder(self._pairs[int(index)]) for index in indices]
+            return collate(examples, positions=tuple(range(*span)), pad_id=self._builder.pad_id)
+        except UserError as error:  # a worker would wrap it into a page of traceback
+            return error
+
+
+def collate(examples: Sequence[Example], *, positions: tuple[int, ...], pad_id: int) -> Batch:
+    """Examples side by side, padded on the right to the longest.
+
+    Where an example asks for states beyond its last token but one (it was built as the reference builds it), they are read
+    at the end of the padded batch, as the reference does (specs/mgie.md, section 6).
+    """
+    longest = max(len(example.input_ids) for example in examples)
+    input_ids = torch.full((len(examples), longest), pad_id)
+    labels = torch.full((len(examples), longest), IGNORE)
+    mask = torch.zeros((len(examples), longest), dtype=torch.bool)
+    for row, example in enumerate(examples):
+        length = len(example.input_ids)
+        input_ids[row, :length] = example.input_ids
+        labels[row, :length] = example.labels
+        mask[row, :length] = True
+    read_at = torch.stack([example.read_at for example in examples])
+    overhang = (read_at[:, -1:] - (longest - 2)).clamp(min=0)
+    return Batch(
+        input_ids=input_ids,
+        labels=labels,
+        mask=mask,
+        read_at=read_at - overhang,
+        looks=torch.cat([example.looks for example in examples]),
+        source=torch.stack([example.source for example in examples]),
+        has_source=torch.tensor([example.has_source for example in examples]),
+        target=torch.stack([example.target for example in examples]),
+        keys=tuple(example.key for example in examples),
+        positions=positions,
+    )

@@ -1,0 +1,161 @@
+"""Pictures: from the bytes of a file to what a model sees, and back. Every crop and resize of the program is here."""
+
+import io
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from mgie.errors import DataError
+
+MAX_PIXELS = 89_478_485
+"""Larger pictures are refused before they are decoded (Pillow's own threshold for a decompression bomb)."""
+SINGLE_FRAMES = {"MPO"}
+"""Formats whose further frames are previews or depth maps of the same photograph: the first frame is the picture."""
+
+
+def decode(data: bytes, *, name: str, near: int | None = None) -> Image.Image:
+    """Decode a picture file to RGB, upright as its EXIF rotation says, transparency laid over white, 16 bits reduced to 8.
+
+    `near` lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size where both sides stay at least that many pixels: several
+    times faster for a large photograph, and slightly different pixels. Raises DataError that calls the picture `name`.
+    """
+    try:
+        image = _open(data, name)
+        if near is not None:
+            image.draft("RGB", (near, near))
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image), name)
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's decoders raise about ten unrelated types on damaged files
+        raise DataError(
+            f"{name} cannot be decoded ({_reason(error)}): expected a whole JPEG, PNG or WebP picture; replace the file."
+        ) from error
+
+
+def decode_mask(data: bytes, *, name: str) -> Image.Image:
+    """Decode a mask to one channel, white where the edit is allowed.
+
+    A picture with transparency is read as image editors write masks: the hole is where the edit is allowed. Raises DataError.
+    """
+    try:
+        image = _open(data, name)
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        if image.has_transparency_data:
+            alpha = image.convert("RGBA").getchannel("A")
+            if alpha.getextrema() != (255, 255):
+                return ImageOps.invert(alpha)
+        return _to_rgb(image, name).convert("L")
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{name} cannot be decoded ({_reason(error)}): expected a whole one-channel PNG; replace the file."
+        ) from error
+
+
+def square(image: Image.Image, size: int) -> Image.Image:
+    """The centre square of a picture, at `size` x `size` pixels: the crop of the reference, with its rounding."""
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return resize(image, (size, size), box=(left, top, left + side, top + side))
+
+
+def cover(image: Image.Image, width: int, height: int) -> Image.Image:
+    """The largest centred part of a picture with the shape width : height, at that size."""
+    scale = min(image.width / width, image.height / height)
+    crop = (min(round(width * scale), image.width), min(round(height * scale), image.height))
+    left, top = (image.width - crop[0]) // 2, (image.height - crop[1]) // 2
+    return resize(image, (width, height), box=(left, top, left + crop[0], top + crop[1]))
+
+
+def resize(
+    image: Image.Image, size: tuple[int, int], *, box: tuple[int, int, int, int] | None = None
+) -> Image.Image:
+    """`image`, or its part `box` (left, top, right, bottom), at `size` (width, height), bicubic.
+
+    The part is cut out first: a filter that looks beyond the crop's edge would differ from the reference there.
+    """
+    if box is not None and box != (0, 0, *image.size):
+        image = image.crop(box)
+    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+def to_pixels(image: Image.Image) -> Float[Tensor, "3 y x"]:
+    """An RGB picture as numbers in [-1, 1]."""
+    values = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
+    return values.to(torch.float32, memory_format=torch.contiguous_format).mul_(2).div_(255).sub_(1)
+
+
+def to_image(pixels: Float[Tensor, "3 y x"]) -> Image.Image:
+    """Numbers in [-1, 1] as an RGB picture; what lies outside is clipped."""
+    values = pixels.detach().float().cpu().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
+
+
+def encode_jpeg(image: Image.Image, quality: int = 75) -> bytes:
+    """A JPEG file as Pillow writes it by default."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """A PNG file: smaller than JPEG for drawn pictures, and without loss."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    """Open without decoding; refuse what is no single picture of a sensible size."""
+    try:
+        image = Image.open(io.BytesIO(data))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise DataError(
+            f"{name} has more than {MAX_PIXELS} pixels, a decompression bomb or a mistake: make it smaller."
+        ) from error
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(
+            f"{name} is {image.width} x {image.height} pixels: expected at most {MAX_PIXELS} in all; make it smaller."
+        )
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format not in SINGLE_FRAMES:
+        raise DataError(
+            f"{name} is animated ({frames} frames): expected one still picture; save one frame of it."
+        )
+    if image.format in {"JPEG", "MPO"} and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        raise DataError(
+            f"{name} is truncated (a JPEG without its end): expected a whole file; download it again."
+        )
+    return image
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    if image.mode.startswith("I"):  # 16 bits per pixel, in one of Pillow's spellings
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise DataError(
+                f"{name} has grey values outside 0..65535: expected 8 or 16 bits; convert it to an 8-bit PNG."
+            )
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise DataError(
+            f"{name} has floating-point pixels, whose white is unknown: convert it to an 8-bit PNG."
+        )
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split()).split(" <_io", 1)[0].strip(" :.")
+    return text[:120] or type(error).__name__

@@ -1,0 +1,148 @@
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mgie.data import images
+from mgie.errors import DataError
+
+
+def noise(width: int, height: int, seed: int = 0, mode: str = "RGB") -> Image.Image:
+    channels = {"RGB": (3,), "RGBA": (4,), "L": (), "CMYK": (4,)}[mode]
+    values = np.random.default_rng(seed).integers(0, 256, (height, width, *channels), dtype=np.uint8)
+    return (
+        Image.fromarray(values, mode=None)
+        if mode != "CMYK"
+        else Image.fromarray(values).convert("RGB").convert("CMYK")
+    )
+
+
+def saved(image: Image.Image, form: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format=form, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"])
+def test_formats(form):
+    image = images.decode(saved(noise(20, 10), form), name="it")
+    assert image.mode == "RGB" and image.size == (20, 10)
+
+
+def test_png_is_exact():
+    image = noise(7, 5)
+    assert images.decode(saved(image), name="it").tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize("rotation", range(1, 9))
+def test_exif_rotation_is_applied(rotation):
+    image = Image.new("RGB", (30, 20), "white")
+    image.paste((200, 0, 0), (0, 0, 10, 10))
+    exif = Image.Exif()
+    exif[0x0112] = rotation
+    upright = images.decode(saved(image, "PNG", exif=exif), name="it")
+    assert upright.size == ((30, 20) if rotation < 5 else (20, 30))
+    red_corner = {
+        1: (0, 0),
+        2: (-1, 0),
+        3: (-1, -1),
+        4: (0, -1),
+        5: (0, 0),
+        6: (-1, 0),
+        7: (-1, -1),
+        8: (0, -1),
+    }[rotation]
+    x, y = red_corner[0] % upright.width, red_corner[1] % upright.height
+    assert upright.getpixel((x, y)) == (200, 0, 0)
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped():
+    values = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
+    image = images.decode(saved(Image.fromarray(values)), name="it")
+    assert [image.getpixel((x, 0))[0] for x in range(4)] == [0, 1, 128, 255]
+
+
+def test_cmyk_grey_palette_and_bilevel_become_rgb():
+    red = Image.new("RGB", (8, 8), (255, 0, 0))
+    assert images.decode(saved(red.convert("CMYK"), "JPEG", quality=100), name="it").getpixel((4, 4))[0] > 240
+    assert images.decode(saved(red.convert("P")), name="it").getpixel((0, 0)) == (255, 0, 0)
+    assert images.decode(saved(Image.new("L", (2, 2), 77)), name="it").getpixel((0, 0)) == (77, 77, 77)
+    assert images.decode(saved(Image.new("1", (2, 2), 1)), name="it").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_transparency_is_laid_over_white():
+    image = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
+    image.putpixel((1, 0), (0, 0, 0, 0))
+    decoded = images.decode(saved(image), name="it")
+    assert decoded.getpixel((0, 0)) == (255, 0, 0) and decoded.getpixel((1, 0)) == (255, 255, 255)
+
+
+def test_refused_pictures_say_why(monkeypatch):
+    frames = [Image.new("RGB", (4, 4), c) for c in ("red", "blue")]
+    animated = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    jpeg = saved(noise(64, 64), "JPEG")
+    cases = {
+        "animated": animated,
+        "truncated": jpeg[: len(jpeg) // 2],
+        "truncated (": jpeg[: len(jpeg) // 2] + bytes(len(jpeg)),
+        "cannot be decoded": b"no picture at all",
+        "cannot be decoded ": saved(noise(9, 9))[:60],
+        "floating-point": saved(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF"),
+    }
+    for words, data in cases.items():
+        with pytest.raises(DataError, match=r"^photo\.jpg ") as caught:
+            images.decode(data, name="photo.jpg")
+        assert words.strip() in str(caught.value) and "\n" not in str(caught.value)
+    monkeypatch.setattr(images, "MAX_PIXELS", 50)
+    with pytest.raises(DataError, match="at most 50"):
+        images.decode(saved(noise(10, 6)), name="photo.jpg")
+
+
+def test_decompression_bomb_is_refused_before_decoding():
+    header = saved(Image.new("1", (20_000, 20_000)))
+    with pytest.raises(DataError, match="bomb"):
+        images.decode(header, name="it")
+
+
+def test_near_keeps_both_sides():
+    data = saved(noise(512, 300), "JPEG")
+    assert images.decode(data, name="it").size == (512, 300)
+    small = images.decode(data, name="it", near=64)
+    assert min(small.size) >= 64 and small.width <= 256
+
+
+def test_square_crops_the_centre_with_floor_division():
+    image = noise(9, 4)
+    assert images.square(image, 4).tobytes() == image.crop((2, 0, 6, 4)).tobytes()
+    image = noise(4, 9)
+    assert images.square(image, 4).tobytes() == image.crop((0, 2, 4, 6)).tobytes()
+    assert images.square(noise(40, 30), 16).size == (16, 16)
+
+
+def test_cover_takes_the_centre_at_the_asked_shape():
+    image = noise(40, 20)
+    assert images.cover(image, 20, 20).tobytes() == image.crop((10, 0, 30, 20)).tobytes()
+    assert images.cover(image, 16, 8).size == (16, 8)
+
+
+def test_pixels_there_and_back():
+    image = noise(6, 5)
+    pixels = images.to_pixels(image)
+    assert pixels.shape == (3, 5, 6) and pixels.dtype == torch.float32 and pixels.is_contiguous()
+    assert pixels[2, 4, 3].item() == pytest.approx(2 * image.getpixel((3, 4))[2] / 255 - 1)
+    assert images.to_image(pixels).tobytes() == image.tobytes()
+    assert images.to_image(torch.full((3, 1, 1), 7.0)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_masks():
+    grey = Image.new("L", (3, 2), 255)
+    grey.putpixel((0, 0), 0)
+    assert images.decode_mask(saved(grey), name="m").tobytes() == grey.tobytes()
+    holed = Image.new("RGBA", (3, 2), (9, 9, 9, 255))
+    holed.putpixel((1, 1), (9, 9, 9, 0))
+    mask = images.decode_mask(saved(holed), name="m")
+    assert mask.mode == "L" and mask.getpixel((1, 1)) == 255 and mask.getpixel((0, 0)) == 0
+    with pytest.raises(DataError, match="^m cannot be decoded"):
+        images.decode_mask(b"x", name="m")

@@ -1,0 +1,134 @@
+import hashlib
+import json
+import pickle
+from dataclasses import asdict, replace
+
+import pytest
+from datasets import load_from_disk
+
+from mgie.data import stored_pairs
+from mgie.data.stored_pairs import FACTS, StoredPairs, new_folder, read_facts, write_split
+from mgie.errors import DataError, DeviceError
+
+
+def write(out, pairs, split="train"):
+    with new_folder(out) as folder:
+        facts = write_split(((pair, (12, 12)) for pair in pairs), folder / split, split)
+        (folder / FACTS).write_text(json.dumps({"splits": {split: asdict(facts)}}))
+    return facts
+
+
+def test_pairs_come_back_as_they_went(tmp_path, make_pair, make_picture):
+    full = make_pair(
+        1,
+        mask=make_picture(seed=9),
+        task="local",
+        kind="recolour",
+        session="s",
+        turn=2,
+        weight=0.5,
+        meta={"ö": "1"},
+    )
+    pairs = [make_pair(0), full, make_pair(2, source=None, expressive="")]
+    facts = write(tmp_path / "set", pairs)
+    stored = StoredPairs(tmp_path / "set", "train")
+    assert facts.rows == len(stored) == 3
+    assert list(stored) == pairs
+    assert pickle.loads(pickle.dumps(stored))[1] == full
+    assert stored.lengths.tolist() == [len(pair.instruction + pair.expressive) for pair in pairs]
+    assert stored.sides.tolist() == [[12, 12]] * 3 and stored.weights.tolist() == [1, 0.5, 1]
+    assert stored.keys == ["pair-0", "pair-1", "pair-2"]
+    with pytest.raises(IndexError):
+        stored[3]
+
+
+def test_datasets_opens_it_and_shows_pictures(tmp_path, make_pair):
+    write(tmp_path / "set", [make_pair()])
+    rows = load_from_disk(str(tmp_path / "set" / "train"))
+    assert rows[0]["source"].size == (12, 12) and rows[0]["mask"] is None
+
+
+def test_shards_and_batches_change_nothing(tmp_path, make_pair, monkeypatch):
+    pairs = [make_pair(index) for index in range(7)]
+    whole = write(tmp_path / "one", pairs)
+    monkeypatch.setattr(stored_pairs, "SHARD_BYTES", 2500)
+    monkeypatch.setattr(stored_pairs, "BATCH_ROWS", 2)
+    split = write(tmp_path / "many", pairs)
+    assert len(whole.shards) == 1 and len(split.shards) > 2
+    assert split.sha256 == whole.sha256
+    assert list(StoredPairs(tmp_path / "many", "train")) == pairs
+    for shard in split.shards:
+        data = (tmp_path / "many" / "train" / shard.file).read_bytes()
+        assert len(data) == shard.bytes and hashlib.sha256(data).hexdigest() == shard.sha256
+
+
+def test_the_hash_sees_every_column(tmp_path, make_pair):
+    base = make_pair()
+    others = {
+        "expressive": "x",
+        "mask": b"m",
+        "source": None,
+        "turn": 3,
+        "weight": 2.0,
+        "meta": {"a": "b"},
+        "task": "t",
+    }
+    hashes = {write(tmp_path / "base", [base]).sha256}
+    hashes |= {
+        write(tmp_path / name, [replace(base, **{name: value})]).sha256 for name, value in others.items()
+    }
+    assert len(hashes) == len(others) + 1
+
+
+def test_the_same_pairs_give_the_same_bytes(tmp_path, make_pair):
+    for name in "ab":
+        write(tmp_path / name, [make_pair(index) for index in range(3)])
+    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
+    assert len(files) == 4
+    assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, DataError, ZeroDivisionError])
+def test_an_interrupt_leaves_nothing(tmp_path, make_pair, error):
+    def broken():
+        yield make_pair(), (12, 12)
+        raise error
+
+    with pytest.raises(error), new_folder(tmp_path / "set") as folder:
+        write_split(broken(), folder / "train", "train")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_sentence(tmp_path):
+    with pytest.raises(DeviceError, match="disk is full") as caught, new_folder(tmp_path / "set"):
+        raise OSError(28, "No space left on device")
+    assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    (tmp_path / "set").mkdir()
+    with new_folder(tmp_path / "set") as folder:
+        (folder / "mine").write_text("x")
+    with pytest.raises(DataError, match="holds something else"), new_folder(tmp_path / "set"):
+        pass
+    with new_folder(tmp_path / "set", overwrite=True):
+        pass
+    assert list((tmp_path / "set").iterdir()) == []
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(DataError, match="is a file"), new_folder(tmp_path / "file"):
+        pass
+
+
+def test_what_is_no_data_set_says_so(tmp_path, make_pair):
+    with pytest.raises(DataError, match="no data set"):
+        StoredPairs(tmp_path, "train")
+    assert read_facts(tmp_path) is None
+    write(tmp_path / "set", [make_pair()])
+    with pytest.raises(DataError, match=r"no split 'dev'.*train"):
+        StoredPairs(tmp_path / "set", "dev")
+    (tmp_path / "set" / "train" / "state.json").write_text("{")
+    with pytest.raises(DataError, match="damaged"):
+        StoredPairs(tmp_path / "set", "train")
+    (tmp_path / "set" / FACTS).write_text("{")
+    with pytest.raises(DataError, match="cannot be read"):
+        read_facts(tmp_path / "set")
