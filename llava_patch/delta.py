@@ -1,0 +1,214 @@
+"""Delta weights: base + delta -> whole weights, and back. One shard is in memory at a time.
+
+The rule of LLaVA and Vicuna: tensors of one name and shape are added; the two embedding tables may have more rows than
+the base's, which is added to the first rows; the projector, which no base has, is taken as it is.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from llava_patch.errors import LlavaWeightsError
+from llava_patch.shards import SHARD_BYTES, ShardWriter, TensorFolder, each_shard, whole_folder
+from llava_patch.tokenizer import MODEL_FILE
+from llava_patch.weights import is_constant
+
+FACTS_FILE = "delta.json"
+"""Written by `make_delta`: what the base was, so that `apply_delta` can tell another one."""
+
+_TABLES = ("model.embed_tokens.weight", "lm_head.weight")
+_TAKEN = ("model.mm_projector.",)
+_COPIED = ("*.json", "*.model", "*.txt", "*.md", "LICENSE*", "NOTICE*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """What a merge or a difference did."""
+
+    added: int = 0
+    """Tensors that have a partner in the base."""
+    taken: list[str] = field(default_factory=list)
+    """Tensors that are there as they were, for the base has none of their name."""
+    widened: list[str] = field(default_factory=list)
+    """Differences that need a wider type than the weights to restore them exactly."""
+
+
+def apply_delta(
+    base: str | Path, delta: str | Path, out: str | Path, *, limit: int = SHARD_BYTES, progress: bool = True
+) -> Merge:
+    """Write base + delta into the new folder `out`, in the delta's types, with the delta's other files."""
+    facts = _facts(Path(delta))
+    bases = TensorFolder(base, progress=progress)
+    _check_tokenizer(Path(base), Path(delta))
+    taken: list[str] = []
+    done: set[str] = set()
+    with whole_folder(out) as partial:
+        writer = ShardWriter(partial, limit=limit)
+        for name, tensor in _tensors(delta, progress, "merging"):
+            if not _partner(name, tensor, bases, delta):
+                writer.add(name, tensor)
+                taken.append(name)
+                continue
+            partner = bases[name]
+            _check_partner(name, tensor, partner, facts, base, delta, first=not done)
+            dtype = getattr(torch, facts["types"].get(name, str(tensor.dtype).removeprefix("torch.")))
+            writer.add(name, _sum(partner, tensor, dtype))
+            done.add(name)
+        _check_all_used(bases, done, base, delta)
+        writer.close()
+        _copy_others(Path(delta), partial)
+    return Merge(added=len(done), taken=taken)
+
+
+def make_delta(
+    base: str | Path, target: str | Path, out: str | Path, *, limit: int = SHARD_BYTES, progress: bool = True
+) -> Merge:
+    """Write target - base into the new folder `out`, with the target's other files and the digests of the base.
+
+    A difference is stored in the narrowest type, from the target's own, that gives the target back exactly.
+    """
+    bases = TensorFolder(base, progress=progress)
+    _check_tokenizer(Path(base), Path(target))
+    taken: list[str] = []
+    digests: dict[str, str] = {}
+    types: dict[str, str] = {}
+    with whole_folder(out) as partial:
+        writer = ShardWriter(partial, limit=limit)
+        for name, tensor in _tensors(target, progress, "subtracting"):
+            if not _partner(name, tensor, bases, target):
+                writer.add(name, tensor)
+                taken.append(name)
+                continue
+            difference = _difference(name, bases[name], tensor)
+            writer.add(name, difference)
+            digests[name] = _digest(bases[name])
+            if difference.dtype != tensor.dtype:
+                types[name] = str(tensor.dtype).removeprefix("torch.")
+        _check_all_used(bases, set(digests), base, target)
+        writer.close()
+        _copy_others(Path(target), partial)
+        facts = {"base": digests, "types": types}
+        (partial / FACTS_FILE).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    return Merge(added=len(digests), taken=taken, widened=sorted(types))
+
+
+def _tensors(folder: str | Path, progress: bool, title: str) -> Iterator[tuple[str, Tensor]]:
+    for _, tensors in each_shard(folder, progress=progress, title=title):
+        for name, tensor in tensors.items():
+            if not is_constant(name):
+                yield name, tensor
+
+
+def _partner(name: str, tensor: Tensor, bases: TensorFolder, folder: str | Path) -> bool:
+    """Whether the base has a partner that fits by the rule; what does not fit is an error."""
+    if name not in bases.shapes:
+        if name.startswith(_TAKEN):
+            return False
+        raise LlavaWeightsError(
+            f"{folder} has {name}, but the base {bases.folder} has no such tensor; expected the base it was made for."
+        )
+    ours, theirs = tuple(tensor.shape), bases.shapes[name]
+    grown = name in _TABLES and ours[1:] == theirs[1:] and ours[0] >= theirs[0]
+    if ours != theirs and not grown:
+        raise LlavaWeightsError(
+            f"{name} has the shape {list(ours)} in {folder}, but {list(theirs)} in the base {bases.folder}; "
+            "expected the base that it was made for."
+        )
+    return True
+
+
+def _sum(base: Tensor, delta: Tensor, dtype: torch.dtype) -> Tensor:
+    # Half precision is added in single as the reference adds it; a wider difference was made to be added in double.
+    wide = torch.float32 if delta.dtype in (torch.float16, torch.bfloat16) else torch.float64
+    total = delta.to(wide)
+    total[: base.shape[0]] += base.to(wide)
+    return total.to(dtype)
+
+
+def _difference(name: str, base: Tensor, target: Tensor) -> Tensor:
+    exact = target.to(torch.float64)
+    exact[: base.shape[0]] -= base.to(torch.float64)
+    for dtype in dict.fromkeys((target.dtype, torch.float32, torch.float64)):
+        if torch.equal(_sum(base, exact.to(dtype), target.dtype), target):
+            return exact.to(dtype)
+    raise LlavaWeightsError(
+        f"{name} has no difference that restores it exactly (not a number?); mend the weights."
+    )
+
+
+def _check_partner(
+    name: str,
+    tensor: Tensor,
+    partner: Tensor,
+    facts: dict,
+    base: str | Path,
+    delta: str | Path,
+    *,
+    first: bool,
+) -> None:
+    """Refuse another base than the one on record; without a record, a delta that is whole weights."""
+    if facts["base"]:
+        if facts["base"].get(name) != _digest(partner):
+            raise LlavaWeightsError(
+                f"{base} is not the base that {delta} was made for: {name} has other values; pass that base."
+            )
+    elif first:
+        one, other = partner[: len(tensor)].double().flatten(), tensor[: len(partner)].double().flatten()
+        if torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.9:
+            raise LlavaWeightsError(
+                f"{delta} holds whole weights (its {name} points where the base's does), expected differences; it may "
+                "be used as it is, or pass the delta folder."
+            )
+
+
+def _check_all_used(bases: TensorFolder, done: set[str], base: str | Path, other: str | Path) -> None:
+    left = [name for name in bases.shapes if name not in done and not is_constant(name)]
+    if left:
+        raise LlavaWeightsError(
+            f"the base {base} has {len(left)} tensors that {other} lacks ({', '.join(left[:4])}"
+            f"{' ...' if len(left) > 4 else ''}); expected the base it was made for."
+        )
+
+
+def _check_tokenizer(base: Path, other: Path) -> None:
+    files = [folder / MODEL_FILE for folder in (base, other)]
+    if all(file.is_file() for file in files) and files[0].read_bytes() != files[1].read_bytes():
+        raise LlavaWeightsError(
+            f"{base} and {other} have different {MODEL_FILE} files; expected the same vocabulary."
+        )
+
+
+def _facts(delta: Path) -> dict:
+    if not (delta / FACTS_FILE).is_file():
+        return {"base": {}, "types": {}}
+    try:
+        facts = json.loads((delta / FACTS_FILE).read_text(encoding="utf-8"))
+        return {"base": dict(facts["base"]), "types": dict(facts["types"])}
+    except (ValueError, KeyError, TypeError) as error:
+        raise LlavaWeightsError(
+            f"{delta / FACTS_FILE} is damaged ({error!r}); fetch the file again."
+        ) from error
+
+
+def _digest(tensor: Tensor) -> str:
+    head = f"{tensor.dtype} {list(tensor.shape)} ".encode()
+    return hashlib.sha256(
+        head + tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    ).hexdigest()
+
+
+def _copy_others(source: Path, out: Path) -> None:
+    """Everything but weights and their index: configuration, tokenizer, notices, and the vision tower's folder."""
+    for pattern in _COPIED:
+        for path in source.glob(pattern):
+            if path.is_file() and not path.name.endswith(".index.json") and path.name != FACTS_FILE:
+                shutil.copyfile(path, out / path.name)
+    for folder in source.iterdir():
+        if folder.is_dir() and not folder.name.startswith(".") and (folder / "config.json").is_file():
+            shutil.copytree(folder, out / folder.name)

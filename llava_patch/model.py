@@ -1,0 +1,163 @@
+"""Llava: vision tower + linear projector + LLaMA.
+
+Axes   b batch   t text tokens   m images   p patches of an image   s side of a CLIP image
+       d language-model width   dv vision width   v vocabulary   r positions that a caller picks
+"""
+
+import copy
+
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import CLIPVisionModel, LlamaForCausalLM
+
+from llava_patch.config import LlavaConfig
+from llava_patch.errors import LlavaConfigError
+from llava_patch.generation import Generated, Speaker
+from llava_patch.splice import splice
+from llava_patch.tokens import ImageTokens, grow_tables
+from llava_patch.vision import patch_features
+
+
+class Llava(nn.Module):
+    """A language model that reads pictures through projected CLIP features. It offers states; it does not know who reads them."""
+
+    def __init__(
+        self,
+        config: LlavaConfig,
+        tokens: ImageTokens,
+        *,
+        vision_tower: CLIPVisionModel,
+        projector: nn.Linear,
+        language_model: LlamaForCausalLM,
+    ) -> None:
+        """Compose finished parts. The tower is frozen; unfreeze it by hand to train it."""
+        super().__init__()
+        widths = (projector.in_features, projector.out_features)
+        expected = (vision_tower.config.hidden_size, language_model.config.hidden_size)
+        if widths != expected:
+            raise LlavaConfigError(
+                f"the projector goes from width {widths[0]} to {widths[1]}, but the vision tower has {expected[0]} "
+                f"and the language model {expected[1]}; the parts belong to different models."
+            )
+        self.config = config
+        self.tokens = tokens
+        self.vision_tower = vision_tower.requires_grad_(False)
+        self.projector = projector
+        self.language_model = language_model
+
+    @classmethod
+    def from_config(
+        cls, config: LlavaConfig, tokens: ImageTokens, *, seed: int = 0, attn_implementation: str = "sdpa"
+    ) -> "Llava":
+        """A model of random values that `seed` determines; the caller's random state stays as it is."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return cls(config, tokens, **build_parts(config, attn_implementation=attn_implementation))
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of both embedding tables."""
+        return self.language_model.config.vocab_size
+
+    def forward(
+        self,
+        input_ids: Int[Tensor, "b t"],
+        mask: Bool[Tensor, "b t"],
+        looks: Float[Tensor, "m 3 s s"] | None = None,
+        features: Float[Tensor, "m p dv"] | None = None,
+    ) -> Float[Tensor, "b t d"]:
+        """Last states, after the final norm, for left- or right-padded rows. No logits: see `logits`.
+
+        `features`, where given, are what `self.features(looks)` gave before.
+        """
+        embeddings = self.embed(input_ids, looks=looks, features=features)
+        return self.language_model.model(
+            inputs_embeds=embeddings, attention_mask=mask, position_ids=positions(mask), use_cache=False
+        ).last_hidden_state
+
+    def features(self, looks: Float[Tensor, "m 3 s s"]) -> Float[Tensor, "m p dv"]:
+        """The tower's patch features, not projected: what may be stored, since the tower is frozen."""
+        return patch_features(self.vision_tower, looks, layer=self.config.vision_layer)
+
+    def embed(
+        self,
+        input_ids: Int[Tensor, "b t"],
+        *,
+        looks: Float[Tensor, "m 3 s s"] | None = None,
+        features: Float[Tensor, "m p dv"] | None = None,
+    ) -> Float[Tensor, "b t d"]:
+        """What the language model reads: embeddings, with projected features in the pictures' places."""
+        embeddings = self.language_model.model.embed_tokens(input_ids)
+        if features is None and looks is not None and looks.shape[0]:
+            features = self.features(looks)
+        if features is None or not features.shape[0]:
+            return embeddings
+        projected = self.projector(features.to(self.projector.weight.dtype))
+        return splice(embeddings, input_ids, projected, self.tokens)
+
+    def logits(self, states: Float[Tensor, "*r d"]) -> Float[Tensor, "*r v"]:
+        """Scores of the next token at the states that the caller picked."""
+        return self.language_model.lm_head(states)
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Int[Tensor, "b t"],
+        mask: Bool[Tensor, "b t"],
+        looks: Float[Tensor, "m 3 s s"] | None = None,
+        *,
+        max_new_tokens: int,
+        features: Float[Tensor, "m p dv"] | None = None,
+        no_repeat_ngram_size: int = 0,
+        eos_id: int | None = None,
+        stop: tuple[int, ...] = (),
+        then: tuple[int, ...] = (),
+    ) -> Generated:
+        """Answer greedily; each row gets what it would get alone. See `generation.Speaker` for `stop` and `then`.
+
+        `eos_id` None: the language model's own; a negative number: never stop for it.
+        """
+        eos = self.language_model.config.eos_token_id if eos_id is None else eos_id
+        speaker = Speaker(
+            self.language_model,
+            max_new_tokens=max_new_tokens,
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            eos_id=eos,
+            stop=stop,
+            then=then,
+        )
+        return speaker.speak(input_ids, mask, self.embed(input_ids, looks=looks, features=features))
+
+    def grow(self, count: int, *, generator: torch.Generator | None = None) -> None:
+        """Append `count` random rows to both embedding tables. Build optimizers afterwards."""
+        grow_tables(self.language_model, count, generator=generator)
+        self.config.language.vocab_size = self.vocabulary
+
+
+def positions(mask: Bool[Tensor, "b t"]) -> Int[Tensor, "b t"]:
+    """Place of each token in its own row, whichever side is padded.
+
+    left   [0 0 1 1 1] -> [0 0 0 1 2]
+    right  [1 1 1 0 0] -> [0 1 2 3 4]
+    """
+    first = mask.int().argmax(dim=1)
+    steps = torch.arange(mask.shape[1], device=mask.device)
+    return (steps - rearrange(first, "b -> b 1")).clamp(min=0)
+
+
+def build_parts(config: LlavaConfig, *, attn_implementation: str) -> dict[str, nn.Module]:
+    """Vision tower, projector and language model of the configured shapes, with whatever values torch gives them."""
+    vision, language = copy.deepcopy(config.vision), copy.deepcopy(config.language)
+    tower, model = CLIPVisionModel(vision), LlamaForCausalLM(language)
+    try:
+        tower.set_attn_implementation(attn_implementation)
+        model.set_attn_implementation(attn_implementation)
+    except (ValueError, ImportError) as error:
+        raise LlavaConfigError(
+            f"attention {attn_implementation!r} cannot be used here ({str(error).splitlines()[0]}); "
+            "choose 'sdpa', or install what it needs."
+        ) from error
+    projector = nn.Linear(vision.hidden_size, language.hidden_size)
+    return {"vision_tower": tower, "projector": projector, "language_model": model}

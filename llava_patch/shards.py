@@ -1,0 +1,268 @@
+"""Files of tensors: which ones belong to a folder, reading one safely, writing many that appear all at once.
+
+Only tensors are read: safetensors, or pickles through torch's restricted loader. One file is in memory at a time.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from llava_patch.errors import LlavaWeightsError
+
+SAFE_FILE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
+BIN_FILE, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+SHARD_BYTES = 5 * 1024**3
+"""Greatest size of one written file, as published models have it."""
+
+
+def shard_files(folder: str | Path) -> list[Path]:
+    """The files that hold a folder's weights: by its index, or the single file, or numbered files without an index."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise LlavaWeightsError(
+            f"{folder} is no folder; expected a folder with {SAFE_FILE} or {BIN_FILE} or shards."
+        )
+    for index, single, stem in (
+        (SAFE_INDEX, SAFE_FILE, "model-*.safetensors"),
+        (BIN_INDEX, BIN_FILE, "pytorch_model-*.bin"),
+    ):
+        if (folder / index).is_file():
+            return _indexed(folder, index)
+        if (folder / single).is_file():
+            return [folder / single]
+        if numbered := sorted(folder.glob(stem)):
+            _check_numbers(folder, numbered)
+            return numbered
+    raise LlavaWeightsError(
+        f"{folder} holds no weights: expected {SAFE_FILE}, {BIN_FILE}, or numbered shards of either; fetch them."
+    )
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """All tensors of one safetensors, .bin or .pt file, mapped rather than read where the file allows it."""
+    path = Path(path)
+    if not path.is_file():
+        raise LlavaWeightsError(f"{path} is missing; fetch the file.")
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+
+
+def each_shard(
+    source: str | Path, *, progress: bool = True, title: str = "loading"
+) -> Iterator[tuple[Path, dict[str, Tensor]]]:
+    """The files of a folder (or one file), one after the other: (path, tensors). A name in two files is an error."""
+    source = Path(source)
+    files = [source] if source.is_file() else shard_files(source)
+    seen: dict[str, Path] = {}
+    with tqdm(files, desc=f"{title} {source.name}", unit="file", disable=not progress, leave=False) as bar:
+        for path in bar:
+            tensors = read_tensors(path)
+            for name in tensors:
+                if name in seen:
+                    raise LlavaWeightsError(
+                        f"{name} is in {seen[name].name} and in {path.name} of {path.parent}, expected it once; "
+                        "remove the files of the other set."
+                    )
+                seen[name] = path
+            yield path, tensors
+
+
+class TensorFolder:
+    """Random access to a folder's tensors by name; one file is open at a time."""
+
+    def __init__(self, folder: str | Path, *, progress: bool = True) -> None:
+        """List the names and shapes of all tensors."""
+        self.folder = Path(folder)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._files: dict[str, Path] = {}
+        self._open: tuple[Path, dict[str, Tensor]] | None = None
+        for path, tensors in each_shard(folder, progress=progress, title="listing"):
+            self.shapes.update((name, tuple(tensor.shape)) for name, tensor in tensors.items())
+            self._files.update(dict.fromkeys(tensors, path))
+
+    def __getitem__(self, name: str) -> Tensor:
+        """One tensor."""
+        path = self._files[name]
+        if self._open is None or self._open[0] != path:
+            self._open = (path, read_tensors(path))
+        return self._open[1][name]
+
+
+class ShardWriter:
+    """Writes tensors as they come into safetensors files of at most `limit` bytes, then the index."""
+
+    def __init__(self, folder: str | Path, *, limit: int = SHARD_BYTES) -> None:
+        """`folder` exists; the files get their published names when `close` is called."""
+        self.folder = Path(folder)
+        self.limit = limit
+        self._pending: dict[str, Tensor] = {}
+        self._size = 0
+        self._written: list[list[str]] = []
+        self._total = 0
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Take one tensor."""
+        size = tensor.numel() * tensor.element_size()
+        if self._pending and self._size + size > self.limit:
+            self._flush()
+        # A copy: the tensor may be mapped from a file that closes, or share its storage with another one.
+        self._pending[name] = tensor.detach().cpu().contiguous().clone()
+        self._size += size
+        self._total += size
+
+    def close(self) -> None:
+        """Write what is left and name the files."""
+        if self._pending:
+            self._flush()
+        count = len(self._written)
+        if count == 1:
+            os.replace(self._part(0), self.folder / SAFE_FILE)
+            return
+        weight_map = {}
+        for number, names in enumerate(self._written):
+            final = f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+            os.replace(self._part(number), self.folder / final)
+            weight_map.update(dict.fromkeys(names, final))
+        index = {"metadata": {"total_size": self._total}, "weight_map": dict(sorted(weight_map.items()))}
+        (self.folder / SAFE_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+    def _part(self, number: int) -> Path:
+        return self.folder / f".part-{number:05d}.safetensors"
+
+    def _flush(self) -> None:
+        save_file(self._pending, self._part(len(self._written)), metadata={"format": "pt"})
+        self._written.append(list(self._pending))
+        self._pending, self._size = {}, 0
+
+
+def write_tensors(
+    folder: str | Path, tensors: Iterable[tuple[str, Tensor]], *, limit: int = SHARD_BYTES
+) -> None:
+    """Write (name, tensor) pairs into a folder, in one file or in numbered ones with an index."""
+    writer = ShardWriter(folder, limit=limit)
+    for name, tensor in tensors:
+        writer.add(name, tensor)
+    writer.close()
+
+
+@contextmanager
+def whole_folder(out: str | Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that becomes `out` when the block ends well, and vanishes when it does not."""
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise LlavaWeightsError(f"{out} exists and is not empty; choose another folder or remove it.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise LlavaWeightsError(
+            f"{out} cannot be written ({error.strerror}); choose another folder."
+        ) from error
+    try:
+        yield partial
+        partial.chmod(0o755)
+        if out.exists():
+            out.rmdir()
+        os.replace(partial, out)
+    except OSError as error:
+        raise LlavaWeightsError(
+            f"writing {out} failed ({error.strerror or error}); nothing was left there."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _indexed(folder: Path, index: str) -> list[Path]:
+    try:
+        weight_map = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"]
+        files = [folder / name for name in sorted(set(weight_map.values()))]
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise LlavaWeightsError(
+            f"{folder / index} is no index of shards ({error!r}); fetch the file again."
+        ) from error
+    absent = [path.name for path in files if not path.is_file()]
+    if absent:
+        raise LlavaWeightsError(
+            f"{folder} lacks {', '.join(absent)}, which its {index} names; fetch the files."
+        )
+    return files
+
+
+def _check_numbers(folder: Path, files: list[Path]) -> None:
+    total = files[0].stem.rpartition("-of-")[2]
+    if total.isdigit() and int(total) != len(files):
+        raise LlavaWeightsError(f"{folder} has {len(files)} of {int(total)} shards; fetch the missing ones.")
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise LlavaWeightsError(f"{path} is damaged or cut short ({error}); fetch the file again.") from error
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        content = _restricted_load(path)
+    except UnpicklingError as error:
+        if not _is_zip(path) and path.stat().st_size and not _looks_like_pickle(path):
+            raise LlavaWeightsError(f"{path} is no file of weights; fetch the file again.") from error
+        raise LlavaWeightsError(
+            f"{path} holds something other than tensors, so it was not opened ({_first_reason(error)}); "
+            "use a file that holds only weights."
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise LlavaWeightsError(
+            f"{path} ({path.stat().st_size} bytes) is damaged or cut short; fetch the file again."
+        ) from error
+    if not isinstance(content, dict):
+        raise LlavaWeightsError(
+            f"{path} holds a {type(content).__name__}, expected tensors by name; use another file."
+        )
+    others = [
+        f"{name!r} ({type(value).__name__})"
+        for name, value in content.items()
+        if not isinstance(value, Tensor)
+    ]
+    if others:
+        raise LlavaWeightsError(
+            f"{path} holds something other than tensors: {', '.join(others[:8])}{' ...' if len(others) > 8 else ''}; "
+            "use a file that holds only weights."
+        )
+    return dict(content)
+
+
+def _restricted_load(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    except RuntimeError as error:
+        # Storages that were saved as views of another device's file cannot be mapped.
+        if "mmap" not in str(error):
+            raise
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def _looks_like_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"
+
+
+def _first_reason(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
+    return (lines or [type(error).__name__])[0][:160]

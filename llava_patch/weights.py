@@ -1,0 +1,234 @@
+"""Weights of LLaVA-v1, Vicuna and LLaMA folders: published names <-> ours, strict loading shard by shard, saving."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from llava_patch.config import CONFIG_FILE, TOWER_FOLDER, LlavaConfig, resolve_tower
+from llava_patch.errors import LlavaConfigError, LlavaWeightsError
+from llava_patch.model import Llava, build_parts
+from llava_patch.shards import SHARD_BYTES, each_shard, whole_folder, write_tensors
+from llava_patch.tokenizer import LlavaTokenizer
+from llava_patch.tokens import IM_PATCH, IMAGE_TOKENS, ImageTokens
+
+_LLAVA_NAMES = (
+    ("model.vision_tower.vision_model.", "vision_tower."),
+    ("model.mm_projector.", "projector."),
+    ("model.", "language_model.model."),
+    ("lm_head.", "language_model.lm_head."),
+)
+"""Beginnings of names in a LLaVA-v1 folder or training checkpoint, and ours. The first that fits counts."""
+_TOWER_NAMES = (("vision_model.", "vision_tower."),)
+"""The same for the folder of a CLIP vision tower."""
+_TOWER_STRANGERS = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
+"""What a whole CLIP folder has besides its vision tower."""
+_CONSTANTS = ("rotary_emb.inv_freq", "position_ids")
+"""Buffers in old checkpoints that follow from the configuration."""
+
+
+def from_published(name: str) -> str | None:
+    """Our name of a published tensor. None: a constant that follows from the configuration."""
+    return _translate(name, _LLAVA_NAMES)
+
+
+def to_published(name: str) -> str:
+    """The published name of one of our tensors."""
+    for published, ours in _LLAVA_NAMES:
+        if name.startswith(ours):
+            return published + name[len(ours) :]
+    raise LlavaWeightsError(
+        f"{name} is no tensor of LLaVA, expected vision_tower., projector. or language_model."
+    )
+
+
+def is_constant(name: str) -> bool:
+    """Whether a published tensor is a buffer that follows from the configuration (rotary frequencies, positions)."""
+    return name.endswith(_CONSTANTS)
+
+
+def load_llava(
+    folder: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    attn_implementation: str = "sdpa",
+    vision_tower: str | Path | None = None,
+    progress: bool = True,
+) -> tuple[Llava, LlavaTokenizer]:
+    """Load a merged LLaVA-v1 folder: every tensor equals the file's, in `dtype`; any surprise is one error.
+
+    Memory: the model and one shard. `vision_tower` overrides the tower that config.json names.
+    """
+    config = LlavaConfig.from_pretrained(folder, vision_tower=vision_tower)
+    tokenizer = LlavaTokenizer.from_pretrained(folder)
+    missing = [name for name in IMAGE_TOKENS if name not in tokenizer.added]
+    if missing and (config.use_im_start_end or IM_PATCH in missing):
+        raise LlavaWeightsError(
+            f"the tokenizer of {folder} lacks {', '.join(missing)} (it adds {list(tokenizer.added) or 'nothing'}); use "
+            "the tokenizer files of a LLaVA folder, or start_llava to begin with a language model."
+        )
+    _check_vocabulary(folder, config, tokenizer)
+    tokens = ImageTokens.of(tokenizer, use_im_start_end=config.use_im_start_end)
+    model = _empty(config, tokens, dtype=dtype, device=device, attn_implementation=attn_implementation)
+    _fill(model, folder, progress=progress)
+    return model, tokenizer
+
+
+def start_llava(
+    folder: str | Path,
+    *,
+    vision_tower: str | Path,
+    vision_layer: int,
+    use_im_start_end: bool = True,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    attn_implementation: str = "sdpa",
+    progress: bool = True,
+) -> tuple[Llava, LlavaTokenizer]:
+    """Begin a LLaVA with a Vicuna or LLaMA folder and a vision tower.
+
+    The projector, and the embeddings of image tokens that the tokenizer lacked, are random values from `seed`.
+    """
+    config = LlavaConfig.from_pretrained(
+        folder, vision_tower=vision_tower, vision_layer=vision_layer, use_im_start_end=use_im_start_end
+    )
+    tokenizer = LlavaTokenizer.from_pretrained(folder)
+    _check_vocabulary(folder, config, tokenizer)
+    new = tokenizer.add_tokens(IMAGE_TOKENS if use_im_start_end else [IM_PATCH])
+    tokens = ImageTokens.of(tokenizer, use_im_start_end=use_im_start_end)
+    model = _empty(config, tokens, dtype=dtype, device=device, attn_implementation=attn_implementation)
+    generator = torch.Generator().manual_seed(seed)
+    bound = config.vision.hidden_size**-0.5
+    for value in model.projector.parameters():
+        value.data.copy_(torch.empty(value.shape).uniform_(-bound, bound, generator=generator))
+    _fill(model, folder, progress=progress, fresh=("projector.",))
+    model.grow(new, generator=generator)
+    return model, tokenizer
+
+
+def save_llava(
+    model: Llava,
+    tokenizer: LlavaTokenizer,
+    folder: str | Path,
+    *,
+    limit: int = SHARD_BYTES,
+    tower: bool = True,
+) -> None:
+    """Write a LLaVA-v1 folder with published names as safetensors; it appears when all of it is there.
+
+    With `tower` the vision tower goes into the folder too; without, config.json names the one the model came with.
+    """
+    config = replace(model.config, vision_tower=TOWER_FOLDER) if tower else model.config
+    with whole_folder(folder) as partial:
+        content = config.to_published() | {"torch_dtype": _dtype_name(model)}
+        _write_json(partial / CONFIG_FILE, content)
+        tokenizer.save_pretrained(partial)
+        write_tensors(partial, _named(model, of_tower=False), limit=limit)
+        if tower:
+            (partial / TOWER_FOLDER).mkdir()
+            vision = config.vision.to_dict() | {
+                "architectures": ["CLIPVisionModel"],
+                "torch_dtype": _dtype_name(model),
+            }
+            _write_json(partial / TOWER_FOLDER / CONFIG_FILE, vision)
+            write_tensors(partial / TOWER_FOLDER, _named(model, of_tower=True), limit=limit)
+
+
+def _translate(name: str, table: tuple[tuple[str, str], ...]) -> str | None:
+    if is_constant(name):
+        return None
+    for published, ours in table:
+        if name.startswith(published):
+            return ours + name[len(published) :]
+    return name
+
+
+def _named(model: Llava, *, of_tower: bool) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in model.state_dict().items():
+        if name.startswith("vision_tower.") == of_tower:
+            yield (
+                _TOWER_NAMES[0][0] + name.removeprefix("vision_tower.") if of_tower else to_published(name),
+                tensor,
+            )
+
+
+def _check_vocabulary(folder: str | Path, config: LlavaConfig, tokenizer: LlavaTokenizer) -> None:
+    if len(tokenizer) > config.language.vocab_size:
+        raise LlavaConfigError(
+            f"the tokenizer of {folder} has {len(tokenizer)} tokens, but its config.json a vocabulary of "
+            f"{config.language.vocab_size}; the files belong to different models."
+        )
+
+
+def _empty(
+    config: LlavaConfig,
+    tokens: ImageTokens,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str,
+    attn_implementation: str,
+) -> Llava:
+    """The model with memory but no values yet, except the constants that follow from the configuration."""
+    with torch.device("meta"):
+        model = Llava(config, tokens, **build_parts(config, attn_implementation=attn_implementation))
+    model = model.to(dtype).to_empty(device=device)
+    # No initialiser may run after a file was read; what is no parameter is made anew, in full precision.
+    model.language_model.model.rotary_emb = LlamaRotaryEmbedding(config.language).to(device)
+    embeddings = model.vision_tower.embeddings
+    embeddings.position_ids = torch.arange(embeddings.num_positions, device=device)[None]
+    return model
+
+
+def _fill(model: Llava, folder: str | Path, *, progress: bool, fresh: tuple[str, ...] = ()) -> None:
+    """Copy the folder's and its tower's tensors into the model; list everything that does not fit in one error."""
+    tower = resolve_tower(folder, model.config.vision_tower)
+    wanted = dict(model.state_dict())
+    filled: set[str] = set()
+    surprises: list[str] = []
+    for source, table, strangers in (
+        (tower, _TOWER_NAMES, _TOWER_STRANGERS),
+        (Path(folder), _LLAVA_NAMES, ()),
+    ):
+        for path, tensors in each_shard(source, progress=progress):
+            for name, tensor in tensors.items():
+                ours = _translate(name, table)
+                if ours is None or name.startswith(strangers):
+                    continue
+                if ours not in wanted:
+                    surprises.append(f"unexpected {name} in {path.name}")
+                elif wanted[ours].shape != tensor.shape:
+                    shapes = f"{list(tensor.shape)}, expected {list(wanted[ours].shape)}"
+                    surprises.append(f"misshapen {name} in {path.name}: {shapes}")
+                    filled.add(ours)
+                else:
+                    wanted[ours].copy_(tensor)
+                    filled.add(ours)
+    absent = [name for name in wanted if name not in filled and not name.startswith(fresh or ("\0",))]
+    surprises += [f"missing {to_published(name)}" for name in absent]
+    if surprises:
+        listed = "\n  ".join(surprises)
+        raise LlavaWeightsError(
+            f"{folder} (vision tower {tower}) does not fit its config.json, {len(surprises)} tensors differ; "
+            f"use the files that belong together:\n  {listed}"
+        )
+    left = [name for name, tensor in _all_tensors(model) if tensor.is_meta]
+    assert not left, f"on the meta device after loading: {left}"
+
+
+def _all_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _dtype_name(model: Llava) -> str:
+    return str(model.projector.weight.dtype).removeprefix("torch.")
+
+
+def _write_json(path: Path, content: dict) -> None:
+    path.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
