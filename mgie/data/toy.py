@@ -1,13 +1,13 @@
-"""The world that the project makes itself: rendered scenes and edits of real photographs, in words, with a judge.
+"""The world that the project makes itself: rendered scenes, edits of real photographs, words and a judge.
 
     from mgie.data.toy import judge, toy_pairs
     pair = next(toy_pairs(1, seed=7, split="test"))
     judge(pair, edited)          # Verdict(right=True, why="...")
 
-A scene is a flat background with two or three shapes in the four corners of a 2 x 2 grid. Corners, sizes and colours
-are fixed, so the words and the picture before the edit determine the picture after it to the pixel. Every reference
-("the red circle", "the smallest shape", "the shape on the left") fits exactly one shape of its scene. A scene belongs
-to one split only. The photographs are told of in toy_photos.py, the judge in toy_judge.py.
+A scene is a flat background with two or three shapes in the four corners of a 2 x 2 grid. Corners, sizes and
+colours are fixed, so the words and the picture before the edit determine the picture after it to the pixel.
+Every reference ("the red circle", "the smallest shape", "the shape on the left") fits exactly one shape of
+its scene. A scene belongs to one split only. The photographs are in toy_photos.py, the judge in toy_judge.py.
 """
 
 import io
@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from random import Random
 
-from mgie.data.toy_judge import Verdict as Verdict
-from mgie.data.toy_judge import judge as judge
-from mgie.data.toy_judge import neighbours as neighbours
 from PIL import Image, ImageDraw
 
 from mgie.data import toy_photos
+from mgie.data.toy_judge import Verdict as Verdict
+from mgie.data.toy_judge import judge as judge
+from mgie.data.toy_judge import neighbours as neighbours
 from mgie.errors import ConfigError
 from mgie.types import EditPair
 
@@ -149,7 +149,11 @@ class Edited:
 def toy_pairs(
     count: int, *, seed: int, split: str = "train", size: int = 64, kinds: Sequence[str] | None = None
 ) -> Iterator[EditPair]:
-    """`count` pairs of a split. The n-th one depends on seed, split, n, size and the choice of kinds, not on `count`."""
+    """Yield `count` pairs of a split.
+
+    The n-th one depends on seed, split, n, size and the choice of kinds, not on `count`. Photographs come out
+    of the packages scikit-image and scikit-learn (the extra `toy`).
+    """
     if split not in toy_photos.SPLITS:
         raise ConfigError(
             f"The toy world has no split '{split}'; expected one of {', '.join(toy_photos.SPLITS)}."
@@ -203,9 +207,6 @@ def corpus(count: int = 20_000) -> Iterator[str]:
         yield edited.said
 
 
-# ---- scenes ----------------------------------------------------------------------------------------------------------
-
-
 def scene_edit(draw: Random, split: str, kind: str) -> Edited:
     """A scene of the split, an edit of that kind, and the words for it."""
     while True:
@@ -217,7 +218,7 @@ def scene_edit(draw: Random, split: str, kind: str) -> Edited:
 
 
 def references(scene: Scene, shape: Shape) -> tuple[list[str], list[str]]:
-    """All that names this shape and no other of the scene: by what it is, and by how it compares with the others."""
+    """Names of this shape and of no other in the scene: by what it is; by where it is or how it compares."""
     looks = [
         f"the {shape.form}",
         f"the {shape.colour} shape",
@@ -351,8 +352,8 @@ def _swap(draw: Random, scene: Scene) -> Edited:
         while len(f"{it} {its}".split()) > 10:
             it, its = _reference(draw, scene, one), _reference(draw, scene, other)
         asked = draw.choice(ASKED["swap"]).format(it=it, other=its)
-    said = f"the {one.corner} {one.form} turns {other.colour} and the {other.corner} {other.form} turns {one.colour}"
-    return Edited(scene, after, asked, said, "swap")
+    turned = [f"the {a.corner} {a.form} turns {b.colour}" for a, b in ((one, other), (other, one))]
+    return Edited(scene, after, asked, " and ".join(turned), "swap")
 
 
 _EDITS = {"recolour": _recolour, "remove": _remove, "background": _background, "add": _add, "swap": _swap}

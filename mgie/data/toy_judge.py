@@ -1,6 +1,5 @@
-"""The judge of the toy world: was the edit carried out? And whose words to give a pair that should come out wrong."""
+"""The judge of the toy world: was the edit carried out? And whose words make a pair come out wrong."""
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,7 +9,8 @@ from numpy import ndarray
 from PIL import Image
 
 from mgie.data import toy_photos
-from mgie.errors import ConfigError
+from mgie.data.images import decode
+from mgie.errors import ConfigError, DataError
 from mgie.types import EditPair
 
 CHANGED, KEPT = 0.12, 0.05
@@ -32,20 +32,26 @@ def judge(pair: EditPair, output: Image.Image) -> Verdict:
     """Did the edit come out as asked? `pair` is one that toy_pairs made, perhaps stored and read again.
 
     A scene is right when every corner has changed as it should (mean error below 0.12 on its changed pixels),
-    every other shape is as it was (below 0.12 on it), and so is the rest of the picture (below 0.05 on all that
-    was to stay). A photograph is right when the edit asked for, of all nine and no edit, is the nearest to the
-    output, and the output is less than half as far from it as the untouched photograph is.
+    every other shape is as it was (below 0.12 on it), and so is the rest of the picture (below 0.05 on all
+    that was to stay). A photograph is right when the edit asked for, of all nine and no edit, is the nearest
+    to the output, and the output is less than half as far from it as the untouched photograph is.
     """
-    source, target = _open(pair.source or pair.target), _open(pair.target)
+    world = pair.meta.get("world")
+    if world not in ("scene", "photo") or pair.source is None:
+        raise DataError(
+            f"Pair {pair.key} is not of the toy world (its meta says world={world!r}), so its judge cannot tell "
+            "whether an edit is right; make pairs with toy_pairs or `mgie prepare toy`."
+        )
+    source, target = decode(pair.source, name=pair.key), decode(pair.target, name=pair.key)
     output = _fitted(output.convert("RGB"), target.size)
     source = _fitted(source, target.size)
-    if pair.kind in toy_photos.OPS:
+    if world == "photo":
         return _judge_photo(pair.kind, source, output)
     return _judge_scene(source, target, output)
 
 
 def neighbours(pairs: Sequence[EditPair]) -> list[int]:
-    """For each pair the place of the next one (from the end to the start again) that asks for a different edit.
+    """For each pair, the place of the next one (the first follows the last) that asks for a different edit.
 
     Given that one's instruction, a model that listens does not make the pair's own target.
     """
@@ -69,7 +75,8 @@ def _judge_photo(op: str, source: Image.Image, output: Image.Image) -> Verdict:
     moved = toy_photos.distances(source, source)[op]
     nearest = min(far, key=far.__getitem__)
     if nearest != op:
-        return Verdict(False, f"it looks like {nearest} ({far[nearest]:.3f} away), not like {op} ({far[op]:.3f})")
+        why = f"it looks like {nearest} ({far[nearest]:.3f} away), not like {op} ({far[op]:.3f} away)"
+        return Verdict(False, why)
     if far[op] >= moved / 2:
         why = f"{op} is {far[op]:.3f} away, more than half of the untouched photograph's {moved:.3f}"
         return Verdict(False, why)
@@ -101,8 +108,3 @@ def _corners(height: int, width: int) -> Iterator[tuple[str, Bool[ndarray, "y x"
 
 def _fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
-
-
-def _open(picture: bytes) -> Image.Image:
-    with Image.open(io.BytesIO(picture)) as image:
-        return image.convert("RGB")

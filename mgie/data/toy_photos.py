@@ -1,18 +1,18 @@
-"""The photographs of the toy world: where they come from, the nine edits of the whole picture, and the words for both.
+"""The photographs of the toy world: their sources, the nine edits of a whole picture, the words for both.
 
-| name      | file                                | licence                                                              | split |
-| --------- | ----------------------------------- | -------------------------------------------------------------------- | ----- |
-| astronaut | scikit-image, data/astronaut.png    | public domain (NASA)                                                 | train |
-| rocket    | scikit-image, data/rocket.jpg       | public domain (SpaceX)                                               | train |
-| retina    | scikit-image, data/retina.jpg       | CC0 1.0 (Mikael Häggström)                                           | train |
-| tissue    | scikit-image, data/ihc.png          | no known copyright restrictions (CMMI)                               | train |
-| pagoda    | scikit-learn, datasets/images/china.jpg  | CC BY 2.0, flickr.com/photos/danielbuechele/6061409035          | train |
-| cat       | scikit-image, data/chelsea.png      | CC0 (Stéfan van der Walt)                                            | test  |
-| coffee    | scikit-image, data/coffee.png       | CC0 (Rachel Michetti)                                                | test  |
-| flower    | scikit-learn, datasets/images/flower.jpg | CC BY 2.0, flickr.com/photos/vultilion/6056698931               | test  |
+| name      | package, file               | licence                                                | split |
+| --------- | --------------------------- | ------------------------------------------------------ | ----- |
+| astronaut | scikit-image, astronaut.png | public domain (NASA)                                   | train |
+| rocket    | scikit-image, rocket.jpg    | public domain (SpaceX)                                 | train |
+| retina    | scikit-image, retina.jpg    | CC0 1.0 (Mikael Häggström)                             | train |
+| tissue    | scikit-image, ihc.png       | no known copyright restrictions (CMMI)                 | train |
+| pagoda    | scikit-learn, china.jpg     | CC BY 2.0, flickr.com/photos/danielbuechele/6061409035 | train |
+| cat       | scikit-image, chelsea.png   | CC0 (Stéfan van der Walt)                              | test  |
+| coffee    | scikit-image, coffee.png    | CC0 (Rachel Michetti)                                  | test  |
+| flower    | scikit-learn, flower.jpg    | CC BY 2.0, flickr.com/photos/vultilion/6056698931      | test  |
 
-The statements are those of the two packages (scikit-image's docstrings in skimage.data, scikit-learn's
-datasets/images/README.txt). The files lie in the packages' wheels; none is downloaded and none is part of this repository.
+The statements are those of the two packages (docstrings of skimage.data, sklearn/datasets/images/README.txt).
+The files lie in the packages' wheels: none is downloaded, none is part of this repository.
 """
 
 from collections.abc import Callable
@@ -51,8 +51,8 @@ Levels = Float[ndarray, "y x 3"]
 """A picture as numbers from 0 to 1."""
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-CLEAR = 0.055
-"""Smallest mean difference between an edit's result and that of every other edit, or no edit, of the same crop."""
+CLEAR = 0.075
+"""Smallest mean difference between an edit's result and every other one's, or none's, of the same crop."""
 TRIES = 12
 """Crops that are looked at before the best of them is taken."""
 
@@ -184,7 +184,7 @@ def photo(name: str) -> Image.Image:
     found = find_spec(package)
     if found is None or not found.submodule_search_locations:
         raise DeviceError(
-            f"The toy world takes the photograph '{name}' from the package {package}, which is not installed; "
+            f"The toy world's photograph '{name}' is in the package {package}, which is not installed; "
             "run: pip install 'mgie[toy]'"
         )
     file = Path(found.submodule_search_locations[0], path)
@@ -225,7 +225,7 @@ def tone(image: Image.Image) -> str:
 def photo_edit(
     draw: Random, split: str, op: str, size: int
 ) -> tuple[Image.Image, Image.Image, str, str, dict[str, str]]:
-    """A crop of a photograph of the split, the crop after `op`, what is asked, what is said, and facts for the judge.
+    """A crop of a photograph of the split, the crop after `op`, what is asked, what is said, and facts.
 
     Of a train photograph the colour channels are exchanged now and then: the split has few photographs.
     A crop in which the edit could be taken for another one is passed over.
