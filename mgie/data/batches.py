@@ -1,7 +1,8 @@
 """Example -> Batch, in an order that is a function of (seed, epoch) and of nothing else.
 
-The order is one endless sequence of positions. An optimizer step takes the next `batch_size` of them, whatever the number
-of processes, micro-batches or loader workers; so the state of the data is one integer, the samples done.
+The order is one endless sequence of positions. An optimizer step takes the next `batch_size` of them,
+whatever the number of processes, micro-batches or loader workers; so the state of the data is one integer,
+the samples done.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,11 +31,14 @@ class Builder(Protocol):
 
     pad_id: int
 
-    def __call__(self, pair: EditPair) -> Example: ...
+    def __call__(self, pair: EditPair) -> Example:
+        """Raises DataError, naming the pair, where it cannot become an example."""
+        ...
 
 
 class Batches:
-    """The batches of one process: `steps(start)` gives, for each optimizer step, the list of its micro-batches."""
+    """The batches of one process: `steps(start)` gives, for each optimizer step, the list of its
+    micro-batches."""
 
     def __init__(
         self,
@@ -50,15 +54,17 @@ class Batches:
         last: Last = "straddle",
         order: AbstractOrder | None = None,
     ):
-        """`batch_size` counts the samples of a step over all `world` processes; this is process `rank` of them.
+        """`batch_size` counts the samples of a step over all `world` processes; this is process `rank` of
+        them.
 
-        `workers` loader processes read ahead; 0 reads when asked. `order` replaces the plain shuffle by (seed, epoch), for
-        buckets and mixtures; `last` belongs to the plain shuffle.
+        `workers` loader processes read ahead; 0 reads when asked. `order` replaces the plain shuffle by
+        (seed, epoch), for buckets and mixtures; `last` belongs to the plain shuffle.
         """
         share = batch_size // world
         if batch_size < 1 or batch_size % world or micro_batch_size < 1 or share % micro_batch_size:
             raise ConfigError(
-                f"a batch of {batch_size} cannot be split into micro-batches of {micro_batch_size} on {world} process(es): "
+                f"a batch of {batch_size} cannot be split into micro-batches of {micro_batch_size} on "
+                f"{world} process(es): "
                 f"expected a multiple of {max(micro_batch_size, 1) * world}."
             )
         self.order = order or Shuffled(len(pairs), seed=seed, batch_size=batch_size, last=last)
@@ -72,10 +78,12 @@ class Batches:
         return self.order.epoch
 
     def steps(self, start: int = 0, stop: int | None = None) -> Iterator[list[Batch]]:
-        """The micro-batches of each step, from the sample `start` on; endless without `stop`. Both are multiples of batch_size."""
+        """The micro-batches of each step, from the sample `start` on; endless without `stop`. Both are
+        multiples of batch_size."""
         if start % self.batch_size:
             raise ConfigError(
-                f"the data cannot go on at sample {start}: expected a multiple of the batch size {self.batch_size}."
+                f"the data cannot go on at sample {start}: expected a multiple of the batch size "
+                f"{self.batch_size}."
             )
         loader = DataLoader(
             self._micros,
@@ -121,8 +129,8 @@ class _Micros(Dataset):
 def collate(examples: Sequence[Example], *, positions: tuple[int, ...], pad_id: int) -> Batch:
     """Examples side by side, padded on the right to the longest.
 
-    Where an example asks for states beyond its last token but one (it was built as the reference builds it), they are read
-    at the end of the padded batch, as the reference does (specs/mgie.md, section 6).
+    Where an example asks for states beyond its last token but one (it was built as the reference builds
+    it), they are read at the end of the padded batch, as the reference does (specs/mgie.md, section 6).
     """
     longest = max(len(example.input_ids) for example in examples)
     input_ids = torch.full((len(examples), longest), pad_id)

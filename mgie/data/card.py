@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 LICENCES = {
-    "toy": "Drawn scenes are the project's own (Apache-2.0); the photographs are those named in `mgie/data/toy_photos.py`.",
-    "ipr2pr": "InstructPix2Pix's data is published under the MIT licence; its pictures come from Stable Diffusion (OpenRAIL-M).",
+    "toy": "Scenes are the project's own (Apache-2.0); `mgie/data/toy_photos.py` names the photographs.",
+    "ipr2pr": "InstructPix2Pix is MIT-licensed; its pictures come from Stable Diffusion (OpenRAIL-M).",
     "magicbrush": "MagicBrush is published under CC BY 4.0; its pictures come from MS COCO and DALL-E 2.",
     "pairs": "The owner of these pairs decides; write it here before you pass them on.",
     "legacy": "As the pairs that it was made from, usually InstructPix2Pix's (MIT licence).",
@@ -25,6 +25,7 @@ def card(facts: dict[str, Any]) -> str:
         "---",
         "task_categories: [image-to-image]",
         "tags: [instruction-based image editing]",
+        *_hub_files(facts),
         "---",
         f"# Editing pairs from `{source}`",
         "",
@@ -40,11 +41,24 @@ def card(facts: dict[str, Any]) -> str:
     rejected = facts["rejected"]
     lines += ["", f"{rejected['rows']} rows were set aside (`rejected.jsonl` names each)."]
     lines += [f"- {reason}: {rows}" for reason, rows in rejected["reasons"].items()]
+    left_out = sum(facts["filtered"].values())
+    lines += [f"- left out by choice: {left_out}"] if left_out else []
     lines += [
         "",
-        "Columns: `source`, `target` and `mask` are the bytes of the files as they came; `instruction` is what is asked,",
+        "Columns: `source`, `target` and `mask` are the bytes of the files as they came; "
+        "`instruction` is what is asked,",
         "`expressive` what the result looks like; `docs/data.md` tells of the others.",
         "",
         f"Licence: {LICENCES.get(name, 'unknown.')}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _hub_files(facts: dict[str, Any]) -> list[str]:
+    """What a hub needs to know to find the splits."""
+    if facts["arguments"].get("format") != "parquet":
+        return []
+    lines = ["configs:", "- config_name: default", "  data_files:"]
+    for split in facts["splits"]:
+        lines += [f"  - split: {split}", f"    path: data/{split}-*.parquet"]
+    return lines

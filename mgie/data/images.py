@@ -1,4 +1,5 @@
-"""Pictures: from the bytes of a file to what a model sees, and back. Every crop and resize of the program is here."""
+"""Pictures: from the bytes of a file to what a model sees, and back. Every crop and resize of the program is
+here."""
 
 import io
 
@@ -13,14 +14,17 @@ from mgie.errors import DataError
 MAX_PIXELS = 89_478_485
 """Larger pictures are refused before they are decoded (Pillow's own threshold for a decompression bomb)."""
 SINGLE_FRAMES = {"MPO"}
-"""Formats whose further frames are previews or depth maps of the same photograph: the first frame is the picture."""
+"""Formats whose further frames are previews or depth maps of the same photograph: the first frame is the
+picture."""
 
 
 def decode(data: bytes, *, name: str, near: int | None = None) -> Image.Image:
-    """Decode a picture file to RGB, upright as its EXIF rotation says, transparency laid over white, 16 bits reduced to 8.
+    """Decode a picture file to RGB, upright as its EXIF rotation says, transparency laid over white, 16 bits
+    reduced to 8.
 
-    `near` lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size where both sides stay at least that many pixels: several
-    times faster for a large photograph, and slightly different pixels. Raises DataError that calls the picture `name`.
+    `near` lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size where both sides stay at least that many
+    pixels: several times faster for a large photograph, and slightly different pixels. Raises DataError
+    that calls the picture `name`.
     """
     try:
         image = _open(data, name)
@@ -32,14 +36,16 @@ def decode(data: bytes, *, name: str, near: int | None = None) -> Image.Image:
         raise
     except Exception as error:  # Pillow's decoders raise about ten unrelated types on damaged files
         raise DataError(
-            f"{name} cannot be decoded ({_reason(error)}): expected a whole JPEG, PNG or WebP picture; replace the file."
+            f"{name} cannot be decoded ({_reason(error)}): expected a whole JPEG, PNG or WebP "
+            "picture; replace the file."
         ) from error
 
 
 def decode_mask(data: bytes, *, name: str) -> Image.Image:
     """Decode a mask to one channel, white where the edit is allowed.
 
-    A picture with transparency is read as image editors write masks: the hole is where the edit is allowed. Raises DataError.
+    A picture with transparency is read as image editors write masks: the hole is where the edit is allowed.
+    Raises DataError.
     """
     try:
         image = _open(data, name)
@@ -54,12 +60,26 @@ def decode_mask(data: bytes, *, name: str) -> Image.Image:
         raise
     except Exception as error:
         raise DataError(
-            f"{name} cannot be decoded ({_reason(error)}): expected a whole one-channel PNG; replace the file."
+            f"{name} cannot be decoded ({_reason(error)}): expected a whole one-channel PNG; replace "
+            "the file."
         ) from error
 
 
+def upright_size(data: bytes, *, name: str) -> tuple[int, int]:
+    """Width and height of a picture as `decode` would return it, without decoding. Raises DataError."""
+    try:
+        image = _open(data, name)
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{name} cannot be read ({_reason(error)}): expected a picture.") from error
+    return (image.height, image.width) if turned else image.size
+
+
 def square(image: Image.Image, size: int) -> Image.Image:
-    """The centre square of a picture, at `size` x `size` pixels: the crop of the reference, with its rounding."""
+    """The centre square of a picture, at `size` x `size` pixels: the crop of the reference, with its
+    rounding."""
     width, height = image.size
     side = min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
@@ -79,7 +99,8 @@ def resize(
 ) -> Image.Image:
     """`image`, or its part `box` (left, top, right, bottom), at `size` (width, height), bicubic.
 
-    The part is cut out first: a filter that looks beyond the crop's edge would differ from the reference there.
+    The part is cut out first: a filter that looks beyond the crop's edge would differ from the reference
+    there.
     """
     if box is not None and box != (0, 0, *image.size):
         image = image.crop(box)
@@ -122,7 +143,8 @@ def _open(data: bytes, name: str) -> Image.Image:
         ) from error
     if image.width * image.height > MAX_PIXELS:
         raise DataError(
-            f"{name} is {image.width} x {image.height} pixels: expected at most {MAX_PIXELS} in all; make it smaller."
+            f"{name} is {image.width} x {image.height} pixels: expected at most {MAX_PIXELS} in all; "
+            "make it smaller."
         )
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format not in SINGLE_FRAMES:

@@ -1,4 +1,5 @@
-"""The gate of a data set: every row is either sound or set aside with its reason. Nothing is skipped silently."""
+"""The gate of a data set: every row is either sound or set aside with its reason. Nothing is skipped
+silently."""
 
 import itertools
 import re
@@ -27,22 +28,29 @@ class Rejected:
     """One of few, for the table of counts."""
     detail: str
     """The sentence about this row."""
+    by_choice: bool = False
+    """Left out by a filter that the user asked for: counted, but no loss."""
 
 
 @dataclass
 class Gate:
-    """Passes sound pairs, keeps the others as `rejected`, and counts both."""
+    """Passes sound pairs, keeps the others as `rejected`, and counts everything."""
 
     passed: int = 0
     rejected: list[Rejected] = field(default_factory=list)
+    filtered: Counter[str] = field(default_factory=Counter)
+    """Reason -> rows left out by choice."""
     keys: set[str] = field(default_factory=set)
 
     def __call__(
         self, items: Iterable[EditPair | Rejected], *, workers: int = 1
     ) -> Iterator[tuple[EditPair, tuple[int, int]]]:
-        """Sound pairs in their order, with the upright width and height of the target. `workers` threads decode pictures."""
+        """Sound pairs in their order, with the upright width and height of the target. `workers` threads
+        decode pictures."""
         for result in _mapped(_checked, self._fresh(items), workers):
-            if isinstance(result, Rejected):
+            if isinstance(result, Rejected) and result.by_choice:
+                self.filtered[result.reason] += 1
+            elif isinstance(result, Rejected):
                 self.rejected.append(result)
             else:
                 self.passed += 1
@@ -66,6 +74,13 @@ class Gate:
 
 def check(pair: EditPair) -> tuple[int, int]:
     """Width and height of a sound pair's target, upright. Raises BadPair for any other."""
+    texts = [getattr(pair, name) for name in ("key", "instruction", "expressive", "task", "kind", "session")]
+    try:
+        "".join([*texts, *pair.meta, *pair.meta.values()]).encode()
+    except UnicodeEncodeError as error:
+        raise BadPair(
+            "bad text", f"{pair.key!a} has a text that is no Unicode: write it as UTF-8."
+        ) from error
     for name in ("instruction", "expressive"):
         found = RESERVED.search(getattr(pair, name))
         if found:
@@ -80,6 +95,8 @@ def check(pair: EditPair) -> tuple[int, int]:
         raise BadPair(
             "bad weight", f"the weight of {pair.key} is {pair.weight}: expected a number of at least 0."
         )
+    if not 0 <= pair.turn < 2**31:
+        raise BadPair("bad turn", f"the turn of {pair.key} is {pair.turn}: expected a small number.")
     target = _size(pair.target, f"target of {pair.key}")
     source = _size(pair.source, f"source of {pair.key}") if pair.source is not None else target
     if abs(source[0] * target[1] / (source[1] * target[0]) - 1) > SHAPE_TOLERANCE:
@@ -128,7 +145,7 @@ def _by(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
 
 
-def _mapped(function, items, workers):  # noqa: ANN001, ANN202
+def _mapped(function, items, workers):
     """`map` in order on `workers` threads, reading only a few items ahead."""
     if workers <= 1:
         yield from map(function, items)

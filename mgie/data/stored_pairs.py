@@ -4,22 +4,22 @@
     DIR/README.md          the data set's card
     DIR/facts.json         counts, hashes, and the arguments that made it
 
-The bytes of a picture's file are stored as they came. A data set is written beside its place and renamed when it is whole.
+The bytes of a picture's file are stored as they came. A data set is written beside its place and renamed
+when it is whole.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetInfo, Features, Image, Value, load_from_disk
+from datasets import Dataset, Features, Image, Value, load_from_disk
 
 from mgie.errors import DataError, DeviceError
 from mgie.types import EditPair
@@ -44,52 +44,31 @@ FEATURES = Features(
 )
 """Columns of a stored data set. `width` and `height` are the target's, upright; `meta` is JSON."""
 PICTURES = ("source", "target", "mask")
-SHARD_BYTES = 500_000_000
-BATCH_BYTES = 32_000_000
-BATCH_ROWS = 256
 FACTS = "facts.json"
-CARD = "README.md"
-
-
-@dataclass
-class Shard:
-    """What is known of one file of a split."""
-
-    file: str
-    rows: int
-    bytes: int
-    sha256: str
-
-
-@dataclass
-class SplitFacts:
-    """What is known of one split when it has been written."""
-
-    rows: int = 0
-    sha256: str = ""
-    """Hash over the rows, whatever files they lie in."""
-    shards: list[Shard] = field(default_factory=list)
+REJECTED = "rejected.jsonl"
 
 
 class StoredPairs:
-    """One split of a data set on disk: `len`, `[index] -> EditPair`. Nothing is read before it is asked for."""
+    """One split of a data set on disk: `len`, `[index] -> EditPair`. Nothing is read before asked for."""
 
     def __init__(self, folder: str | Path, split: str):
         self.folder = Path(folder)
         self.split = split
         if not (self.folder / FACTS).is_file():
             raise DataError(
-                f"{folder} is no data set (it has no {FACTS}): expected a folder that `mgie prepare ... --out {folder}` wrote."
+                f"{folder} is no data set (it has no {FACTS}): expected a folder that `mgie prepare "
+                f"... --out {folder}` wrote."
             )
         if not (self.folder / split).is_dir():
-            found = sorted(path.parent.name for path in self.folder.glob("*/state.json"))
-            raise DataError(f"{folder} has no split {split!r}: expected one of {', '.join(found) or 'none'}.")
+            found = ", ".join(stored_splits(folder)) or "none"
+            raise DataError(f"{folder} has no split {split!r}: expected one of {found}.")
         try:
             self.rows: Dataset = load_from_disk(str(self.folder / split))  # type: ignore[assignment]
             self._table = self.rows.data
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise DataError(
-                f"{self.folder / split} cannot be opened ({_line(error)}): it is damaged; prepare the data set again."
+                f"{self.folder / split} cannot be opened ({_line(error)}): it is damaged; prepare the "
+                "data set again."
             ) from error
 
     def __len__(self) -> int:
@@ -129,13 +108,30 @@ class StoredPairs:
         return self._table.column("weight").to_numpy()
 
     @property
+    def sessions(self) -> dict[str, list[int]]:
+        """The multi-turn view: name of a session -> the numbers of its pairs, in the order of their turns."""
+        names, turns = (self._table.column(name).to_pylist() for name in ("session", "turn"))
+        found: dict[str, list[int]] = {}
+        for index in sorted(range(len(self)), key=lambda index: turns[index]):
+            if names[index]:
+                found.setdefault(names[index], []).append(index)
+        return found
+
+    @property
     def keys(self) -> list[str]:
         """The names of all pairs, in order."""
         return self._table.column("key").to_pylist()
 
 
+def stored_splits(folder: str | Path) -> list[str]:
+    """Names of the splits of a data set on disk, "train" first."""
+    found = (path.parent.name for path in Path(folder).glob("*/state.json"))
+    return sorted(found, key=lambda name: (name != "train", name))
+
+
 def read_facts(folder: str | Path) -> dict[str, Any] | None:
-    """What facts.json of a data set says; None where there is no data set. Raises DataError if it cannot be read."""
+    """What facts.json of a data set says; None where there is no data set. Raises DataError if it cannot be
+    read."""
     path = Path(folder) / FACTS
     if not path.exists():
         return None
@@ -149,7 +145,8 @@ def read_facts(folder: str | Path) -> dict[str, Any] | None:
 def new_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A temporary folder that becomes `out` when the block ends well, and is removed when it does not.
 
-    Raises DataError if `out` holds something already, DeviceError if the disk is full or must not be written to.
+    Raises DataError if `out` holds something already, DeviceError if the disk is full or must not be
+    written to.
     """
     out = Path(out)
     partial = out.parent / f".{out.name}.partial"
@@ -170,42 +167,6 @@ def new_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
         raise _device_error(error, out) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def write_split(pairs: Iterable[tuple[EditPair, tuple[int, int]]], folder: Path, split: str) -> SplitFacts:
-    """Write pairs (with the width and height of each target) as one `datasets` folder, in memory that does not grow."""
-    folder.mkdir(parents=True)
-    facts, total, writer = SplitFacts(), hashlib.sha256(), None
-    try:
-        for rows, size in _chunks(pairs):
-            for row in rows:
-                total.update(row_hash(row))
-            if writer is not None and writer.bytes + size > SHARD_BYTES:
-                facts.shards.append(writer.close())
-                writer = None
-            if writer is None:
-                writer = _ShardWriter(folder / f"data-{len(facts.shards):05d}.arrow")
-            writer.write(rows)
-            facts.rows += len(rows)
-        if writer is None:
-            writer = _ShardWriter(folder / "data-00000.arrow")
-        facts.shards.append(writer.close())
-    finally:
-        if writer is not None:
-            writer.abandon()
-    facts.sha256 = total.hexdigest()
-    state = {
-        "_data_files": [{"filename": shard.file} for shard in facts.shards],
-        "_fingerprint": facts.sha256[:16],
-        "_format_columns": None,
-        "_format_kwargs": {},
-        "_format_type": None,
-        "_output_all_columns": False,
-        "_split": split,
-    }
-    (folder / "state.json").write_text(json.dumps(state, indent=2, sort_keys=True))
-    DatasetInfo(features=FEATURES).write_to_directory(str(folder))
-    return facts
 
 
 def to_row(pair: EditPair, size: tuple[int, int]) -> dict[str, Any]:
@@ -239,71 +200,6 @@ def row_hash(row: dict[str, Any]) -> bytes:
         digest.update(len(value).to_bytes(8, "little"))
         digest.update(value)
     return digest.digest()
-
-
-class _HashedFile:
-    """A file that Arrow writes to, hashed on the way."""
-
-    def __init__(self, path: Path):
-        self._file = path.open("wb")
-        self.hash = hashlib.sha256()
-        self.bytes = 0
-        self.closed = False
-
-    def write(self, data: pa.Buffer | bytes) -> int:
-        self.hash.update(data)
-        self.bytes += len(data)
-        return self._file.write(data)
-
-    def flush(self) -> None:
-        self._file.flush()
-
-    def close(self) -> None:
-        self.closed = True
-        self._file.close()
-
-
-class _ShardWriter:
-    """One Arrow stream file."""
-
-    def __init__(self, path: Path):
-        self._path = path
-        self._file = _HashedFile(path)
-        self._stream = pa.ipc.new_stream(self._file, FEATURES.arrow_schema)
-        self._rows = 0
-
-    @property
-    def bytes(self) -> int:
-        return self._file.bytes
-
-    def write(self, rows: list[dict[str, Any]]) -> None:
-        self._stream.write_batch(pa.RecordBatch.from_pylist(rows, schema=FEATURES.arrow_schema))
-        self._rows += len(rows)
-
-    def close(self) -> Shard:
-        """End the file; what is known of it."""
-        self._stream.close()
-        self._file.close()
-        return Shard(
-            file=self._path.name, rows=self._rows, bytes=self._file.bytes, sha256=self._file.hash.hexdigest()
-        )
-
-    def abandon(self) -> None:
-        """Let go of the file, whatever state it is in."""
-        self._file.close()
-
-
-def _chunks(pairs: Iterable[tuple[EditPair, tuple[int, int]]]) -> Iterator[tuple[list[dict[str, Any]], int]]:
-    rows: list[dict[str, Any]] = []
-    size = 0
-    for pair, sides in pairs:
-        rows.append(to_row(pair, sides))
-        size += sum(len(data) for name in PICTURES if (data := getattr(pair, name)))
-        if len(rows) == BATCH_ROWS or size >= BATCH_BYTES:
-            yield rows, size
-            rows, size = [], 0
-    if rows:
-        yield rows, size
 
 
 def _device_error(error: OSError, out: Path) -> DeviceError:

@@ -144,5 +144,5 @@ def test_masks():
     holed.putpixel((1, 1), (9, 9, 9, 0))
     mask = images.decode_mask(saved(holed), name="m")
     assert mask.mode == "L" and mask.getpixel((1, 1)) == 255 and mask.getpixel((0, 0)) == 0
-    with pytest.raises(DataError, match="^m cannot be decoded"):
+    with pytest.raises(DataError, match=r"^m cannot be decoded"):
         images.decode_mask(b"x", name="m")

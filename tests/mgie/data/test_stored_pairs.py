@@ -6,14 +6,15 @@ from dataclasses import asdict, replace
 import pytest
 from datasets import load_from_disk
 
-from mgie.data import stored_pairs
-from mgie.data.stored_pairs import FACTS, StoredPairs, new_folder, read_facts, write_split
+from mgie.data import shards
+from mgie.data.shards import write_arrow
+from mgie.data.stored_pairs import FACTS, StoredPairs, new_folder, read_facts
 from mgie.errors import DataError, DeviceError
 
 
 def write(out, pairs, split="train"):
     with new_folder(out) as folder:
-        facts = write_split(((pair, (12, 12)) for pair in pairs), folder / split, split)
+        facts = write_arrow(((pair, (12, 12)) for pair in pairs), folder, split)
         (folder / FACTS).write_text(json.dumps({"splits": {split: asdict(facts)}}))
     return facts
 
@@ -51,14 +52,14 @@ def test_datasets_opens_it_and_shows_pictures(tmp_path, make_pair):
 def test_shards_and_batches_change_nothing(tmp_path, make_pair, monkeypatch):
     pairs = [make_pair(index) for index in range(7)]
     whole = write(tmp_path / "one", pairs)
-    monkeypatch.setattr(stored_pairs, "SHARD_BYTES", 2500)
-    monkeypatch.setattr(stored_pairs, "BATCH_ROWS", 2)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 2500)
+    monkeypatch.setattr(shards, "BATCH_ROWS", 2)
     split = write(tmp_path / "many", pairs)
     assert len(whole.shards) == 1 and len(split.shards) > 2
     assert split.sha256 == whole.sha256
     assert list(StoredPairs(tmp_path / "many", "train")) == pairs
     for shard in split.shards:
-        data = (tmp_path / "many" / "train" / shard.file).read_bytes()
+        data = (tmp_path / "many" / shard.file).read_bytes()
         assert len(data) == shard.bytes and hashlib.sha256(data).hexdigest() == shard.sha256
 
 
@@ -95,7 +96,7 @@ def test_an_interrupt_leaves_nothing(tmp_path, make_pair, error):
         raise error
 
     with pytest.raises(error), new_folder(tmp_path / "set") as folder:
-        write_split(broken(), folder / "train", "train")
+        write_arrow(broken(), folder, "train")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,201 @@
+"""Writing the files of a split: Arrow streams that are memory-mapped as they lie, or Parquet for the hub.
+
+Rows come one by one and leave in files of about 500 MB, so memory does not grow with the data. Every file
+is hashed while it is written.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import DatasetInfo
+
+from mgie.data.stored_pairs import FEATURES, PICTURES, row_hash, to_row
+from mgie.types import EditPair
+
+SHARD_BYTES = 500_000_000
+BATCH_BYTES = 32_000_000
+BATCH_ROWS = 256
+Sized = tuple[EditPair, tuple[int, int]]
+"""A pair, and the upright width and height of its target."""
+
+
+@dataclass
+class Shard:
+    """What is known of one file of a split."""
+
+    file: str
+    """Its path within the data set."""
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass
+class SplitFacts:
+    """What is known of one split when it has been written."""
+
+    rows: int = 0
+    sha256: str = ""
+    """Hash over the rows, whatever files they lie in."""
+    shards: list[Shard] = field(default_factory=list)
+
+
+class AbstractWriter(ABC):
+    """One open file."""
+
+    @abstractmethod
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append rows."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """Write what belongs at the end of the file."""
+
+
+class ArrowWriter(AbstractWriter):
+    """An Arrow stream, as `datasets` keeps it."""
+
+    def __init__(self, file: "HashedFile"):
+        self._stream = pa.ipc.new_stream(file, FEATURES.arrow_schema)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append rows."""
+        self._stream.write_batch(batch)
+
+    def end(self) -> None:
+        """Write the end mark."""
+        self._stream.close()
+
+
+class ParquetWriter(AbstractWriter):
+    """A Parquet file, one row group per batch."""
+
+    def __init__(self, file: "HashedFile"):
+        self._writer = pq.ParquetWriter(file, FEATURES.arrow_schema)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append rows."""
+        self._writer.write_batch(batch)
+
+    def end(self) -> None:
+        """Write the footer."""
+        self._writer.close()
+
+
+class HashedFile:
+    """A file that Arrow writes to, hashed on the way."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("wb")
+        self.hash = hashlib.sha256()
+        self.bytes = 0
+        self.closed = False
+
+    def write(self, data: pa.Buffer | bytes) -> int:
+        """Append bytes."""
+        self.hash.update(data)
+        self.bytes += len(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        """Bytes so far."""
+        return self.bytes
+
+    def flush(self) -> None:
+        """Hand over to the system what is buffered."""
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close; again is no mistake."""
+        self.closed = True
+        self._file.close()
+
+
+def write_arrow(pairs: Iterable[Sized], folder: Path, split: str) -> SplitFacts:
+    """Write `folder`/`split` as `datasets.load_from_disk` reads it."""
+    (folder / split).mkdir(parents=True)
+    facts = _write_shards(pairs, folder, f"{split}/data-{{:05d}}.arrow", ArrowWriter)
+    state = {
+        "_data_files": [{"filename": Path(shard.file).name} for shard in facts.shards],
+        "_fingerprint": facts.sha256[:16],
+        "_format_columns": None,
+        "_format_kwargs": {},
+        "_format_type": None,
+        "_output_all_columns": False,
+        "_split": split,
+    }
+    (folder / split / "state.json").write_text(json.dumps(state, indent=2, sort_keys=True))
+    DatasetInfo(features=FEATURES).write_to_directory(str(folder / split))
+    return facts
+
+
+def write_parquet(pairs: Iterable[Sized], folder: Path, split: str) -> SplitFacts:
+    """Write `folder`/data/`split`-00000-of-0000N.parquet, as hubs read it."""
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    facts = _write_shards(pairs, folder, f"data/{split}-{{:05d}}.parquet", ParquetWriter)
+    for number, shard in enumerate(facts.shards):
+        name = f"data/{split}-{number:05d}-of-{len(facts.shards):05d}.parquet"
+        (folder / shard.file).rename(folder / name)
+        shard.file = name
+    return facts
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file of any size."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def _write_shards(pairs: Iterable[Sized], folder: Path, name: str, kind: type[AbstractWriter]) -> SplitFacts:
+    facts, total = SplitFacts(), hashlib.sha256()
+    batches = _batches(pairs)
+    first = next(batches, [])
+    while first or not facts.shards:
+        shard = Shard(file=name.format(len(facts.shards)), rows=0, bytes=0, sha256="")
+        file = HashedFile(folder / shard.file)
+        try:
+            writer = kind(file)  # type: ignore[call-arg]
+            while first:
+                for row in first:
+                    total.update(row_hash(row))
+                writer.write(pa.RecordBatch.from_pylist(first, schema=FEATURES.arrow_schema))
+                shard.rows += len(first)
+                first = next(batches, [])
+                if file.bytes + sum(map(_picture_bytes, first)) > SHARD_BYTES:
+                    break
+            writer.end()
+        finally:
+            file.close()
+        shard.bytes, shard.sha256 = file.bytes, file.hash.hexdigest()
+        facts.rows += shard.rows
+        facts.shards.append(shard)
+    facts.sha256 = total.hexdigest()
+    return facts
+
+
+def _batches(pairs: Iterable[Sized]) -> Iterator[list[dict[str, Any]]]:
+    """Rows in portions that fit into memory."""
+    rows: list[dict[str, Any]] = []
+    size = 0
+    for pair, sides in pairs:
+        rows.append(to_row(pair, sides))
+        size += _picture_bytes(rows[-1])
+        if len(rows) == BATCH_ROWS or size >= BATCH_BYTES:
+            yield rows
+            rows, size = [], 0
+    if rows:
+        yield rows
+
+
+def _picture_bytes(row: dict[str, Any]) -> int:
+    return sum(len(row[name]["bytes"]) for name in PICTURES if row[name])

@@ -1,0 +1,111 @@
+"""What all readers share: their options, how rows are held out, and how a missing file is told."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from mgie.data.rejects import Rejected
+from mgie.errors import ConfigError, DataError
+from mgie.types import EditPair
+
+Rows = Iterable[EditPair | Rejected]
+Splits = dict[str, Rows]
+Group = TypeVar("Group")
+
+HELD_OUT = 0.05
+"""Share of the groups that become the test split, from the end of the source's order (as InstructPix2Pix
+does)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipFilter:
+    """Which pairs of InstructPix2Pix are kept, by the CLIP similarities that were published with them."""
+
+    image: float = -1.0
+    """Least similarity of the two pictures."""
+    text: float = -1.0
+    """Least similarity of each picture to its caption."""
+    direction: float = -1.0
+    """Least similarity of the change in pictures to the change in captions."""
+    best: int | None = None
+    """How many of a prompt's pairs are kept at most, those with the best `direction`."""
+
+    @classmethod
+    def parse(cls, text: str) -> "ClipFilter":
+        """Read "paper" or a list such as "image=0.75,direction=0.2,best=4". Raises ConfigError."""
+        if text == "paper":
+            return PAPER
+        try:
+            values = dict(part.split("=", 1) for part in text.split(","))
+            return cls(
+                **{name: int(value) if name == "best" else float(value) for name, value in values.items()}
+            )  # type: ignore[arg-type]
+        except (ValueError, TypeError) as error:
+            raise ConfigError(
+                f"clip={text!r} is no filter: expected 'paper' or something like "
+                "'image=0.75,text=0.2,direction=0.2,best=4'."
+            ) from error
+
+
+PAPER = ClipFilter(image=0.75, text=0.2, direction=0.2, best=4)
+"""The thresholds of InstructPix2Pix (Brooks et al. 2023, section 3.1.2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a user may ask of a reader. Each reader uses what it understands."""
+
+    seed: int = 0
+    count: int | None = None
+    """Pairs (toy) or groups of pairs to take for training. None: the reader's own number, or all."""
+    test: int | None = None
+    """Pairs (toy) or groups to hold out. None: 500, or a twentieth."""
+    size: int = 64
+    """Width of drawn pictures."""
+    clip: ClipFilter | None = None
+
+
+def hold_out(groups: Sequence[Group], options: Options) -> tuple[Sequence[Group], Sequence[Group]]:
+    """Groups to learn from and groups held out, in the source's order. A group (a prompt, a session) is
+    never torn apart."""
+    total = len(groups)
+    held = total - math.floor((1 - HELD_OUT) * total) if options.test is None else options.test
+    if options.test is None and total < 2:
+        held = 0
+    if not 0 <= held < max(total, 1):
+        raise ConfigError(
+            f"test={held} of {total} groups would leave nothing to learn from: choose a smaller number."
+        )
+    train, test = groups[: total - held], groups[total - held :]
+    return (train if options.count is None else train[: options.count]), test
+
+
+def named(train: Rows, test: Rows, held: int) -> Splits:
+    """The two splits, the second only where something is held out."""
+    return {"train": train, "test": test} if held else {"train": train}
+
+
+def existing_folder(where: str, expected: str) -> Path:
+    """The folder `where`. Raises DataError if there is none."""
+    folder = Path(where)
+    if not folder.is_dir():
+        raise DataError(f"{where} is no folder: expected {expected}.")
+    return folder
+
+
+def read_file(path: Path, key: str, role: str) -> bytes | Rejected:
+    """The bytes of a picture's file, or why they are not there."""
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a path that no file system takes
+        why = getattr(error, "strerror", None) or error
+        detail = f"the {role} of {key}, {path}, cannot be read ({why}): expected a picture."
+        return Rejected(key=key, reason="missing partner", detail=detail)
+
+
+def flatten(groups: Iterable[Iterable[EditPair | Rejected]]) -> Iterator[EditPair | Rejected]:
+    """The rows of all groups."""
+    for group in groups:
+        yield from group

@@ -1,0 +1,163 @@
+"""The data files of the original program (specs/mgie.md, section 9): reading, and writing for those who need
+them.
+
+    DIR/ipr2pr.pkl               {"task": [[{"input", "answer", "instruction", "lineidx"}], ...]}, an index
+    into DIR/ipr2pr.tsv               base64(picture before) TAB base64(picture after), one line per pair
+    DIR/ipr2pr_expressive.json   {input: {"instruction", "expressive"}}
+
+The pickle is read by an unpickler that makes dictionaries, lists, texts and numbers, and refuses everything
+else.
+"""
+
+import base64
+import binascii
+import hashlib
+import io
+import json
+import pickle
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from mgie.data.rejects import Rejected
+from mgie.data.shards import Shard, SplitFacts, file_hash
+from mgie.data.sources.base import Options, Rows, Splits, existing_folder, hold_out, named
+from mgie.data.stored_pairs import row_hash, to_row
+from mgie.errors import DataError
+from mgie.types import EditPair
+
+NAME = "ipr2pr"
+"""What the original calls its files."""
+FIELDS = {"input": str, "answer": str, "instruction": str, "lineidx": int}
+
+
+def read(where: str, options: Options) -> Splits:
+    """Pairs of the folder `where`, in the order of its index."""
+    folder = existing_folder(where, f"one with {NAME}.pkl, {NAME}.tsv and {NAME}_expressive.json")
+    entries = _index(folder / f"{NAME}.pkl")
+    if not (folder / f"{NAME}.tsv").is_file():
+        raise DataError(f"{folder} has no {NAME}.tsv: expected it beside {NAME}.pkl.")
+    said = _expressive(folder / f"{NAME}_expressive.json")
+    train, test = hold_out(entries, options)
+    return named(*(_read(folder / f"{NAME}.tsv", part, said) for part in (train, test)), held=len(test))
+
+
+def write_legacy(pairs: Iterable[tuple[EditPair, tuple[int, int]]], folder: Path, split: str) -> SplitFacts:
+    """Write `folder`/`split` as the original's three files. Raises DataError for a pair without a source.
+
+    Pictures are written as they came; the original's loader opens whatever Pillow opens.
+    """
+    (folder / split).mkdir(parents=True)
+    index, said, total = [], {}, hashlib.sha256()
+    with (folder / split / f"{NAME}.tsv").open("wb") as lines:
+        for pair, size in pairs:
+            if pair.source is None:
+                raise DataError(f"{pair.key} has no source: the original's files cannot hold it.")
+            total.update(row_hash(to_row(pair, size)))
+            stem = pair.key.removesuffix("_0")
+            entry = {
+                "input": f"{stem}_0",
+                "answer": f"{stem}_1",
+                "instruction": pair.instruction,
+                "lineidx": lines.tell(),
+            }
+            index.append([entry])
+            if pair.expressive:
+                said[entry["input"]] = {"instruction": pair.instruction, "expressive": pair.expressive}
+            lines.write(base64.b64encode(pair.source) + b"\t" + base64.b64encode(pair.target) + b"\n")
+    (folder / split / f"{NAME}.pkl").write_bytes(pickle.dumps({"task": index}, protocol=4))
+    (folder / split / f"{NAME}_expressive.json").write_text(json.dumps(said, indent=2, ensure_ascii=False))
+    facts = SplitFacts(rows=len(index), sha256=total.hexdigest())
+    for name in (f"{NAME}.pkl", f"{NAME}.tsv", f"{NAME}_expressive.json"):
+        path = folder / split / name
+        shard = Shard(
+            file=f"{split}/{name}", rows=len(index), bytes=path.stat().st_size, sha256=file_hash(path)
+        )
+        facts.shards.append(shard)
+    return facts
+
+
+class PlainUnpickler(pickle.Unpickler):
+    """Makes plain data only: a pickle that names a class or a function is refused before anything of it
+    runs."""
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        """Refuse."""
+        raise pickle.UnpicklingError(
+            f"it asks for {module_name}.{global_name}, and only plain data is allowed"
+        )
+
+    def persistent_load(self, pid: Any) -> Any:
+        """Refuse."""
+        raise pickle.UnpicklingError(
+            f"it asks for the outside object {pid!r}, and only plain data is allowed"
+        )
+
+
+def load_plain(data: bytes) -> Any:
+    """The plain data that a pickle holds. Raises pickle.UnpicklingError for anything else."""
+    try:
+        return PlainUnpickler(io.BytesIO(data)).load()
+    except pickle.UnpicklingError:
+        raise
+    except Exception as error:  # damaged pickles raise almost anything
+        raise pickle.UnpicklingError(f"it is damaged ({type(error).__name__})") from error
+
+
+def _index(path: Path) -> list[Any]:
+    try:
+        index = load_plain(path.read_bytes())
+        return list(index["task"])
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be read ({error.strerror}): expected the original's index."
+        ) from error
+    except pickle.UnpicklingError as error:
+        raise DataError(f"{path} is refused: {error}; expected the original's index.") from error
+    except (KeyError, TypeError, IndexError) as error:
+        raise DataError(f'{path} holds no {{"task": [...]}}: expected the original\'s index.') from error
+
+
+def _expressive(path: Path) -> dict[str, str]:
+    """Key -> expressive instruction; nothing where the file is not there."""
+    if not path.is_file():
+        return {}
+    try:
+        return {key: str(value["expressive"]) for key, value in json.loads(path.read_text()).items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f'{path} cannot be read: expected {{key: {{"instruction", "expressive"}}}}.'
+        ) from error
+
+
+def _read(path: Path, entries: Iterable[Any], said: dict[str, str]) -> Rows:
+    with path.open("rb") as lines:
+        for number, many in enumerate(entries):
+            for entry in many if isinstance(many, list) and many else [many]:
+                yield _pair(lines, entry, number, said)
+
+
+def _pair(lines: BinaryIO, entry: Any, number: int, said: dict[str, str]) -> EditPair | Rejected:
+    wrong = [
+        name
+        for name, kind in FIELDS.items()
+        if not isinstance(entry, dict) or not isinstance(entry.get(name), kind)
+    ]
+    if wrong:
+        return Rejected(
+            key=f"entry {number}", reason="bad row", detail=f"entry {number} of the index has no {wrong[0]}."
+        )
+    key, offset = entry["input"], entry["lineidx"]
+    try:
+        if offset < 0 or (offset > 0 and (lines.seek(offset - 1), lines.read(1))[1] != b"\n"):
+            raise ValueError("lineidx does not point to the beginning of a line")
+        lines.seek(offset)
+        cells = lines.readline().rstrip(b"\r\n").split(b"\t")
+        if len(cells) != 2 or not all(cells):
+            raise ValueError(f"its line has {len(cells)} columns, expected two pictures")
+        source, target = (base64.b64decode(cell, validate=True) for cell in cells)
+    except (ValueError, OSError, binascii.Error) as error:
+        return Rejected(key=key, reason="bad row", detail=f"{key}: {error}.")
+    return EditPair(
+        key=key, instruction=entry["instruction"], source=source, target=target, expressive=said.get(key, "")
+    )

@@ -1,0 +1,127 @@
+"""Pairs in tables: Parquet files, Arrow folders and hub ids, read row by row through `datasets` without
+decoding pictures."""
+
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from datasets import Image, IterableDataset, load_dataset
+
+from mgie.data.rejects import Rejected
+from mgie.data.sources.base import HELD_OUT, Options, Rows, Splits
+from mgie.errors import ConfigError, DataError
+from mgie.types import EditPair
+
+FromRow = Callable[[dict[str, Any], int], Iterator[EditPair | Rejected]]
+SPLITS = {"train": "train", "dev": "dev", "validation": "dev", "val": "dev", "test": "test"}
+"""How a split may be called in a file's name -> how it is called here."""
+
+
+def is_table(where: str) -> bool:
+    """Whether `where` is a folder of Parquet files, or no folder but a hub id (OWNER/NAME)."""
+    if Path(where).exists():
+        return bool(parquet_files(Path(where)))
+    return where.count("/") == 1 and not where.startswith((".", "/", "~"))
+
+
+def parquet_files(folder: Path) -> dict[str, list[str]]:
+    """Split -> its Parquet files in `folder` or `folder`/data."""
+    found: dict[str, list[str]] = {}
+    for path in sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]):
+        found.setdefault(SPLITS.get(path.name.split("-")[0].split(".")[0], "train"), []).append(str(path))
+    return found
+
+
+def open_tables(where: str) -> dict[str, IterableDataset]:
+    """Split -> a stream of rows with pictures as {"bytes", "path"}. Raises DataError where nothing can be
+    opened."""
+    try:
+        if Path(where).exists():
+            streams = load_dataset("parquet", data_files=parquet_files(Path(where)), streaming=True)
+        else:
+            streams = load_dataset(where, streaming=True)
+    except Exception as error:  # the library raises many kinds, most of them for "not there" and "no network"
+        raise DataError(
+            f"{where} is neither a folder nor a hub id that can be reached ({type(error).__name__}): "
+            "download it first."
+        ) from error
+    opened = {}
+    for split, stream in streams.items():
+        for name, feature in (stream.features or {}).items():
+            if isinstance(feature, Image):
+                stream = stream.cast_column(name, Image(decode=False))
+        opened[SPLITS.get(str(split), str(split))] = stream
+    return {split: opened[split] for split in sorted(opened, key=lambda name: (name != "train", name))}
+
+
+def read_splits(
+    where: str, from_row: FromRow, options: Options, *, needs: tuple[str, ...], group: str = ""
+) -> Splits:
+    """The rows of a table as pairs. Where there is only one split, its end is held out, cut where `group`
+    changes."""
+    streams = open_tables(where)
+    for split, stream in streams.items():
+        missing = [name for name in needs if name not in (stream.column_names or needs)]
+        if missing:
+            raise DataError(
+                f"{where} ({split}) has no column {missing[0]}: it has "
+                f"{', '.join(stream.column_names or ())}."
+            )
+    if set(streams) != {"train"}:
+        return {
+            split: _rows(stream, from_row, options.count if split == "train" else None)
+            for split, stream in streams.items()
+        }
+    cut, total = _cut(where, streams["train"], group, options)
+    train, test = streams["train"].take(cut), streams["train"].skip(cut)
+    splits: Splits = {"train": _rows(train, from_row, options.count)}
+    if cut < total:
+        splits["test"] = _rows(test, from_row, None, first=cut)
+    return splits
+
+
+def pair_of(key: str, *, instruction: Any, source: Any, target: Any, **more: Any) -> EditPair | Rejected:
+    """A pair from cells of a table; a Rejected where a cell is empty."""
+    pictures = {"source": source, "target": target}
+    for role, cell in pictures.items():
+        data = cell.get("bytes") if isinstance(cell, dict) else cell
+        if not isinstance(data, bytes) or not data:
+            return Rejected(
+                key=key,
+                reason="missing partner",
+                detail=f"{key} has no {role}: expected the bytes of a picture.",
+            )
+        pictures[role] = data
+    return EditPair(key=key, instruction=str(instruction or ""), **pictures, **more)
+
+
+def _rows(stream: IterableDataset, from_row: FromRow, count: int | None, *, first: int = 0) -> Rows:
+    for number, row in enumerate(stream if count is None else stream.take(count), first):
+        yield from from_row(row, number)
+
+
+def _cut(where: str, stream: IterableDataset, group: str, options: Options) -> tuple[int, int]:
+    """Number of the first held-out row, and of all rows."""
+    if not Path(where).exists():
+        total = next((info.num_examples for info in (stream.info.splits or {}).values()), 0)
+        if not total:
+            raise ConfigError(
+                f"{where} does not say how many rows it has: download it, or choose another source."
+            )
+    else:
+        files = [path for paths in parquet_files(Path(where)).values() for path in paths]
+        total = sum(pq.ParquetFile(path).metadata.num_rows for path in files)
+    cut = math.floor((1 - HELD_OUT) * total) if options.test is None else total - options.test
+    if cut < 1:
+        cut = total
+    if group and cut < total:
+        ends = stream.select_columns([group]).skip(cut - 1)
+        last = None
+        for number, row in enumerate(ends, cut - 1):
+            if last is not None and row[group] != last:
+                return number, total
+            last = row[group]
+        return total, total
+    return cut, total

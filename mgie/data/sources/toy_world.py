@@ -1,0 +1,21 @@
+"""The reader of the world that the project makes itself (mgie/data/toy.py)."""
+
+from mgie.data.sources.base import Options, Splits
+from mgie.data.toy import toy_pairs
+
+TRAIN, TEST = 6000, 500
+
+
+def read(where: str, options: Options) -> Splits:
+    """Drawn scenes and edits of photographs; the test split shares neither scenes nor photographs with the
+    other."""
+    del where
+    counts = {
+        "train": TRAIN if options.count is None else options.count,
+        "test": TEST if options.test is None else options.test,
+    }
+    return {
+        split: toy_pairs(count, seed=options.seed, split=split, size=options.size)
+        for split, count in counts.items()
+        if count
+    }

@@ -1,0 +1,80 @@
+"""`mgie prepare --check DIR`: is a data set still what its facts say, file by file, row by row, picture by
+picture?"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from mgie.data.rejects import BadPair, check
+from mgie.data.shards import Shard, file_hash
+from mgie.data.sources import tables
+from mgie.data.stored_pairs import FACTS, StoredPairs, from_row, read_facts, row_hash, to_row
+from mgie.errors import DataError
+from mgie.types import EditPair
+
+Watch = Callable[[Iterable[Any], str], Iterable[Any]]
+
+
+def verify(folder: str | Path, watch: Watch | None = None) -> dict[str, Any]:
+    """The facts of a data set that is whole. Raises DataError that names the first fault."""
+    folder = Path(folder)
+    facts = read_facts(folder)
+    if facts is None:
+        raise DataError(
+            f"{folder} is no data set (it has no {FACTS}): expected a folder that `mgie prepare` wrote."
+        )
+    try:
+        splits = [
+            (name, about["rows"], about["sha256"], [Shard(**s) for s in about["shards"]])
+            for name, about in facts["splits"].items()
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{folder / FACTS} is not what `mgie prepare` writes: prepare the data set again."
+        ) from error
+    for name, rows, sha256, shards in splits:
+        for shard in shards:
+            _check_file(folder / shard.file, shard)
+        if facts["arguments"].get("format", "arrow") != "legacy":
+            found = _rows(folder, name, facts)
+            _check_rows(folder / name, watch(found, name) if watch else found, rows, sha256)
+    return facts
+
+
+def _check_file(path: Path, shard: Shard) -> None:
+    if not path.is_file():
+        raise DataError(f"{path} is missing: copy the data set again, or prepare it again.")
+    size = path.stat().st_size
+    if size != shard.bytes:
+        raise DataError(
+            f"{path} has {size} bytes, expected {shard.bytes}: copy the data set again, or prepare it again."
+        )
+    if file_hash(path) != shard.sha256:
+        raise DataError(
+            f"{path} is not what was written (another SHA-256): copy it again, or prepare it again."
+        )
+
+
+def _rows(folder: Path, split: str, facts: dict[str, Any]) -> Iterator[EditPair]:
+    if facts["arguments"].get("format", "arrow") == "arrow":
+        yield from StoredPairs(folder, split)
+    else:
+        yield from map(from_row, tables.open_tables(str(folder))[split])
+
+
+def _check_rows(name: Path, pairs: Iterable[EditPair], rows: int, sha256: str) -> None:
+    total, keys = hashlib.sha256(), set()
+    for number, pair in enumerate(pairs):
+        try:
+            size = check(pair)
+        except BadPair as error:
+            raise DataError(f"pair {number} of {name}: {error}") from error
+        total.update(row_hash(to_row(pair, size)))
+        keys.add(pair.key)
+    if len(keys) != rows:
+        raise DataError(f"{name} has {len(keys)} pairs, expected {rows}: prepare the data set again.")
+    if total.hexdigest() != sha256:
+        raise DataError(
+            f"the rows of {name} are not those that were written (another SHA-256): prepare it again."
+        )
