@@ -1,0 +1,81 @@
+"""RunConfig -> objects. The only place that knows both the configuration and the classes."""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDPMScheduler
+
+from llava_patch.errors import LlavaError
+from llava_patch.processor import Processor
+from llava_patch.weights import load_llava
+from mgie.config import RunConfig, resolve
+from mgie.data.batches import Batches
+from mgie.data.examples import ExampleBuilder
+from mgie.data.stored_pairs import StoredPairs
+from mgie.errors import WeightsError
+from mgie.models.codec import Codec
+from mgie.models.denoisers.unet import UNetDenoiser
+from mgie.models.editor import Editor
+from mgie.models.encoders.edit_head import EditHead
+from mgie.models.encoders.llava import LlavaEncoder
+from mgie.tokens import visual_tokens
+from mgie.weights.diffusers_parts import load_diffusion
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """An editor and what belongs to it but is no weight."""
+
+    editor: Editor
+    processor: Processor
+    scheduler: DDPMScheduler
+    """The training schedule; samplers are built from its configuration."""
+
+
+def build_editor(run: RunConfig) -> Parts:
+    """Load both sides of the editor from what the run names; only the edit head and the visual tokens' rows are new.
+
+    The sides are built separately, so that no later initialiser touches what a file held (specs/mgie.md, quirk Q1).
+    """
+    config = run.model
+    try:
+        folder = resolve(config.llava)
+        llava, _ = load_llava(folder, attn_implementation=config.attention, progress=False)
+        processor = Processor.from_pretrained(folder, template=config.template)
+    except LlavaError as error:
+        raise WeightsError(str(error)) from error
+    unet, vae, scheduler = load_diffusion(resolve(config.diffusion))
+    names = visual_tokens(config.edit_head.visual_tokens)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(run.seed)
+        llava.grow(processor.tokenizer.add_tokens(names))
+        edit_head = EditHead(config.edit_head, d_in=llava.config.language.hidden_size, e_out=unet.config.cross_attention_dim)
+    ids = tuple(processor.tokenizer.id_of(name) for name in names)
+    encoder = LlavaEncoder(llava, edit_head, visual_ids=ids)
+    editor = Editor(encoder=encoder, denoiser=UNetDenoiser(unet), codec=Codec(vae))
+    return Parts(editor=editor, processor=processor, scheduler=scheduler)
+
+
+def build_examples(run: RunConfig, processor: Processor) -> ExampleBuilder:
+    """What turns a pair into an example for this run's model."""
+    return ExampleBuilder(
+        processor,
+        question=run.model.question,
+        visual_tokens=run.model.edit_head.visual_tokens,
+        size=run.data.size,
+        max_length=run.data.max_length,
+    )
+
+
+def build_batches(run: RunConfig, processor: Processor, *, rank: int, world: int) -> Batches:
+    """The training data of this run, for one of `world` processes."""
+    return Batches(
+        StoredPairs(run.data.path, "train"),
+        build_examples(run, processor),
+        seed=run.seed,
+        batch_size=run.train.batch_size,
+        micro_batch_size=run.train.micro_batch_size,
+        rank=rank,
+        world=world,
+        workers=run.data.workers,
+    )

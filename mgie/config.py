@@ -1,0 +1,260 @@
+"""RunConfig: everything a run is, in one record. Composed here; each part's own settings live beside the part.
+
+One precedence, written once: the recipe file, then `--a.b value` on the command line. Both are read by jsonargparse from
+the same dataclasses; there is no third place.
+"""
+
+import difflib
+import re
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace
+
+from mgie.diffusion.guidance import DropConfig
+from mgie.errors import ConfigError
+from mgie.models.encoders.edit_head import EditHeadConfig
+from mgie.training.log import LogConfig
+from mgie.training.optim import OptimConfig
+from mgie.weights.checkpoint import SaveConfig
+
+RECIPES = Path(__file__).parent / "recipes"
+BUILTIN = "builtin:"
+"""Prefix of a path that lies beside the recipes, inside the package."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    llava: str
+    """Folder or hub id of the language side: LLaMA, projector, tokenizer, and the name of its vision tower."""
+    diffusion: str
+    """Folder, hub id or single file of the diffusion side: UNet, VAE, scheduler."""
+    edit_head: EditHeadConfig
+    """The layers between the visual tokens and the denoiser's condition."""
+    template: str
+    """Conversation template, a name from llava_patch.conversation."""
+    question: str
+    """What the model is asked; `{instruction}` stands for the user's words."""
+    attention: str = "sdpa"
+    """Attention kernel of the language model and the vision tower, as transformers names it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    path: str
+    """Folder that `mgie prepare` wrote."""
+    size: int
+    """Side of the pictures the codec sees, in pixels."""
+    max_length: int
+    """Longest sequence in tokens; the expressive text is shortened to fit, the visual tokens never."""
+    workers: int = 1
+    """Loader processes per training process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    samples: int | None = None
+    """Length of the run in samples. Give this or `epochs`."""
+    epochs: float | None = None
+    """Length of the run in passes over the data. Give this or `samples`."""
+    batch_size: int
+    """Samples per optimizer step, over all processes and micro-batches."""
+    micro_batch_size: int
+    """Samples that one process holds at a time; what is missing to `batch_size` is accumulated."""
+    groups: tuple[str, ...]
+    """Names of the parameter groups that are trained; the others are frozen."""
+    edit_weight: float = 0.5
+    """Weight of the diffusion loss beside the language loss (specs/mgie.md, section 7)."""
+    drop: DropConfig = field(default_factory=DropConfig)
+    """How often conditions are dropped, for guidance."""
+    timestep_shift: float = 1.0
+    """Shift of the drawn diffusion times towards noise (Stable Diffusion 3, equation 23); 1 is uniform."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Compute type; master weights stay in float32."""
+    ema: float | None = None
+    """Decay of the averaged weights. None: no average."""
+    gradient_checkpointing: bool = False
+    """Recompute the language model's activations in the backward pass."""
+    threads: int | None = None
+    """Threads per process on a CPU. None: all cores shared among the processes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewConfig:
+    every: int
+    """Samples between previews; 0 for none."""
+    count: int = 4
+    """How many held-out pairs are shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How the trained editor edits unless it is told otherwise; a release carries these."""
+
+    steps: int
+    guidance: float
+    image_guidance: float
+    scheduler: str
+    """Name of a diffusers scheduler class, built from the training schedule."""
+    max_new_tokens: int
+    no_repeat_ngram_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    name: str
+    """Name of the run and of its folder."""
+    out: str = "_ckpt/runs"
+    """Folder of all runs."""
+    seed: int = 0
+    compat: Literal["sound", "reference"] = "sound"
+    """`reference` reproduces the quirks of the original program (docs/coming-from-ml-mgie.md)."""
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+    optim: OptimConfig
+    save: SaveConfig
+    log: LogConfig
+    preview: PreviewConfig
+    sampling: SamplingConfig
+
+    @property
+    def folder(self) -> Path:
+        """Where this run keeps its checkpoints, log and previews."""
+        return Path(self.out) / self.name
+
+    def validate(self, world_size: int = 1) -> None:
+        """Refuse, before any weight is read, what could only fail later. Raises ConfigError."""
+        train = self.train
+        if (train.samples is None) == (train.epochs is None):
+            raise ConfigError(
+                f"train.samples={train.samples} and train.epochs={train.epochs}: expected exactly one of them; "
+                "set the other to null."
+            )
+        per_round = train.micro_batch_size * world_size
+        if train.batch_size < 1 or train.micro_batch_size < 1 or train.batch_size % per_round:
+            raise ConfigError(
+                f"train.batch_size={train.batch_size} with train.micro_batch_size={train.micro_batch_size} on "
+                f"{world_size} process(es): the batch must be a multiple of {per_round}; change one of them."
+            )
+        if "{instruction}" not in self.model.question:
+            raise ConfigError(
+                f"model.question={self.model.question!r} has no {{instruction}}: "
+                "write {instruction} where the user's words belong."
+            )
+        if not re.fullmatch(r"[\w.-]+", self.name):
+            raise ConfigError(f"name={self.name!r} is no folder name: use letters, digits, '-', '_' and '.'.")
+        for name, value in (("save.every", self.save.every), ("log.every", self.log.every)):
+            if value < 1:
+                raise ConfigError(f"{name}={value}: expected a number of samples of at least 1.")
+        if not train.groups:
+            raise ConfigError("train.groups is empty: name the parameter groups to be trained.")
+
+
+def load_run(config: str, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
+    """Read the recipe `config` (a name in mgie/recipes or a YAML file) and put `overrides` (`--a.b value`) over it.
+
+    Raises ConfigError for an unknown recipe, an unknown key (with the nearest known names) or a value of the wrong type.
+    """
+    path = recipe_path(config)
+    try:
+        text = path.read_text()
+        raw = yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"recipe {path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"recipe {path} holds {type(raw).__name__}: expected keys like those of mgie/recipes/tiny.yaml.")
+    known = _keys(RunConfig)
+    _check_keys([key for key in _flatten(raw) if not _known(key, known)], known, f"recipe {path}")
+    named = [word[2:].split("=", 1)[0] for word in overrides if word.startswith("--")]
+    _check_keys([key for key in named if not _known(key, known)], known, "the command line")
+    parser = _parser()
+    try:
+        # The recipe file is re-read by jsonargparse so that its types are checked by the same rules as the options.
+        namespace = parser.parse_args(["--config", str(path), *overrides])
+    except (SystemExit, Exception) as error:
+        raise ConfigError(f"{config}: {_first_sentence(error)}") from error
+    return _instantiate(parser, namespace)
+
+
+def dump_run(run: RunConfig) -> str:
+    """The resolved configuration as YAML that `load_run` reads back to an equal RunConfig."""
+    return yaml.safe_dump(_plain(asdict(run)), sort_keys=False, allow_unicode=True, width=120)
+
+
+def recipe_path(config: str) -> Path:
+    """The YAML file of a recipe name or path. Raises ConfigError that names what exists."""
+    if config.endswith((".yaml", ".yml")) or "/" in config:
+        if not Path(config).is_file():
+            raise ConfigError(f"recipe {config} does not exist: give a YAML file or one of {_recipe_names()}.")
+        return Path(config)
+    if config not in _recipe_names():
+        near = difflib.get_close_matches(config, _recipe_names(), n=3, cutoff=0.4)
+        raise ConfigError(f"no recipe is called {config!r}: expected {' or '.join(near or _recipe_names())}, or a YAML file.")
+    return RECIPES / f"{config}.yaml"
+
+
+def resolve(path: str) -> str:
+    """A path as a recipe writes it, as a path or hub id that can be opened: `builtin:` means beside the recipes."""
+    return str(RECIPES / path.removeprefix(BUILTIN)) if path.startswith(BUILTIN) else path
+
+
+def _recipe_names() -> list[str]:
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="mgie train", exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_class_arguments(RunConfig, fail_untyped=True)
+    return parser
+
+
+def _instantiate(parser: ArgumentParser, namespace: Namespace) -> RunConfig:
+    values = parser.instantiate_classes(namespace)
+    return RunConfig(**{f.name: values[f.name] for f in fields(RunConfig)})
+
+
+def _keys(kind: type, prefix: str = "") -> dict[str, bool]:
+    """Dotted names of all fields; True where any key may follow (a dictionary)."""
+    found: dict[str, bool] = {}
+    for f in fields(kind):
+        name = prefix + f.name
+        found[name] = f.type is dict or str(f.type).startswith("dict")
+        if isinstance(f.type, type) and is_dataclass(f.type):
+            found |= _keys(f.type, name + ".")
+    return found
+
+
+def _flatten(raw: dict[str, Any], prefix: str = "") -> list[str]:
+    names = []
+    for key, value in raw.items():
+        names += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+    return names
+
+
+def _known(key: str, known: dict[str, bool]) -> bool:
+    return key in known or any(free and key.startswith(name + ".") for name, free in known.items())
+
+
+def _check_keys(unknown: list[str], known: dict[str, bool], where: str) -> None:
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, n=3, cutoff=0.5)
+        last = unknown[0].rsplit(".", 1)[-1]
+        near += [key for key in known if key.rsplit(".", 1)[-1] in difflib.get_close_matches(last, [last, key.rsplit(".", 1)[-1]])
+                 and key not in near and difflib.SequenceMatcher(None, last, key.rsplit(".", 1)[-1]).ratio() > 0.7]
+        hint = f"did you mean {' or '.join(near[:3])}?" if near else "`mgie train --config tiny --print_config` shows all keys."
+        raise ConfigError(f"{where} has the unknown key {unknown[0]!r}: {hint}")
+
+
+def _first_sentence(error: BaseException) -> str:
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines)[:400] or type(error).__name__
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

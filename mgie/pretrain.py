@@ -1,0 +1,227 @@
+"""Make the small pretrained parts that the recipe `tiny` starts from, out of the toy world.
+
+    mgie prepare toy --count 24000 --seed 100 --size 32 --out _data/toy_base
+    python -m mgie.pretrain train codec    --data _data/toy_base
+    python -m mgie.pretrain train language --data _data/toy_base
+    python -m mgie.pretrain train painter  --data _data/toy_base
+    python -m mgie.pretrain export   --out mgie/recipes/tiny_base
+
+Three parts, each as its big sibling was made: an autoencoder; a language model that looks at a picture and says what an edit
+will do to it (as LLaVA was tuned); a UNet that paints an edit from words alone (as InstructPix2Pix was trained). None
+has seen a visual token. Each stage is a run in _ckpt/runs/tiny_base that stops and goes on like any other. How long they
+take is told in mgie/recipes/tiny_base/README.md.
+"""
+
+import io
+import zlib
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import sentencepiece
+import torch
+import yaml
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from jsonargparse import CLI
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, LlamaConfig
+
+from llava_patch.config import TOWER_FOLDER, LlavaConfig
+from llava_patch.model import Llava
+from llava_patch.processor import LooksConfig, Processor
+from llava_patch.tokenizer import LlavaTokenizer
+from llava_patch.tokens import IMAGE_TOKENS, ImageTokens
+from llava_patch.weights import save_llava
+from mgie.config import RunConfig, load_run
+from mgie.data.batches import Batches, Builder
+from mgie.data.images import decode, square, to_pixels
+from mgie.data.stored_pairs import StoredPairs
+from mgie.data.toy import corpus
+from mgie.errors import WeightsError
+from mgie.models.codec import Codec
+from mgie.models.denoisers.unet import UNetDenoiser
+from mgie.models.editor import Editor
+from mgie.models.encoders.clip_text import ClipTextEncoder
+from mgie.tokens import IGNORE
+from mgie.train import fit
+from mgie.training.draws import draws_for
+from mgie.training.optim import Groups
+from mgie.training.task import CodecTask, EditTask, SpeakTask
+from mgie.training.world import World
+from mgie.types import EditPair, Example
+from mgie.weights import checkpoint
+
+SETTINGS = Path(__file__).with_suffix(".yaml")
+FOLDER = "_ckpt/runs/tiny_base"
+Stage = Literal["codec", "language", "painter"]
+Task = tuple[nn.Module, Groups, Builder]
+"""What a stage trains: the task, its parameter groups, and what makes a pair into an example."""
+
+
+def train_stage(stage: Stage, *, data: str, threads: int | None = None) -> dict[str, Any]:
+    """Run, or go on with, one stage on the pairs in `data`; what it needs of earlier stages lies in _ckpt/runs/tiny_base."""
+    settings = yaml.safe_load(SETTINGS.read_text())
+    run = stage_run(stage, settings, data=data, threads=threads)
+    with World(run.folder, precision=run.train.precision, threads=run.train.threads) as world:
+        torch.manual_seed(run.seed)
+        task, groups, builder = {"codec": codec_task, "language": language_task, "painter": painter_task}[stage](settings, run)
+        batches = Batches(
+            StoredPairs(run.data.path, "train"),
+            builder,
+            seed=run.seed,
+            batch_size=run.train.batch_size,
+            micro_batch_size=run.train.micro_batch_size,
+            rank=world.rank,
+            world=world.size,
+            workers=run.data.workers,
+        )
+        draw = partial(
+            draws_for,
+            run.seed,
+            latent_shape=new_codec(settings).latent_shape(run.data.size, run.data.size),
+            steps=settings["scheduler"]["num_train_timesteps"],
+            shift=run.train.timestep_shift,
+        )
+        return fit(run, world, task, groups, batches, draw)
+
+
+def stage_run(stage: Stage, settings: dict[str, Any], *, data: str, threads: int | None) -> RunConfig:
+    """The run of a stage: the recipe `tiny` with the stage's own data, length and rates."""
+    tiny, own = load_run("tiny"), settings["stages"][stage]
+    base = {"ema": None, "samples": None, "epochs": None, "timestep_shift": 1.0, "drop": tiny.train.drop}
+    groups = {"codec": ("codec",), "language": ("llava",), "painter": ("text_encoder", "denoiser")}[stage]
+    every = max(own["train"]["samples"] // 10, 1)
+    return replace(
+        tiny,
+        name=stage,
+        out=FOLDER,
+        data=replace(tiny.data, path=data, size=settings["size"]),
+        train=replace(tiny.train, **{**base, **own["train"]}, groups=groups, edit_weight=1.0, threads=threads),
+        optim=replace(tiny.optim, **{**own["optim"], "betas": tuple(own["optim"]["betas"])}, lrs={}),
+        save=replace(tiny.save, every=every),
+        log=replace(tiny.log, every=max(every // 10, own["train"]["batch_size"])),
+        preview=replace(tiny.preview, every=0),
+    )
+
+
+def codec_task(settings: dict[str, Any], run: RunConfig) -> Task:
+    """Pictures in, the same pictures out."""
+    codec = new_codec(settings)
+    return CodecTask(codec, kl_weight=settings["stages"]["codec"]["kl_weight"]), {"codec": list(codec.parameters())}, BaseExamples(run, None)
+
+
+def language_task(settings: dict[str, Any], run: RunConfig) -> Task:
+    """Look at the picture, read the instruction, say what will happen."""
+    llava, processor = new_llava(settings)
+    return SpeakTask(llava), {"llava": list(llava.parameters())}, BaseExamples(run, processor, twice=True)
+
+
+def painter_task(settings: dict[str, Any], run: RunConfig) -> Task:
+    """Read what will happen, paint it."""
+    tokenizer = (processor := new_llava(settings)[1]).tokenizer
+    codec, unet = new_codec(settings), UNet2DConditionModel(**settings["unet"])
+    restore(codec, "codec")
+    text = CLIPTextConfig(
+        **settings["text"], vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id
+    )
+    encoder = ClipTextEncoder(CLIPTextModel(text), silent_ids=(tokenizer.eos_id,))
+    editor = Editor(encoder=encoder, denoiser=UNetDenoiser(unet), codec=codec)
+    task = EditTask(editor, DDPMScheduler(**settings["scheduler"]), drop=run.train.drop)
+    return task, editor.groups(), BaseExamples(run, processor)
+
+
+def export(*, out: str) -> None:
+    """Write the finished parts to `out` in float16: `llava/` as LLaVA is published, `sd/` as a diffusers folder."""
+    settings = yaml.safe_load(SETTINGS.read_text())
+    (llava, processor), codec = new_llava(settings), new_codec(settings)
+    unet = UNet2DConditionModel(**settings["unet"])
+    restore(llava, "language")
+    restore(codec, "codec")
+    restore(unet, "painter", prefix="denoiser.unet.")
+    save_llava(llava.half(), processor.tokenizer, Path(out) / "llava")
+    codec.vae.half().save_pretrained(Path(out) / "sd" / "vae")
+    unet.half().save_pretrained(Path(out) / "sd" / "unet")
+    DDPMScheduler(**settings["scheduler"]).save_pretrained(Path(out) / "sd" / "scheduler")
+
+
+def new_codec(settings: dict[str, Any]) -> Codec:
+    """An untrained autoencoder."""
+    return Codec(AutoencoderKL(**settings["vae"]))
+
+
+def new_llava(settings: dict[str, Any]) -> tuple[Llava, Processor]:
+    """An untrained language side, and the tokenizer of the toy world's words inside its processor."""
+    tokenizer = new_tokenizer(settings["vocabulary"])
+    tokenizer.add_tokens(IMAGE_TOKENS)
+    language = LlamaConfig(
+        **settings["language"], vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id,
+        pad_token_id=tokenizer.pad_id, tie_word_embeddings=False,
+    )  # fmt: skip
+    config = LlavaConfig(
+        language=language, vision=CLIPVisionConfig(**settings["vision"]), vision_tower=TOWER_FOLDER, vision_layer=-2,
+        use_im_start_end=True,
+    )  # fmt: skip
+    looks = LooksConfig.clip(config.vision.image_size)
+    processor = Processor(tokenizer, looks, config.patches, load_run("tiny").model.template, config.use_im_start_end)
+    return Llava.from_config(config, ImageTokens.of(tokenizer, use_im_start_end=True)), processor
+
+
+def new_tokenizer(pieces: int) -> LlavaTokenizer:
+    """A sentencepiece model of `pieces` pieces, built as LLaMA's is, from the toy world's sentences and the tiny prompt."""
+    sentences = sorted(set(corpus())) * 2 + [f"USER: {load_run('tiny').model.question} ASSISTANT:"] * 2000
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences), model_writer=model, vocab_size=pieces + 256, model_type="bpe",
+        byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
+        num_threads=1, unk_id=0, bos_id=1, eos_id=2, pad_id=-1,
+    )  # fmt: skip
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "tokenizer.model").write_bytes(model.getvalue())
+        return LlavaTokenizer.from_pretrained(folder)
+
+
+class BaseExamples:
+    """Pictures and words as the recipe `tiny` makes them, but without visual tokens; without `processor`, no words at all.
+
+    `twice` lets half of the pairs say their text twice, so that the language model learns to look back at what it said.
+    """
+
+    pad_id = 0
+
+    def __init__(self, run: RunConfig, processor: Processor | None, *, twice: bool = False):
+        self.run, self.processor, self.twice = run, processor, twice
+
+    def __call__(self, pair: EditPair) -> Example:
+        assert pair.source is not None
+        before = decode(pair.source, name=pair.key)
+        source, target = (to_pixels(square(image, self.run.data.size)) for image in (before, decode(pair.target, name=pair.key)))
+        ids, labels, looks = [0], [IGNORE], torch.zeros(0, 3, 1, 1)
+        if self.processor is not None:
+            again = self.twice and zlib.crc32(pair.key.encode()) % 2 == 0
+            question = self.run.model.question.replace("{instruction}", pair.instruction)
+            answer = f"{pair.expressive} {pair.expressive}" if again else pair.expressive
+            encoded = self.processor.encode(question, answer, max_length=self.run.data.max_length)
+            ids, labels, looks = encoded.input_ids, encoded.labels, self.processor.looks(before)[None]
+        return Example(
+            input_ids=torch.tensor(ids), labels=torch.tensor(labels), read_at=torch.zeros(0, dtype=torch.long), looks=looks,
+            source=source, has_source=True, target=target, key=pair.key,
+        )  # fmt: skip
+
+
+def restore(module: nn.Module, stage: Stage, *, prefix: str = "") -> None:
+    """Load what a finished stage has learnt (its average, where it kept one) under `prefix` into `module`."""
+    found = checkpoint.latest(Path(FOLDER) / stage)
+    if found is None:
+        raise WeightsError(f"{FOLDER}/{stage} has no checkpoint: run `python -m mgie.pretrain {stage}` first.")
+    tensors = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in checkpoint.load_tensors(found, ema=True).items()
+        if name.startswith(prefix)
+    }
+    checkpoint.put(tensors, dict(module.named_parameters()), where=found)
+
+
+if __name__ == "__main__":
+    CLI({"train": train_stage, "export": export}, as_positional=True)

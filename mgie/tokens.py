@@ -1,0 +1,23 @@
+"""The visual tokens [IMG0]..[IMGk-1]: their names, where they stand in an answer, and where their states are read.
+
+The state read for a token is the one that *predicts* it, one place to its left (specs/mgie.md, section 6). This file is
+the only one that knows.
+"""
+
+IGNORE = -100
+"""Label of a position where the model is not asked to speak."""
+
+
+def visual_tokens(count: int) -> tuple[str, ...]:
+    """Names of the visual tokens, in order: ("[IMG0]", "[IMG1]", ...)."""
+    return tuple(f"[IMG{index}]" for index in range(count))
+
+
+def with_visual_tokens(expressive: str, count: int) -> str:
+    """The model's whole answer: the expressive instruction followed by the visual tokens, separated by spaces."""
+    return " ".join([expressive, *visual_tokens(count)]) if expressive else " ".join(visual_tokens(count))
+
+
+def read_positions(first: int, count: int) -> range:
+    """Where the states of `count` visual tokens are read when the first of them stands at index `first` of the sequence."""
+    return range(first - 1, first - 1 + count)

@@ -1,0 +1,197 @@
+"""Train an editor: the whole story of a run, from its configuration to its last checkpoint.
+
+    mgie train --config tiny
+    torchrun --nproc_per_node=2 -m mgie train --config tiny
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from diffusers.training_utils import EMAModel
+from torch import nn
+
+from mgie.build import build_batches, build_editor
+from mgie.config import RunConfig, dump_run
+from mgie.data.batches import Batches
+from mgie.errors import ConfigError
+from mgie.training.draws import draws_for
+from mgie.training.log import RunLog
+from mgie.training.optim import Groups, build_optimizer, choose_trained, rate_factor, set_rates
+from mgie.training.task import EditTask
+from mgie.training.world import World, stop_requests
+from mgie.types import Draws
+from mgie.weights import checkpoint
+from mgie.weights.checkpoint import TrainState
+
+
+def train(run: RunConfig) -> dict[str, Any]:
+    """Run, or go on with, the training that `run` describes; its facts: run_dir, steps, samples, seconds, loss_ce, loss_edit.
+
+    A run folder with checkpoints is resumed; one that is complete is left as it is. Raises ConfigError if the folder holds
+    a run with another configuration.
+    """
+    with World(run.folder, precision=run.train.precision, trackers=run.log.trackers, threads=run.train.threads) as world:
+        # Everything that can be wrong is wrong now.
+        run.validate(world.size)
+        check_same_run(run)
+
+        # Build.
+        parts = build_editor(run)
+        task = EditTask(parts.editor, parts.scheduler, drop=run.train.drop)
+        batches = build_batches(run, parts.processor, rank=world.rank, world=world.size)
+        draw = partial(
+            draws_for,
+            run.seed,
+            latent_shape=parts.editor.codec.latent_shape(run.data.size, run.data.size),
+            steps=parts.scheduler.config.num_train_timesteps,
+            shift=run.train.timestep_shift,
+        )
+        return fit(run, world, task, parts.editor.groups(), batches, draw)
+
+
+def fit(
+    run: RunConfig,
+    world: World,
+    task: nn.Module,
+    groups: Groups,
+    batches: Batches,
+    draw: Callable[[tuple[int, ...]], Draws],
+) -> dict[str, Any]:
+    """The loop. `task(batch, draws)` gives Losses, `draw(positions)` all that is random in it."""
+    total = run_length(run, batches)
+    editor = task.editor
+    trained = choose_trained(editor, groups, run.train.groups)
+    optimizer = build_optimizer(groups, run.train.groups, run.optim)
+    task, optimizer = world.prepare(task, optimizer)
+    ema = EMAModel(trained.values(), decay=run.train.ema) if run.train.ema else None
+
+    # Resume where the last run stopped, or start.
+    state = TrainState()
+    found = checkpoint.latest(run.folder)
+    if found:
+        shadow = ema.shadow_params if ema else None
+        state = checkpoint.resume(found, trained=trained, optimizer=optimizer, ema=shadow)
+        if ema:
+            ema.optimization_step = state.steps
+
+    def save(state: TrainState) -> Path | None:
+        if world.is_main:
+            return checkpoint.save(
+                run.folder, state, trained=trained, optimizer=optimizer,
+                ema=ema.shadow_params if ema else None, run_yaml=dump_run(run), keep=run.save.keep,
+            )  # fmt: skip
+        return None
+
+    if world.is_main:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        (run.folder / "run.yaml").write_text(dump_run(run))
+    world.start_trackers(run.name)
+    log = RunLog(run.folder, world, total=total, done=state.samples)
+    losses_since = torch.zeros(4, device=world.device)  # ce sum, spoken, edit sum, samples: since the last log line
+    started = time.monotonic() - state.seconds
+
+    with stop_requests() as stop:
+        for micros in batches.steps(state.samples):
+            if state.samples >= total:
+                break
+
+            # One optimizer step. Its means are over all processes and micro-batches: the split changes nothing.
+            spoken = sum(int((micro.labels[:, 1:] >= 0).sum()) for micro in micros)
+            spoken, stopping = world.sum(torch.tensor([spoken, len(stop)])).tolist()
+            set_rates(optimizer, rate_factor(state.samples / total, run.optim))
+            for micro in micros:
+                draws = draw(micro.positions)
+                with world.accumulating(task, last=micro is micros[-1]), world.autocast():
+                    losses = task(micro.to(world.device), draws.to(world.device))
+                world.backward(
+                    losses.speak / max(spoken, 1) + run.train.edit_weight * losses.edit / run.train.batch_size
+                )
+                losses_since += torch.stack(
+                    [losses.speak.detach(), losses.spoken, losses.edit.detach(), losses.edit.new_tensor(losses.samples)]
+                )
+            norm = world.clip(list(trained.values()), run.optim.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            if ema:
+                ema.step(trained.values())
+            before, state = state, replace(
+                state, samples=state.samples + run.train.batch_size, steps=state.steps + 1, seconds=time.monotonic() - started
+            )
+            log.advance(run.train.batch_size)
+
+            # Once in a while: say how it goes, look at pictures, save.
+            if due(run.log.every, before, state) or state.samples >= total or stopping:
+                ce, count, edit, samples = world.sum(losses_since).tolist()
+                losses_since.zero_()
+                state = replace(state, loss_ce=ce / max(count, 1), loss_edit=edit / samples)
+                if not math.isfinite(state.loss_ce + state.loss_edit):
+                    raise ConfigError(
+                        f"the loss is {state.loss_ce} + {state.loss_edit} at sample {state.samples}: training has diverged; "
+                        "lower optim.lr (the last checkpoint is intact)."
+                    )
+                log.step(
+                    step=state.steps, samples=state.samples, loss_ce=state.loss_ce, loss_edit=state.loss_edit,
+                    grad_norm=float(norm), lr=optimizer.param_groups[0]["lr"],
+                )  # fmt: skip
+            if due(run.save.every, before, state) or state.samples >= total or stopping:
+                save(state)
+                world.wait()
+            if stopping:
+                log.say(f"stopped at sample {state.samples} of {total}; the same command goes on from here.")
+                raise KeyboardInterrupt
+    log.close()
+    return {
+        "run_dir": str(run.folder), "steps": state.steps, "samples": state.samples, "seconds": round(state.seconds, 1),
+        "loss_ce": state.loss_ce, "loss_edit": state.loss_edit,
+    }  # fmt: skip
+
+
+def run_length(run: RunConfig, batches: Batches) -> int:
+    """Samples of the whole run, a multiple of the batch size. Raises ConfigError for a run of no step."""
+    wanted = run.train.samples if run.train.samples is not None else round(run.train.epochs * batches.epoch_length)
+    steps = math.ceil(wanted / run.train.batch_size)
+    if steps < 1:
+        raise ConfigError(f"the run has {wanted} samples: expected at least one; raise train.samples or train.epochs.")
+    return steps * run.train.batch_size
+
+
+def due(every: int, before: TrainState, now: TrainState) -> bool:
+    """Whether a multiple of `every` samples was reached in the last step."""
+    return every > 0 and now.samples // every > before.samples // every
+
+
+def check_same_run(run: RunConfig) -> None:
+    """Refuse to go on with a run folder whose configuration is another one, except for how long and where it runs."""
+    found = checkpoint.latest(run.folder)
+    if not found:
+        return
+    before, now = (_comparable(text) for text in ((found / "run.yaml").read_text(), dump_run(run)))
+    changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+    if changed:
+        key = changed[0]
+        raise ConfigError(
+            f"{run.folder} holds a run with {key}={before.get(key)}, now {key}={now.get(key)} is asked for: "
+            "give this run another --name, or remove that folder."
+        )
+
+
+def _comparable(text: str) -> dict[str, Any]:
+    """Flat settings that decide what is learnt."""
+    free = ("out", "data.path", "data.workers", "train.micro_batch_size", "train.threads", "save", "log", "preview", "sampling")
+
+    def flat(values: dict, prefix: str = "") -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in values.items():
+            name = prefix + key
+            if name not in free:
+                found |= flat(value, name + ".") if isinstance(value, dict) else {name: value}
+        return found
+
+    return flat(yaml.safe_load(text))

@@ -1,0 +1,75 @@
+"""The task: an editor and its objective. The only place where the two losses meet."""
+
+import torch
+from diffusers import DDPMScheduler
+from torch import nn
+
+from mgie.diffusion.guidance import DropConfig, drop_conditions
+from mgie.diffusion.noise import corrupt, prediction_target
+from llava_patch.model import Llava
+from mgie.models.codec import Codec
+from mgie.models.editor import Editor
+from mgie.models.encoders.llava import speak_loss
+from mgie.types import Batch, Draws, Losses
+
+
+class EditTask(nn.Module):
+    """Learn to say what the edit will look like, and to paint it (specs/mgie.md, section 7)."""
+
+    def __init__(self, editor: Editor, scheduler: DDPMScheduler, *, drop: DropConfig):
+        super().__init__()
+        self.editor = editor
+        self.scheduler = scheduler
+        self.drop = drop
+
+    def forward(self, batch: Batch, draws: Draws) -> Losses:
+        editor = self.editor
+        context = editor.encoder.encode(batch)
+        speak, spoken = editor.encoder.speak_loss(context, batch.labels)
+
+        target = editor.codec.encode(batch.target, draws.posterior)  # b c h w, sampled and scaled
+        source = editor.codec.encode_mode(batch.source)  # b c h w, the mode, not scaled
+        source = source * batch.has_source[:, None, None, None]
+
+        # Guidance needs a model that has also seen "no words" and "no picture".
+        condition, source = drop_conditions(context.tokens, context.null, source, draws.keep, drop=self.drop)
+
+        noisy = corrupt(target, draws.noise, draws.t, self.scheduler)
+        guess = editor.denoiser(noisy, draws.t, source, condition)
+        wanted = prediction_target(self.scheduler, target, draws.noise, draws.t)
+        edit = (guess.float() - wanted.float()).square().mean(dim=(1, 2, 3)).sum()
+        return Losses(speak=speak, spoken=spoken, edit=edit, samples=len(batch.keys))
+
+
+class SpeakTask(nn.Module):
+    """Learn only to say what the edit will look like: the language side by itself."""
+
+    def __init__(self, llava: Llava):
+        super().__init__()
+        self.editor = llava
+
+    def forward(self, batch: Batch, draws: Draws) -> Losses:
+        del draws
+        states = self.editor(batch.input_ids, batch.mask, batch.looks)
+        speak, spoken = speak_loss(self.editor, states, batch.labels)
+        return Losses(speak=speak, spoken=spoken, edit=torch.zeros_like(speak), samples=len(batch.keys))
+
+
+class CodecTask(nn.Module):
+    """Learn to compress pictures: the error of the reconstruction, and a light pull of the latents to N(0, 1)."""
+
+    def __init__(self, codec: Codec, *, kl_weight: float):
+        super().__init__()
+        self.editor = codec
+        self.kl_weight = kl_weight
+
+    def forward(self, batch: Batch, draws: Draws) -> Losses:
+        pixels = torch.cat([batch.source, batch.target])
+        mean, std = self.editor.moments(pixels)
+        again = self.editor.vae.decode(mean + std * draws.posterior.repeat(2, 1, 1, 1)).sample
+        kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).mean(dim=(1, 2, 3))
+        error = (again - pixels).abs().mean(dim=(1, 2, 3)) + (again - pixels).square().mean(dim=(1, 2, 3))
+        edit = (error + self.kl_weight * kl).sum() / 2
+        return Losses(
+            speak=torch.zeros_like(edit), spoken=torch.zeros_like(batch.labels[0, 0]), edit=edit, samples=len(batch.keys)
+        )

@@ -1,0 +1,1 @@
+"""Weights on disk: checkpoints of runs, releases, and the layouts others publish."""

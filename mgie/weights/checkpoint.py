@@ -1,0 +1,189 @@
+"""The state of a training run on disk: save, verify, find the latest, resume, prune.
+
+A checkpoint is a folder `checkpoints/<samples>` with
+    trained.safetensors    the trained tensors, by their names in the editor
+    ema.safetensors        their running average, where the run keeps one
+    optimizer.safetensors  "<name>|<kind of moment>" for each trained tensor
+    state.json             samples and steps done
+    run.yaml               the resolved configuration
+    manifest.json          size and SHA-256 of each of these files; written last
+It is written under a temporary name, synced and renamed: what has no valid manifest does not exist. Frozen tensors are never in it.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mgie.errors import DeviceError, WeightsError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveConfig:
+    every: int
+    """Samples between checkpoints."""
+    keep: int = 2
+    """How many checkpoints are kept; the newest ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """Where a run stands. The place in the data and all random draws follow from `samples`."""
+
+    samples: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    loss_ce: float = float("nan")
+    loss_edit: float = float("nan")
+
+
+def save(
+    folder: Path,
+    state: TrainState,
+    *,
+    trained: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    ema: list[Tensor] | None,
+    run_yaml: str,
+    keep: int,
+) -> Path:
+    """Write `folder/checkpoints/<samples>` and prune to the newest `keep`. Raises DeviceError when the disk is full.
+
+    `ema` holds averaged tensors in the order of `trained`.
+    """
+    final = folder / "checkpoints" / f"{state.samples:010d}"
+    partial = final.with_name(f".{final.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in trained.items()}, partial / "trained.safetensors")
+        if ema is not None:
+            averaged = {name: tensor.detach().cpu().contiguous() for name, tensor in zip(trained, ema, strict=True)}
+            save_file(averaged, partial / "ema.safetensors")
+        save_file(_moments(trained, optimizer), partial / "optimizer.safetensors")
+        (partial / "state.json").write_text(json.dumps(asdict(state)))
+        (partial / "run.yaml").write_text(run_yaml)
+        manifest = {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(partial.iterdir())}
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        for path in [*partial.iterdir(), partial]:
+            _sync(path)
+        shutil.rmtree(final, ignore_errors=True)
+        partial.rename(final)
+        _sync(final.parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+            raise DeviceError(
+                f"the disk is full: checkpoint {final} could not be written, earlier ones are untouched; "
+                "free some space and run the same command again to go on."
+            ) from error
+        raise
+    for old in _valid(folder)[:-keep]:
+        shutil.rmtree(old)
+    return final
+
+
+def latest(folder: Path) -> Path | None:
+    """The newest checkpoint of a run whose manifest holds, or None."""
+    for path in reversed(_valid(folder)):
+        if _intact(path):
+            return path
+    return None
+
+
+def load_state(checkpoint: Path) -> TrainState:
+    """Where the run stood."""
+    return TrainState(**json.loads((checkpoint / "state.json").read_text()))
+
+
+def load_tensors(checkpoint: Path, *, ema: bool = False) -> dict[str, Tensor]:
+    """Trained tensors by name; with `ema` their average, or the tensors themselves where the run kept none."""
+    averaged = checkpoint / "ema.safetensors"
+    return load_file(averaged if ema and averaged.exists() else checkpoint / "trained.safetensors")
+
+
+def resume(
+    checkpoint: Path, *, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, ema: list[Tensor] | None
+) -> TrainState:
+    """Put a checkpoint into the model, the optimizer and the average, in place. Raises WeightsError if it is of another model."""
+    put(load_tensors(checkpoint), trained, where=checkpoint)
+    if ema is not None:
+        averaged = load_tensors(checkpoint, ema=True)
+        with torch.no_grad():
+            for name, tensor in zip(trained, ema, strict=True):
+                tensor.copy_(averaged[name])
+    for key, value in load_file(checkpoint / "optimizer.safetensors").items():
+        name, kind = key.rsplit("|", 1)
+        optimizer.state[trained[name]][kind] = value if kind == "step" else value.to(trained[name].device)
+    return load_state(checkpoint)
+
+
+def put(tensors: dict[str, Tensor], trained: dict[str, nn.Parameter], *, where: Path) -> None:
+    """Copy `tensors` into the parameters of the same names. Raises WeightsError unless names and shapes agree exactly."""
+    problems = [f"missing {name}" for name in trained.keys() - tensors.keys()]
+    problems += [f"unexpected {name}" for name in tensors.keys() - trained.keys()]
+    problems += [
+        f"{name} is {tuple(tensors[name].shape)} but the model has {tuple(parameter.shape)}"
+        for name, parameter in trained.items()
+        if name in tensors and tensors[name].shape != parameter.shape
+    ]
+    if problems:
+        shown = "; ".join(sorted(problems)[:8]) + (f" and {len(problems) - 8} more" if len(problems) > 8 else "")
+        raise WeightsError(f"checkpoint {where} does not fit this model: {shown}; use the recipe it was trained with.")
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(tensors[name])
+
+
+def _moments(trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{name}|{kind}": value.detach().cpu().contiguous()
+        for name, parameter in trained.items()
+        for kind, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _valid(folder: Path) -> list[Path]:
+    found = (folder / "checkpoints").glob("[0-9]*")
+    return sorted(path for path in found if (path / MANIFEST).is_file())
+
+
+def _intact(checkpoint: Path) -> bool:
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+        return all(
+            (checkpoint / name).stat().st_size == facts["size"] and _sha256(checkpoint / name) == facts["sha256"]
+            for name, facts in manifest.items()
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+
+
+def _digest(file) -> str:  # Python 3.10 has no hashlib.file_digest
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
