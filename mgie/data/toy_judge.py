@@ -32,15 +32,16 @@ def judge(pair: EditPair, output: Image.Image) -> Verdict:
     """Did the edit come out as asked? `pair` is one that toy_pairs made, perhaps stored and read again.
 
     A scene is right when every corner has changed as it should (mean error below 0.12 on its changed pixels),
-    every other shape is as it was (below 0.12 on it), and so is the rest of the picture (below 0.05 on all
-    that was to stay). A photograph is right when the edit asked for, of all nine and no edit, is the nearest
-    to the output, and the output is less than half as far from it as the untouched photograph is.
+    every shape that stays is as it was (below 0.12 on it), no shape stands where none should (below 0.12 in
+    the middle of an empty corner), and the rest is as it was (below 0.05 on all that was to stay).
+    A photograph is right when the edit asked for, of all nine and no edit, is the nearest to the output, and
+    the output is less than half as far from it as the untouched photograph is.
     """
     world = pair.meta.get("world")
     if world not in ("scene", "photo") or pair.source is None:
         raise DataError(
-            f"Pair {pair.key} is not of the toy world (its meta says world={world!r}), so its judge cannot tell "
-            "whether an edit is right; make pairs with toy_pairs or `mgie prepare toy`."
+            f"Pair {pair.key} is not of the toy world (its meta says world={world!r}), so its judge cannot "
+            "tell whether an edit is right; make pairs with toy_pairs or `mgie prepare toy`."
         )
     source, target = decode(pair.source, name=pair.key), decode(pair.target, name=pair.key)
     output = _fitted(output.convert("RGB"), target.size)
@@ -88,8 +89,10 @@ def _judge_scene(source: Image.Image, target: Image.Image, output: Image.Image) 
     error = np.abs(seen - after).mean(-1)
     changed = np.abs(before - after).max(-1) > SEEN
     shape = np.abs(after - after[0, 0]).max(-1) > SEEN
-    for name, corner in _corners(target.height, target.width):
-        for what, where in (("change", changed & corner), ("shape that stays", shape & ~changed & corner)):
+    for name, corner, middle in _corners(*error.shape):
+        empty = not (shape & corner).any()
+        places = {"change": changed & corner, "shape that stays": shape & ~changed & corner}
+        for what, where in (places | {"empty place": middle & empty}).items():
             if where.sum() > 4 and (wrong := float(error[where].mean())) >= CHANGED:
                 return Verdict(False, f"the {what} at the {name} is {wrong:.3f} off, {CHANGED} is allowed")
     if not changed.all() and (wrong := float(error[~changed].mean())) >= KEPT:
@@ -97,13 +100,14 @@ def _judge_scene(source: Image.Image, target: Image.Image, output: Image.Image) 
     return Verdict(True, f"{float(error.mean()):.3f} off on average")
 
 
-def _corners(height: int, width: int) -> Iterator[tuple[str, Bool[ndarray, "y x"]]]:
-    top = np.arange(height)[:, None] < height // 2
-    left = np.arange(width)[None] < width // 2
-    yield "top left", top & left
-    yield "top right", top & ~left
-    yield "bottom left", ~top & left
-    yield "bottom right", ~top & ~left
+def _corners(height: int, width: int) -> Iterator[tuple[str, Bool[ndarray, "y x"], Bool[ndarray, "y x"]]]:
+    """Each corner's name, its quarter of the picture, and the middle of that, as large as a small shape."""
+    y, x = np.linspace(0, 1, height)[:, None], np.linspace(0, 1, width)[None]
+    for down, top in (("top", 0.0), ("bottom", 0.5)):
+        for across, left in (("left", 0.0), ("right", 0.5)):
+            quarter = ((y >= 0.5) == (top > 0)) & ((x >= 0.5) == (left > 0))
+            middle = (abs(y - top - 0.25) < 0.11) & (abs(x - left - 0.25) < 0.11)
+            yield f"{down} {across}", quarter, middle
 
 
 def _fitted(image: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -204,7 +204,7 @@ def apply(op: str, image: Image.Image) -> Image.Image:
 
 def tone(image: Image.Image) -> str:
     """How light a picture is and of which colour, in two words: "dark blue"."""
-    red, green, blue = (level / 255 for level in image.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0)))
+    red, green, blue = _levels(image.resize((1, 1), Image.Resampling.BOX))[0, 0].tolist()
     light = 0.299 * red + 0.587 * green + 0.114 * blue
     word = LIGHTS[(light > 0.36) + (light > 0.62)]
     if max(red, green, blue) - min(red, green, blue) < 0.06:
