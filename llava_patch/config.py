@@ -1,9 +1,10 @@
-"""LlavaConfig: language model + vision tower + how they meet, from and to the JSON of published LLaVA-v1 folders."""
+"""LlavaConfig: language model, vision tower and how they meet, from and to the JSON of LLaVA-v1 folders."""
 
 import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from transformers import CLIPVisionConfig, LlamaConfig
 
@@ -13,6 +14,7 @@ CONFIG_FILE = "config.json"
 TOWER_FOLDER = "vision_tower"
 """Where a folder that we write keeps its vision tower."""
 
+_Config = TypeVar("_Config", LlamaConfig, CLIPVisionConfig)
 _OUR_KEYS = (
     "mm_vision_tower",
     "mm_vision_select_layer",
@@ -32,7 +34,7 @@ class LlavaConfig:
     vision_tower: str
     """Folder or hub id that holds the tower's weights; a relative folder lies in the LLaVA folder."""
     vision_layer: int
-    """Index into the tower's hidden states, counted as Python counts: -2 is the output of the last but one layer."""
+    """Index into the tower's hidden states: -2 is the output of the last but one layer."""
     use_im_start_end: bool
     """Whether pictures stand between <im_start> and <im_end>."""
 
@@ -41,14 +43,20 @@ class LlavaConfig:
         states = self.vision.num_hidden_layers + 1
         if not -states <= self.vision_layer < states:
             raise LlavaConfigError(
-                f"mm_vision_select_layer is {self.vision_layer}, but the vision tower has {states} hidden states "
+                f"mm_vision_select_layer is {self.vision_layer}, but the vision tower has {states} hidden "
+                "states "
                 f"(its embeddings and {states - 1} layers); choose one between {-states} and {states - 1}."
             )
 
     @property
     def patches(self) -> int:
         """Features that the tower gives for one picture: its patches, without the class token."""
-        return (self.vision.image_size // self.vision.patch_size) ** 2
+        return (self.image_size // int(str(self.vision.patch_size))) ** 2
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square that the tower takes."""
+        return int(str(self.vision.image_size))
 
     @classmethod
     def from_pretrained(
@@ -65,11 +73,14 @@ class LlavaConfig:
         _refuse_foreign(folder, published)
         given = {"mm_vision_tower": vision_tower, "mm_vision_select_layer": vision_layer}
         given["mm_use_im_start_end"] = use_im_start_end
-        facts = {name: published.get(name) if value is None else value for name, value in given.items()}
+        facts: dict[str, Any] = {
+            name: published.get(name) if value is None else value for name, value in given.items()
+        }
         absent = [name for name, value in facts.items() if value is None]
         if absent:
             raise LlavaConfigError(
-                f"{folder / CONFIG_FILE} does not say {', '.join(absent)}: it is no LLaVA folder; pass a LLaVA folder, "
+                f"{folder / CONFIG_FILE} does not say {', '.join(absent)}: it is no LLaVA folder; pass a "
+                "LLaVA folder, "
                 "or vision_tower, vision_layer and use_im_start_end to start one from a language model."
             )
         tower = str(facts["mm_vision_tower"])
@@ -83,7 +94,8 @@ class LlavaConfig:
         width = published.get("mm_hidden_size", config.vision.hidden_size)
         if width != config.vision.hidden_size:
             raise LlavaConfigError(
-                f"{folder} expects features of width {width} (mm_hidden_size), but the vision tower {tower} has "
+                f"{folder} expects features of width {width} (mm_hidden_size), but the vision tower {tower} "
+                "has "
                 f"{config.vision.hidden_size}; give the tower that the folder was trained with."
             )
         return config
@@ -93,7 +105,7 @@ class LlavaConfig:
         language = copy.deepcopy(self.language).to_dict()
         rope = language.pop("rope_parameters", None) or {}
         if rope.get("rope_type", "default") == "default":
-            language["rope_theta"] = rope.get("rope_theta", self.language.default_theta)
+            language |= {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}
         else:
             language["rope_parameters"] = rope
         language["torch_dtype"] = language.pop("dtype", None)
@@ -135,7 +147,8 @@ def resolve_tower(folder: str | Path, name: str) -> Path:
         return Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:
         raise LlavaWeightsError(
-            f"the vision tower {name!r} is neither a folder inside {folder}, nor a folder, nor a hub id that can be "
+            f"the vision tower {name!r} is neither a folder inside {folder}, nor a folder, nor a hub id "
+            "that can be "
             f"fetched ({type(error).__name__}); put the tower's folder there or pass vision_tower."
         ) from error
 
@@ -144,11 +157,13 @@ def _refuse_foreign(folder: Path, published: dict) -> None:
     kind = published.get("model_type")
     if kind not in ("llava", "llama"):
         raise LlavaConfigError(
-            f"{folder / CONFIG_FILE} has model_type {kind!r}, expected 'llava' (LLaVA-v1) or 'llama' (Vicuna, LLaMA)."
+            f"{folder / CONFIG_FILE} has model_type {kind!r}, expected 'llava' (LLaVA-v1) or 'llama' "
+            "(Vicuna, LLaMA)."
         )
     if "text_config" in published:
         raise LlavaConfigError(
-            f"{folder} is in the layout of transformers' own LLaVA classes, expected the published LLaVA-v1 layout "
+            f"{folder} is in the layout of transformers' own LLaVA classes, expected the published LLaVA-v1 "
+            "layout "
             "(a flat config.json with mm_vision_tower); fetch the original folder."
         )
     if published.get("use_mm_proj") is False or published.get("mm_projector_type", "linear") != "linear":
@@ -160,10 +175,14 @@ def _refuse_foreign(folder: Path, published: dict) -> None:
 
 def _language(published: dict) -> LlamaConfig:
     content = {name: value for name, value in published.items() if name not in _NOT_LANGUAGE}
+    if content.get("tie_word_embeddings"):
+        raise LlavaConfigError(
+            "config.json ties the two embedding tables (tie_word_embeddings), expected LLaVA-v1's two tables."
+        )
     # LLaMA's first conversions wrote -1, which an embedding table would read as its last row.
     if (content.get("pad_token_id") or 0) < 0:
         content["pad_token_id"] = None
-    return LlamaConfig(**content)
+    return _checked(LlamaConfig, content)
 
 
 def _vision(tower: Path) -> CLIPVisionConfig:
@@ -172,6 +191,18 @@ def _vision(tower: Path) -> CLIPVisionConfig:
     kinds = ("clip", "clip_vision_model")
     if published.get("model_type") not in kinds:
         raise LlavaConfigError(
-            f"the vision tower {tower} has model_type {published.get('model_type')!r}, expected one of {kinds}."
+            f"the vision tower {tower} has model_type {published.get('model_type')!r}, expected one of "
+            f"{kinds}."
         )
-    return CLIPVisionConfig(**{name: value for name, value in content.items() if name != "model_type"})
+    return _checked(
+        CLIPVisionConfig, {name: value for name, value in content.items() if name != "model_type"}
+    )
+
+
+def _checked(kind: type[_Config], content: dict) -> _Config:
+    try:
+        return kind(**content)
+    except Exception as error:  # the library's own types of validation errors differ between versions
+        raise LlavaConfigError(
+            f"{CONFIG_FILE} describes no {kind.__name__}: {error}; mend the file."
+        ) from error

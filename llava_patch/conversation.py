@@ -28,7 +28,7 @@ class Conversation:
     """What the user's and the assistant's lines end with."""
 
     def render(self, turns: Sequence[tuple[str, str | None]]) -> Prompt:
-        """Join (question, answer) turns. An answer of None, allowed in the last turn, leaves the assistant to speak.
+        """Join (question, answer) turns. An answer of None, in the last turn, leaves the assistant to speak.
 
         >>> TEMPLATES["brief"].render([("What is it?", "A cat.")]).text
         'USER: What is it? ASSISTANT: A cat.</s>'

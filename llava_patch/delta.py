@@ -1,7 +1,7 @@
 """Delta weights: base + delta -> whole weights, and back. One shard is in memory at a time.
 
-The rule of LLaVA and Vicuna: tensors of one name and shape are added; the two embedding tables may have more rows than
-the base's, which is added to the first rows; the projector, which no base has, is taken as it is.
+The rule of LLaVA and Vicuna: tensors of one name and shape are added; the two embedding tables may have more
+rows than the base's, which is added to the first ones; the projector, which no base has, is taken as it is.
 """
 
 import hashlib
@@ -57,7 +57,7 @@ def apply_delta(
                 continue
             partner = bases[name]
             _check_partner(name, tensor, partner, facts, base, delta, first=not done)
-            dtype = getattr(torch, facts["types"].get(name, str(tensor.dtype).removeprefix("torch.")))
+            dtype = getattr(torch, facts["types"].get(name, _name(tensor.dtype)))
             writer.add(name, _sum(partner, tensor, dtype))
             done.add(name)
         _check_all_used(bases, done, base, delta)
@@ -69,7 +69,7 @@ def apply_delta(
 def make_delta(
     base: str | Path, target: str | Path, out: str | Path, *, limit: int = SHARD_BYTES, progress: bool = True
 ) -> Merge:
-    """Write target - base into the new folder `out`, with the target's other files and the digests of the base.
+    """Write target - base into the new folder `out`, with the target's other files and digests of the base.
 
     A difference is stored in the narrowest type, from the target's own, that gives the target back exactly.
     """
@@ -89,7 +89,7 @@ def make_delta(
             writer.add(name, difference)
             digests[name] = _digest(bases[name])
             if difference.dtype != tensor.dtype:
-                types[name] = str(tensor.dtype).removeprefix("torch.")
+                types[name] = _name(tensor.dtype)
         _check_all_used(bases, set(digests), base, target)
         writer.close()
         _copy_others(Path(target), partial)
@@ -111,7 +111,8 @@ def _partner(name: str, tensor: Tensor, bases: TensorFolder, folder: str | Path)
         if name.startswith(_TAKEN):
             return False
         raise LlavaWeightsError(
-            f"{folder} has {name}, but the base {bases.folder} has no such tensor; expected the base it was made for."
+            f"{folder} has {name}, but the base {bases.folder} has no such tensor; expected the base it was "
+            "made for."
         )
     ours, theirs = tuple(tensor.shape), bases.shapes[name]
     grown = name in _TABLES and ours[1:] == theirs[1:] and ours[0] >= theirs[0]
@@ -124,7 +125,7 @@ def _partner(name: str, tensor: Tensor, bases: TensorFolder, folder: str | Path)
 
 
 def _sum(base: Tensor, delta: Tensor, dtype: torch.dtype) -> Tensor:
-    # Half precision is added in single as the reference adds it; a wider difference was made to be added in double.
+    # Half precision is added in single, as the reference adds it; wider differences were made in double.
     wide = torch.float32 if delta.dtype in (torch.float16, torch.bfloat16) else torch.float64
     total = delta.to(wide)
     total[: base.shape[0]] += base.to(wide)
@@ -162,7 +163,8 @@ def _check_partner(
         one, other = partner[: len(tensor)].double().flatten(), tensor[: len(partner)].double().flatten()
         if torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.9:
             raise LlavaWeightsError(
-                f"{delta} holds whole weights (its {name} points where the base's does), expected differences; it may "
+                f"{delta} holds whole weights (its {name} points where the base's does), expected "
+                "differences; it may "
                 "be used as it is, or pass the delta folder."
             )
 
@@ -196,6 +198,10 @@ def _facts(delta: Path) -> dict:
         ) from error
 
 
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _digest(tensor: Tensor) -> str:
     head = f"{tensor.dtype} {list(tensor.shape)} ".encode()
     return hashlib.sha256(
@@ -204,7 +210,7 @@ def _digest(tensor: Tensor) -> str:
 
 
 def _copy_others(source: Path, out: Path) -> None:
-    """Everything but weights and their index: configuration, tokenizer, notices, and the vision tower's folder."""
+    """Everything but weights and their index: configuration, tokenizer, notices, the vision tower."""
     for pattern in _COPIED:
         for path in source.glob(pattern):
             if path.is_file() and not path.name.endswith(".index.json") and path.name != FACTS_FILE:

@@ -1,7 +1,7 @@
 """Greedy answers with the last layer's states, for rows of different lengths."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -46,9 +46,9 @@ class _Room:
 class Speaker:
     """A greedy decoder over one language model.
 
-    A row speaks until it says </s> or one of `stop`, or has said `max_new_tokens`. With `then`, the token that ended it
-    (</s> or a stop token) is replaced by the tokens of `then`, which are read in one forward: the states that predict
-    each of them, and those at all of them but the last, are there whether or not the model would have said them.
+    A row speaks until it says </s> or one of `stop`, or has said `max_new_tokens`. With `then`, the token
+    that ended it (</s> or a stop token) is replaced by the tokens of `then`, which are read in one forward:
+    the states that predict each of them are there whether or not the model would have said them.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Speaker:
         scores = self.model.lm_head(last).float()
         if self.no_repeat is not None:
             # Row by row over its own tokens: padding must not count as something that was said.
-            so_far = [torch.tensor([row], device=scores.device) for row in rows]
+            so_far = [cast(torch.LongTensor, torch.tensor([row], device=scores.device)) for row in rows]
             scores = torch.cat([self.no_repeat(ids, scores[[row]]) for row, ids in enumerate(so_far)])
         return scores.argmax(-1).tolist()
 

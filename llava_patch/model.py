@@ -5,6 +5,8 @@ Axes   b batch   t text tokens   m images   p patches of an image   s side of a 
 """
 
 import copy
+from dataclasses import replace
+from typing import TypedDict
 
 import torch
 from einops import rearrange
@@ -21,7 +23,7 @@ from llava_patch.vision import patch_features
 
 
 class Llava(nn.Module):
-    """A language model that reads pictures through projected CLIP features. It offers states; it does not know who reads them."""
+    """A language model that reads pictures through projected CLIP features, and offers its states."""
 
     def __init__(
         self,
@@ -38,10 +40,11 @@ class Llava(nn.Module):
         expected = (vision_tower.config.hidden_size, language_model.config.hidden_size)
         if widths != expected:
             raise LlavaConfigError(
-                f"the projector goes from width {widths[0]} to {widths[1]}, but the vision tower has {expected[0]} "
+                f"the projector goes from width {widths[0]} to {widths[1]}, but the vision tower has "
+                f"{expected[0]} "
                 f"and the language model {expected[1]}; the parts belong to different models."
             )
-        self.config = config
+        self.config = replace(config, vision=vision_tower.config, language=language_model.config)
         self.tokens = tokens
         self.vision_tower = vision_tower.requires_grad_(False)
         self.projector = projector
@@ -115,16 +118,15 @@ class Llava(nn.Module):
         stop: tuple[int, ...] = (),
         then: tuple[int, ...] = (),
     ) -> Generated:
-        """Answer greedily; each row gets what it would get alone. See `generation.Speaker` for `stop` and `then`.
+        """Answer greedily; each row gets what it would get alone. On `stop` and `then`: generation.Speaker.
 
         `eos_id` None: the language model's own; a negative number: never stop for it.
         """
-        eos = self.language_model.config.eos_token_id if eos_id is None else eos_id
         speaker = Speaker(
             self.language_model,
             max_new_tokens=max_new_tokens,
             no_repeat_ngram_size=no_repeat_ngram_size,
-            eos_id=eos,
+            eos_id=_single(self.language_model.config.eos_token_id) if eos_id is None else eos_id,
             stop=stop,
             then=then,
         )
@@ -133,7 +135,6 @@ class Llava(nn.Module):
     def grow(self, count: int, *, generator: torch.Generator | None = None) -> None:
         """Append `count` random rows to both embedding tables. Build optimizers afterwards."""
         grow_tables(self.language_model, count, generator=generator)
-        self.config.language.vocab_size = self.vocabulary
 
 
 def positions(mask: Bool[Tensor, "b t"]) -> Int[Tensor, "b t"]:
@@ -147,8 +148,24 @@ def positions(mask: Bool[Tensor, "b t"]) -> Int[Tensor, "b t"]:
     return (steps - rearrange(first, "b -> b 1")).clamp(min=0)
 
 
-def build_parts(config: LlavaConfig, *, attn_implementation: str) -> dict[str, nn.Module]:
-    """Vision tower, projector and language model of the configured shapes, with whatever values torch gives them."""
+def _single(eos_id: int | list[int] | None) -> int:
+    if not isinstance(eos_id, int):
+        raise LlavaConfigError(
+            f"the language model's eos_token_id is {eos_id}, expected one id; pass eos_id."
+        )
+    return eos_id
+
+
+class Parts(TypedDict):
+    """What a Llava is composed of."""
+
+    vision_tower: CLIPVisionModel
+    projector: nn.Linear
+    language_model: LlamaForCausalLM
+
+
+def build_parts(config: LlavaConfig, *, attn_implementation: str) -> Parts:
+    """The parts in the configured shapes, with whatever values torch gives them."""
     vision, language = copy.deepcopy(config.vision), copy.deepcopy(config.language)
     tower, model = CLIPVisionModel(vision), LlamaForCausalLM(language)
     try:

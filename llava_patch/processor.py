@@ -23,14 +23,15 @@ LOOKS_FILE = "preprocessor_config.json"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LooksConfig:
-    """How CLIP looks at a picture: shortest edge to `edge`, centre `size` square, values to [0, 1], normalised."""
+    """How CLIP looks at a picture: shortest edge to `edge`, centre square of `size`, [0, 1], normalised."""
 
     size: int
     """Side of the square that the tower takes."""
     edge: int
     """Length to which the picture's shortest edge is resized first."""
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    """Of each channel."""
+    std: tuple[float, ...]
     resample: int
     """Pillow's number of the resizing filter; CLIP was trained with bicubic, 3."""
 
@@ -54,7 +55,8 @@ class LooksConfig:
         crop = crop.get("height") if isinstance(crop, dict) else crop
         if not edge or not crop or crop > edge:
             raise LlavaConfigError(
-                f"{LOOKS_FILE} has size {content.get('size')} and crop_size {content.get('crop_size')}, expected a "
+                f"{LOOKS_FILE} has size {content.get('size')} and crop_size {content.get('crop_size')}, "
+                "expected a "
                 "shortest edge and a square inside it; use the file of a CLIP folder."
             )
         return cls(
@@ -104,7 +106,7 @@ class Processor:
         template: str | Conversation,
         use_im_start_end: bool,
     ) -> None:
-        """`patches` is the number of features per picture; `template` a name of conversation.TEMPLATES or one's own."""
+        """`patches` is the number of features per picture, `template` a name of TEMPLATES or one's own."""
         self.tokenizer = tokenizer
         self.looks_config = looks
         self.patches = patches
@@ -129,9 +131,9 @@ class Processor:
     ) -> Encoded:
         """Ids of the conversation, and labels on the answer.
 
-        What is longer than `max_length` is cut. "text" takes words from the answer's end, never the added tokens and
-        </s> that close it. "right" cuts the whole from the right and counts the labels as the reference does: a
-        conversation that it cannot count (</s> in the question, <unk> anywhere) has no labels at all.
+        What is longer than `max_length` is cut. "text" takes words from the answer's end, never the added
+        tokens and </s> that close it. "right" cuts the whole from the right and counts the labels as the
+        reference does: what it cannot count (</s> in the question, <unk> anywhere) has no labels at all.
         """
         rendered = self._render(question, answer, images)
         bounds = rendered.answers[-1] if rendered.answers else (len(rendered.text),) * 2
@@ -148,7 +150,8 @@ class Processor:
         tail = self._closing(ids, start)
         if tail - start < excess:
             raise LlavaInputError(
-                f"the prompt needs {start} tokens and the answer's closing tokens {len(ids) - tail}, together more "
+                f"the prompt needs {start} tokens and the answer's closing tokens {len(ids) - tail}, "
+                "together more "
                 f"than max_length={max_length}; raise max_length or shorten the question {question[:60]!r}."
             )
         keep = slice(tail - excess, tail)
@@ -182,17 +185,18 @@ class Processor:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, template: str | None = None) -> "Processor":
-        """Read a LLaVA folder. Without `template`: the one it was saved with; vicuna_v1_1 for a published folder."""
+        """Read a LLaVA folder. Without `template`: the one it was saved with, or else vicuna_v1_1."""
         config = LlavaConfig.from_pretrained(folder)
         content: dict = {}
         for place in (Path(folder), resolve_tower(folder, config.vision_tower)):
             if not content and (place / LOOKS_FILE).is_file():
                 content = json.loads((place / LOOKS_FILE).read_text(encoding="utf-8"))
-        size = config.vision.image_size
+        size = config.image_size
         looks = LooksConfig.from_published(content) if content else LooksConfig.clip(size)
         if looks.size != size:
             raise LlavaConfigError(
-                f"{LOOKS_FILE} makes pictures of {looks.size} px, but the vision tower takes {size} px; use the file "
+                f"{LOOKS_FILE} makes pictures of {looks.size} px, but the vision tower takes {size} px; use "
+                "the file "
                 "of the tower's own folder."
             )
         return cls(
@@ -211,7 +215,8 @@ class Processor:
         found = ids.count(self.tokenizer.id_of(IM_PATCH)) if images or IM_PATCH in self.tokenizer.added else 0
         if found != images * self.patches:
             raise LlavaInputError(
-                f"the conversation has {found} {IM_PATCH} tokens, expected {images} x {self.patches} for its pictures; "
+                f"the conversation has {found} {IM_PATCH} tokens, expected {images} x {self.patches} for "
+                "its pictures; "
                 "remove image tokens from the question and the answer."
             )
 

@@ -1,6 +1,6 @@
 """Files of tensors: which ones belong to a folder, reading one safely, writing many that appear all at once.
 
-Only tensors are read: safetensors, or pickles through torch's restricted loader. One file is in memory at a time.
+Only tensors are read: safetensors, or pickles through torch's restricted loader. One file is open at a time.
 """
 
 import json
@@ -27,7 +27,7 @@ SHARD_BYTES = 5 * 1024**3
 
 
 def shard_files(folder: str | Path) -> list[Path]:
-    """The files that hold a folder's weights: by its index, or the single file, or numbered files without an index."""
+    """The files that hold a folder's weights: its index's, else the single one, else numbered ones."""
     folder = Path(folder)
     if not folder.is_dir():
         raise LlavaWeightsError(
@@ -45,7 +45,8 @@ def shard_files(folder: str | Path) -> list[Path]:
             _check_numbers(folder, numbered)
             return numbered
     raise LlavaWeightsError(
-        f"{folder} holds no weights: expected {SAFE_FILE}, {BIN_FILE}, or numbered shards of either; fetch them."
+        f"{folder} holds no weights: expected {SAFE_FILE}, {BIN_FILE}, or numbered shards of either; fetch "
+        "them."
     )
 
 
@@ -60,7 +61,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 def each_shard(
     source: str | Path, *, progress: bool = True, title: str = "loading"
 ) -> Iterator[tuple[Path, dict[str, Tensor]]]:
-    """The files of a folder (or one file), one after the other: (path, tensors). A name in two files is an error."""
+    """The files of a folder, or one file, in turn: (path, tensors). A name in two files is an error."""
     source = Path(source)
     files = [source] if source.is_file() else shard_files(source)
     seen: dict[str, Path] = {}
@@ -70,7 +71,8 @@ def each_shard(
             for name in tensors:
                 if name in seen:
                     raise LlavaWeightsError(
-                        f"{name} is in {seen[name].name} and in {path.name} of {path.parent}, expected it once; "
+                        f"{name} is in {seen[name].name} and in {path.name} of {path.parent}, expected it "
+                        "once; "
                         "remove the files of the other set."
                     )
                 seen[name] = path
@@ -157,7 +159,7 @@ def write_tensors(
 
 @contextmanager
 def whole_folder(out: str | Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that becomes `out` when the block ends well, and vanishes when it does not."""
+    """A temporary folder beside `out` that becomes `out` when the block ends well, and else vanishes."""
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise LlavaWeightsError(f"{out} exists and is not empty; choose another folder or remove it.")
@@ -237,7 +239,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     ]
     if others:
         raise LlavaWeightsError(
-            f"{path} holds something other than tensors: {', '.join(others[:8])}{' ...' if len(others) > 8 else ''}; "
+            f"{path} holds something other than tensors: "
+            f"{', '.join(others[:8])}{' ...' if len(others) > 8 else ''}; "
             "use a file that holds only weights."
         )
     return dict(content)

@@ -27,7 +27,7 @@ def splice(
     here = input_ids == tokens.patch
     if input_ids.device.type != "cpu":
         # Counting on the host would wait for the device in every step.
-        torch._assert_async(here.sum() == features.shape[0] * features.shape[1])
+        torch._assert_async(here.sum() == features.shape[0] * features.shape[1])  # pyright: ignore[reportPrivateImportUsage]
     return embeddings.masked_scatter(
         here[..., None], rearrange(features, "m p d -> (m p) d").to(embeddings.dtype)
     )
@@ -61,7 +61,8 @@ def check_placeholders(
             if end - first != patches or not opened or not closed:
                 raise LlavaInputError(
                     f"row {row} has {end - first} {IM_PATCH} tokens at position {first}, "
-                    f"{'after' if opened else 'without'} {IM_START} and {'before' if closed else 'without'} {IM_END}; "
+                    f"{'after' if opened else 'without'} {IM_START} and {'before' if closed else 'without'} "
+                    f"{IM_END}; "
                     f"expected {IM_START}, {patches} times {IM_PATCH}, {IM_END}."
                 )
             place = end

@@ -46,7 +46,8 @@ class LlavaTokenizer:
         expected = range(len(self._pieces), len(self._pieces) + len(added))
         if sorted(added.values()) != list(expected):
             raise LlavaConfigError(
-                f"the added tokens have the ids {sorted(added.values())}, expected {list(expected)} after the "
+                f"the added tokens have the ids {sorted(added.values())}, expected {list(expected)} after "
+                "the "
                 f"{len(self._pieces)} pieces of {MODEL_FILE}; {ADDED_FILE} belongs to another tokenizer."
             )
         self._added = dict(sorted(added.items(), key=lambda item: item[1]))
@@ -137,8 +138,10 @@ class LlavaTokenizer:
         index = self._pieces.PieceToId(name)
         if self._pieces.IdToPiece(index) != name:
             raise LlavaConfigError(
-                f"the tokenizer has no token {name!r} (it has {len(self._pieces)} pieces and the added tokens "
-                f"{list(self._added) or 'none'}); use the tokenizer of a LLaVA folder, or add the token first."
+                f"the tokenizer has no token {name!r} (it has {len(self._pieces)} pieces and the added "
+                "tokens "
+                f"{list(self._added) or 'none'}); use the tokenizer of a LLaVA folder, or add the token "
+                "first."
             )
         return index
 
@@ -158,7 +161,7 @@ class LlavaTokenizer:
     def encode_with_bounds(
         self, text: str, bounds: Sequence[int], bos: bool = True
     ) -> tuple[list[int], list[int]]:
-        """Ids of `text`, and for each character index of `bounds` the place of the first id that reaches beyond it.
+        """Ids of `text`, and for each character index in `bounds` the place of the first id beyond it.
 
         A token that lies across a bound counts as beyond it.
         """
@@ -179,7 +182,7 @@ class LlavaTokenizer:
         return ids, [places.get(bound, len(ids)) for bound in bounds]
 
     def decode(self, ids: Sequence[int], skip_special: bool = False) -> str:
-        """Text of `ids`: a space on both sides of every added token, none around </s> that follows a word directly.
+        """Text of `ids`, with a space on both sides of every added token.
 
         `skip_special` leaves out <s>, </s> and <unk>; added tokens stay.
         """

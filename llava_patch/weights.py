@@ -1,4 +1,4 @@
-"""Weights of LLaVA-v1, Vicuna and LLaMA folders: published names <-> ours, strict loading shard by shard, saving."""
+"""Weights of LLaVA-v1, Vicuna and LLaMA folders: published names <-> ours, strict loading, saving."""
 
 import json
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def to_published(name: str) -> str:
 
 
 def is_constant(name: str) -> bool:
-    """Whether a published tensor is a buffer that follows from the configuration (rotary frequencies, positions)."""
+    """Whether a published tensor is a buffer that follows from the configuration: frequencies, positions."""
     return name.endswith(_CONSTANTS)
 
 
@@ -69,7 +69,8 @@ def load_llava(
     missing = [name for name in IMAGE_TOKENS if name not in tokenizer.added]
     if missing and (config.use_im_start_end or IM_PATCH in missing):
         raise LlavaWeightsError(
-            f"the tokenizer of {folder} lacks {', '.join(missing)} (it adds {list(tokenizer.added) or 'nothing'}); use "
+            f"the tokenizer of {folder} lacks {', '.join(missing)} (it adds "
+            f"{list(tokenizer.added) or 'nothing'}); use "
             "the tokenizer files of a LLaVA folder, or start_llava to begin with a language model."
         )
     _check_vocabulary(folder, config, tokenizer)
@@ -93,14 +94,14 @@ def start_llava(
 ) -> tuple[Llava, LlavaTokenizer]:
     """Begin a LLaVA with a Vicuna or LLaMA folder and a vision tower.
 
-    The projector, and the embeddings of image tokens that the tokenizer lacked, are random values from `seed`.
+    The projector, and the rows of image tokens that the tokenizer lacked, are random values from `seed`.
     """
     config = LlavaConfig.from_pretrained(
         folder, vision_tower=vision_tower, vision_layer=vision_layer, use_im_start_end=use_im_start_end
     )
     tokenizer = LlavaTokenizer.from_pretrained(folder)
     _check_vocabulary(folder, config, tokenizer)
-    new = tokenizer.add_tokens(IMAGE_TOKENS if use_im_start_end else [IM_PATCH])
+    tokenizer.add_tokens(IMAGE_TOKENS if use_im_start_end else [IM_PATCH])
     tokens = ImageTokens.of(tokenizer, use_im_start_end=use_im_start_end)
     model = _empty(config, tokens, dtype=dtype, device=device, attn_implementation=attn_implementation)
     generator = torch.Generator().manual_seed(seed)
@@ -108,7 +109,7 @@ def start_llava(
     for value in model.projector.parameters():
         value.data.copy_(torch.empty(value.shape).uniform_(-bound, bound, generator=generator))
     _fill(model, folder, progress=progress, fresh=("projector.",))
-    model.grow(new, generator=generator)
+    model.grow(max(len(tokenizer) - model.vocabulary, 0), generator=generator)
     return model, tokenizer
 
 
@@ -122,7 +123,7 @@ def save_llava(
 ) -> None:
     """Write a LLaVA-v1 folder with published names as safetensors; it appears when all of it is there.
 
-    With `tower` the vision tower goes into the folder too; without, config.json names the one the model came with.
+    With `tower` the vision tower goes into the folder too; else config.json names the one it came with.
     """
     config = replace(model.config, vision_tower=TOWER_FOLDER) if tower else model.config
     with whole_folder(folder) as partial:
@@ -181,12 +182,14 @@ def _empty(
     # No initialiser may run after a file was read; what is no parameter is made anew, in full precision.
     model.language_model.model.rotary_emb = LlamaRotaryEmbedding(config.language).to(device)
     embeddings = model.vision_tower.embeddings
-    embeddings.position_ids = torch.arange(embeddings.num_positions, device=device)[None]
+    embeddings.register_buffer(
+        "position_ids", torch.arange(embeddings.num_positions, device=device)[None], persistent=False
+    )
     return model
 
 
 def _fill(model: Llava, folder: str | Path, *, progress: bool, fresh: tuple[str, ...] = ()) -> None:
-    """Copy the folder's and its tower's tensors into the model; list everything that does not fit in one error."""
+    """Copy the folder's and its tower's tensors into the model; one error lists all that does not fit."""
     tower = resolve_tower(folder, model.config.vision_tower)
     wanted = dict(model.state_dict())
     filled: set[str] = set()
