@@ -18,9 +18,9 @@ Ending = Literal["eos", "stop", "budget"]
 class Generated:
     """The conversations after the model has spoken, one entry per row; nothing is padded."""
 
-    ids: tuple[Int[Tensor, " t"], ...]
-    """Prompt and answer."""
-    states: tuple[Float[Tensor, "u d"], ...]
+    ids: tuple[Int[Tensor, " _"], ...]
+    """Prompt and answer; each row has its own length."""
+    states: tuple[Float[Tensor, "_ d"], ...]
     """Last states of all positions but the last one, which nobody has read: states[i] predicts ids[i + 1]."""
     prompts: tuple[int, ...]
     """How many of the ids are the prompt."""

@@ -163,7 +163,7 @@ class Processor:
         return self._clip(image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
 
     def pad(
-        self, rows: Sequence[Sequence[int] | Int[Tensor, " t"]], side: Literal["left", "right"] = "right"
+        self, rows: Sequence[Sequence[int] | Int[Tensor, " _"]], side: Literal["left", "right"] = "right"
     ) -> tuple[Int[Tensor, "b t"], Bool[Tensor, "b t"]]:
         """Rows of ids side by side, and a mask that is True where there is a token."""
         if not rows:
