@@ -1,0 +1,343 @@
+"""The verbs of `mgie`. Each is a story of the same name: this file reads words, prints facts, and explains errors.
+
+A verb's options, types, defaults and help come from the signature and the docstring of its story; they are
+written nowhere else. The story is imported when its verb is used.
+"""
+
+import argparse
+import difflib
+import errno
+import importlib
+import inspect
+import json
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from docstring_parser import parse as parse_docstring
+from jsonargparse import ArgumentParser
+
+from mgie.errors import ConfigError, UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """One verb of the command line."""
+
+    about: str
+    """What it does, in half a line."""
+    story: str
+    """`module:function` that does it."""
+    example: str
+    """A command that works."""
+    positionals: tuple[str, ...] = ()
+    """Parameters that are given without their names, in order."""
+    several: str = ""
+    """The positional that takes one or more words."""
+    show: str = ""
+    """`module:function` that turns the facts into lines for a person. Empty: one line per fact."""
+
+
+VERBS = {
+    "prepare": Verb(
+        about="make a checked data set of edit pairs",
+        story="mgie.prepare:prepare",
+        example="mgie prepare toy --out _data/toy",
+        positionals=("source",),
+        show="mgie.prepare:table",
+    ),
+    "prepare --check": Verb(
+        about="verify a data set: files, hashes, counts, every picture",
+        story="mgie.prepare:check",
+        example="mgie prepare --check _data/toy",
+        positionals=("folder",),
+    ),
+    "train": Verb(
+        about="train an editor, or go on with an interrupted run",
+        story="mgie.train:train",
+        example="mgie train --config tiny --optim.lr 1e-3 --name my_run",
+    ),
+    "extract": Verb(
+        about="turn a training run into a release",
+        story="mgie.extract:extract",
+        example="mgie extract _ckpt/runs/tiny --out _ckpt/tiny",
+        positionals=("run_dir",),
+    ),
+    "edit": Verb(
+        about="edit photos by an instruction",
+        story="mgie.edit:edit",
+        example='mgie edit photo.jpg "make it black and white" --model _ckpt/tiny --out out.png',
+        positionals=("photos", "instruction"),
+        several="photos",
+    ),
+    "evaluate": Verb(
+        about="measure how good a release is",
+        story="mgie.evaluate:evaluate",
+        example="mgie evaluate --model _ckpt/tiny --suite toy --out _ckpt/tiny-report",
+    ),
+    "delta apply": Verb(
+        about="base + delta -> whole LLaVA or Vicuna weights",
+        story="llava_patch.delta:apply_delta",
+        example="mgie delta apply llama-7b LLaVA-7B-delta-v1 --out _ckpt/LLaVA-7B-v1",
+        positionals=("base", "delta"),
+    ),
+    "delta make": Verb(
+        about="whole weights - base -> delta",
+        story="llava_patch.delta:make_delta",
+        example="mgie delta make llama-7b _ckpt/LLaVA-7B-v1 --out LLaVA-7B-delta-v1",
+        positionals=("base", "target"),
+    ),
+}
+"""A verb of two words is listed by both."""
+
+LEFT_OUT = {"progress"}
+"""Parameters of stories that are not options: a bar hides itself where it would disturb."""
+
+EVERY_VERB = {
+    "--json": "print the result's facts as one JSON object on the last line",
+    "--debug": "show where an error came from",
+}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0 done, 2 the user can mend it, 130 stopped by Ctrl-C."""
+    words = list(sys.argv[1:] if words is None else words)
+    options = {option: option in words for option in EVERY_VERB}
+    words = [word for word in words if word not in EVERY_VERB]
+    try:
+        done = _run(words)
+        if done is not None and _speaks():
+            verb, facts = done
+            print(json.dumps(facts, default=str) if options["--json"] else _as_lines(verb, facts), flush=True)
+    except KeyboardInterrupt:
+        print(
+            "mgie: stopped; nothing is left half-written, and the same command goes on or starts again.",
+            file=sys.stderr,
+        )
+        return 130
+    except BrokenPipeError:  # the reader of our output has left, as in `mgie ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        sentence = explain(error)
+        if sentence is None:
+            raise
+        if options["--debug"]:
+            traceback.print_exc()
+        print(f"mgie: {sentence}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def explain(error: Exception) -> str | None:
+    """One sentence for an error that the user can mend; None for one that is ours."""
+    if isinstance(error, UserError):
+        return _one_line(str(error))
+    from llava_patch.errors import LlavaError
+
+    if isinstance(error, LlavaError):
+        return _one_line(str(error))
+    # Libraries in native code report a full disk in words only.
+    code = errno.ENOSPC if "No space left on device" in str(error) else getattr(error, "errno", None)
+    where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+    reasons = {
+        errno.ENOSPC: "the disk is full; make room and run the same command again.",
+        errno.EDQUOT: "the disk quota is used up; make room and run the same command again.",
+        errno.EACCES: "no permission; choose another place or change its permissions.",
+        errno.EPERM: "no permission; choose another place or change its permissions.",
+        errno.EROFS: "the disk is read-only; choose another place.",
+        errno.ENOENT: "there is no such file or folder; check the path.",
+        errno.ENOTDIR: "a file stands where a folder is needed; check the path.",
+        errno.EISDIR: "this is a folder where a file is needed; name a file.",
+        errno.EEXIST: "this exists already; choose another name.",
+        errno.ENAMETOOLONG: "the name is too long; choose a shorter one.",
+    }
+    return where + reasons[code] if code in reasons else None
+
+
+def _run(words: list[str]) -> tuple[Verb, dict[str, Any]] | None:
+    """The verb that was run and its facts; None where there are none (a help text, a dry run)."""
+    if not words or words[0] in ("-h", "--help"):
+        print(_overview())
+        return None
+    name = next((name for name in (" ".join(words[:2]), words[0]) if name in VERBS), None)
+    if name is None and words[1:2] in (["-h"], ["--help"]):
+        print(_overview())
+        return None
+    if name is None:
+        first = {name.split()[0]: name for name in VERBS}
+        seconds = [name for name in VERBS if name.split()[0] == words[0]]
+        wanted = f"`mgie {words[0]}` needs more" if seconds else f"there is no verb {words[0]!r}"
+        raise ConfigError(
+            f"{wanted}: {_nearest(words[0], first) if not seconds else ''}{_all(seconds or first)}."
+        )
+    verb, words = VERBS[name], words[len(name.split()) :]
+    if name == "train":
+        facts = _train(words)
+        return None if facts is None else (verb, facts)
+    story = _load(verb.story)
+    facts = story(**_arguments(name, story, words))
+    return verb, facts if isinstance(facts, dict) else asdict(facts)
+
+
+def _train(words: list[str]) -> dict[str, Any] | None:
+    """`train` alone takes a recipe instead of options: every key of RunConfig can be put over it."""
+    verb = VERBS["train"]
+    parser = _Words(
+        prog="mgie train",
+        description=f"{verb.about.capitalize()}.",
+        epilog=f"example: {verb.example}",
+        usage="mgie train --config NAME|PATH.yaml [--a.b VALUE ...] [--dry_run] [--print_config]",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--config", required=True, metavar="NAME|PATH.yaml", help="recipe in mgie/recipes, or a YAML file"
+    )
+    parser.add_argument("--dry_run", action="store_true", help="check and print the configuration, and stop")
+    parser.add_argument(
+        "--print_config", action="store_true", help="print the configuration as a recipe, and stop"
+    )
+    parser.add_argument(
+        "--a.b", metavar="VALUE", dest="_", help="any key of the recipe; --print_config shows them all"
+    )
+    for option, about in EVERY_VERB.items():
+        parser.add_argument(option, action="store_true", help=about)
+    known, overrides = parser.parse_known_args(words)
+    if overrides and not overrides[0].startswith("--"):
+        raise ConfigError(
+            f"`mgie train` does not take {overrides[0]!r} by itself: did you mean --config {overrides[0]}?"
+        )
+
+    from mgie.config import dump_run, load_run
+
+    run = load_run(known.config, overrides)
+    if known.dry_run or known.print_config:
+        if known.dry_run:
+            run.validate()
+        print(dump_run(run), end="")
+        return None
+    return _load(verb.story)(run)
+
+
+def _arguments(name: str, story: Callable[..., Any], words: list[str]) -> dict[str, Any]:
+    """The words of a verb as arguments of its story. Raises ConfigError."""
+    parser, known = _parser(name, story)
+    for word in words:
+        if word == "--":
+            break
+        option = word.split("=", 1)[0]
+        if re.match(r"--\w", word) and option not in known:
+            raise ConfigError(
+                f"`mgie {name}` has no option {option}: {_nearest(option, known)}"
+                f"`mgie {name} --help` lists all."
+            )
+    try:
+        parsed = parser.parse_args(words)
+    except argparse.ArgumentError as error:
+        message = re.sub(r'Parser key "([\w.]+)":', r"--\1:", str(error))
+        message = re.sub(r"<class '(\w+)'>", r"\1", message).replace("typing.", "").rstrip(".")
+        message = message.replace("the following arguments are required: ", "something is missing: ")
+        raise ConfigError(f"{_one_line(message)}; `mgie {name} --help` shows an example.") from error
+    return dict(parser.instantiate_classes(parsed))
+
+
+def _parser(name: str, story: Callable[..., Any]) -> tuple[ArgumentParser, list[str]]:
+    """The parser of a verb, and the names of its options."""
+    verb = VERBS[name]
+    parameters = inspect.signature(story, eval_str=True).parameters
+    docstring = parse_docstring(story.__doc__ or "")
+    details = (docstring.long_description or "").split(" Raises ")[0]  # the errors explain themselves
+    about = {entry.arg_name: entry.description or "" for entry in docstring.params}
+    flags = [
+        parameter for parameter, facts in parameters.items() if facts.annotation is bool and not facts.default
+    ]
+    parser = ArgumentParser(
+        prog=f"mgie {name}",
+        description=" ".join(
+            filter(None, (f"{verb.about[0].upper()}{verb.about[1:]}.", docstring.long_description))
+        ),
+        epilog=f"example: {verb.example}",
+        exit_on_error=False,
+    )
+    for positional in verb.positionals:
+        several: dict[str, Any] = {"nargs": "+"} if positional == verb.several else {}
+        parser.add_argument(positional, type=str, help=about.get(positional), **several)
+    parser.add_function_arguments(story, skip={*verb.positionals, *flags, *LEFT_OUT}, fail_untyped=True)
+    for flag in flags:
+        parser.add_argument(f"--{flag}", action="store_true", help=about.get(flag))
+    for option, meaning in EVERY_VERB.items():  # taken by `main` before; here for the help
+        parser.add_argument(option, action=_Shown, help=meaning)
+    known = [f"--{parameter}" for parameter in parameters if parameter not in {*verb.positionals, *LEFT_OUT}]
+    return parser, [*known, "--help"]
+
+
+class _Words(argparse.ArgumentParser):
+    def error(self, message: str):  # argparse would print the usage and exit
+        raise ConfigError(f"{message}; `{self.prog} --help` shows an example.")
+
+
+class _Shown(argparse.Action):
+    """An option that is listed in the help and leaves nothing behind."""
+
+    def __init__(self, option_strings: list[str], **kwargs: Any):
+        super().__init__(
+            option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=kwargs.get("help")
+        )
+
+    def __call__(self, *_: Any) -> None:
+        return None
+
+
+def _load(story: str) -> Callable[..., Any]:
+    module, function = story.split(":")
+    return getattr(importlib.import_module(module), function)
+
+
+def _speaks() -> bool:
+    """Under torchrun several processes run the same command; the first one speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _as_lines(verb: Verb, facts: dict[str, Any]) -> str:
+    """Facts for a person, as the story shows them; else one line each, then one for each row of a list."""
+    if verb.show:
+        return _load(verb.show)(facts)
+    plain = {key: value for key, value in facts.items() if not isinstance(value, (dict, list))}
+    width = max(map(len, plain), default=0)
+    lines = [
+        f"{key:<{width}}  {value:.4g}" if isinstance(value, float) else f"{key:<{width}}  {value}"
+        for key, value in plain.items()
+    ]
+    for rows in facts.values():
+        if isinstance(rows, list):
+            lines += [
+                "  ".join(f"{key}={value}" for key, value in row.items())
+                if isinstance(row, dict)
+                else str(row)
+                for row in rows
+            ]
+    return "\n".join(lines)
+
+
+def _overview() -> str:
+    lines = ["usage: mgie VERB ...", "", "Edit pictures by instruction: train, extract, edit.", ""]
+    lines += [f"  {name:<17}{verb.about}" for name, verb in VERBS.items()]
+    lines += ["", "`mgie VERB --help` shows the options of a verb with an example. Every verb takes"]
+    lines += [f"  {option:<17}{about}" for option, about in EVERY_VERB.items()]
+    return "\n".join(lines)
+
+
+def _nearest(word: str, known: Sequence[str] | dict[str, Any]) -> str:
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}? " if near else ""
+
+
+def _all(known: Sequence[str] | dict[str, Any]) -> str:
+    return f"expected one of {', '.join(known)}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

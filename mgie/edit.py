@@ -1,0 +1,157 @@
+"""Edit photos with a release: check everything, load the model, write each picture whole or not at all.
+
+mgie edit photo.jpg "make it black and white" --model _ckpt/tiny --out out.png
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from tqdm import tqdm
+
+from mgie.data.images import decode
+from mgie.errors import ConfigError, DataError, WeightsError
+from mgie.pipeline import MGIEPipeline
+
+FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+"""What `out` may end in, and the format that Pillow writes for it."""
+
+
+def edit(
+    photos: Sequence[str | Path],
+    instruction: str,
+    *,
+    model: str | Path,
+    out: str | Path,
+    steps: int | None = None,
+    guidance: float | None = None,
+    image_guidance: float | None = None,
+    seed: int = 0,
+    size: int | None = None,
+) -> dict[str, Any]:
+    """Edit photos by one instruction and write the results; the facts: model, seed, seconds, a row per photo.
+
+    Args:
+        photos: Pictures to edit: JPEG, PNG or WebP files of any size.
+        instruction: What to do, in words, such as "make it black and white".
+        model: Release folder, as `mgie extract` writes it, or a hub id.
+        out: File to write for one photo; folder for several, where each keeps its name.
+        steps: Sampling steps. Default: the release's.
+        guidance: How strongly the words count. Default: the release's.
+        image_guidance: How strongly the photo counts. Default: the release's.
+        seed: Seed of the noise; the same seed gives the same picture.
+        size: Side in pixels that the photo is edited at. Default: the release's.
+    """
+    # Everything that can be wrong is wrong now.
+    if not instruction.strip():
+        raise DataError(
+            'the instruction is empty: say in words what to do, such as "make it black and white".'
+        )
+    photos = [Path(photo) for photo in photos]
+    targets = _targets(photos, Path(out))
+    for photo in photos:
+        _open(photo)
+    for folder in {target.parent for target in targets}:
+        _check_writable(folder)
+
+    started = time.monotonic()
+    pipeline = MGIEPipeline.from_pretrained(_release(model))
+    pipeline.set_progress_bar_config(disable=len(photos) > 1)
+
+    asked = {"steps": steps, "guidance": guidance, "image_guidance": image_guidance, "size": size}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    rows = []
+    for photo, target in zip(tqdm(photos, desc="edit", unit="photo", disable=len(photos) == 1), targets):
+        result = pipeline(image=_open(photo), prompt=instruction, seed=seed, **asked)
+        write_whole(result.images[0], target)
+        rows.append(
+            {"photo": str(photo), "out": str(target), "said": result.said[0], "forced": result.forced[0]}
+        )
+    return {"model": str(model), "seed": seed, "seconds": round(time.monotonic() - started, 1), "edits": rows}
+
+
+def write_whole(picture: Image.Image, target: Path) -> None:
+    """Write `picture` under a temporary name and rename it, so that `target` is never half a picture."""
+    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            picture.save(file, format=FORMATS[target.suffix.lower()])
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())  # mkstemp lets nobody else read; a picture is an ordinary file
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _targets(photos: list[Path], out: Path) -> list[Path]:
+    """The file to write for each photo. Folders are made when everything else is in order."""
+    if not photos:
+        raise DataError('no photo was given: expected PHOTO... "instruction".')
+    if len(photos) > 1:
+        if out.exists() and not out.is_dir():
+            raise ConfigError(f"out is the file {out}, but {len(photos)} photos need a folder: name one.")
+        targets = [out / f"{photo.stem}.png" for photo in photos]
+        for index, target in enumerate(targets):
+            if target in targets[:index]:
+                first = photos[targets.index(target)]
+                raise ConfigError(
+                    f"{first} and {photos[index]} would both become {target}: edit them one by one."
+                )
+    else:
+        if out.is_dir():
+            raise ConfigError(
+                f"out is the folder {out}, but one photo needs a file: name one, such as {out / 'out.png'}."
+            )
+        if out.suffix.lower() not in FORMATS:
+            raise ConfigError(f"out is {out}: expected a name that ends in {', '.join(FORMATS)}.")
+        if not out.parent.is_dir():
+            raise ConfigError(
+                f"out is {out}, but there is no folder {out.parent}: make it first, or name another."
+            )
+        targets = [out]
+    for photo, target in zip(photos, targets):
+        if target.exists() and photo.exists() and target.samefile(photo):
+            raise ConfigError(f"out would overwrite the photo {photo}: name another file or folder.")
+    return targets
+
+
+def _open(photo: Path) -> Image.Image:
+    if not photo.is_file():
+        raise DataError(f"there is no photo {photo}: expected the path of a JPEG, PNG or WebP file.")
+    return decode(photo.read_bytes(), name=str(photo))
+
+
+def _check_writable(folder: Path) -> None:
+    """Find out before the model is loaded, not after minutes of work. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def _release(model: str | Path) -> str:
+    """A release folder, or the name of one on a hub. Raises WeightsError for a folder that is none."""
+    folder = Path(model)
+    if folder.is_dir() and not (folder / "model_index.json").is_file():
+        raise WeightsError(
+            f"{folder} is no release: it has no model_index.json; "
+            f"`mgie extract RUN_DIR --out FOLDER` makes one from a training run."
+        )
+    if not folder.exists() and (
+        folder.is_absolute() or str(model).startswith((".", "_")) or str(model).count("/") != 1
+    ):
+        raise WeightsError(
+            f"there is no release folder {model}: expected one that `mgie extract` wrote, or a hub id."
+        )
+    return str(model)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
