@@ -1,4 +1,4 @@
-"""The verbs of `mgie`. Each is a story of the same name: this file reads words, prints facts, and explains errors.
+"""The verbs of `mgie`. Each is a story of the same name: this file reads words and prints facts and errors.
 
 A verb's options, types, defaults and help come from the signature and the docstring of its story; they are
 written nowhere else. The story is imported when its verb is used.
@@ -205,11 +205,11 @@ def _train(words: list[str]) -> dict[str, Any] | None:
     )
     for option, about in EVERY_VERB.items():
         parser.add_argument(option, action="store_true", help=about)
-    known, overrides = parser.parse_known_args(words)
-    if overrides and not overrides[0].startswith("--"):
+    if words and not words[0].startswith("-"):
         raise ConfigError(
-            f"`mgie train` does not take {overrides[0]!r} by itself: did you mean --config {overrides[0]}?"
+            f"`mgie train` does not take {words[0]!r} by itself: did you mean --config {words[0]}?"
         )
+    known, overrides = parser.parse_known_args(words)
 
     from mgie.config import dump_run, load_run
 
@@ -249,16 +249,14 @@ def _parser(name: str, story: Callable[..., Any]) -> tuple[ArgumentParser, list[
     verb = VERBS[name]
     parameters = inspect.signature(story, eval_str=True).parameters
     docstring = parse_docstring(story.__doc__ or "")
-    details = (docstring.long_description or "").split(" Raises ")[0]  # the errors explain themselves
+    details = re.split(r"\sRaises\s", docstring.long_description or "")[0]  # the errors explain themselves
     about = {entry.arg_name: entry.description or "" for entry in docstring.params}
     flags = [
         parameter for parameter, facts in parameters.items() if facts.annotation is bool and not facts.default
     ]
     parser = ArgumentParser(
         prog=f"mgie {name}",
-        description=" ".join(
-            filter(None, (f"{verb.about[0].upper()}{verb.about[1:]}.", docstring.long_description))
-        ),
+        description=f"{verb.about[0].upper()}{verb.about[1:]}. {details}".strip(),
         epilog=f"example: {verb.example}",
         exit_on_error=False,
     )
