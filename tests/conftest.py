@@ -1,0 +1,70 @@
+"""What holds for every test: one thread, fixed seeds, no network; and golden files that are compared or rewritten."""
+
+import difflib
+import os
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+# Before torch is imported. One thread: sums are added in one order, and parallel tests do not fight for cores.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import numpy
+import pytest
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--rewrite-golden", action="store_true", help="write golden files instead of comparing with them"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if any(item.get_closest_marker("gpu") for item in items):
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in items:
+                if item.get_closest_marker("gpu"):
+                    item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def seeds() -> None:
+    """The same random numbers in every test, whatever ran before it."""
+    random.seed(0)
+    numpy.random.seed(0)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The folder of the project."""
+    return ROOT
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """`golden("tiny/losses.txt", text)`: text equals the file under tests/golden, or becomes it."""
+
+    def check(name: str, text: str) -> None:
+        path = GOLDEN / name
+        if request.config.getoption("--rewrite-golden"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+            return
+        assert path.is_file(), f"there is no golden file {name}: `make golden` writes it"
+        changes = list(
+            difflib.unified_diff(path.read_text().splitlines(), text.splitlines(), name, "now", lineterm="")
+        )
+        assert not changes, "\n".join(["`make golden` rewrites it, if this is meant:", *changes])
+
+    return check
