@@ -1,4 +1,4 @@
-"""What holds for every test: one thread, fixed seeds, no network; and golden files that are compared or rewritten."""
+"""What holds for every test: one thread, fixed seeds, no network; and golden files, compared or rewritten."""
 
 import difflib
 import os
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-# Before torch is imported. One thread: sums are added in one order, and parallel tests do not fight for cores.
+# Before torch is imported. One thread: sums in one order, and parallel tests do not fight for cores.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

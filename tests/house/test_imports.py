@@ -1,0 +1,133 @@
+"""Who may import whom: a row may import the rows below it, never the reverse."""
+
+import re
+import sys
+
+ROWS = [
+    {"types", "tokens", "errors"},
+    {"diffusion"},
+    {"models"},
+    {"controllers", "data", "weights"},
+    {"training", "personalization", "evaluation"},
+    {"config"},
+    {"build"},
+    {"prepare", "train", "extract", "pipeline", "edit", "evaluate", "personalize", "pretrain", "web"},
+    {"cli"},
+    {"__main__"},
+]
+"""From the floor up. A room may always import itself."""
+
+ALSO = {
+    ("edit", "pipeline"),
+    ("evaluate", "pipeline"),
+    ("web", "pipeline"),
+    ("personalize", "train"),
+    ("pretrain", "train"),
+}
+"""Imports within one row that are wanted: one story told through another."""
+
+NEVER = {("controllers", "models")}
+
+LLAVA_USERS = {"models", "data", "weights", "config", "build", "training", "pretrain", "cli"}
+"""Rooms of mgie that may import llava_patch; `training` has a task that tunes it, `cli` names its errors."""
+
+LLAVA_NEEDS = {
+    "torch", "transformers", "einops", "safetensors",
+    "sentencepiece", "huggingface_hub", "PIL", "numpy", "jaxtyping", "tqdm",
+}  # fmt: skip
+"""All that llava_patch imports besides the standard library."""
+
+HOMES = {
+    "accelerate": ("mgie.training",),
+    "deepspeed": ("mgie.training",),
+    "torch.distributed": ("mgie.training",),
+    "diffusers": (
+        "mgie.models", "mgie.diffusion", "mgie.controllers", "mgie.weights", "mgie.build", "mgie.pipeline",
+        # Averaged weights; the type of a task's schedule; parts that are made from nothing.
+        "mgie.train", "mgie.training.task", "mgie.pretrain",
+    ),
+    "transformers": (
+        "llava_patch", "mgie.models.encoders", "mgie.controllers", "mgie.evaluation", "mgie.data.express",
+        "mgie.pretrain",
+    ),
+    "gradio": ("mgie.web",),
+    "jsonargparse": ("mgie.config", "mgie.cli", "mgie.pretrain"),
+}  # fmt: skip
+"""Libraries that only these modules, and what is inside them, may import."""
+
+
+def room(name: str) -> str:
+    """The part of mgie that a module belongs to: "mgie.data.toy" -> "data"."""
+    return name.split(".")[1] if "." in name else ""
+
+
+def inside(name: str, home: str) -> bool:
+    return name == home or name.startswith(home + ".")
+
+
+def test_every_room_has_a_row(packages):
+    rows = set().union(*ROWS)
+    homeless = {room(module.name) for module in packages if inside(module.name, "mgie")} - rows - {""}
+    assert not homeless, f"say in ROWS who may import {homeless}"
+
+
+def test_rows(packages):
+    row = {name: index for index, names in enumerate(ROWS) for name in names}
+    wrong = []
+    for module in packages:
+        user = room(module.name)
+        if not inside(module.name, "mgie") or not user:
+            continue  # the package itself imports nothing at once: test_names.py
+        for used in {room(name) for name in module.imports() if inside(name, "mgie")}:
+            allowed = used == user or row[used] < row[user] or (user, used) in ALSO
+            if not allowed or (user, used) in NEVER:
+                wrong.append(f"{module.path} imports mgie.{used}")
+    assert not wrong
+
+
+def test_llava_patch_knows_nothing_of_editing(packages):
+    wrong = [
+        f"{module.path} imports {name}"
+        for module in packages
+        if inside(module.name, "llava_patch")
+        for name in module.imports()
+        if name.split(".")[0] not in {*LLAVA_NEEDS, *sys.stdlib_module_names, "llava_patch"}
+    ]
+    assert not wrong
+
+
+def test_who_uses_llava_patch(packages):
+    wrong = [
+        f"{module.path} imports {name}"
+        for module in packages
+        if inside(module.name, "mgie") and room(module.name) not in LLAVA_USERS
+        for name in module.imports()
+        if inside(name, "llava_patch")
+    ]
+    assert not wrong
+
+
+def test_libraries_stay_in_their_rooms(packages):
+    wrong = [
+        f"{module.path} imports {name}"
+        for module in packages
+        for name in module.imports()
+        for library, homes in HOMES.items()
+        if inside(name, library) and not any(inside(module.name, home) for home in homes)
+    ]
+    assert not wrong
+
+
+def test_nothing_that_needs_torchvision(everything, root):
+    banned = {"torchvision", "lpips", "open_clip", "timm", "cleanfid", "torch_fidelity"}
+    wrong = [
+        f"{module.path} imports {name}"
+        for module in everything
+        for name in module.imports()
+        if name.split(".")[0] in banned
+    ]
+    assert not wrong
+    # What is installed: nothing that drags it in.
+    names = "|".join(banned | {"open_clip_torch", "clean_fid"}).replace("_", "[_-]")
+    for file in ("pyproject.toml", "constraints.txt"):
+        assert not re.search(rf"(?im)^\s*\"?({names})\b", (root / file).read_text())
