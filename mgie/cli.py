@@ -16,7 +16,8 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
@@ -251,25 +252,34 @@ def _parser(name: str, story: Callable[..., Any]) -> tuple[ArgumentParser, list[
     docstring = parse_docstring(story.__doc__ or "")
     details = re.split(r"\sRaises\s", docstring.long_description or "")[0]  # the errors explain themselves
     about = {entry.arg_name: entry.description or "" for entry in docstring.params}
-    flags = [
-        parameter for parameter, facts in parameters.items() if facts.annotation is bool and not facts.default
-    ]
     parser = ArgumentParser(
         prog=f"mgie {name}",
         description=f"{verb.about[0].upper()}{verb.about[1:]}. {details}".strip(),
         epilog=f"example: {verb.example}",
         exit_on_error=False,
     )
-    for positional in verb.positionals:
-        several: dict[str, Any] = {"nargs": "+"} if positional == verb.several else {}
-        parser.add_argument(positional, type=str, help=about.get(positional), **several)
-    parser.add_function_arguments(story, skip={*verb.positionals, *flags, *LEFT_OUT}, fail_untyped=True)
-    for flag in flags:
-        parser.add_argument(f"--{flag}", action="store_true", help=about.get(flag))
+    for parameter, facts in parameters.items():
+        required = facts.default is inspect.Parameter.empty
+        texts: dict[str, Any] = {"help": about.get(parameter)}
+        if parameter in verb.positionals:
+            several: dict[str, Any] = {"nargs": "+"} if parameter == verb.several else {}
+            parser.add_argument(parameter, type=str, **texts, **several)
+        elif facts.annotation is bool and not facts.default:
+            parser.add_argument(f"--{parameter}", action="store_true", **texts)
+        elif parameter not in LEFT_OUT:
+            default: dict[str, Any] = {"required": True} if required else {"default": facts.default}
+            parser.add_argument(f"--{parameter}", type=_typed(facts.annotation), **texts, **default)
     for option, meaning in EVERY_VERB.items():  # taken by `main` before; here for the help
         parser.add_argument(option, action=_Shown, help=meaning)
     known = [f"--{parameter}" for parameter in parameters if parameter not in {*verb.positionals, *LEFT_OUT}]
     return parser, [*known, "--help"]
+
+
+def _typed(annotation: Any) -> Any:
+    """The type of an option: where a story also takes a path or an object, a command line gives text."""
+    if get_origin(annotation) not in (Union, UnionType) or str not in get_args(annotation):
+        return annotation
+    return str | None if type(None) in get_args(annotation) else str
 
 
 class _Words(argparse.ArgumentParser):
