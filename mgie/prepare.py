@@ -57,9 +57,14 @@ def prepare(
     `out` cannot be written.
     """
     arguments = {
-        "source": source, "seed": seed, "count": count, "test": test, "size": size, "clip": clip,
+        "source": source,
+        "seed": seed,
+        "count": count,
+        "test": test,
+        "size": size,
+        "clip": clip,
         "format": format,
-    }  # fmt: skip
+    }
     found = read_facts(out)
     if found is not None and not overwrite:
         if found.get("arguments") == arguments:

@@ -13,6 +13,8 @@ from mgie.errors import DataError
 
 MAX_PIXELS = 89_478_485
 """Larger pictures are refused before they are decoded (Pillow's own threshold for a decompression bomb)."""
+_PIXELS = (2 * (np.arange(256) / 255) - 1).astype(np.float32)
+"""8-bit value -> pixel: computed in double precision as the reference does, and only once."""
 SINGLE_FRAMES = {"MPO"}
 """Formats whose further frames are previews or depth maps of the same photograph: the first frame is the
 picture."""
@@ -109,8 +111,8 @@ def resize(
 
 def to_pixels(image: Image.Image) -> Float[Tensor, "3 y x"]:
     """An RGB picture as numbers in [-1, 1]."""
-    values = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
-    return values.to(torch.float32, memory_format=torch.contiguous_format).mul_(2).div_(255).sub_(1)
+    planes = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    return torch.from_numpy(_PIXELS.take(planes))
 
 
 def to_image(pixels: Float[Tensor, "3 y x"]) -> Image.Image:

@@ -42,7 +42,12 @@ class Mixed(AbstractOrder):
     """The order of a Joined: shares of the sources, each in its own order."""
 
     def __init__(
-        self, orders: Sequence[AbstractOrder], starts: Sequence[int], weights: Sequence[float], *, seed: int
+        self,
+        orders: Sequence[AbstractOrder],
+        starts: Sequence[int],
+        weights: Sequence[float | int],
+        *,
+        seed: int,
     ):
         """`orders` are the sources' own, `starts` where each begins in the Joined; `weights` need not sum to
         1."""
@@ -83,7 +88,7 @@ class Mixed(AbstractOrder):
 
 
 def mixture(
-    parts: Sequence[Pairs], weights: Sequence[float], *, seed: int, pair_weights: bool = False
+    parts: Sequence[Pairs], weights: Sequence[float | int], *, seed: int, pair_weights: bool = False
 ) -> tuple[Joined, Mixed]:
     """Pairs and order for Batches: `weights` are the sources' shares of the samples.
 
@@ -125,7 +130,7 @@ class Weighted(AbstractEpochs):
         )
 
 
-def _shares(weights: Sequence[float]) -> list[int]:
+def _shares(weights: Sequence[float | int]) -> list[int]:
     """Places of each source in a block: proportional, and exactly BLOCK in all (largest remainders)."""
     exact = np.array(weights, dtype=float) / sum(weights) * BLOCK
     shares = np.floor(exact).astype(int)

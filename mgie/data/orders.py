@@ -137,10 +137,10 @@ def aspect_shapes(size: int, *, step: int = 64, longest: float = 2.0) -> list[tu
     """Shapes (width, height) of about `size` x `size` pixels, sides multiples of `step`, up to `longest` :
     1."""
     found = {}
-    for width in range(step, int(size * longest) + step, step):
-        height = max(round(size * size / width / step), 1) * step
-        if max(width / height, height / width) <= longest:
-            found[width / height] = (width, height)
+    for side in range(step, int(size * longest) + step, step):
+        other = max(round(size * size / side / step), 1) * step
+        if max(side / other, other / side) <= longest:
+            found |= {side / other: (side, other), other / side: (other, side)}
     return [found[ratio] for ratio in sorted(found)]
 
 

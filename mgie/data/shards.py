@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from datasets import DatasetInfo
 
 from mgie.data.stored_pairs import FEATURES, PICTURES, row_hash, to_row
+from mgie.errors import DataError
 from mgie.types import EditPair
 
 SHARD_BYTES = 500_000_000
@@ -145,6 +146,32 @@ def write_parquet(pairs: Iterable[Sized], folder: Path, split: str) -> SplitFact
         (folder / shard.file).rename(folder / name)
         shard.file = name
     return facts
+
+
+def check_files(folder: Path, facts: dict[str, Any]) -> dict[str, list[Shard]]:
+    """The files of each split, all there and with the bytes that were written. Raises DataError at the first
+    fault."""
+    try:
+        splits = {
+            name: [Shard(**shard) for shard in about["shards"]] for name, about in facts["splits"].items()
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{folder}/facts.json is not what `mgie prepare` writes: prepare the data set again."
+        ) from error
+    for path, shard in ((folder / shard.file, shard) for shards in splits.values() for shard in shards):
+        if not path.is_file():
+            raise DataError(f"{path} is missing: copy the data set again, or prepare it again.")
+        size = path.stat().st_size
+        if size != shard.bytes:
+            raise DataError(
+                f"{path} has {size} bytes, expected {shard.bytes}: copy it again, or prepare it again."
+            )
+        if file_hash(path) != shard.sha256:
+            raise DataError(
+                f"{path} is not what was written (another SHA-256): copy it again, or prepare it again."
+            )
+    return splits
 
 
 def file_hash(path: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mgie.data.rejects import BadPair, check
-from mgie.data.shards import Shard, file_hash
+from mgie.data.shards import check_files
 from mgie.data.sources import tables
 from mgie.data.stored_pairs import FACTS, StoredPairs, from_row, read_facts, row_hash, to_row
 from mgie.errors import DataError
@@ -24,43 +24,19 @@ def verify(folder: str | Path, watch: Watch | None = None) -> dict[str, Any]:
         raise DataError(
             f"{folder} is no data set (it has no {FACTS}): expected a folder that `mgie prepare` wrote."
         )
-    try:
-        splits = [
-            (name, about["rows"], about["sha256"], [Shard(**s) for s in about["shards"]])
-            for name, about in facts["splits"].items()
-        ]
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{folder / FACTS} is not what `mgie prepare` writes: prepare the data set again."
-        ) from error
-    for name, rows, sha256, shards in splits:
-        for shard in shards:
-            _check_file(folder / shard.file, shard)
-        if facts["arguments"].get("format", "arrow") != "legacy":
-            found = _rows(folder, name, facts)
-            _check_rows(folder / name, watch(found, name) if watch else found, rows, sha256)
+    shards = check_files(folder, facts)
+    for name in shards if facts["arguments"].get("format", "arrow") != "legacy" else ():
+        about = facts["splits"][name]
+        found = _rows(folder, name, facts)
+        _check_rows(folder / name, watch(found, name) if watch else found, about["rows"], about["sha256"])
     return facts
-
-
-def _check_file(path: Path, shard: Shard) -> None:
-    if not path.is_file():
-        raise DataError(f"{path} is missing: copy the data set again, or prepare it again.")
-    size = path.stat().st_size
-    if size != shard.bytes:
-        raise DataError(
-            f"{path} has {size} bytes, expected {shard.bytes}: copy the data set again, or prepare it again."
-        )
-    if file_hash(path) != shard.sha256:
-        raise DataError(
-            f"{path} is not what was written (another SHA-256): copy it again, or prepare it again."
-        )
 
 
 def _rows(folder: Path, split: str, facts: dict[str, Any]) -> Iterator[EditPair]:
     if facts["arguments"].get("format", "arrow") == "arrow":
         yield from StoredPairs(folder, split)
     else:
-        yield from map(from_row, tables.open_tables(str(folder))[split])
+        yield from map(from_row, tables.read_rows(tables.open_tables(str(folder))[split], str(folder)))
 
 
 def _check_rows(name: Path, pairs: Iterable[EditPair], rows: int, sha256: str) -> None:

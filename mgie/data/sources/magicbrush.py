@@ -54,9 +54,13 @@ def _from_row(row: dict[str, Any], number: int) -> Iterator[EditPair | Rejected]
     key = f"{row['img_id']}-{row['turn_index']}"
     cell = row["mask_img"]
     found = tables.pair_of(
-        key, instruction=row["instruction"], source=row["source_img"], target=row["target_img"],
-        session=str(row["img_id"]), turn=int(row["turn_index"] or 0),
-    )  # fmt: skip
+        key,
+        instruction=row["instruction"],
+        source=row["source_img"],
+        target=row["target_img"],
+        session=str(row["img_id"]),
+        turn=int(row["turn_index"] or 0),
+    )
     yield _with_mask(found, cell.get("bytes") if isinstance(cell, dict) else cell)
 
 
@@ -94,9 +98,14 @@ def _read_layout(folder: Path) -> Rows:
         if given in captions["global"]:
             meta["source_description"] = captions["global"][given]
         pair = EditPair(
-            key=key, instruction=str(instruction or ""), source=source, target=target,  # type: ignore[arg-type]
-            session=session, turn=place, meta=meta,
-        )  # fmt: skip
+            key=key,
+            instruction=str(instruction or ""),
+            source=source,
+            target=target,  # type: ignore[arg-type]
+            session=session,
+            turn=place,
+            meta=meta,
+        )
         yield _with_mask(pair, mask)  # type: ignore[arg-type]
 
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from mgie.data.rejects import Rejected
+from mgie.data.shards import check_files
 from mgie.data.sources import tables
 from mgie.data.sources.base import Options, Splits, hold_out, named, read_file
-from mgie.data.stored_pairs import FACTS, StoredPairs, from_row, stored_splits
+from mgie.data.stored_pairs import FACTS, StoredPairs, from_row, read_facts, stored_splits
 from mgie.errors import DataError
 from mgie.types import EditPair
 
@@ -64,9 +65,12 @@ def read(where: str, options: Options) -> Splits:
 
 
 def _read_stored(folder: Path, count: int | None) -> Splits:
+    check_files(folder, read_facts(folder) or {})
     if tables.parquet_files(folder):
         streams = tables.open_tables(str(folder))
-        splits: Splits = {split: map(from_row, stream) for split, stream in streams.items()}
+        splits: Splits = {
+            split: map(from_row, tables.read_rows(stream, str(folder))) for split, stream in streams.items()
+        }
     else:
         splits = {split: StoredPairs(folder, split) for split in stored_splits(folder)}
     return splits if count is None else splits | {"train": islice(splits["train"], count)}

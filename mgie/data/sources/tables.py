@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Image, IterableDataset, load_dataset
 
@@ -17,6 +18,9 @@ from mgie.types import EditPair
 FromRow = Callable[[dict[str, Any], int], Iterator[EditPair | Rejected]]
 SPLITS = {"train": "train", "dev": "dev", "validation": "dev", "val": "dev", "test": "test"}
 """How a split may be called in a file's name -> how it is called here."""
+
+LONGEST_GROUP = 1000
+"""How many neighbouring rows of a table are looked at to keep a group in one split."""
 
 
 def is_table(where: str) -> bool:
@@ -69,17 +73,15 @@ def read_splits(
                 f"{where} ({split}) has no column {missing[0]}: it has "
                 f"{', '.join(stream.column_names or ())}."
             )
-    if set(streams) != {"train"}:
-        return {
-            split: _rows(stream, from_row, options.count if split == "train" else None)
-            for split, stream in streams.items()
-        }
-    cut, total = _cut(where, streams["train"], group, options)
-    train, test = streams["train"].take(cut), streams["train"].skip(cut)
-    splits: Splits = {"train": _rows(train, from_row, options.count)}
-    if cut < total:
-        splits["test"] = _rows(test, from_row, None, first=cut)
-    return splits
+    tests = {}
+    if set(streams) == {"train"}:
+        cut, total = _cut(where, streams["train"], group, options)
+        if cut < total:
+            tests = {"test": _rows(streams["train"].skip(cut), where, from_row, first=cut)}
+        streams["train"] = streams["train"].take(cut)
+    if options.count is not None and "train" in streams:
+        streams["train"] = streams["train"].take(options.count)
+    return {split: _rows(stream, where, from_row) for split, stream in streams.items()} | tests
 
 
 def pair_of(key: str, *, instruction: Any, source: Any, target: Any, **more: Any) -> EditPair | Rejected:
@@ -97,8 +99,18 @@ def pair_of(key: str, *, instruction: Any, source: Any, target: Any, **more: Any
     return EditPair(key=key, instruction=str(instruction or ""), **pictures, **more)
 
 
-def _rows(stream: IterableDataset, from_row: FromRow, count: int | None, *, first: int = 0) -> Rows:
-    for number, row in enumerate(stream if count is None else stream.take(count), first):
+def read_rows(stream: IterableDataset, where: str) -> Iterator[dict[str, Any]]:
+    """The rows of a stream. Raises DataError where a file is damaged."""
+    try:
+        yield from stream
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"a file of {where} is damaged ({type(error).__name__}): download it again."
+        ) from error
+
+
+def _rows(stream: IterableDataset, where: str, from_row: FromRow, *, first: int = 0) -> Rows:
+    for number, row in enumerate(read_rows(stream, where), first):
         yield from from_row(row, number)
 
 
@@ -117,11 +129,9 @@ def _cut(where: str, stream: IterableDataset, group: str, options: Options) -> t
     if cut < 1:
         cut = total
     if group and cut < total:
-        ends = stream.select_columns([group]).skip(cut - 1)
-        last = None
-        for number, row in enumerate(ends, cut - 1):
-            if last is not None and row[group] != last:
-                return number, total
-            last = row[group]
-        return total, total
+        before = max(cut - LONGEST_GROUP, 0)
+        values = [row[group] for row in stream.select_columns([group]).skip(before).take(cut - before + 1)]
+        while len(values) > 1 and values[-2] == values[-1]:
+            values.pop()
+        cut = before + len(values) - 1 or total
     return cut, total

@@ -4,8 +4,12 @@ import io
 
 import numpy as np
 import pytest
+import sentencepiece
 from PIL import Image
 
+from llava_patch.processor import LooksConfig, Processor
+from llava_patch.tokenizer import LlavaTokenizer, Specials
+from mgie.tokens import visual_tokens
 from mgie.types import EditPair
 
 
@@ -37,3 +41,30 @@ def make_pair():
 @pytest.fixture
 def make_picture():
     return picture
+
+
+@pytest.fixture(scope="session")
+def processor():
+    """A whole processor at tiny size: a sentencepiece vocabulary of its own, 16-pixel looks, four patches."""
+    return tiny_processor()
+
+
+def tiny_processor() -> Processor:
+    """See the fixture `processor`."""
+    words = "what will this image be like if make it very red USER ASSISTANT It is number 0 1 2 3 4 5 6 7 8 9 . : ' ?"
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter([words] * 5),
+        model_writer=model,
+        vocab_size=340,
+        model_type="bpe",
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+        hard_vocab_limit=False,
+    )
+    specials = Specials(unk="<unk>", bos="<s>", eos="</s>", pad="<unk>")
+    tokenizer = LlavaTokenizer(model.getvalue(), specials=specials, added={})
+    tokenizer.add_tokens(["<im_patch>", "<im_start>", "<im_end>", *visual_tokens(4)])
+    return Processor(tokenizer, LooksConfig.clip(16), 4, "brief", True)

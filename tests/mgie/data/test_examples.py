@@ -1,0 +1,111 @@
+import pytest
+import torch
+from PIL import Image
+
+from mgie.data.batches import Batches
+from mgie.data.examples import ExampleBuilder
+from mgie.data.images import decode, square, to_pixels
+from mgie.errors import DataError
+from mgie.tokens import IGNORE
+
+QUESTION = "what will this image be like if '{instruction}'"
+
+
+def builder(processor, **changes):
+    settings = {"question": QUESTION, "visual_tokens": 4, "size": 8, "max_length": 200} | changes
+    return ExampleBuilder(processor, **settings)
+
+
+def test_an_example_in_words(processor, make_pair):
+    example = builder(processor)(make_pair(1))
+    tokenizer = processor.tokenizer
+    text = tokenizer.decode(example.input_ids.tolist())
+    assert text.startswith("<s>USER: what will this image be like if 'make it very red'")
+    assert text.endswith("It is red, number 1. [IMG0] [IMG1] [IMG2] [IMG3] </s>")
+    spoken = example.labels != IGNORE
+    assert tokenizer.decode(example.labels[spoken].tolist()).startswith("It is red")
+    assert torch.equal(example.labels[spoken], example.input_ids[spoken])
+    predicted = example.input_ids[example.read_at + 1].tolist()
+    assert predicted == [tokenizer.id_of(f"[IMG{k}]") for k in range(4)]
+
+
+def test_training_and_inference_share_the_prompt(processor, make_pair):
+    example = builder(processor)(make_pair(1))
+    asked = builder(processor).ask(Image.new("RGB", (5, 5)), make_pair(1).instruction)
+    first = int((example.labels != IGNORE).nonzero()[0])
+    assert example.input_ids[:first].tolist() == asked
+
+
+def test_pictures_come_from_one_square(processor, make_pair, make_picture):
+    pair = make_pair(0, source=make_picture(30, 20, 7), target=make_picture(30, 20, 8))
+    example = builder(processor)(pair)
+    crop = square(decode(pair.source, name="it"), 20)
+    assert torch.equal(example.source, to_pixels(square(crop, 8)))
+    assert torch.equal(example.looks[0], processor.looks(crop))
+    assert example.target.shape == (3, 8, 8) and example.looks.shape == (1, 3, 16, 16) and example.has_source
+
+
+def test_without_a_source_there_is_no_picture_in_the_prompt(processor, make_pair):
+    example = builder(processor)(make_pair(0, source=None))
+    assert not example.has_source and not example.source.any() and example.looks.shape == (0, 3, 16, 16)
+    assert processor.tokenizer.id_of("<im_patch>") not in example.input_ids
+    assert (
+        builder(processor).ask(None, "make it red")
+        == example.input_ids[: int((example.labels >= 0).nonzero()[0])].tolist()
+    )
+
+
+def test_the_expressive_text_is_shortened_never_the_visual_tokens(processor, make_pair):
+    whole = builder(processor)(make_pair(1))
+    short = builder(processor, max_length=len(whole.input_ids) - 5)(make_pair(1))
+    assert short.input_ids[-5:].tolist() == whole.input_ids[-5:].tolist()
+    assert short.input_ids[:-5].tolist() == whole.input_ids[:-10].tolist()
+    assert (short.read_at == whole.read_at - 5).all()
+    with pytest.raises(DataError, match=r"^pair pair-1: "):
+        builder(processor, max_length=20)(make_pair(1))
+
+
+def test_the_reference_cuts_from_the_right(processor, make_pair):
+    build = builder(processor, compat="reference")
+    whole = build(make_pair(1))
+    assert torch.equal(whole.input_ids, builder(processor)(make_pair(1)).input_ids)
+    length = len(whole.input_ids) - 6
+    data = Batches(
+        [make_pair(1)],
+        builder(processor, compat="reference", max_length=length),
+        seed=0,
+        batch_size=1,
+        micro_batch_size=1,
+    )
+    (batch,) = next(data.steps())
+    assert batch.input_ids[0].tolist() == whole.input_ids[:length].tolist()
+    assert batch.read_at[0].tolist() == [length - 5 + k for k in range(4)]
+
+
+def test_the_reference_resizes_twice(processor, make_pair, make_picture):
+    pair = make_pair(0, source=make_picture(40, 40, 1), target=make_picture(40, 40, 2))
+    twice = to_pixels(square(square(decode(pair.source, name="it"), 512), 8))
+    assert torch.equal(builder(processor, compat="reference")(pair).source, twice)
+    assert not torch.equal(builder(processor)(pair).source, twice)
+
+
+def test_braces_and_quotes_in_the_instruction_stay(processor, make_pair):
+    example = builder(processor)(make_pair(0, instruction="write '{instruction}' {x}"))
+    assert "if 'write '{instruction}' {x}'" in processor.tokenizer.decode(example.input_ids.tolist())
+
+
+def test_shapes_keep_the_aspect(processor, make_pair, make_picture):
+    wide = make_pair(0, source=make_picture(30, 14), target=make_picture(30, 14))
+    example = builder(processor, shapes=[(8, 8), (16, 8)])(wide)
+    assert example.target.shape == (3, 8, 16) and example.source.shape == (3, 8, 16)
+
+
+def test_errors_name_the_pair(processor, make_pair):
+    for changes in (
+        {"target": b"x"},
+        {"source": b"x"},
+        {"instruction": "add <im_patch>"},
+        {"expressive": "[IMG0] is"},
+    ):
+        with pytest.raises(DataError, match="pair-1"):
+            builder(processor)(make_pair(1, **changes))
