@@ -127,13 +127,13 @@ def _partner(name: str, tensor: Tensor, bases: TensorFolder, folder: str | Path)
 def _sum(base: Tensor, delta: Tensor, dtype: torch.dtype) -> Tensor:
     # Half precision is added in single, as the reference adds it; wider differences were made in double.
     wide = torch.float32 if delta.dtype in (torch.float16, torch.bfloat16) else torch.float64
-    total = delta.to(wide)
+    total = delta.to(wide, copy=True)
     total[: base.shape[0]] += base.to(wide)
     return total.to(dtype)
 
 
 def _difference(name: str, base: Tensor, target: Tensor) -> Tensor:
-    exact = target.to(torch.float64)
+    exact = target.to(torch.float64, copy=True)
     exact[: base.shape[0]] -= base.to(torch.float64)
     for dtype in dict.fromkeys((target.dtype, torch.float32, torch.float64)):
         if torch.equal(_sum(base, exact.to(dtype), target.dtype), target):

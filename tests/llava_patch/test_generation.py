@@ -1,0 +1,126 @@
+import pytest
+import torch
+from torch import Tensor
+
+from llava_patch import Generated, Llava, Processor
+from llava_patch.errors import LlavaInputError
+
+BUDGET = 12
+
+
+@pytest.fixture
+def rows(processor: Processor) -> list[list[int]]:
+    questions = ["what is this?", "and what may that thing over there be, if anything?", "is it red?"]
+    return [processor.encode(question).input_ids for question in questions]
+
+
+def answer(
+    model: Llava, processor: Processor, rows: list, looks: Tensor, side: str = "right", **options
+) -> Generated:
+    ids, mask = processor.pad(rows, side)
+    return model.generate(ids, mask, looks, **{"max_new_tokens": BUDGET, "eos_id": -1} | options)
+
+
+def same(left: Generated, right: Generated, row: int, other: int) -> None:
+    assert left.ids[row].tolist() == right.ids[other].tolist()
+    assert left.endings[row] == right.endings[other]
+    assert left.prompts[row] == right.prompts[other]
+    assert torch.allclose(left.states[row], right.states[other], atol=1e-5)
+
+
+@torch.no_grad()
+def test_each_word_is_the_likeliest_and_states_are_one_forward_s(model: Llava, processor, rows, looks):
+    generated = answer(model, processor, rows[:1], looks(1))
+    ids = generated.ids[0]
+    states = model(ids[None], torch.ones(1, len(ids)).bool(), looks(1))[0]
+    assert torch.allclose(generated.states[0], states[:-1], atol=1e-5)
+    start = generated.prompts[0]
+    assert ids[:start].tolist() == rows[0]
+    assert model.logits(states)[start - 1 : -1].argmax(-1).tolist() == generated.new_ids(0)
+    assert len(generated.new_ids(0)) == BUDGET
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("ngram", [0, 1, 3])
+def test_a_batch_gives_each_row_what_it_gets_alone(
+    model: Llava, processor, rows, looks, side: str, ngram: int
+):
+    # The rows end at different times: the first after three words, the third after one, the second never.
+    alone = [
+        answer(model, processor, [row], looks(3)[[i]], no_repeat_ngram_size=ngram)
+        for i, row in enumerate(rows)
+    ]
+    stops = (alone[0].new_ids(0)[2], alone[2].new_ids(0)[0])
+    options = {"no_repeat_ngram_size": ngram, "stop": stops}
+    alone = [answer(model, processor, [row], looks(3)[[i]], **options) for i, row in enumerate(rows)]
+    together = answer(model, processor, rows, looks(3), side, **options)
+    assert len(set(map(len, together.ids))) > 1
+    for row, one in enumerate(alone):
+        same(together, one, row, 0)
+
+
+def test_nothing_is_said_twice_when_that_is_forbidden(model: Llava, processor, rows, looks):
+    free = answer(model, processor, rows[:1], looks(1), max_new_tokens=40).new_ids(0)
+    strict = answer(model, processor, rows[:1], looks(1), max_new_tokens=40, no_repeat_ngram_size=1)
+    assert len(set(free)) < len(free), "the model must repeat itself for this test to mean anything"
+    assert not set(strict.new_ids(0)) & set(rows[0])
+    assert len(set(strict.new_ids(0))) == len(strict.new_ids(0))
+
+
+def test_padding_is_nothing_that_was_said(model: Llava, processor, rows, looks):
+    # With padding counted as text, two pads on the left would forbid a pad after a pad.
+    short = [processor.tokenizer.bos_id, processor.tokenizer.pad_id]
+    ids, mask = processor.pad([rows[1], short], "left")
+    ids_alone, mask_alone = processor.pad([short])
+    model.language_model.lm_head.weight.data.zero_()
+    together = model.generate(ids, mask, looks(1), max_new_tokens=3, no_repeat_ngram_size=2, eos_id=-1)
+    alone = model.generate(ids_alone, mask_alone, max_new_tokens=3, no_repeat_ngram_size=2, eos_id=-1)
+    assert together.new_ids(1) == alone.new_ids(0)
+    assert alone.new_ids(0)[0] == processor.tokenizer.pad_id
+
+
+def test_endings(model: Llava, processor, rows, looks):
+    said = answer(model, processor, rows[:1], looks(1)).new_ids(0)
+    third = said.index(said[2]) + 1
+    for options, ending, count in (
+        ({"eos_id": said[2]}, "eos", third),
+        ({"stop": (said[2],)}, "stop", third),
+        ({"max_new_tokens": 2}, "budget", 2),
+        ({"max_new_tokens": third, "stop": (said[2],)}, "stop", third),
+    ):
+        generated = answer(model, processor, rows[:1], looks(1), **options)
+        assert generated.endings == (ending,)
+        assert generated.new_ids(0) == said[:count]
+        assert len(generated.states[0]) == len(generated.ids[0]) - 1
+
+
+def test_the_language_model_s_own_end(model: Llava, processor, rows, looks):
+    said = answer(model, processor, rows[:1], looks(1)).new_ids(0)
+    model.language_model.config.eos_token_id = said[0]
+    assert answer(model, processor, rows[:1], looks(1), eos_id=None).endings == ("eos",)
+
+
+@pytest.mark.parametrize("then", [(7,), (7, 8, 9)])
+@pytest.mark.parametrize("side", ["left", "right"])
+@torch.no_grad()
+def test_tokens_that_follow_are_read_in_one_forward(model: Llava, processor, rows, looks, then, side: str):
+    plain = answer(model, processor, rows, looks(3), max_new_tokens=5)
+    stop = plain.new_ids(0)[1]
+    plain = answer(model, processor, rows, looks(3), max_new_tokens=5, stop=(stop,))
+    assert set(plain.endings) == {"stop", "budget"}
+    followed = answer(model, processor, rows, looks(3), side, max_new_tokens=5, stop=(stop,), then=then)
+    assert followed.endings == plain.endings
+    for row, ending in enumerate(plain.endings):
+        said = plain.new_ids(row)[: -1 if ending == "stop" else None]
+        assert followed.new_ids(row) == [*said, *then]
+        ids = followed.ids[row][None]
+        states = model(ids, torch.ones_like(ids).bool(), looks(3)[[row]])[0]
+        assert torch.allclose(followed.states[row], states[:-1], atol=1e-5)
+
+
+def test_prompts_and_budgets_that_make_no_sense(model: Llava, processor, rows, looks):
+    with pytest.raises(LlavaInputError, match="max_new_tokens is 0"):
+        answer(model, processor, rows, looks(3), max_new_tokens=0)
+    ids, mask = processor.pad([rows[0], []])
+    with pytest.raises(LlavaInputError, match="row 1 of the batch has no tokens"):
+        model.generate(ids, mask, looks(1), max_new_tokens=1)

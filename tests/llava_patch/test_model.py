@@ -1,0 +1,126 @@
+import pytest
+import torch
+
+from llava_patch import Llava, LlavaConfig, Processor
+from llava_patch.errors import LlavaConfigError, LlavaInputError
+from llava_patch.model import positions
+from llava_patch.tokens import ImageTokens
+
+
+@pytest.fixture
+def rows(processor: Processor) -> list[list[int]]:
+    questions = ["what is this?", "and what may that thing over there be, if anything?", "is it red?"]
+    return [processor.encode(question).input_ids for question in questions]
+
+
+def test_random_values_follow_from_the_seed_alone(config: LlavaConfig, tokenizer):
+    tokens = ImageTokens.of(tokenizer, use_im_start_end=True)
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    one, same, other = (Llava.from_config(config, tokens, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(one.projector.weight, same.projector.weight)
+    assert not torch.equal(one.projector.weight, other.projector.weight)
+
+
+def test_only_the_tower_is_frozen(model: Llava):
+    for name, value in model.named_parameters():
+        assert value.requires_grad != name.startswith("vision_tower."), name
+
+
+@torch.no_grad()
+def test_padding_on_either_side_changes_nothing(model: Llava, processor: Processor, rows: list, looks):
+    alone = [
+        model(torch.tensor([row]), torch.ones(1, len(row)).bool(), looks(3)[[i]])
+        for i, row in enumerate(rows)
+    ]
+    for side in ("left", "right"):
+        ids, mask = processor.pad(rows, side)
+        states = model(ids, mask, looks(3))
+        assert states.isfinite().all()
+        for index, one in enumerate(alone):
+            assert torch.allclose(states[index][mask[index]], one[0], atol=1e-5)
+
+
+@torch.no_grad()
+def test_stored_features_give_the_same_states(model: Llava, processor: Processor, rows: list, looks):
+    ids, mask = processor.pad(rows)
+    assert torch.equal(model(ids, mask, looks(3)), model(ids, mask, features=model.features(looks(3))))
+
+
+@torch.no_grad()
+def test_the_picture_is_seen(model: Llava, processor: Processor, rows: list, looks):
+    ids, mask = processor.pad(rows)
+    seen, other = model(ids, mask, looks(3)), model(ids, mask, -looks(3))
+    first = (ids == model.tokens.patch).int().argmax(1)
+    for row, place in enumerate(first.tolist()):
+        assert torch.equal(seen[row, :place], other[row, :place])
+        assert not torch.allclose(seen[row, place], other[row, place], atol=1e-3)
+
+
+def test_words_alone(model: Llava, processor: Processor):
+    ids, mask = processor.pad([processor.encode("hello", images=0).input_ids])
+    assert model(ids, mask).shape == (1, ids.shape[1], model.config.language.hidden_size)
+
+
+def test_states_and_logits_are_the_language_model_s(model: Llava, processor: Processor):
+    ids, mask = processor.pad([processor.encode("hello", images=0).input_ids])
+    expected = model.language_model(ids, attention_mask=mask).logits
+    assert torch.allclose(model.logits(model(ids, mask)), expected, atol=1e-5)
+
+
+def test_gradients_reach_both_tables_and_the_projector(model: Llava, processor: Processor, rows: list, looks):
+    ids, mask = processor.pad(rows)
+    model.logits(model(ids, mask, looks(3))[:, -1]).logsumexp(-1).sum().backward()
+    language = model.language_model
+    for value in (language.model.embed_tokens.weight, language.lm_head.weight, model.projector.weight):
+        assert value.grad.abs().sum() > 0
+    assert all(value.grad is None for value in model.vision_tower.parameters())
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_pictures_and_placeholders_are_counted(
+    model: Llava, processor: Processor, rows: list, looks, count: int
+):
+    ids, mask = processor.pad(rows)
+    with pytest.raises(LlavaInputError, match=f"12 <im_patch> tokens, but {count} pictures give {count} x 4"):
+        model(ids, mask, looks(count))
+
+
+def test_growing(model: Llava):
+    size = model.vocabulary
+    model.grow(8, generator=torch.Generator().manual_seed(0))
+    assert model.vocabulary == model.config.language.vocab_size == size + 8
+    assert model.logits(torch.zeros(1, model.config.language.hidden_size)).shape == (1, size + 8)
+
+
+def test_the_caller_s_configuration_is_left_alone(config: LlavaConfig, model: Llava):
+    size = config.language.vocab_size
+    model.grow(8)
+    assert config.language.vocab_size == size
+
+
+def test_positions_count_from_the_first_token():
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 0, 0], [1, 1, 1, 1]]).bool()
+    assert positions(mask).tolist() == [[0, 0, 0, 1], [0, 1, 2, 3], [0, 1, 2, 3]]
+
+
+def test_parts_of_different_models(model: Llava, config: LlavaConfig):
+    parts = {"vision_tower": model.vision_tower, "language_model": model.language_model}
+    with pytest.raises(LlavaConfigError, match="from width 9 to 16"):
+        Llava(config, model.tokens, projector=torch.nn.Linear(9, 16), **parts)
+
+
+def test_attention_that_is_not_there(config: LlavaConfig, model: Llava):
+    with pytest.raises(LlavaConfigError, match="'flash_attention_9' cannot be used"):
+        Llava.from_config(config, model.tokens, attn_implementation="flash_attention_9")
+
+
+@torch.no_grad()
+def test_attention_is_the_library_s_switch(
+    config: LlavaConfig, model: Llava, processor: Processor, rows: list, looks
+):
+    other = Llava.from_config(config, model.tokens, attn_implementation="eager")
+    other.load_state_dict(model.state_dict())
+    ids, mask = processor.pad(rows)
+    assert torch.allclose(model(ids, mask, looks(3))[mask], other(ids, mask, looks(3))[mask], atol=1e-5)

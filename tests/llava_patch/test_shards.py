@@ -1,0 +1,175 @@
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from llava_patch.errors import LlavaWeightsError
+from llava_patch.shards import (
+    TensorFolder,
+    each_shard,
+    read_tensors,
+    shard_files,
+    whole_folder,
+    write_tensors,
+)
+
+
+@pytest.fixture
+def tensors() -> dict[str, torch.Tensor]:
+    return {name: torch.full((4, 8), float(value)) for value, name in enumerate("abcde")}
+
+
+@pytest.mark.parametrize(("limit", "files"), [(10**6, 1), (300, 3), (1, 5)])
+def test_written_in_shards_and_read_again(tmp_path: Path, tensors: dict, limit: int, files: int):
+    write_tensors(tmp_path, tensors.items(), limit=limit)
+    assert len(shard_files(tmp_path)) == files
+    assert (tmp_path / "model.safetensors").is_file() == (files == 1)
+    read = {name: value for _, part in each_shard(tmp_path, progress=False) for name, value in part.items()}
+    assert read.keys() == tensors.keys()
+    assert all(torch.equal(read[name], tensors[name]) for name in tensors)
+    assert not list(tmp_path.glob(".part*"))
+
+
+def test_views_of_one_storage_are_written_apart(tmp_path: Path):
+    table = torch.arange(8.0)
+    write_tensors(tmp_path, [("a", table[:4]), ("b", table[2:].reshape(2, 3).T)])
+    assert load_file(tmp_path / "model.safetensors")["b"].tolist() == [[2.0, 5.0], [3.0, 6.0], [4.0, 7.0]]
+
+
+@pytest.mark.parametrize(
+    "names", [["pytorch_model.bin"], [f"pytorch_model-{n:05d}-of-00003.bin" for n in (1, 2, 3)]]
+)
+@pytest.mark.parametrize("index", [True, False])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pickled_shards_of_any_number(
+    tmp_path: Path, tensors: dict, names: list[str], index: bool, zipped: bool
+):
+    for place, name in enumerate(names):
+        part = {key: value for key, value in tensors.items() if ord(key) % len(names) == place}
+        torch.save(part, tmp_path / name, _use_new_zipfile_serialization=zipped)
+    if index and len(names) > 1:
+        weight_map = {key: names[ord(key) % len(names)] for key in tensors}
+        (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    folder = TensorFolder(tmp_path, progress=False)
+    assert folder.shapes == {name: (4, 8) for name in tensors}
+    assert all(torch.equal(folder[name], tensors[name]) for name in "ebadc")
+
+
+def test_missing_shards(tmp_path: Path, tensors: dict):
+    write_tensors(tmp_path, tensors.items(), limit=300)
+    shard_files(tmp_path)[1].unlink()
+    with pytest.raises(LlavaWeightsError, match=r"lacks model-00002-of-00003\.safetensors"):
+        shard_files(tmp_path)
+    (tmp_path / "model.safetensors.index.json").unlink()
+    with pytest.raises(LlavaWeightsError, match="2 of 3 shards"):
+        shard_files(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"weight_map": 3}'])
+def test_an_index_that_is_none(tmp_path: Path, content: str):
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(LlavaWeightsError, match="no index of shards"):
+        shard_files(tmp_path)
+
+
+def test_folders_and_files_that_are_none(tmp_path: Path):
+    with pytest.raises(LlavaWeightsError, match="holds no weights"):
+        shard_files(tmp_path)
+    with pytest.raises(LlavaWeightsError, match="is no folder"):
+        shard_files(tmp_path / "none")
+    with pytest.raises(LlavaWeightsError, match="is missing"):
+        read_tensors(tmp_path / "none.bin")
+
+
+def test_a_name_in_two_files(tmp_path: Path, tensors: dict):
+    for number in (1, 2):
+        torch.save(tensors, tmp_path / f"pytorch_model-{number:05d}-of-00002.bin")
+    with pytest.raises(LlavaWeightsError, match=r"a is in .*00001-of-00002.* and in .*00002-of-00002"):
+        list(each_shard(tmp_path, progress=False))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_a_truncated_pickle(tmp_path: Path, tensors: dict, zipped: bool, share: float):
+    path = tmp_path / "pytorch_model.bin"
+    torch.save(
+        {name: value.repeat(50, 1) for name, value in tensors.items()},
+        path,
+        _use_new_zipfile_serialization=zipped,
+    )
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(LlavaWeightsError, match="damaged or cut short; fetch the file again"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.999])
+def test_truncated_safetensors(tmp_path: Path, tensors: dict, share: float):
+    write_tensors(tmp_path, tensors.items())
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    with pytest.raises(LlavaWeightsError, match="damaged or cut short"):
+        read_tensors(path)
+
+
+def test_a_text_file(tmp_path: Path):
+    (tmp_path / "pytorch_model.bin").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n"
+    )
+    with pytest.raises(LlavaWeightsError, match=r"no file of weights|damaged"):
+        read_tensors(tmp_path / "pytorch_model.bin")
+
+
+class Surprise:
+    """Would run code if it were unpickled."""
+
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    "content", [{"a": torch.zeros(1), "b": Surprise()}, {"a": {"b": torch.zeros(1)}}, {"step": 3}, [1]]
+)
+def test_a_pickle_with_anything_but_tensors(tmp_path: Path, content: object, zipped: bool, capsys):
+    path = tmp_path / "pytorch_model.bin"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(LlavaWeightsError, match=r"other than tensors|expected tensors by name"):
+        read_tensors(path)
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_a_bare_pickle(tmp_path: Path, capsys):
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Surprise()))
+    with pytest.raises(LlavaWeightsError):
+        read_tensors(tmp_path / "pytorch_model.bin")
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path):
+    with whole_folder(tmp_path / "deep" / "out") as partial:
+        (partial / "file").write_text("x")
+        assert not (tmp_path / "deep" / "out").exists()
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+    with pytest.raises(KeyError), whole_folder(tmp_path / "deep" / "other") as partial:
+        (partial / "file").write_text("x")
+        raise KeyError
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+
+
+def test_places_that_cannot_be_written(tmp_path: Path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("x")
+    for place in ("full", "full/file"):
+        with (
+            pytest.raises(LlavaWeightsError, match="exists and is not empty"),
+            whole_folder(tmp_path / place),
+        ):
+            pass
+    with (
+        pytest.raises(LlavaWeightsError, match="cannot be written"),
+        whole_folder(tmp_path / "full" / "file" / "out"),
+    ):
+        pass
