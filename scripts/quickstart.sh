@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 source scripts/setup.sh toy
 
 step() { printf '\n== %s\n' "$*"; }
-newer() { [ -e "$1" ] && [ "$1" -nt "$2" ]; }  # $1 is there, and was made after $2
+older() { [ ! -e "$1" ] || [ "$2" -nt "$1" ]; }  # $1 is missing, or was made before $2
 
 step "1/5 prepare: edit pairs, rendered scenes and real photographs"
 mgie prepare toy --out _data/toy
@@ -18,7 +18,10 @@ mgie train --config tiny
 
 step "3/5 extract: the run becomes a release"
 release=_ckpt/tiny/model_index.json
-newer $release _ckpt/runs/tiny/log.jsonl || { rm -rf _ckpt/tiny; mgie extract _ckpt/runs/tiny --out _ckpt/tiny; }
+if older $release _ckpt/runs/tiny/checkpoints; then
+    rm -rf _ckpt/tiny
+    mgie extract _ckpt/runs/tiny --out _ckpt/tiny
+fi
 
 step "4/5 edit: photographs and scenes that were held out"
 python -c '
@@ -32,9 +35,10 @@ for name in SPLITS["test"]:
 for number, pair in enumerate(toy_pairs(3, seed=1, split="test", size=64, kinds=["recolour"]), start=1):
     (folder / f"scene-{number}.png").write_bytes(pair.source)'
 edit() {  # NAME INSTRUCTION PHOTO...
-    local out="_ckpt/tiny-edits/$1" words="$2"
-    shift 2
-    newer "$out/done" $release || { mgie edit "$@" "$words" --model _ckpt/tiny --out "$out" && touch "$out/done"; }
+    if older "_ckpt/tiny-edits/$1/.done" $release; then
+        mgie edit "${@:3}" "$2" --model _ckpt/tiny --out "_ckpt/tiny-edits/$1"
+        touch "_ckpt/tiny-edits/$1/.done"
+    fi
 }
 edit grey "make it black and white" _data/examples/{cat,coffee,flower}.png
 edit dark "make it darker" _data/examples/{cat,coffee,flower}.png
@@ -42,7 +46,9 @@ edit pink "make the background pink" _data/examples/scene-{1,2,3}.png
 
 step "5/5 evaluate: fresh held-out pairs, each output judged"
 report=_ckpt/tiny-report
-newer $report/results.json $release || mgie evaluate --model _ckpt/tiny --suite toy --out $report > /dev/null
+if older $report/results.json $release; then
+    mgie evaluate --model _ckpt/tiny --suite toy --out $report > /dev/null
+fi
 
 cat $report/report.md
 cat <<END
