@@ -6,59 +6,54 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/setup.sh toy
+data=_data/toy examples=_data/examples run=_ckpt/runs/tiny model=_ckpt/tiny edits=_ckpt/tiny-edits report=_ckpt/tiny-report
 
 step() { printf '\n== %s\n' "$*"; }
-older() { [ ! -e "$1" ] || [ "$2" -nt "$1" ]; }  # $1 is missing, or was made before $2
+older() { [ ! -e "$1" ] || [ "$2" -nt "$1" ]; } # $1 is missing, or was made before $2
+edit() {                                         # NAME INSTRUCTION PHOTO...
+    if older "$edits/$1/.done" $model/model_index.json; then
+        mgie edit "${@:3}" "$2" --model $model --out "$edits/$1"
+        touch "$edits/$1/.done"
+    fi
+}
 
 step "1/5 prepare: edit pairs, rendered scenes and real photographs"
-mgie prepare toy --out _data/toy
+mgie prepare toy --out $data
 
 step "2/5 train: an editor on these pairs"
-mgie train --config tiny
+mgie train --config tiny --data.path $data
 
 step "3/5 extract: the run becomes a release"
-release=_ckpt/tiny/model_index.json
-if older $release _ckpt/runs/tiny/checkpoints; then
-    rm -rf _ckpt/tiny
-    mgie extract _ckpt/runs/tiny --out _ckpt/tiny
+if older $model/model_index.json $run/checkpoints; then
+    rm -rf $model
+    mgie extract $run --out $model
 fi
 
 step "4/5 edit: photographs and scenes that were held out"
+mkdir -p $examples
 python -c '
-from pathlib import Path
 from mgie.data.toy import toy_pairs
 from mgie.data.toy_photos import SPLITS, photo
-folder = Path("_data/examples")
-folder.mkdir(parents=True, exist_ok=True)
 for name in SPLITS["test"]:
-    photo(name).save(folder / f"{name}.png")
-for number, pair in enumerate(toy_pairs(3, seed=1, split="test", size=64, kinds=["recolour"]), start=1):
-    (folder / f"scene-{number}.png").write_bytes(pair.source)'
-edit() {  # NAME INSTRUCTION PHOTO...
-    if older "_ckpt/tiny-edits/$1/.done" $release; then
-        mgie edit "${@:3}" "$2" --model _ckpt/tiny --out "_ckpt/tiny-edits/$1"
-        touch "_ckpt/tiny-edits/$1/.done"
-    fi
-}
-edit grey "make it black and white" _data/examples/{cat,coffee,flower}.png
-edit dark "make it darker" _data/examples/{cat,coffee,flower}.png
-edit pink "make the background pink" _data/examples/scene-{1,2,3}.png
+    photo(name).save(f"_data/examples/{name}.png")
+for number, pair in enumerate(toy_pairs(3, seed=1, split="test", kinds=["recolour"]), start=1):
+    open(f"_data/examples/scene-{number}.png", "wb").write(pair.source)'
+edit grey "make it black and white" $examples/{cat,coffee,flower}.png
+edit dark "make it darker" $examples/{cat,coffee,flower}.png
+edit pink "make the background pink" $examples/scene-{1,2,3}.png
 
 step "5/5 evaluate: fresh held-out pairs, each output judged"
-report=_ckpt/tiny-report
-if older $report/results.json $release; then
-    mgie evaluate --model _ckpt/tiny --suite toy --out $report > /dev/null
+if older $report/results.json $model/model_index.json; then
+    mgie evaluate --model $model --suite toy --out $report > /dev/null
 fi
+cat $report/report.md - << END
 
-cat $report/report.md
-cat <<END
-before / said / after / target   $report/sheet.png   (all of them: $report/report.html)
-edited photographs and scenes    _ckpt/tiny-edits/
-the release                      _ckpt/tiny
+before / said / after / target: $report/sheet.png (all of them: $report/report.html)
+edited photographs and scenes:  $edits/
+the release:                    $model
 
-Try next:
-  mgie edit YOUR_PHOTO.jpg "make it look like an old photo" --model _ckpt/tiny --out out.png
-  mgie evaluate --model _ckpt/tiny --suite toy --seed 2 --out _ckpt/tiny-report-2
+Try next, after \`source .venv/bin/activate\`:
+  mgie edit YOUR_PHOTO.jpg "make it look like an old photo" --model $model --out out.png
+  mgie evaluate --model $model --suite toy --seed 2 --out _ckpt/tiny-report-2
   mgie train --config tiny --name longer --train.samples 80000
-(first: source .venv/bin/activate)
 END
