@@ -100,7 +100,8 @@ def make_delta(
 
 def _tensors(folder: str | Path, progress: bool, title: str) -> Iterator[tuple[str, Tensor]]:
     for _, tensors in each_shard(folder, progress=progress, title=title):
-        for name, tensor in tensors.items():
+        for name in list(tensors):
+            tensor = tensors.pop(name)
             if not is_constant(name):
                 yield name, tensor
 

@@ -5,6 +5,7 @@ Axes   b batch   t text tokens   m images   p patches of an image   s side of a 
 """
 
 import copy
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TypedDict
 
@@ -13,6 +14,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import CLIPVisionModel, LlamaForCausalLM
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from llava_patch.config import LlavaConfig
 from llava_patch.errors import LlavaConfigError
@@ -156,6 +158,17 @@ def _single(eos_id: int | list[int] | None) -> int:
     return eos_id
 
 
+class FullPrecisionRotary(LlamaRotaryEmbedding):
+    """Rotary frequencies that stay in single precision when the model is cast: half would blur positions."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FullPrecisionRotary":
+        super()._apply(fn, recurse)
+        if self.inv_freq.dtype != torch.float32:
+            fresh = LlamaRotaryEmbedding(self.config).to(self.inv_freq.device)
+            self.inv_freq, self.original_inv_freq = fresh.inv_freq, fresh.original_inv_freq
+        return self
+
+
 class Parts(TypedDict):
     """What a Llava is composed of."""
 
@@ -168,6 +181,7 @@ def build_parts(config: LlavaConfig, *, attn_implementation: str) -> Parts:
     """The parts in the configured shapes, with whatever values torch gives them."""
     vision, language = copy.deepcopy(config.vision), copy.deepcopy(config.language)
     tower, model = CLIPVisionModel(vision), LlamaForCausalLM(language)
+    model.model.rotary_emb = FullPrecisionRotary(language)
     try:
         tower.set_attn_implementation(attn_implementation)
         model.set_attn_implementation(attn_implementation)

@@ -62,7 +62,10 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 def each_shard(
     source: str | Path, *, progress: bool = True, title: str = "loading"
 ) -> Iterator[tuple[Path, dict[str, Tensor]]]:
-    """The files of a folder, or one file, in turn: (path, tensors). A name in two files is an error."""
+    """The files of a folder, or one file, in turn: (path, tensors). A name in two files is an error.
+
+    Take the tensors out of the dictionary to hold no more than one file in memory.
+    """
     source = Path(source)
     files = [source] if source.is_file() else shard_files(source)
     seen: dict[str, Path] = {}
@@ -78,6 +81,7 @@ def each_shard(
                     )
                 seen[name] = path
             yield path, tensors
+            tensors = {}  # the next file is read when this one is let go
 
 
 class TensorFolder:

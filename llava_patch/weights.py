@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from llava_patch.config import CONFIG_FILE, TOWER_FOLDER, LlavaConfig, resolve_tower
 from llava_patch.errors import LlavaConfigError, LlavaWeightsError
-from llava_patch.model import Llava, build_parts
+from llava_patch.model import FullPrecisionRotary, Llava, build_parts
 from llava_patch.shards import SHARD_BYTES, each_shard, whole_folder, write_tensors
 from llava_patch.tokenizer import LlavaTokenizer
 from llava_patch.tokens import IM_PATCH, IMAGE_TOKENS, ImageTokens
@@ -180,7 +179,7 @@ def _empty(
         model = Llava(config, tokens, **build_parts(config, attn_implementation=attn_implementation))
     model = model.to(dtype).to_empty(device=device)
     # No initialiser may run after a file was read; what is no parameter is made anew, in full precision.
-    model.language_model.model.rotary_emb = LlamaRotaryEmbedding(config.language).to(device)
+    model.language_model.model.rotary_emb = FullPrecisionRotary(config.language).to(device)
     embeddings = model.vision_tower.embeddings
     embeddings.register_buffer(
         "position_ids", torch.arange(embeddings.num_positions, device=device)[None], persistent=False
@@ -199,7 +198,8 @@ def _fill(model: Llava, folder: str | Path, *, progress: bool, fresh: tuple[str,
         (Path(folder), _LLAVA_NAMES, ()),
     ):
         for path, tensors in each_shard(source, progress=progress):
-            for name, tensor in tensors.items():
+            for name in list(tensors):
+                tensor = tensors.pop(name)
                 ours = _translate(name, table)
                 if ours is None or name.startswith(strangers):
                     continue

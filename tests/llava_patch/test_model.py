@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -103,6 +105,28 @@ def test_the_caller_s_configuration_is_left_alone(config: LlavaConfig, model: Ll
 def test_positions_count_from_the_first_token():
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 0, 0], [1, 1, 1, 1]]).bool()
     assert positions(mask).tolist() == [[0, 0, 0, 1], [0, 1, 2, 3], [0, 1, 2, 3]]
+
+
+@torch.no_grad()
+def test_casting_leaves_the_rotary_frequencies_alone(model: Llava, processor: Processor, rows: list, looks):
+    before = model.language_model.model.rotary_emb.inv_freq.clone()
+    cast = copy.deepcopy(model).to(torch.bfloat16)
+    assert torch.equal(cast.language_model.model.rotary_emb.inv_freq, before)
+    assert cast.projector.weight.dtype == torch.bfloat16
+    ids, mask = processor.pad(rows)
+    assert cast(ids, mask, looks(3)).dtype == torch.bfloat16
+
+
+@pytest.mark.gpu
+@torch.no_grad()
+def test_on_a_gpu(model: Llava, processor: Processor, rows: list, looks):
+    ids, mask = processor.pad(rows, "left")
+    here = model(ids, mask, looks(3))[mask]
+    said = model.generate(ids, mask, looks(3), max_new_tokens=5, then=(7, 8))
+    model, batch = model.cuda(), (ids.cuda(), mask.cuda(), looks(3).cuda())
+    assert torch.allclose(model(*batch)[batch[1]].cpu(), here, atol=1e-3)
+    there = model.generate(*batch, max_new_tokens=5, then=(7, 8))
+    assert [row.tolist() for row in there.ids] == [row.tolist() for row in said.ids]
 
 
 def test_parts_of_different_models(model: Llava, config: LlavaConfig):

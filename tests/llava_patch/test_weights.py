@@ -1,4 +1,5 @@
 import json
+import weakref
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ from safetensors.torch import load_file
 
 from llava_patch import Llava, LlavaTokenizer, load_llava, save_llava, start_llava
 from llava_patch.errors import LlavaError, LlavaWeightsError
-from llava_patch.shards import write_tensors
+from llava_patch.shards import read_tensors, write_tensors
 from llava_patch.weights import from_published, to_published
 
 
@@ -88,6 +89,22 @@ def test_several_safetensors(model: Llava, tokenizer: LlavaTokenizer, tmp_path: 
     save_llava(model, tokenizer, tmp_path / "out", limit=10_000)
     assert (tmp_path / "out" / "model.safetensors.index.json").is_file()
     assert equal(quiet(tmp_path / "out")[0], model)
+
+
+def test_one_shard_at_a_time(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    as_pickles(folder, 4)
+    earlier: list[weakref.ref] = []
+
+    def watched(path: Path) -> dict[str, torch.Tensor]:
+        alive = sum(reference() is not None for reference in earlier)
+        assert alive <= 1, f"{alive} tensors of earlier files live beside {path}"
+        tensors = read_tensors(path)
+        earlier.extend(weakref.ref(value) for value in tensors.values())
+        return tensors
+
+    monkeypatch.setattr("llava_patch.shards.read_tensors", watched)
+    quiet(folder)
+    assert len(earlier) > 20
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
