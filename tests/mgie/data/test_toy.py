@@ -21,7 +21,7 @@ def opened(picture: bytes | None) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def pairs() -> list[EditPair]:
-    return list(toy_pairs(300, seed=11, split="test", size=48))
+    return list(toy_pairs(300, seed=11, split="test", size=32))
 
 
 def shapes_meant(words: str, scene: Scene) -> list[Shape]:
@@ -127,7 +127,7 @@ def test_every_other_colour_or_shape_is_wrong():
     for index, kind in enumerate(["recolour", "background", "add", "remove", "swap"] * 30):
         edited = scene_edit(Random(index), "test", kind)
         facts = {"world": "scene"}
-        source, target = toy._png(render(edited.before, 48)), toy._png(render(edited.after, 48))
+        source, target = toy._png(render(edited.before, 32)), toy._png(render(edited.after, 32))
         pair = EditPair(
             key="scene", instruction=edited.asked, source=source, target=target, kind=kind, meta=facts
         )
@@ -142,7 +142,7 @@ def test_every_other_colour_or_shape_is_wrong():
                     other = Shape(shape.size, colour, shape.form, shape.corner)
                     wrong.append(Scene(edited.after.background, (*rest, other)))
         for scene in wrong:
-            assert not judge(pair, render(scene, 48)).right, (edited.asked, str(edited.before), str(scene))
+            assert not judge(pair, render(scene, 32)).right, (edited.asked, str(edited.before), str(scene))
 
 
 def test_a_swap_done_to_one_of_the_two_shapes_is_wrong():
@@ -155,9 +155,9 @@ def test_a_swap_done_to_one_of_the_two_shapes_is_wrong():
     after = Scene(
         "grey", (Shape("large", "blue", "square", "top left"), Shape("small", "red", "circle", "top right"))
     )
-    source, target = toy._png(render(before, 48)), toy._png(render(after, 48))
+    source, target = toy._png(render(before, 32)), toy._png(render(after, 32))
     pair = EditPair(key="swap", instruction="", source=source, target=target, meta={"world": "scene"})
-    verdict = judge(pair, render(half, 48))
+    verdict = judge(pair, render(half, 32))
     assert not verdict.right and "top right" in verdict.why
 
 

@@ -1,0 +1,249 @@
+"""Measure how good an editor is: give it the pairs of a suite, judge what comes out, write a report.
+
+mgie evaluate --model _ckpt/tiny --suite toy --seed 2 --out _ckpt/tiny-report
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from mgie.data.images import decode, square, to_pixels
+from mgie.data.stored_pairs import new_folder
+from mgie.data.toy import Verdict, neighbours
+from mgie.errors import ConfigError, DataError
+from mgie.evaluation.metrics import PIXEL_METRICS, ClipScores, DinoScores
+from mgie.evaluation.report import RESULTS, Item, as_table, write_report
+from mgie.evaluation.suites import Request, find_suite
+
+
+@runtime_checkable
+class Edits(Protocol):
+    """What an editing system gives back: one entry for each picture."""
+
+    images: list[Image.Image]
+    said: list[str]
+    forced: list[bool]
+
+
+@runtime_checkable
+class Editing(Protocol):
+    """Whatever edits pictures by instructions: MGIEPipeline, or another system to compare it with."""
+
+    size: int
+    """Side in pixels that pictures are edited at."""
+
+    def __call__(self, image: list[Image.Image], prompt: list[str], /, *, seed: int, **options: Any) -> Edits:
+        """Edit each picture by the instruction at its place."""
+        ...
+
+
+Scorer = Callable[[Item], Tensor]
+
+
+def evaluate(
+    model: str | Path | Editing,
+    *,
+    suite: str = "toy",
+    data: str | Path | None = None,
+    out: str | Path,
+    count: int = 200,
+    seed: int = 1,
+    batch_size: int = 25,
+    control: bool = True,
+    metrics: Sequence[str] = (),
+    clip: str | Path | None = None,
+    dino: str | Path | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    image_guidance: float | None = None,
+    size: int | None = None,
+) -> dict[str, Any]:
+    """Measure an editor, write a report. Facts: suite, n, seed, right, l1_ratio, control_right, by_kind.
+
+    `right` is the share that the suite's judge calls right. `l1_ratio` is the sum of the outputs' distances
+    from their targets over that of the untouched pictures: 1 is as good as doing nothing. `control_right` is
+    the share of pictures in which their own edit came out although another pair's instruction was given: 0
+    for a model that listens.
+
+    Args:
+        model: Release folder, as `mgie extract` writes it, or a hub id. In Python also a pipeline.
+        suite: Benchmark: toy (made fresh from the seed and judged) or pairs (the test split of --data).
+        data: Data set that `mgie prepare` wrote; its test split is used instead of fresh pairs.
+        out: Folder of the report: results.json, items.jsonl, report.md, report.html, sheet.png; an older
+            report there is replaced.
+        count: How many pairs at most.
+        seed: Seed of the pairs that the suite makes, and of the model's noise.
+        batch_size: How many pictures are edited at once.
+        control: Edit all pictures a second time, each by another pair's instruction.
+        metrics: Further metrics, such as "[l2, psnr, ssim]".
+        clip: Local folder of a CLIP model, for CLIP-I and CLIP-T.
+        dino: Local folder of a DINO model, for DINO.
+        steps: Sampling steps. Default: the release's.
+        guidance: How strongly the words count. Default: the release's.
+        image_guidance: How strongly the picture counts. Default: the release's.
+        size: Side in pixels that pictures are edited at. Default: the release's.
+    """
+    # Everything that can be wrong is wrong now.
+    bench = find_suite(suite)
+    for name, number in (("count", count), ("batch_size", batch_size)):
+        if number < 1:
+            raise ConfigError(f"--{name} is {number}: expected 1 or more.")
+    check_out(Path(out))
+    scorers = find_scorers([*bench.metrics, *metrics], clip, dino)
+    started = time.monotonic()
+
+    # The model, and the pairs at the size that it works at: square, as it was trained.
+    pipeline, name = load(model)
+    side = size or pipeline.size
+    pairs = bench.pairs(Request(count=count, seed=seed, size=side, data=None if data is None else Path(data)))
+    if not pairs:
+        raise DataError(f"The suite {suite} found no pair to measure on: choose another --data.")
+    sources = [square(decode(pair.source or pair.target, name=pair.key), side) for pair in pairs]
+    targets = [square(decode(pair.target, name=pair.key), side) for pair in pairs]
+
+    # Edit, by each picture's own instruction and by another's.
+    others = neighbours(pairs) if control and bench.judge else []
+    asked = {"steps": steps, "guidance": guidance, "image_guidance": image_guidance, "size": size}
+    options = {key: value for key, value in asked.items() if value is not None} | {"seed": seed}
+    with tqdm(total=len(pairs) + len(others), desc=f"evaluate on {suite}", unit="edit") as progress:
+        own = [pair.instruction for pair in pairs]
+        edited = edit_all(pipeline, sources, own, batch_size, options, progress)
+        foreign = [own[other] for other in others]
+        misled = edit_all(pipeline, sources[: len(foreign)], foreign, batch_size, options, progress)
+
+    # Judge and measure.
+    items = [
+        Item(
+            key=pair.key,
+            kind=pair.kind,
+            instruction=pair.instruction,
+            expected=pair.expressive,
+            said=said,
+            forced=forced,
+            source=source,
+            output=square(output, side),
+            target=target,
+        )
+        for pair, source, target, (output, said, forced) in zip(pairs, sources, targets, edited, strict=True)
+    ]
+    items = [measured(item, scorers) for item in items]
+    if bench.judge:
+        items = [
+            judged(item, bench.judge(pair, item.output)) for item, pair in zip(items, pairs, strict=True)
+        ]
+    if bench.judge and others:
+        wrong = [bench.judge(pair, output) for pair, (output, _, _) in zip(pairs, misled, strict=True)]
+        items = [
+            replace(item, control=words, control_right=verdict.right)
+            for item, words, verdict in zip(items, foreign, wrong, strict=True)
+        ]
+
+    # Tell.
+    kinds = sorted({item.kind for item in items})
+    by_kind = {kind: summary([item for item in items if item.kind == kind]) for kind in kinds}
+    facts = {"model": name, "suite": suite, "seed": seed, "size": side} | summary(items)
+    facts |= {"by_kind": by_kind, "seconds": round(time.monotonic() - started, 1)}
+    with new_folder(out, overwrite=True) as folder:
+        write_report(folder, facts, items)
+    print(as_table(facts))
+    return facts | {"report": str(Path(out, "report.html")), "sheet": str(Path(out, "sheet.png"))}
+
+
+def edit_all(
+    pipeline: Editing,
+    sources: Sequence[Image.Image],
+    instructions: Sequence[str],
+    batch_size: int,
+    options: dict[str, Any],
+    progress: tqdm,
+) -> list[tuple[Image.Image, str, bool]]:
+    """What the pipeline makes of each picture, what it says, and whether the edit was forced."""
+    edited: list[tuple[Image.Image, str, bool]] = []
+    for start in range(0, len(instructions), batch_size):
+        part = slice(start, start + batch_size)
+        result = pipeline(list(sources[part]), list(instructions[part]), **options)
+        edited += zip(result.images, result.said, result.forced, strict=True)
+        progress.update(len(instructions[part]))
+    return edited
+
+
+def load(model: str | Path | Editing) -> tuple[Editing, str]:
+    """The pipeline of a release, and what to call it in the report."""
+    if not isinstance(model, (str, Path)):
+        return model, type(model).__name__
+    from mgie.pipeline import MGIEPipeline
+
+    pipeline = MGIEPipeline.from_pretrained(str(model))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline, str(model)
+
+
+def check_out(out: Path) -> None:
+    """A folder that is new, empty, or holds an older report. Raises ConfigError."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out is the file {out}: expected a folder for the report; name another.")
+    if out.is_dir() and any(out.iterdir()) and not (out / RESULTS).is_file():
+        raise ConfigError(f"--out is {out}, which holds something that is no report: name another folder.")
+
+
+def find_scorers(
+    metrics: Sequence[str], clip: str | Path | None, dino: str | Path | None
+) -> dict[str, Scorer]:
+    """Metric -> what measures it. Raises UserError for what is unknown or missing."""
+    scorers: dict[str, Scorer] = {}
+    for metric in metrics:
+        if metric not in PIXEL_METRICS:
+            raise ConfigError(
+                f"There is no metric '{metric}': expected some of {', '.join(PIXEL_METRICS)}; "
+                "CLIP-I and CLIP-T come with --clip FOLDER, DINO with --dino FOLDER."
+            )
+        measure = PIXEL_METRICS[metric]
+        scorers[metric] = lambda item, measure=measure: measure(*pixels(item.output, item.target))
+    scorers["copy_l1"] = lambda item: PIXEL_METRICS["l1"](*pixels(item.source, item.target))
+    if clip is not None:
+        eye = ClipScores(clip)
+        scorers["clip_i"] = lambda item: eye.clip_i([item.output], [item.target])
+        scorers["clip_t"] = lambda item: eye.clip_t([item.output], [item.expected or item.instruction])
+    if dino is not None:
+        look = DinoScores(dino)
+        scorers["dino"] = lambda item: look.dino([item.output], [item.target])
+    return scorers
+
+
+def measured(item: Item, scorers: dict[str, Scorer]) -> Item:
+    """The item with its scores."""
+    return replace(item, scores={metric: float(score(item)) for metric, score in scorers.items()})
+
+
+def judged(item: Item, verdict: Verdict) -> Item:
+    """The item with its verdict."""
+    return replace(item, right=verdict.right, why=verdict.why)
+
+
+def pixels(*pictures: Image.Image) -> list[Tensor]:
+    """Each picture as a batch of one."""
+    return [to_pixels(picture)[None] for picture in pictures]
+
+
+def summary(items: Sequence[Item]) -> dict[str, Any]:
+    """The figures of some items: their number, shares, sums' ratio and means."""
+    facts: dict[str, Any] = {"n": len(items)}
+    for share in ("right", "control_right"):
+        verdicts = [getattr(item, share) for item in items if getattr(item, share) is not None]
+        if verdicts:
+            facts[share] = sum(verdicts) / len(verdicts)
+    copied = sum(item.scores["copy_l1"] for item in items)
+    facts["l1_ratio"] = sum(item.scores["l1"] for item in items) / copied if copied else None
+    expected = [item for item in items if item.expected]
+    if expected:
+        facts["said_exactly"] = sum(item.said.strip() == item.expected for item in expected) / len(expected)
+    facts["forced"] = sum(item.forced for item in items) / len(items)
+    for metric in items[0].scores:
+        facts[metric] = sum(item.scores[metric] for item in items) / len(items)
+    return facts

@@ -1,0 +1,216 @@
+"""Results -> results.json, items.jsonl, report.md, report.html with pictures, and sheet.png to look at."""
+
+import html
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+RESULTS = "results.json"
+TILE = 128
+"""Side of a picture on the sheet."""
+SHOWN = 24
+"""How many items the sheet shows; they are chosen by their place in the suite, never by their result."""
+PAGED = 60
+"""How many items the page shows."""
+
+INK, PALE, GOOD, BAD = (25, 25, 28), (110, 110, 118), (20, 120, 60), (180, 40, 40)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """One edited picture with all that is known of it."""
+
+    key: str
+    kind: str
+    instruction: str
+    expected: str
+    """What should be said. Empty: not known."""
+    said: str
+    """What the model said."""
+    forced: bool
+    """The model never called for the edit by itself."""
+    source: Image.Image
+    output: Image.Image
+    target: Image.Image
+    scores: dict[str, float] = field(default_factory=dict)
+    right: bool | None = None
+    """The judge's verdict. None: nobody judges."""
+    why: str = ""
+    control: str = ""
+    """The instruction of another pair, given to the same picture."""
+    control_right: bool | None = None
+    """Whether this pair's own edit came out all the same."""
+
+    def facts(self) -> dict[str, Any]:
+        """All but the pictures."""
+        pictures = ("source", "output", "target")
+        return {name: getattr(self, name) for name in self.__slots__ if name not in pictures}
+
+
+def write_report(folder: Path, facts: dict[str, Any], items: Sequence[Item]) -> None:
+    """Write all forms of the report into a folder that is there."""
+    (folder / RESULTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    lines = (json.dumps(item.facts(), ensure_ascii=False) + "\n" for item in items)
+    (folder / "items.jsonl").write_text("".join(lines), encoding="utf-8")
+    (folder / "report.md").write_text(f"# {_title(facts)}\n\n{as_table(facts)}\n", encoding="utf-8")
+    sheet(chosen(items, SHOWN), _title(facts)).save(folder / "sheet.png")
+    _write_page(folder, facts, chosen(items, PAGED))
+
+
+def chosen(items: Sequence[Item], count: int) -> list[Item]:
+    """The first item of each kind, then the first of the others; in the order of the suite."""
+    first = {item.kind: place for place, item in reversed(list(enumerate(items)))}
+    places = sorted(first.values())
+    others = [place for place in range(len(items)) if place not in set(places)]
+    return [items[place] for place in sorted((places + others)[:count])]
+
+
+def as_table(facts: dict[str, Any]) -> str:
+    """The figures as a Markdown table: one row per kind of edit, the last one for all."""
+    rows = {**facts["by_kind"], "all": facts}
+    columns = ["n", *(name for name in facts if name in _COLUMNS and name != "n")]
+    cells = [["kind", *(_COLUMNS[name][0] for name in columns)]]
+    for kind, row in rows.items():
+        shown = [_COLUMNS[name][1].format(row[name]) if row.get(name) is not None else "" for name in columns]
+        cells.append([kind or "any", *shown])
+    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
+
+
+_COLUMNS: dict[str, tuple[str, str]] = {
+    "n": ("items", "{}"),
+    "right": ("judged right", "{:.0%}"),
+    "control_right": ("right, other's words", "{:.0%}"),
+    "l1_ratio": ("L1 / copy's L1", "{:.3f}"),
+    "said_exactly": ("said as expected", "{:.0%}"),
+    "l1": ("L1", "{:.4f}"),
+    "l2": ("L2", "{:.4f}"),
+    "psnr": ("PSNR", "{:.2f}"),
+    "ssim": ("SSIM", "{:.3f}"),
+    "clip_i": ("CLIP-I", "{:.3f}"),
+    "clip_t": ("CLIP-T", "{:.3f}"),
+    "dino": ("DINO", "{:.3f}"),
+}
+"""Fact -> its heading and how it is printed."""
+
+
+def sheet(items: Sequence[Item], title: str = "", *, columns: int = 3) -> Image.Image:
+    """Before, after and target side by side, with what was asked, what was said and the verdict below."""
+    big, bold, plain = (ImageFont.load_default(size) for size in (18, 14, 13))
+    gap, line, top = 10, 17, 44
+    wide = 3 * TILE + 2 * 4
+    texts = [_texts(item, wide, bold, plain) for item in items]
+    columns = min(columns, max(len(items), 1))
+    rows = [range(start, min(start + columns, len(items))) for start in range(0, len(items), columns)]
+    heights = [TILE + 22 + line * max(len(texts[place]) for place in row) + 2 * gap for row in rows]
+
+    page = Image.new("RGB", (columns * (wide + 2 * gap) + gap, top + sum(heights) + gap), "white")
+    pen = ImageDraw.Draw(page)
+    pen.text((2 * gap, 14), title, INK, big)
+    y = top
+    for row, height in zip(rows, heights):
+        for column, place in enumerate(row):
+            x = 2 * gap + column * (wide + 2 * gap)
+            pictures = (items[place].source, items[place].output, items[place].target)
+            for index, (name, picture) in enumerate(zip(("before", "after", "target"), pictures)):
+                left = x + index * (TILE + 4)
+                pen.text((left, y), name, PALE, plain)
+                page.paste(_tile(picture), (left, y + 18))
+            for index, (words, colour, font) in enumerate(texts[place]):
+                pen.text((x, y + 22 + TILE + index * line), words, colour, font)
+        y += height
+    return page
+
+
+def _texts(item: Item, wide: int, bold: Any, plain: Any) -> list[tuple[str, tuple[int, int, int], Any]]:
+    parts = [(item.instruction, INK, bold), (f"said: {item.said or '(nothing)'}", PALE, plain)]
+    if item.right is not None:
+        parts.append(
+            (("right: " if item.right else "wrong: ") + item.why, GOOD if item.right else BAD, plain)
+        )
+    return [(words, colour, font) for text, colour, font in parts for words in _wrapped(text, wide, font)]
+
+
+def _wrapped(text: str, wide: int, font: Any, most: int = 3) -> list[str]:
+    """The text in lines that fit, `most` at most; what is left out shows as three dots."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= wide:
+            lines[-1] = longer
+            continue
+        while font.getlength(word) > wide:
+            word = word[:-2] + "…"
+        lines.append(word)
+    lines = [line for line in lines if line] or [""]
+    return lines if len(lines) <= most else [*lines[: most - 1], lines[most - 1] + " …"]
+
+
+def _tile(picture: Image.Image) -> Image.Image:
+    """The picture at TILE, whole; small ones are enlarged by whole pixels, so that each pixel is seen."""
+    picture = picture.convert("RGB")
+    scale = TILE / max(picture.size)
+    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+    picture = picture.resize(size, Image.Resampling.NEAREST if scale >= 2 else Image.Resampling.LANCZOS)
+    tile = Image.new("RGB", (TILE, TILE), (240, 240, 240))
+    tile.paste(picture, ((TILE - picture.width) // 2, (TILE - picture.height) // 2))
+    return tile
+
+
+def _write_page(folder: Path, facts: dict[str, Any], items: Sequence[Item]) -> None:
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    cards = []
+    for index, item in enumerate(items):
+        cells = []
+        for name in ("source", "output", "target"):
+            path = f"pictures/{index:04d}_{name}.png"
+            getattr(item, name).convert("RGB").save(folder / path)
+            shown = {"source": "before", "output": "after"}.get(name, name)
+            cells.append(f'<figure><img src="{path}" alt="{shown}"><figcaption>{shown}</figcaption></figure>')
+        verdict = ""
+        if item.right is not None:
+            word = "right" if item.right else "wrong"
+            verdict = f'<p class="{word}">{word}: {html.escape(item.why)}</p>'
+        said = f"<p>said: {html.escape(item.said) or '<i>nothing</i>'}</p>"
+        head = f"<h2>{html.escape(item.instruction)}</h2>"
+        cards.append(f"<section>{head}<div>{''.join(cells)}</div>{said}{verdict}</section>")
+    title = html.escape(_title(facts))
+    table = _html_table(as_table(facts))
+    shown = f"<p>{len(items)} of {facts['n']} items, chosen by their place in the suite.</p>"
+    page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
+    page += f"<style>{_STYLE}</style>"
+    page += f"<h1>{title}</h1>{table}{shown}<main>{''.join(cards)}</main></html>\n"
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def _html_table(markdown: str) -> str:
+    rows = [
+        [html.escape(cell.strip()) for cell in line.strip("|").split("|")] for line in markdown.splitlines()
+    ]
+    head = "".join(f"<th>{cell}</th>" for cell in rows[0])
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows[2:])
+    return f"<table><tr>{head}</tr>{body}</table>"
+
+
+def _title(facts: dict[str, Any]) -> str:
+    return f"{facts['model']} on {facts['suite']}: {facts['n']} items, seed {facts['seed']}"
+
+
+_STYLE = """
+body{font:15px/1.4 system-ui,sans-serif;color:#19191c;margin:2em auto;max-width:1320px;padding:0 1em}
+table{border-collapse:collapse;margin:1em 0}
+td,th{padding:.25em .8em;border-bottom:1px solid #ddd;text-align:right}
+td:first-child,th:first-child{text-align:left}tr:last-child{font-weight:600}
+main{display:grid;grid-template-columns:repeat(auto-fill,minmax(410px,1fr));gap:1.2em}
+section{border:1px solid #e2e2e6;border-radius:6px;padding:.8em}section div{display:flex;gap:4px}
+h2{font-size:1em;margin:0 0 .5em}figure{margin:0;flex:1}figcaption{color:#6e6e76;font-size:.85em}
+img{width:100%;image-rendering:pixelated;display:block}p{margin:.4em 0 0}
+.right{color:#14783c}.wrong{color:#b42828}
+"""

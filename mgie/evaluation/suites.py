@@ -1,0 +1,93 @@
+"""Named benchmarks, as data: which pairs, which metrics, and who judges."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from PIL.Image import Image
+
+from mgie.data.stored_pairs import StoredPairs
+from mgie.data.toy import Verdict, judge, toy_pairs
+from mgie.errors import ConfigError, DataError
+from mgie.types import EditPair
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What a user asks of a suite."""
+
+    count: int
+    """How many pairs at most."""
+    seed: int
+    """A fresh seed makes a fresh test set, where the suite makes its pairs."""
+    size: int
+    """Side of the pictures that are made."""
+    data: Path | None = None
+    """A data set that `mgie prepare` wrote."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Suite:
+    """One benchmark."""
+
+    name: str
+    about: str
+    pairs: Callable[[Request], list[EditPair]]
+    """The pairs of a request, in the order in which they are given to the model."""
+    metrics: tuple[str, ...]
+    """Names of metrics.PIXEL_METRICS that are measured without being asked for."""
+    judge: Callable[[EditPair, Image], Verdict] | None = None
+    """Who says whether an output is right; with it goes the control. None: nobody."""
+
+
+def find_suite(name: str) -> Suite:
+    """The suite of that name. Raises ConfigError with the nearest names."""
+    if name not in SUITES:
+        near = difflib.get_close_matches(name, SUITES, n=2, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else "choose one of them."
+        raise ConfigError(f"There is no suite '{name}': expected one of {', '.join(SUITES)}; {hint}")
+    return SUITES[name]
+
+
+def _toy(request: Request) -> list[EditPair]:
+    if request.data is not None:
+        return _held_out(request)
+    return list(toy_pairs(request.count, seed=request.seed, split="test", size=request.size))
+
+
+def _held_out(request: Request) -> list[EditPair]:
+    if request.data is None:
+        raise ConfigError(
+            "The suite 'pairs' measures on a data set of yours: give --data DIR that `mgie prepare` wrote."
+        )
+    stored = StoredPairs(request.data, "test")
+    pairs = [stored[index] for index in islice(range(len(stored)), request.count)]
+    if any(pair.source is None for pair in pairs):
+        missing = next(pair.key for pair in pairs if pair.source is None)
+        raise DataError(
+            f"Pair {missing} of {request.data} has no picture before the edit, so nothing can be edited."
+        )
+    return pairs
+
+
+SUITES: dict[str, Suite] = {
+    suite.name: suite
+    for suite in (
+        Suite(
+            name="toy",
+            about="held-out scenes and photographs of the toy world, made from the seed, each judged",
+            pairs=_toy,
+            metrics=("l1",),
+            judge=judge,
+        ),
+        Suite(
+            name="pairs",
+            about="the test split of a data set that `mgie prepare` wrote, against its targets",
+            pairs=_held_out,
+            metrics=("l1", "l2"),
+        ),
+    )
+}
+"""Name -> benchmark."""

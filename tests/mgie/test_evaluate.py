@@ -1,0 +1,169 @@
+"""Systems whose quality is known get the figures that they deserve."""
+
+import io
+import json
+from dataclasses import dataclass
+
+import pytest
+from PIL import Image
+
+from mgie.data import toy_photos
+from mgie.data.toy import toy_pairs
+from mgie.errors import ConfigError, DataError, WeightsError
+from mgie.evaluate import evaluate
+from mgie.prepare import prepare
+
+COUNT, SEED, SIDE = 40, 5, 32
+
+
+@dataclass
+class Edits:
+    images: list[Image.Image]
+    said: list[str]
+    forced: list[bool]
+
+
+class Copy:
+    """Does nothing, and says so."""
+
+    size = SIDE
+
+    def __call__(self, image, prompt, /, *, seed):
+        assert isinstance(seed, int) and len(image) == len(prompt) <= 7
+        return Edits(list(image), ["nothing changes"] * len(image), [True] * len(image))
+
+
+class Oracle:
+    """Has seen the test: knows the answer to a picture with its instruction, and copies other pictures."""
+
+    size = SIDE
+
+    def __init__(self, pairs, listens=True):
+        self.listens = listens
+        self.answers = {self.key(opened(pair.source), pair.instruction): pair for pair in pairs}
+
+    def key(self, image, instruction):
+        return image.tobytes(), instruction if self.listens else ""
+
+    def __call__(self, image, prompt, /, **_):
+        found = [self.answers.get(self.key(*both)) for both in zip(image, prompt)]
+        images = [opened(pair.target) if pair else source for pair, source in zip(found, image)]
+        return Edits(images, [pair.expressive if pair else "?" for pair in found], [False] * len(images))
+
+
+class PhotoOps:
+    """Edits photographs truly, by the words alone, and leaves scenes alone."""
+
+    size = SIDE
+
+    def __call__(self, image, prompt, /, **_):
+        ops = {words: op for op, wordings in toy_photos.ASKED.items() for words in wordings}
+        asked = [ops.get(words) for words in prompt]
+        made = [toy_photos.apply(op, source) if op else source for op, source in zip(asked, image)]
+        return Edits(made, [""] * len(made), [False] * len(made))
+
+
+def opened(picture):
+    return Image.open(io.BytesIO(picture)).convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    return list(toy_pairs(COUNT, seed=SEED, split="test", size=SIDE))
+
+
+def run(system, out, **options):
+    return evaluate(system, out=out, **({"count": COUNT, "seed": SEED, "batch_size": 7} | options))
+
+
+def test_a_system_that_copies_is_never_right(tmp_path):
+    facts = run(Copy(), tmp_path / "report")
+    assert (facts["suite"], facts["n"], facts["seed"]) == ("toy", COUNT, SEED)
+    assert facts["right"] == facts["control_right"] == facts["said_exactly"] == 0
+    assert facts["l1_ratio"] == 1
+    assert facts["forced"] == 1
+
+
+def test_a_system_that_does_what_is_asked_is_always_right(pairs, tmp_path):
+    facts = run(Oracle(pairs), tmp_path / "report")
+    assert facts["right"] == facts["said_exactly"] == 1
+    assert facts["l1_ratio"] == facts["control_right"] == 0
+    assert sum(row["n"] for row in facts["by_kind"].values()) == COUNT
+    assert all(row["right"] == 1 for row in facts["by_kind"].values())
+
+
+def test_a_system_that_does_not_listen_is_found_out_by_the_control(pairs, tmp_path):
+    facts = run(Oracle(pairs, listens=False), tmp_path / "report")
+    assert facts["right"] == facts["control_right"] == 1
+    assert "control_right" not in run(Oracle(pairs), tmp_path / "report", control=False)
+
+
+def test_kinds_are_told_apart_and_the_ratio_is_of_sums(pairs, tmp_path):
+    facts = run(PhotoOps(), tmp_path / "report")
+    for kind, row in facts["by_kind"].items():
+        assert row["right"] == (kind in toy_photos.OPS)
+        assert row["l1_ratio"] == pytest.approx(0 if kind in toy_photos.OPS else 1, abs=1e-6)
+    far = {pair.key: toy_photos.distances(opened(pair.source), opened(pair.target))["copy"] for pair in pairs}
+    left = sum(far[pair.key] for pair in pairs if pair.kind not in toy_photos.OPS)
+    assert facts["l1_ratio"] == pytest.approx(left / sum(far.values()), abs=1e-5)
+    assert facts["right"] == sum(pair.kind in toy_photos.OPS for pair in pairs) / COUNT
+
+
+def test_another_seed_is_another_test(pairs, tmp_path):
+    facts = run(Oracle(pairs), tmp_path / "report", seed=SEED + 1)
+    assert facts["right"] < 0.2
+
+
+def test_the_report_is_whole_and_replaces_an_older_one(pairs, tmp_path, capsys):
+    out = tmp_path / "report"
+    run(Copy(), out)
+    facts = run(Oracle(pairs), out, metrics=["psnr"])
+    written = json.loads((out / "results.json").read_text())
+    assert written == {name: facts[name] for name in written} and written["right"] == 1
+    items = [json.loads(line) for line in (out / "items.jsonl").read_text().splitlines()]
+    assert [item["key"] for item in items] == [pair.key for pair in pairs]
+    assert all(item["right"] and item["control"] != item["instruction"] for item in items)
+    with Image.open(facts["sheet"]) as sheet:
+        assert sheet.width > 800
+    assert "judged right" in (out / "report.md").read_text() and "psnr" in facts
+    page = (out / "report.html").read_text()
+    assert page.count("<section>") == COUNT
+    assert (out / "pictures" / "0000_output.png").is_file()
+    assert "| all" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report"]
+
+
+def test_a_prepared_data_set_is_measured_too(pairs, tmp_path):
+    data = tmp_path / "data"
+    prepare("toy", data, count=1, test=COUNT, seed=SEED, size=SIDE, progress=False)
+    for suite in ("toy", "pairs"):
+        facts = run(Oracle(pairs), tmp_path / suite, suite=suite, data=data, count=12)
+        assert facts["n"] == 12 and facts["l1_ratio"] == 0
+        assert ("right" in facts) == (suite == "toy")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "says"),
+    [
+        ({"suite": "toys"}, ConfigError, "did you mean toy"),
+        ({"count": 0}, ConfigError, "--count is 0"),
+        ({"metrics": ["lpips"]}, ConfigError, "no metric 'lpips'"),
+        ({"suite": "pairs"}, ConfigError, "--data"),
+        ({"data": "nowhere"}, DataError, "nowhere"),
+        ({"clip": "nowhere"}, WeightsError, "nowhere is no model folder"),
+        ({"dino": "nowhere"}, WeightsError, "nowhere is no model folder"),
+    ],
+)
+def test_a_wrong_request_is_a_sentence_and_leaves_nothing(wrong, error, says, tmp_path):
+    with pytest.raises(error, match=says):
+        run(Copy(), tmp_path / "report", **wrong)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_no_report_is_not_replaced(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(ConfigError, match="no report"):
+        run(Copy(), tmp_path)
+    with pytest.raises(ConfigError, match="is the file"):
+        run(Copy(), tmp_path / "thesis.txt")
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
