@@ -1,0 +1,1 @@
+"""The arithmetic of diffusion, over the library's schedulers. No weights here."""

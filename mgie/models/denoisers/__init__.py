@@ -1,0 +1,1 @@
+"""Denoisers: what paints the edit. `base.py` is the door."""

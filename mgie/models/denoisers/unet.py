@@ -1,0 +1,57 @@
+"""Stable Diffusion's UNet as a denoiser that sees the source picture beside the noisy one."""
+
+import torch
+from diffusers import UNet2DConditionModel
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from mgie.models.denoisers.base import AbstractDenoiser
+
+
+class UNetDenoiser(AbstractDenoiser):
+    """A UNet whose input is twice as wide as its output: noisy latents first, source latents second."""
+
+    def __init__(self, unet: UNet2DConditionModel):
+        super().__init__()
+        assert unet.config.in_channels == 2 * unet.config.out_channels, "widen(unet) first"
+        self.unet = unet
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of the picture that is painted."""
+        return self.unet.config.out_channels
+
+    @property
+    def condition_width(self) -> int:
+        """Width of the condition."""
+        return self.unet.config.cross_attention_dim
+
+    def forward(
+        self,
+        noisy: Float[Tensor, "b c h w"],
+        t: Int[Tensor, " b"] | Float[Tensor, " b"],
+        source: Float[Tensor, "b c h w"],
+        condition: Float[Tensor, "b q e"],
+    ) -> Float[Tensor, "b c h w"]:
+        """Prediction at the diffusion times `t`, for latents of any size."""
+        seen = torch.cat([noisy, source], dim=1)
+        return self.unet(seen, t, encoder_hidden_states=condition, return_dict=False)[0]
+
+
+def widen(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """Give a text-to-image UNet a second half of input channels, in place; one that has it is left alone.
+
+    Old weights and the bias stay, the new half is zero: the widened UNet paints what the old one did.
+    """
+    old, channels = unet.conv_in, unet.config.out_channels
+    if old.in_channels == 2 * channels:
+        return unet
+    assert old.in_channels == channels, "neither a text-to-image nor an InstructPix2Pix UNet"
+    new = nn.Conv2d(2 * channels, old.out_channels, old.kernel_size, old.stride, old.padding).to(old.weight)
+    with torch.no_grad():
+        new.weight.zero_()
+        new.weight[:, :channels] = old.weight
+        new.bias.copy_(old.bias)
+    unet.conv_in = new
+    unet.register_to_config(in_channels=2 * channels)
+    return unet

@@ -1,0 +1,55 @@
+"""An encoder that only reads words, as Stable Diffusion and InstructPix2Pix have it.
+
+A denoiser trained with it knows how to edit before the language model comes; the tiny base is made so.
+"""
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import CLIPTextModel
+
+from mgie.models.encoders.base import AbstractInstructionEncoder
+from mgie.tokens import IGNORE
+from mgie.types import Batch, Context
+
+
+class ClipTextEncoder(AbstractInstructionEncoder):
+    """Reads the words of the answer (the expressive instruction) and nothing else.
+
+    The condition is as long as the text model has positions; the null is the encoding of the empty text.
+    """
+
+    def __init__(self, text_model: CLIPTextModel, *, silent_ids: tuple[int, ...]):
+        """`silent_ids` are tokens of the answer that are not words: visual tokens, end of the sequence."""
+        super().__init__()
+        self.text_model = text_model
+        self.silent_ids = tuple(silent_ids)
+
+    def encode(self, batch: Batch) -> Context:
+        """The answer's words, encoded."""
+        silent = torch.tensor(self.silent_ids, device=batch.labels.device)
+        is_word = (batch.labels != IGNORE) & ~torch.isin(batch.labels, silent)
+        words, mask = self._to_front(batch.input_ids, is_word)
+        return self.read(words, mask)
+
+    def read(self, words: Int[Tensor, "b q"], mask: Bool[Tensor, "b q"]) -> Context:
+        """Encode rows of words (True in `mask`), each as long as the text model's positions."""
+        config = self.text_model.config
+        empty = torch.full_like(words[:1], config.eos_token_id)
+        ids = torch.cat([torch.where(mask, words, config.eos_token_id), empty])
+        tokens: Float[Tensor, "b q e"] = self.text_model(input_ids=ids).last_hidden_state
+        return Context(tokens=tokens[:-1], null=tokens[-1:])
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """One group."""
+        return {"text_encoder": list(self.text_model.parameters())}
+
+    def _to_front(
+        self, ids: Int[Tensor, "b t"], is_word: Bool[Tensor, "b t"]
+    ) -> tuple[Int[Tensor, "b q"], Bool[Tensor, "b q"]]:
+        """Each row's words, moved to its front in order, cut or padded to the text model's positions."""
+        length = self.text_model.config.max_position_embeddings
+        order = torch.argsort((~is_word).to(torch.int8), dim=1, stable=True)[:, : length - 1]
+        words, mask = ids.gather(1, order), is_word.gather(1, order)
+        missing = (0, length - words.shape[1])
+        return nn.functional.pad(words, missing), nn.functional.pad(mask, missing)

@@ -1,0 +1,69 @@
+"""The edit head: the states of the visual tokens -> the condition of the denoiser (specs/mgie.md, section 2).
+
+Parameter names are the published ones: `query`, `llm2hid`, `mapper` (torch.nn.Transformer), `hid2feat`.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditHeadConfig:
+    """Sizes of the head."""
+
+    visual_tokens: int
+    """How many visual tokens the language model emits."""
+    width: int
+    """Width inside the head."""
+    heads: int
+    """Attention heads."""
+    layers: int
+    """Encoder layers, and as many decoder layers."""
+    feedforward: int
+    """Width of the feed-forward layers."""
+    queries: int
+    """Length of the condition."""
+    initializer_range: float | None = None
+    """Deviation of a new head's linear layers (biases zero); the reference's is 0.02. None: torch's own."""
+
+
+class EditHead(nn.Module):
+    """A small encoder-decoder that answers `queries` learned questions from the visual tokens."""
+
+    def __init__(self, config: EditHeadConfig, *, d_in: int, e_out: int):
+        super().__init__()
+        self.config = config
+        self.d_in = d_in
+        self.e_out = e_out
+        self.llm2hid = nn.Linear(d_in, config.width)
+        self.query = nn.Parameter(torch.randn(1, config.queries, config.width))
+        layer = {"d_model": config.width, "nhead": config.heads, "dim_feedforward": config.feedforward}
+        layer |= {"dropout": 0.0, "norm_first": True, "batch_first": True}
+        encoder = nn.TransformerEncoder(
+            nn.TransformerEncoderLayer(**layer),
+            config.layers,
+            nn.LayerNorm(config.width),
+            enable_nested_tensor=False,  # not possible with norm_first; asking for it only warns
+        )
+        self.mapper = nn.Transformer(**layer, num_decoder_layers=config.layers, custom_encoder=encoder)
+        self.hid2feat = nn.Linear(config.width, e_out)
+        if config.initializer_range is not None:
+            for module in self.modules():
+                if isinstance(module, nn.Linear):
+                    nn.init.normal_(module.weight, std=config.initializer_range)
+                    nn.init.zeros_(module.bias)
+
+    def forward(
+        self, states: Float[Tensor, "b k d"], embeddings: Float[Tensor, "k d"]
+    ) -> Float[Tensor, "b q e"]:
+        """Condition from the visual tokens' states and `embeddings`, their rows of the input table."""
+        hidden = self.llm2hid(states + embeddings)
+        answers = self.mapper(hidden, self.query.expand(len(hidden), -1, -1))
+        return self.hid2feat(answers)
+
+    def null(self, embeddings: Float[Tensor, "k d"]) -> Float[Tensor, "1 q e"]:
+        """The condition of "no words": the states are zero, the embeddings stay."""
+        return self(torch.zeros_like(embeddings)[None], embeddings)

@@ -1,0 +1,83 @@
+"""MGIE's encoder: a multimodal language model imagines the edit; its visual tokens become the condition."""
+
+import torch
+from einops import repeat
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from llava_patch.model import Llava
+from mgie.models.encoders.base import AbstractInstructionEncoder
+from mgie.models.encoders.edit_head import EditHead
+from mgie.tokens import IGNORE
+from mgie.types import Batch, Context
+
+
+class LlavaEncoder(AbstractInstructionEncoder):
+    """Imagine the edit in the language model and hand it to the denoiser as a condition."""
+
+    def __init__(self, llava: Llava, edit_head: EditHead, *, visual_ids: tuple[int, ...]):
+        super().__init__()
+        self.llava = llava
+        self.edit_head = edit_head
+        self.visual_ids = tuple(visual_ids)
+
+    def encode(self, batch: Batch) -> Context:
+        """Read picture and words; the condition comes from the states at `batch.read_at`."""
+        states = self.llava(batch.input_ids, batch.mask, batch.looks)  # b t d
+        tokens, null = self.condition(states_at(states, batch.read_at))
+        return Context(tokens=tokens, null=null, states=states)
+
+    def condition(
+        self, visual: Float[Tensor, "b k d"]
+    ) -> tuple[Float[Tensor, "b q e"], Float[Tensor, "1 q e"]]:
+        """Condition of each sample from its visual tokens' states, and the null, in one pass."""
+        nothing = visual.new_zeros(1, *visual.shape[1:])
+        both = self.edit_head(torch.cat([visual, nothing]), self.visual_embeddings())
+        return both[:-1], both[-1:]
+
+    def visual_embeddings(self) -> Float[Tensor, "k d"]:
+        """Rows of the visual tokens in the input table; gradients reach the table through them."""
+        table = self.llava.language_model.get_input_embeddings().weight
+        return F.embedding(torch.tensor(self.visual_ids, device=table.device), table)
+
+    def speak_loss(
+        self, context: Context, labels: Int[Tensor, "b t"]
+    ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+        """Cross-entropy of every labelled token given what stands before it."""
+        assert context.states is not None
+        return speak_loss(self.llava, context.states, labels)
+
+    def groups(self) -> dict[str, list[nn.Parameter]]:
+        """The two tables apart from the layers, as they are trained apart."""
+        language_model = self.llava.language_model
+        tables = {
+            "embeddings": list(language_model.get_input_embeddings().parameters()),
+            "lm_head": list(language_model.get_output_embeddings().parameters()),
+        }
+        apart = {id(parameter) for members in tables.values() for parameter in members}
+        return {
+            **tables,
+            "language_model": [p for p in language_model.parameters() if id(p) not in apart],
+            "projector": list(self.llava.projector.parameters()),
+            "vision_tower": list(self.llava.vision_tower.parameters()),
+            "edit_head": list(self.edit_head.parameters()),
+        }
+
+
+def states_at(states: Float[Tensor, "b t d"], read_at: Int[Tensor, "b k"]) -> Float[Tensor, "b k d"]:
+    """The states at the positions of `read_at`, sample by sample."""
+    return states.gather(1, repeat(read_at, "b k -> b k d", d=states.shape[-1]))
+
+
+def speak_loss(
+    llava: Llava, states: Float[Tensor, "b t d"], labels: Int[Tensor, "b t"]
+) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+    """Sum of cross-entropies of the labelled tokens given the states before them, and their number.
+
+    Positions without a label never reach the vocabulary.
+    """
+    wanted = labels[:, 1:]
+    spoken = wanted != IGNORE
+    logits = llava.logits(states[:, :-1][spoken])  # n v
+    return F.cross_entropy(logits.float(), wanted[spoken], reduction="sum"), spoken.sum()
