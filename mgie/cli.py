@@ -242,7 +242,7 @@ def _arguments(name: str, story: Callable[..., Any], words: list[str]) -> dict[s
         message = re.sub(r"<class '(\w+)'>", r"\1", message).replace("typing.", "").rstrip(".")
         message = message.replace("the following arguments are required: ", "something is missing: ")
         raise ConfigError(f"{_one_line(message)}; `mgie {name} --help` shows an example.") from error
-    return dict(parser.instantiate_classes(parsed))
+    return dict(parser.instantiate(parsed))
 
 
 def _parser(name: str, story: Callable[..., Any]) -> tuple[ArgumentParser, list[str]]:

@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from mgie.data.images import decode
 from mgie.errors import ConfigError, DataError, WeightsError
-from mgie.pipeline import MGIEPipeline
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """What `out` may end in, and the format that Pillow writes for it."""
@@ -47,19 +46,26 @@ def edit(
         size: Side in pixels that the photo is edited at. Default: the release's.
     """
     # Everything that can be wrong is wrong now.
+    if Path(instruction).suffix.lower() in FORMATS and Path(instruction).is_file():
+        raise DataError(
+            f"the last word is a photo, {instruction}: the instruction belongs behind the photos."
+        )
     if not instruction.strip():
         raise DataError(
             'the instruction is empty: say in words what to do, such as "make it black and white".'
         )
     photos = [Path(photo) for photo in photos]
-    targets = _targets(photos, Path(out))
+    targets = _targets(photos, Path(out), is_folder=str(out).endswith("/"))
     for photo in photos:
         _open(photo)
+    release = _release(model)
     for folder in {target.parent for target in targets}:
         _check_writable(folder)
 
+    from mgie.pipeline import MGIEPipeline  # seconds of imports: not before the request is known to be sound
+
     started = time.monotonic()
-    pipeline = MGIEPipeline.from_pretrained(_release(model))
+    pipeline = MGIEPipeline.from_pretrained(release)
     pipeline.set_progress_bar_config(disable=len(photos) > 1)
 
     asked = {"steps": steps, "guidance": guidance, "image_guidance": image_guidance, "size": size}
@@ -89,8 +95,8 @@ def write_whole(picture: Image.Image, target: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _targets(photos: list[Path], out: Path) -> list[Path]:
-    """The file to write for each photo. Folders are made when everything else is in order."""
+def _targets(photos: list[Path], out: Path, *, is_folder: bool) -> list[Path]:
+    """The file to write for each photo."""
     if not photos:
         raise DataError('no photo was given: expected PHOTO... "instruction".')
     if len(photos) > 1:
@@ -104,7 +110,7 @@ def _targets(photos: list[Path], out: Path) -> list[Path]:
                     f"{first} and {photos[index]} would both become {target}: edit them one by one."
                 )
     else:
-        if out.is_dir():
+        if is_folder or out.is_dir():
             raise ConfigError(
                 f"out is the folder {out}, but one photo needs a file: name one, such as {out / 'out.png'}."
             )
@@ -130,8 +136,10 @@ def _open(photo: Path) -> Image.Image:
 def _check_writable(folder: Path) -> None:
     """Find out before the model is loaded, not after minutes of work. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder):
-        pass
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(folder)) from error  # not the temporary name
 
 
 def _release(model: str | Path) -> str:

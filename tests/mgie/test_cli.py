@@ -1,0 +1,162 @@
+"""The command line: what it prints, what it exits with, and that a user's mistake gets one sentence."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from mgie.cli import VERBS, explain, main
+from mgie.errors import DataError
+
+
+def sentence(capsys, *words: str) -> str:
+    """What a command that must fail says: exactly one line on stderr, nothing on stdout, exit code 2."""
+    assert main(list(words)) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("mgie: ") and said.err.count("\n") == 1 and "Traceback" not in said.err
+    return said.err
+
+
+def test_help_lists_every_verb(capsys):
+    assert main([]) == 0
+    overview = capsys.readouterr().out
+    for name, verb in VERBS.items():
+        assert f"  {name} " in overview and verb.about in overview
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_has_a_worked_example(verb, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main([*verb.split(), "--help"])
+    assert exit.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"example: {VERBS[verb].example}" in text
+    assert "--json" in text and "--debug" in text
+
+
+@pytest.mark.parametrize("verb", [name for name in VERBS if name != "train"])
+def test_the_worked_example_is_understood(verb):
+    import shlex
+
+    from mgie.cli import _arguments, _load
+
+    words = shlex.split(VERBS[verb].example)[1 + len(verb.split()) :]
+    arguments = _arguments(verb, _load(VERBS[verb].story), words)
+    for positional in VERBS[verb].positionals:
+        assert arguments[positional]
+
+
+def test_unknown_verb(capsys):
+    assert "did you mean prepare?" in sentence(capsys, "prepar")
+    assert "expected one of prepare, " in sentence(capsys, "qqqq")
+    assert "delta apply, delta make" in sentence(capsys, "delta")
+
+
+def test_unknown_option_offers_the_nearest(capsys):
+    assert "did you mean --out" in sentence(capsys, "prepare", "toy", "--outt", "x")
+    assert "has no option --qqqq" in sentence(capsys, "prepare", "toy", "--qqqq=3")
+
+
+def test_missing_and_mistyped(capsys):
+    assert "out" in sentence(capsys, "prepare", "toy")
+    assert "--seed: Expected a int. Got value: many" in sentence(
+        capsys, "prepare", "toy", "--out", "x", "--seed", "many"
+    )
+
+
+def test_train_takes_a_recipe(capsys):
+    assert "did you mean --config tiny?" in sentence(capsys, "train", "tiny")
+    assert "--config" in sentence(capsys, "train")
+    assert "expected tiny" in sentence(capsys, "train", "--config", "tinny")
+    assert "optim.lr" in sentence(capsys, "train", "--config", "tiny", "--optim.lrr", "3")
+    batch = ["--train.batch_size", "3", "--train.micro_batch_size", "2"]
+    assert "train.batch_size=3" in sentence(capsys, "train", "--config", "tiny", *batch, "--dry_run")
+
+
+def test_dry_run_and_print_config_show_the_run_and_stop(capsys, tmp_path, monkeypatch):
+    from mgie.config import load_run
+
+    monkeypatch.chdir(tmp_path)
+    for stop in ("--dry_run", "--print_config"):
+        assert main(["train", "--config", "tiny", "--seed", "7", "--optim.lr=0.25", stop]) == 0
+        (tmp_path / "shown.yaml").write_text(capsys.readouterr().out)
+        assert load_run("shown.yaml") == load_run("tiny", ["--seed", "7", "--optim.lr=0.25"])
+    assert os.listdir(tmp_path) == ["shown.yaml"]
+
+
+def test_json_is_the_last_line(capsys, tmp_path):
+    words = ["prepare", "toy", "--out", str(tmp_path / "toy"), "--count", "6", "--test", "2", "--size", "32"]
+    assert main([*words, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert facts["splits"]["train"]["rows"] == 6
+    # A person is shown lines instead.
+    assert main(words) == 0
+    assert "train pairs" in capsys.readouterr().out
+
+
+def test_only_the_first_process_speaks(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert (
+        main(["prepare", "toy", "--out", str(tmp_path / "toy"), "--count", "6", "--test", "2", "--json"]) == 0
+    )
+    assert capsys.readouterr().out == ""
+
+
+def test_debug_shows_where(capsys):
+    assert main(["prepare", "nothing:here", "--out", "x", "--debug"]) == 2
+    said = capsys.readouterr().err
+    assert "Traceback" in said and said.splitlines()[-1].startswith("mgie: ")
+
+
+def test_what_is_explained():
+    from llava_patch.errors import LlavaWeightsError
+
+    assert explain(DataError("one\n  two")) == "one two"
+    assert explain(LlavaWeightsError("torn")) == "torn"
+    assert explain(PermissionError(errno.EACCES, "denied", "there")).startswith("there: no permission")
+    assert "disk is full" in explain(OSError(errno.ENOSPC, "No space left on device"))
+    assert "disk is full" in explain(RuntimeError("I/O error: No space left on device (os error 28)"))
+    # Our own mistakes keep their traceback.
+    assert explain(KeyError("x")) is None
+    assert explain(OSError("no errno")) is None
+
+
+def test_our_own_mistakes_are_not_hidden(monkeypatch):
+    monkeypatch.setattr("mgie.cli._run", lambda _: {}["nothing"])
+    with pytest.raises(KeyError):
+        main(["prepare"])
+
+
+def test_a_closed_pipe_is_no_error():
+    command = f"{sys.executable} -m mgie train --config tiny --print_config | head -n 1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_ctrl_c(tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "mgie",
+        "prepare",
+        "toy",
+        "--out",
+        str(tmp_path / "toy"),
+        "--count",
+        "100000",
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not os.listdir(tmp_path):  # until it writes
+        time.sleep(0.1)
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1].startswith("mgie: stopped;") and "Traceback" not in said
+    assert os.listdir(tmp_path) == []

@@ -1,0 +1,160 @@
+"""`mgie edit`: what a careless user can do wrong, and one real edit with the smallest release."""
+
+import json
+import os
+import shutil
+
+import numpy
+import pytest
+from PIL import Image
+
+from mgie.cli import main
+from mgie.edit import write_whole
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.jpg"
+    Image.effect_noise((60, 41), 90).convert("RGB").save(path)
+    return path
+
+
+def refused(capsys, *words) -> str:
+    """The one sentence about a request that cannot be granted."""
+    assert main(["edit", *map(str, words)]) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.startswith("mgie: ") and said.err.count("\n") == 1, said.err
+    return said.err
+
+
+def test_not_a_picture(capsys, tmp_path):
+    (tmp_path / "notes.jpg").write_text("these are notes")
+    words = [tmp_path / "notes.jpg", "make it dark", "--model", tmp_path, "--out", tmp_path / "out.png"]
+    assert "notes.jpg" in refused(capsys, *words)
+    assert os.listdir(tmp_path) == ["notes.jpg"]
+
+
+def test_no_such_photo_and_forgotten_words(capsys, tmp_path, photo):
+    rest = ["--model", tmp_path, "--out", tmp_path / "out.png"]
+    assert "there is no photo" in refused(capsys, tmp_path / "gone.jpg", "make it dark", *rest)
+    assert "missing: instruction" in refused(capsys, photo, *rest)
+    assert "the last word is a photo" in refused(capsys, photo, photo, *rest)
+
+
+@pytest.mark.parametrize("instruction", ["", "  \n"])
+def test_empty_instruction(capsys, tmp_path, photo, instruction):
+    rest = ["--model", tmp_path, "--out", tmp_path / "out.png"]
+    assert "the instruction is empty" in refused(capsys, photo, instruction, *rest)
+
+
+def test_a_folder_for_one_photo(capsys, tmp_path, photo):
+    (tmp_path / "results").mkdir()
+    for out in (tmp_path / "results", f"{tmp_path}/new/"):
+        assert "needs a file" in refused(capsys, photo, "make it dark", "--model", tmp_path, "--out", out)
+
+
+def test_a_file_for_several_photos(capsys, tmp_path, photo):
+    shutil.copy(photo, tmp_path / "other.jpg")
+    words = [photo, tmp_path / "other.jpg", "make it dark", "--model", tmp_path, "--out", photo]
+    assert "need a folder" in refused(capsys, *words)
+
+
+def test_two_photos_of_one_name(capsys, tmp_path, photo):
+    (tmp_path / "more").mkdir()
+    shutil.copy(photo, tmp_path / "more" / "photo.jpg")
+    words = [
+        photo,
+        tmp_path / "more" / "photo.jpg",
+        "make it dark",
+        "--model",
+        tmp_path,
+        "--out",
+        tmp_path / "o",
+    ]
+    assert "would both become" in refused(capsys, *words)
+    assert not (tmp_path / "o").exists()
+
+
+def test_names_that_cannot_be_written(capsys, tmp_path, photo):
+    words = [photo, "make it dark", "--model", tmp_path, "--out"]
+    assert "ends in .png" in refused(capsys, *words, tmp_path / "out.txt")
+    assert "there is no folder" in refused(capsys, *words, tmp_path / "none" / "out.png")
+    assert "overwrite the photo" in refused(capsys, *words, photo)
+
+
+def test_no_permission(capsys, tmp_path, photo):
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    out = folder / "out.png"
+    if os.access(folder, os.W_OK):  # nothing stops a superuser, but a file system of the kernel's own
+        out = "/sys/out.png"
+    assert "permission" in refused(capsys, photo, "make it dark", "--model", tmp_path, "--out", out)
+
+
+def test_no_release(capsys, tmp_path, photo):
+    words = [photo, "make it dark", "--out", tmp_path / "out.png", "--model"]
+    assert "there is no release folder" in refused(capsys, *words, tmp_path / "none")
+    assert "is no release" in refused(capsys, *words, tmp_path)
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    assert str(tmp_path) in refused(capsys, *words, tmp_path)
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(Image.new("RGB", (8, 8)), tmp_path / "out.png")
+    assert os.listdir(tmp_path) == []
+
+
+def test_pictures_are_written_in_the_named_format(tmp_path):
+    for name, kind in (("a.png", "PNG"), ("b.JPG", "JPEG"), ("c.webp", "WEBP")):
+        write_whole(Image.new("RGB", (8, 8), "red"), tmp_path / name)
+        with Image.open(tmp_path / name) as picture:
+            assert picture.format == kind
+    assert len(os.listdir(tmp_path)) == 3
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory, toy_data):
+    """A release of the recipe `tiny` after one step."""
+    from mgie.config import load_run
+    from mgie.extract import extract
+    from mgie.train import train
+
+    folder = tmp_path_factory.mktemp("edit")
+    fixed = {
+        "data.path": toy_data, "data.workers": 0, "out": folder / "runs", "train.samples": 4,
+        "train.batch_size": 4, "train.micro_batch_size": 4, "train.threads": 1, "preview.every": 0,
+    }  # fmt: skip
+    facts = train(load_run("tiny", [f"--{key}={value}" for key, value in fixed.items()]))
+    extract(facts["run_dir"], out=folder / "tiny")
+    return folder / "tiny"
+
+
+def test_one_photo(capsys, tmp_path, photo, release):
+    words = ["edit", str(photo), "make it dark", "--model", str(release), "--seed", "3"]
+    assert main([*words, "--out", str(tmp_path / "out.png"), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    (row,) = facts["edits"]
+    assert row["out"] == str(tmp_path / "out.png") and isinstance(row["said"], str)
+    with Image.open(tmp_path / "out.png") as picture:
+        first = numpy.asarray(picture)
+    # The same seed gives the same picture, another seed another one.
+    assert main([*words, "--out", str(tmp_path / "again.png")]) == 0
+    assert "again.png" in capsys.readouterr().out
+    with Image.open(tmp_path / "again.png") as picture:
+        assert (numpy.asarray(picture) == first).all()
+    assert main([*words[:-1], "4", "--out", str(tmp_path / "other.png")]) == 0
+    with Image.open(tmp_path / "other.png") as picture:
+        assert (numpy.asarray(picture) != first).any()
+
+
+def test_several_photos(tmp_path, photo, release):
+    shutil.copy(photo, tmp_path / "other.jpg")
+    words = ["edit", str(photo), str(tmp_path / "other.jpg"), "make it dark", "--model", str(release)]
+    assert main([*words, "--out", str(tmp_path / "results")]) == 0
+    assert sorted(os.listdir(tmp_path / "results")) == ["other.png", "photo.png"]
