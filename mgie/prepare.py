@@ -15,17 +15,22 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from mgie.data.card import write_card
-from mgie.data.rejects import Gate, Rejected
-from mgie.data.shards import SplitFacts, write_arrow, write_parquet
+from mgie.data.rejects import Gate
+from mgie.data.sayings import AbstractVoice, open_voice
+from mgie.data.shards import Sized, SplitFacts, write_arrow, write_parquet
 from mgie.data.sources import open_source
 from mgie.data.sources.base import ClipFilter, Options, Splits
 from mgie.data.sources.legacy import write_legacy
 from mgie.data.stored_pairs import FACTS, REJECTED, new_folder, read_facts
 from mgie.data.verify import verify
 from mgie.errors import DataError
-from mgie.types import EditPair
 
 Format = Literal["arrow", "parquet", "legacy"]
+WRITERS: dict[str, Callable[[Iterable[Sized], Path, str], SplitFacts]] = {
+    "arrow": write_arrow,
+    "parquet": write_parquet,
+    "legacy": write_legacy,
+}
 
 
 def prepare(
@@ -37,70 +42,88 @@ def prepare(
     test: int | None = None,
     size: int = 64,
     clip: str | None = None,
+    express: str | None = None,
+    summarise: str | None = None,
+    express_batch: int = 8,
+    device: str = "cpu",
     format: Format = "arrow",
     max_rejected: float = 0.01,
     workers: int = 1,
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Write the data set `out` (a folder per split, a card, facts.json, rejected.jsonl) and return its facts.
+    """Write a checked data set and return its facts; what the same arguments made before is left as it is.
 
-    `source` is toy, ipr2pr:DIR_OR_HUB, magicbrush:DIR_OR_HUB, pairs:DIR_OR_JSONL or legacy:DIR. `count`
-    limits the training split and `test` sets the held-out one: in pairs for toy (6000 and 500, drawn with
-    `seed`, `size` pixels wide), in prompts or rows elsewhere (all, and a twentieth where the source has no
-    split of its own). `clip` filters InstructPix2Pix by its CLIP scores: "paper", or such as
-    "image=0.75,direction=0.2,best=4". `format` is arrow (to train from), parquet (for a hub) or legacy (the
-    original program's files). `workers` threads check the pictures.
+    Raises DataError if a source or a file cannot be used, or too many rows had to be set aside; ConfigError
+    for options that cannot work; WeightsError for a model that cannot be loaded; DeviceError if `out`
+    cannot be written.
 
-    A data set that the same arguments made is left as it is. Raises DataError if more than the share
-    `max_rejected` of the rows had to be set aside, ConfigError for options that cannot work, DeviceError if
-    `out` cannot be written.
+    Args:
+        source: toy, ipr2pr:DIR_OR_HUB, magicbrush:DIR_OR_HUB, pairs:DIR_OR_JSONL or legacy:DIR. out: Folder
+        to be made: a folder per split, README.md, facts.json, rejected.jsonl. seed: Which drawings the toy
+        world makes. count: Pairs to train on; of ipr2pr folders, prompts. All; of toy, 6000. test: The
+        same, held out, where the source has no such split. A twentieth; of toy, 500. size: Width of the toy
+        world's pictures. clip: Filter InstructPix2Pix by CLIP scores: "paper", or such as
+        "image=0.75,direction=0.2,best=4". express: Expressive instructions: llava:DIR makes them (a kill
+        loses nothing), file:JSON has them. summarise: What shortens the model's words: a folder, a hub id
+        or none. The published one, if reachable. express_batch: Pairs that the model reads at a time.
+        device: Where the model runs. format: arrow to train from, parquet for a hub, legacy for the
+        original program. max_rejected: Largest share of rows that may be set aside. workers: Threads that
+        decode and check the pictures. overwrite: Replace what is in `out`. progress: Show bars.
     """
-    arguments = {
-        "source": source,
-        "seed": seed,
-        "count": count,
-        "test": test,
-        "size": size,
-        "clip": clip,
-        "format": format,
-    }
-    found = read_facts(out)
-    if found is not None and not overwrite:
-        if found.get("arguments") == arguments:
-            return found | {"reused": True}
-        raise DataError(
-            f"{out} holds a data set made by `{found.get('command')}`: choose another --out, or "
-            "remove it first."
-        )
+    arguments = {name: value for name, value in locals().items() if name in ARGUMENTS}
+    found = None if overwrite else done_already(out, arguments)
+    if found is not None:
+        return found | {"reused": True}
     chosen = ClipFilter.parse(clip) if clip else None
     splits = open_source(source, Options(seed=seed, count=count, test=test, size=size, clip=chosen))
-
+    voice = open_voice(express, summarise, Path(out), batch_size=express_batch, device=device)
     facts: dict[str, Any] = {"format": 1, "arguments": arguments, "command": command(arguments), "splits": {}}
     with new_folder(out, overwrite=overwrite) as folder:
-        gate = fill(folder, splits, facts, workers=workers, progress=progress)
+        gate = fill(folder, splits, facts, voice, workers=workers, progress=progress)
         check_rejected(gate, max_rejected)
-        text = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in gate.rejected)
-        (folder / REJECTED).write_text(text, encoding="utf-8", errors="backslashreplace")
-        write_card(folder, facts)
-        (folder / FACTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        facts |= voice.facts()
+        write_papers(folder, facts, gate)
+    voice.finish()
     return facts | {"reused": False}
 
 
+ARGUMENTS = ("source", "seed", "count", "test", "size", "clip", "express", "summarise", "format")
+"""Parameters of `prepare` that decide what is in the data set."""
+
+
 def check(folder: str | Path, *, progress: bool = True) -> dict[str, Any]:
-    """Verify a data set that `prepare` wrote: files, hashes, counts, and every picture. Raises DataError at
-    the first fault."""
+    """Verify a data set that `prepare` wrote: files, hashes, counts, every picture. Raises DataError at a
+    fault.
+
+    Args:
+        folder: The data set.
+        progress: Show bars.
+    """
     return verify(folder, watch=_bar if progress else None)
 
 
-def fill(folder: Path, splits: Splits, facts: dict[str, Any], *, workers: int, progress: bool) -> Gate:
+def done_already(out: str | Path, arguments: dict[str, Any]) -> dict[str, Any] | None:
+    """The facts of a data set that the same arguments made. Raises DataError where others made one."""
+    found = read_facts(out)
+    if found is not None and found.get("arguments") != arguments:
+        raise DataError(
+            f"{out} holds a data set made by `{found.get('command')}`: choose another --out, or say "
+            "--overwrite."
+        )
+    return found
+
+
+def fill(
+    folder: Path, splits: Splits, facts: dict[str, Any], voice: AbstractVoice, *, workers: int, progress: bool
+) -> Gate:
     """Write the sound pairs of all splits into `folder`, and what is known of them into `facts`."""
     gate = Gate()
     for split, items in splits.items():
         watched = _bar(items, split) if progress else items
-        facts["splits"][split] = asdict(
-            _writer(facts["arguments"]["format"])(gate(watched, workers=workers), folder, split)
-        )
+        sound = gate(voice.before(watched), workers=workers)
+        written = WRITERS[facts["arguments"]["format"]](voice.after(sound), folder, split)
+        facts["splits"][split] = asdict(written)
     facts["rejected"] = {"rows": len(gate.rejected), "reasons": gate.counts}
     facts["filtered"] = dict(gate.filtered.most_common())
     return gate
@@ -110,45 +133,43 @@ def check_rejected(gate: Gate, allowed: float) -> None:
     """Raise DataError if nothing is left, or if too much was set aside."""
     total = gate.passed + len(gate.rejected)
     reasons = ", ".join(f"{reason} {rows}" for reason, rows in [*gate.counts.items(), *gate.filtered.items()])
+    first = f" The first one: {gate.rejected[0].detail}" if gate.rejected else ""
     if not gate.passed:
-        first = f" The first one: {gate.rejected[0].detail}" if gate.rejected else ""
-        raise DataError(
-            f"none of {total} rows could be used ({reasons or 'the source is empty'}): nothing was "
-            f"written.{first}"
-        )
+        why = reasons or "the source is empty"
+        raise DataError(f"none of {total} rows could be used ({why}): nothing was written.{first}")
     if len(gate.rejected) > allowed * total:
         raise DataError(
-            f"{len(gate.rejected)} of {total} rows had to be set aside ({reasons}), more than "
-            f"--max_rejected {allowed:g} "
-            f"allows: mend them or allow more; nothing was written. The first one: {gate.rejected[0].detail}"
+            f"{len(gate.rejected)} of {total} rows had to be set aside ({reasons}), more than --max_rejected "
+            f"{allowed:g} allows: mend them or allow more; nothing was written.{first}"
         )
+
+
+def write_papers(folder: Path, facts: dict[str, Any], gate: Gate) -> None:
+    """The card, the facts, and what was set aside."""
+    rows = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in gate.rejected)
+    (folder / REJECTED).write_text(rows, encoding="utf-8", errors="backslashreplace")
+    write_card(folder, facts)
+    (folder / FACTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def command(arguments: dict[str, Any]) -> str:
     """The command line that these arguments stand for, without its `--out`."""
     known = inspect.signature(prepare).parameters
-    changed = {
-        name: value for name, value in arguments.items() if name != "source" and value != known[name].default
-    }
-    return " ".join(
-        ["mgie prepare", arguments["source"], *(f"--{name} {value}" for name, value in changed.items())]
-    )
+    changed = {n: value for n, value in arguments.items() if n != "source" and value != known[n].default}
+    options = (f"--{name} {value}" for name, value in changed.items())
+    return " ".join(["mgie prepare", arguments["source"], *options])
 
 
 def table(facts: dict[str, Any]) -> str:
     """The counts of a data set as lines to print: pairs per split, rows set aside and left out per reason."""
     rows = [(f"{split} pairs", about["rows"]) for split, about in facts["splits"].items()]
-    rows += [(f"set aside: {reason}", count) for reason, count in facts["rejected"]["reasons"].items()]
     rows += [("set aside", facts["rejected"]["rows"])]
+    rows += [(f"  {reason}", count) for reason, count in facts["rejected"]["reasons"].items()]
     rows += [(f"left out: {reason}", count) for reason, count in facts["filtered"].items()]
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"{name:<{width}}  {count:>9,}" for name, count in rows)
 
 
-def _writer(format: str) -> Callable[[Iterable[tuple[EditPair, tuple[int, int]]], Path, str], SplitFacts]:
-    return {"arrow": write_arrow, "parquet": write_parquet, "legacy": write_legacy}[format]
-
-
-def _bar(items: Iterable[EditPair | Rejected], split: str) -> Iterator[EditPair | Rejected]:
+def _bar(items: Iterable[Any], split: str) -> Iterator[Any]:
     total = len(items) if hasattr(items, "__len__") else None  # type: ignore[arg-type]
     return iter(tqdm(items, desc=split, unit=" pairs", total=total, delay=2, file=sys.stderr))

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Image, IterableDataset, load_dataset
+from huggingface_hub import HfApi
 
 from mgie.data.rejects import Rejected
 from mgie.data.sources.base import HELD_OUT, Options, Rows, Splits
@@ -45,6 +46,9 @@ def open_tables(where: str) -> dict[str, IterableDataset]:
         if Path(where).exists():
             streams = load_dataset("parquet", data_files=parquet_files(Path(where)), streaming=True)
         else:
+            HfApi().dataset_info(
+                where, timeout=10
+            )  # fails at once where the library would try for half a minute
             streams = load_dataset(where, streaming=True)
     except Exception as error:  # the library raises many kinds, most of them for "not there" and "no network"
         raise DataError(

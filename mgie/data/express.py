@@ -1,0 +1,186 @@
+"""EditPair -> expressive instruction: a multimodal language model looks and speaks, a summariser shortens.
+
+The wording, the cleaning and the summariser's settings are the reference's (specs/mgie.md, sections 9 and
+10).
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+
+from llava_patch.errors import LlavaError
+from llava_patch.processor import Processor
+from llava_patch.weights import load_llava
+from mgie.data.images import decode, square
+from mgie.errors import WeightsError
+from mgie.types import EditPair
+
+QUESTION = "what will this image be like if '{instruction}'  (in a short paragraph)"
+SUMMARISER = "jordiclive/flan-t5-11b-summarizer-filtered"
+SUMMARY_PROMPT = "summarize the following paragraph in 32 words:\n\n"
+MAX_NEW_TOKENS = 1024
+SENTENCES = 2
+"""How many sentences of the model's paragraph are kept."""
+
+
+def clean_up(text: str, *, compat: Literal["sound", "reference"] = "sound") -> str:
+    """What a model said, without markers: its first two sentences, up to where it offers alternatives.
+
+    "sound" takes what was said after the prompt and gives "" for nothing. "reference" takes the whole
+    conversation and is the original's rule to the letter: every full stop counts, also a decimal point;
+    sentences are joined without a space; nothing said is an IndexError.
+
+    >>> clean_up("The frame turns red. It glows. It is big.</s>")
+    'The frame turns red. It glows.'
+    """
+    if compat == "reference":
+        text = text.split("ASSISTANT:", 1)[-1].strip()
+        text = _before_alternative(text.split("</s>", 1)[0].strip()).split("[IMG0]", 1)[0]
+        text = ".".join(part.strip() for part in text.split(".")[:SENTENCES])
+        return (text if text[-1] == "." else text + ".").strip()
+    text = _before_alternative(re.split(r"</s>|\[IMG\d+\]", text, maxsplit=1)[0])
+    text = " ".join(re.sub(r"</?s>|<unk>|<im_\w+>|<image>", " ", text).split())
+    sentences = [part.rstrip(" .") for part in re.split(r"\.(?:\s|$)", text)]
+    return ". ".join([part for part in sentences if part][:SENTENCES]) + "." if any(sentences) else ""
+
+
+def _before_alternative(text: str) -> str:
+    return re.split("alternative", text, maxsplit=1, flags=re.IGNORECASE)[0]
+
+
+class AbstractSummariser(ABC):
+    """Makes paragraphs shorter."""
+
+    name: str
+
+    @abstractmethod
+    def shorten(self, paragraphs: Sequence[str]) -> list[str]:
+        """One short text per paragraph."""
+
+
+class Verbatim(AbstractSummariser):
+    """Leaves paragraphs as they are."""
+
+    name = "none"
+
+    def shorten(self, paragraphs: Sequence[str]) -> list[str]:
+        """The paragraphs."""
+        return list(paragraphs)
+
+
+class SequenceSummariser(AbstractSummariser):
+    """A T5-like model that was trained to summarise."""
+
+    def __init__(self, name: str, *, device: str = "cpu"):
+        """`name` is a folder or a hub id. Raises WeightsError where it cannot be loaded."""
+        from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(name)
+            self._model = AutoModelForSeq2SeqLM.from_pretrained(name).eval().to(device)
+        except (OSError, ValueError, ImportError) as error:
+            raise WeightsError(
+                f"the summariser {name} cannot be loaded ({' '.join(str(error).split())[:120]}): "
+                "give another folder or hub id, or --summarise none."
+            ) from error
+        self.name = name
+
+    @torch.no_grad()
+    def shorten(self, paragraphs: Sequence[str]) -> list[str]:
+        """Summaries by beam search, about 32 words each."""
+        texts = [SUMMARY_PROMPT + paragraph for paragraph in paragraphs]
+        given = self._tokenizer(texts, return_tensors="pt", padding=True).to(self._model.device)
+        said = self._model.generate(
+            **given, num_beams=5, min_length=5, max_length=64, no_repeat_ngram_size=3, do_sample=False
+        )
+        return [text.strip() for text in self._tokenizer.batch_decode(said, skip_special_tokens=True)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What was made of one pair."""
+
+    key: str
+    paragraph: str
+    """What the model said, cleaned."""
+    expressive: str
+    """The same, shortened: what training learns to say."""
+
+
+class Expresser:
+    """A LLaVA and a summariser that turn pairs into expressive instructions, several at a time."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        summariser: AbstractSummariser,
+        *,
+        max_new_tokens: int | None = None,
+        device: str = "cpu",
+    ):
+        """`folder` holds a merged LLaVA. Raises WeightsError where it cannot be loaded."""
+        try:
+            self._llava, _ = load_llava(folder, device=device, progress=False)
+            self._processor = Processor.from_pretrained(folder)
+        except (LlavaError, OSError) as error:
+            raise WeightsError(f"{folder} cannot be loaded: {error}") from error
+        self._summariser, self._device = summariser, device
+        self._max_new_tokens = max_new_tokens or MAX_NEW_TOKENS
+        self._llava.eval()
+
+    def __call__(self, pairs: Sequence[EditPair]) -> list[Said]:
+        """What each pair's result will look like. Every pair gets what it would get alone."""
+        processor, tokenizer = self._processor, self._processor.tokenizer
+        rows, looks = [], []
+        for pair in pairs:
+            question = QUESTION.replace("{instruction}", pair.instruction)
+            rows.append(processor.encode(question, images=int(pair.source is not None)).input_ids)
+            if pair.source is not None:
+                image = decode(pair.source, name=f"source of {pair.key}")
+                looks.append(processor.looks(square(image, min(image.size))))
+        ids, mask = processor.pad(rows, side="left")
+        said = self._llava.generate(
+            ids.to(self._device), mask.to(self._device),
+            torch.stack(looks).to(self._device) if looks else None, max_new_tokens=self._max_new_tokens,
+        )  # fmt: skip
+        texts = [tokenizer.decode(said.new_ids(row)) for row in range(len(rows))]
+        paragraphs = [clean_up(text) for text in texts]
+        spoken = [paragraph for paragraph in paragraphs if paragraph]
+        short = iter(self._summariser.shorten(spoken) if spoken else [])
+        return [
+            Said(
+                key=pair.key,
+                paragraph=paragraph,
+                expressive=clean_up_summary(next(short)) if paragraph else "",
+            )
+            for pair, paragraph in zip(pairs, paragraphs)
+        ]
+
+
+def clean_up_summary(text: str) -> str:
+    """A summary as one line without the markers that a tokenizer would read as something else than words."""
+    return " ".join(re.sub(r"</?s>|<unk>|<im_\w+>|<image>|\[IMG\d+\]", " ", text).split())
+
+
+def summariser(choice: str | None, *, device: str = "cpu") -> AbstractSummariser:
+    """What a user names: "none", a folder or a hub id. None: the published one, or none where that is out of
+    reach."""
+    if choice == "none" or (choice is None and not _published_is_reachable()):
+        return Verbatim()
+    return SequenceSummariser(choice or SUMMARISER, device=device)
+
+
+def _published_is_reachable() -> bool:
+    """One short question to the hub; its client would ask for a minute."""
+    if isinstance(try_to_load_from_cache(SUMMARISER, "config.json"), str):
+        return True
+    try:
+        return bool(HfApi().model_info(SUMMARISER, timeout=5))
+    except Exception:  # no network, no hub, no such model: all the same here
+        return False

@@ -1,0 +1,132 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from mgie.data import express
+from mgie.data.express import Said
+from mgie.data.rejects import Rejected
+from mgie.data.sayings import Given, Silent, Spoken, open_voice
+from mgie.data.stored_pairs import StoredPairs
+from mgie.errors import ConfigError, DataError
+from mgie.prepare import prepare
+
+
+class Kill(BaseException):
+    """As a kill would end the program."""
+
+
+class Model:
+    """Says the key of each pair; is killed after some batches."""
+
+    def __init__(self, batches=99):
+        self.batches, self.seen = batches, []
+
+    def __call__(self, pairs):
+        if self.batches == len(self.seen):
+            raise Kill
+        self.seen.append([pair.key for pair in pairs])
+        return [Said(key=pair.key, paragraph="p", expressive=f"It is {pair.key}.") for pair in pairs]
+
+
+def spoken(tmp_path, model, **changes):
+    settings = {"made_by": {"by": "model"}, "batch_size": 3} | changes
+    return Spoken(tmp_path / "a" / ".x.express.jsonl", model, **settings)
+
+
+def test_a_kill_loses_one_batch_at_most_and_nothing_is_made_twice(tmp_path, make_pair):
+    sized = [(make_pair(index), (12, 12)) for index in range(10)]
+    first, second = Model(batches=2), Model()
+    with pytest.raises(Kill):
+        list(spoken(tmp_path, first).after(sized))
+    voice = spoken(tmp_path, second)
+    assert [pair.expressive for pair, _ in voice.after(sized)] == [
+        f"It is pair-{index}." for index in range(10)
+    ]
+    assert first.seen == [[f"pair-{i}" for i in (0, 1, 2)], [f"pair-{i}" for i in (3, 4, 5)]]
+    assert second.seen == [[f"pair-{i}" for i in (6, 7, 8)], ["pair-9"]]
+    assert voice.facts() == {"express": {"by": "model", "rows": 10}} and (voice.made, voice.reused) == (4, 6)
+    voice.finish()
+    assert not list((tmp_path / "a").iterdir())
+
+
+def test_a_line_that_was_cut_off_is_made_again(tmp_path, make_pair):
+    sized = [(make_pair(index), (12, 12)) for index in range(6)]
+    list(spoken(tmp_path, Model()).after(sized))
+    path = tmp_path / "a" / ".x.express.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    model = Model()
+    voice = spoken(tmp_path, model)
+    assert len(list(voice.after(sized))) == 6 and model.seen == [["pair-3", "pair-4", "pair-5"]]
+    assert len(list(spoken(tmp_path, Model(batches=0)).after(sized))) == 6
+
+
+def test_what_was_made_otherwise_is_not_used(tmp_path, make_pair):
+    sized = [(make_pair(index), (12, 12)) for index in range(3)]
+    list(spoken(tmp_path, Model()).after(sized))
+    other = Model()
+    list(spoken(tmp_path, other).after([(replace(pair, instruction="other"), size) for pair, size in sized]))
+    list(spoken(tmp_path, other, made_by={"by": "another"}).after(sized))
+    (tmp_path / "a" / ".x.express.jsonl").write_bytes(b"\xff\n{")
+    list(spoken(tmp_path, other).after(sized))
+    assert len(other.seen) == 3
+
+
+def test_given_texts(tmp_path, make_pair):
+    path = tmp_path / "said.json"
+    path.write_text(json.dumps({
+        "pair-0": {"instruction": "make it red", "expressive": "So."}, "pair-1": "Thus.",
+        "pair-2": {"instruction": "something else", "expressive": "No."},
+    }))  # fmt: skip
+    given = Given(path)
+    rejected = Rejected(key="r", reason="x", detail="y.")
+    found = list(given.before([make_pair(0), make_pair(1), make_pair(2), make_pair(3), rejected]))
+    assert (
+        [row.expressive for row in found[:2]] == ["So.", "Thus."]
+        and found[3] == make_pair(3)
+        and found[4] is rejected
+    )
+    assert found[2].reason == "other instruction"
+    assert given.facts() == {"express": {"given": 2, "without": 1}}
+    other = Given(path)
+    list(other.before([make_pair(9)]))
+    with pytest.raises(DataError, match="none of the 1 pairs"):
+        other.facts()
+    for text in ("{", "[]", '{"a": {"b": 1}}', '{"a": 3}'):
+        path.write_text(text)
+        with pytest.raises(DataError, match="is not understood"):
+            Given(path)
+    with pytest.raises(DataError, match="cannot be read"):
+        Given(tmp_path / "none.json")
+
+
+def test_which_voice(tmp_path):
+    assert isinstance(open_voice(None, None, tmp_path / "x"), Silent)
+    for wrong in ("llava", "llava:", "file:", "other:x"):
+        with pytest.raises(ConfigError, match="is not understood"):
+            open_voice(wrong, None, tmp_path / "x")
+    with pytest.raises(ConfigError, match="express_batch"):
+        spoken(tmp_path, Model(), batch_size=0)
+
+
+def test_the_whole_way(tmp_path, llava_folder, monkeypatch):
+    monkeypatch.setattr(express, "MAX_NEW_TOKENS", 12)
+    facts = prepare(
+        "toy",
+        tmp_path / "toy",
+        count=5,
+        test=2,
+        size=32,
+        express=f"llava:{llava_folder}",
+        summarise="none",
+        express_batch=2,
+    )
+    assert facts["express"]["summariser"] == "none" and facts["express"]["rows"] == 7
+    assert [path.name for path in tmp_path.iterdir()] == ["toy"]
+    said = {pair.key: pair.expressive for pair in StoredPairs(tmp_path / "toy", "train")}
+    (tmp_path / "said.json").write_text(json.dumps(said))
+    again = prepare(
+        "toy", tmp_path / "again", count=5, test=2, size=32, express=f"file:{tmp_path / 'said.json'}"
+    )
+    assert again["splits"]["train"]["sha256"] == facts["splits"]["train"]["sha256"]
+    assert again["express"] == {"given": 5, "without": 2}
