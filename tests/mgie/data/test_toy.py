@@ -254,3 +254,11 @@ def test_a_foreign_pair_is_not_judged(pairs):
     foreign = EditPair(key="mine/1", instruction="x", source=pairs[0].source, target=pairs[0].target)
     with pytest.raises(DataError, match="mine/1"):
         judge(foreign, opened(pairs[0].target))
+
+
+@pytest.mark.parametrize("split", list(toy_photos.SPLITS))
+def test_an_edit_of_a_photograph_is_seen_and_is_like_no_other(split):
+    for pair in toy_pairs(300, seed=1, split=split, size=32, kinds=list(toy_photos.OPS)):
+        far = toy_photos.distances(opened(pair.source), opened(pair.target))
+        assert min(far.values()) == far.pop(pair.kind) < 0.01
+        assert min(far.values()) > 0.06, (pair.key, pair.kind)
