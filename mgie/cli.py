@@ -13,6 +13,7 @@ import json
 import os
 import re
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -104,6 +105,10 @@ EVERY_VERB = {
 }
 
 
+GRACE = 3
+"""Seconds that another process than the first waits before it tells of an error."""
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; the exit code: 0 done, 2 the user can mend it, 130 stopped by Ctrl-C."""
     words = list(sys.argv[1:] if words is None else words)
@@ -115,10 +120,11 @@ def main(words: Sequence[str] | None = None) -> int:
             verb, facts = done
             print(json.dumps(facts, default=str) if options["--json"] else _as_lines(verb, facts), flush=True)
     except KeyboardInterrupt:
-        print(
-            "mgie: stopped; nothing is left half-written, and the same command goes on or starts again.",
-            file=sys.stderr,
-        )
+        if _speaks():
+            print(
+                "mgie: stopped; nothing is left half-written, and the same command goes on or starts again.",
+                file=sys.stderr,
+            )
         return 130
     except BrokenPipeError:  # the reader of our output has left, as in `mgie ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -126,6 +132,10 @@ def main(words: Sequence[str] | None = None) -> int:
         sentence = explain(error)
         if sentence is None:
             raise
+        if not _speaks():
+            # What is wrong in all processes is said by the first, and torchrun ends the others meanwhile.
+            time.sleep(GRACE)
+            sentence = f"process {os.environ['RANK']}: {sentence}"
         if options["--debug"]:
             traceback.print_exc()
         print(f"mgie: {sentence}", file=sys.stderr)
@@ -156,7 +166,10 @@ def explain(error: Exception) -> str | None:
         errno.EEXIST: "this exists already; choose another name.",
         errno.ENAMETOOLONG: "the name is too long; choose a shorter one.",
     }
-    return where + reasons[code] if code in reasons else None
+    if code in reasons:
+        return where + reasons[code]
+    # Others of the system's, and what the libraries say of a hub id or a file that is not to be had.
+    return _one_line(str(error)) or type(error).__name__ if isinstance(error, OSError) else None
 
 
 def _run(words: list[str]) -> tuple[Verb, dict[str, Any]] | None:
@@ -164,6 +177,8 @@ def _run(words: list[str]) -> tuple[Verb, dict[str, Any]] | None:
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return None
+    if words[0] == "prepare" and "--check" in words:  # wherever it stands
+        words = ["prepare", "--check", *(word for word in words[1:] if word != "--check")]
     name = next((name for name in (" ".join(words[:2]), words[0]) if name in VERBS), None)
     if name is None and words[1:2] in (["-h"], ["--help"]):
         print(_overview())
@@ -195,7 +210,7 @@ def _train(words: list[str]) -> dict[str, Any] | None:
         allow_abbrev=False,
     )
     parser.add_argument(
-        "--config", required=True, metavar="NAME|PATH.yaml", help="recipe in mgie/recipes, or a YAML file"
+        "--config", metavar="NAME|PATH.yaml", help="recipe in mgie/recipes, or a YAML file (required)"
     )
     parser.add_argument("--dry_run", action="store_true", help="check and print the configuration, and stop")
     parser.add_argument(
@@ -211,6 +226,13 @@ def _train(words: list[str]) -> dict[str, Any] | None:
             f"`mgie train` does not take {words[0]!r} by itself: did you mean --config {words[0]}?"
         )
     known, overrides = parser.parse_known_args(words)
+    own = ["--config", "--dry_run", "--print_config", *EVERY_VERB]
+    for option in [word.split("=", 1)[0] for word in overrides if word.startswith("--") and "." not in word]:
+        near = difflib.get_close_matches(f"--{option[2:].replace('-', '_')}", own, n=1, cutoff=0.8)
+        if near:
+            raise ConfigError(f"`mgie train` has no option {option}: did you mean {near[0]}?")
+    if known.config is None:
+        raise ConfigError(f"`mgie train` needs a recipe: expected --config NAME, as in `{verb.example}`.")
 
     from mgie.config import dump_run, load_run
 
@@ -238,10 +260,7 @@ def _arguments(name: str, story: Callable[..., Any], words: list[str]) -> dict[s
     try:
         parsed = parser.parse_args(words)
     except argparse.ArgumentError as error:
-        message = re.sub(r'Parser key "([\w.]+)":', r"--\1:", str(error))
-        message = re.sub(r"<class '(\w+)'>", r"\1", message).replace("typing.", "").rstrip(".")
-        message = message.replace("the following arguments are required: ", "something is missing: ")
-        raise ConfigError(f"{_one_line(message)}; `mgie {name} --help` shows an example.") from error
+        raise ConfigError(f"{_mended(str(error))}; `mgie {name} --help` shows an example.") from error
     return dict(parser.instantiate(parsed))
 
 
@@ -280,6 +299,18 @@ def _typed(annotation: Any) -> Any:
     if get_origin(annotation) not in (Union, UnionType) or str not in get_args(annotation):
         return annotation
     return str | None if type(None) in get_args(annotation) else str
+
+
+def _mended(message: str) -> str:
+    """A parser's message as the beginning of a sentence: what came, and what was expected."""
+    key = re.search(r'Parser key "([\w.]+)":', message)
+    given = re.search(r"(?:Given|Got) value: (.*)", message)
+    kinds = re.findall(r"Expected an? (?:typing\.)?(?:<class '(\w+)'>|(\w+\[.*?\])|(\w+))", message)
+    kinds = [kind for kind in dict.fromkeys("".join(names) for names in kinds) if kind != "NoneType"]
+    if key and given and kinds:
+        return f"--{key[1]} is {given[1].rstrip('.')}: expected {' or '.join(kinds)}"
+    message = _one_line(message).rstrip(".")
+    return message.replace("the following arguments are required: ", "something is missing: ")
 
 
 class _Words(argparse.ArgumentParser):

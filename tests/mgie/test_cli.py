@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from mgie.cli import VERBS, explain, main
+from mgie.cli import GRACE, VERBS, explain, main
 from mgie.errors import DataError
 
 
@@ -65,14 +65,17 @@ def test_unknown_option_offers_the_nearest(capsys):
 
 def test_missing_and_mistyped(capsys):
     assert "out" in sentence(capsys, "prepare", "toy")
-    assert "--seed: Expected a int. Got value: many" in sentence(
-        capsys, "prepare", "toy", "--out", "x", "--seed", "many"
-    )
+    words = ["prepare", "toy", "--out", "x"]
+    assert "--seed is many: expected int;" in sentence(capsys, *words, "--seed", "many")
+    assert "--count is many: expected int;" in sentence(capsys, *words, "--count", "many")
+    assert "--format is zip: expected Literal['arrow', " in sentence(capsys, *words, "--format", "zip")
 
 
 def test_train_takes_a_recipe(capsys):
     assert "did you mean --config tiny?" in sentence(capsys, "train", "tiny")
     assert "--config" in sentence(capsys, "train")
+    assert "did you mean --config?" in sentence(capsys, "train", "--confg", "tiny")
+    assert "did you mean --dry_run?" in sentence(capsys, "train", "--config", "tiny", "--dry-run")
     assert "expected tiny" in sentence(capsys, "train", "--config", "tinny")
     assert "optim.lr" in sentence(capsys, "train", "--config", "tiny", "--optim.lrr", "3")
     batch = ["--train.batch_size", "3", "--train.micro_batch_size", "2"]
@@ -108,6 +111,14 @@ def test_only_the_first_process_speaks(capsys, tmp_path, monkeypatch):
     assert capsys.readouterr().out == ""
 
 
+def test_the_other_processes_wait_before_they_complain(capsys, monkeypatch):
+    waited = []
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr("mgie.cli.time.sleep", waited.append)
+    assert "process 1: " in sentence(capsys, "prepare", "nothing:here", "--out", "x")
+    assert waited == [GRACE]
+
+
 def test_debug_shows_where(capsys):
     assert main(["prepare", "nothing:here", "--out", "x", "--debug"]) == 2
     said = capsys.readouterr().err
@@ -122,9 +133,11 @@ def test_what_is_explained():
     assert explain(PermissionError(errno.EACCES, "denied", "there")).startswith("there: no permission")
     assert "disk is full" in explain(OSError(errno.ENOSPC, "No space left on device"))
     assert "disk is full" in explain(RuntimeError("I/O error: No space left on device (os error 28)"))
+    # What a hub's client raises for a name that is none.
+    assert explain(OSError("nobody/nothing is\nnot a model")) == "nobody/nothing is not a model"
     # Our own mistakes keep their traceback.
     assert explain(KeyError("x")) is None
-    assert explain(OSError("no errno")) is None
+    assert explain(RuntimeError("x")) is None
 
 
 def test_our_own_mistakes_are_not_hidden(monkeypatch):
