@@ -81,7 +81,6 @@ def each_shard(
                     )
                 seen[name] = path
             yield path, tensors
-            tensors = {}  # the next file is read when this one is let go
 
 
 class TensorFolder:

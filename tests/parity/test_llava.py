@@ -28,6 +28,9 @@ from llava_patch.tokens import IGNORE
 # Single passes in float32; the worst that was measured is 1.2e-6.
 SINGLE_PASS = 2e-5
 STATE_STRIDE, GENERATED_STRIDE = 16, 8  # "every 16th" and "every 8th" position, by the goldens' description
+TRAINING_SIDE = (
+    512  # what the reference resizes training pictures to before CLIP; a constant, in none of its files
+)
 
 TRAIN_CASES = sorted(facts("mgie", "train")["cases"])
 INFER_CASES = range(len(facts("mgie", "infer")["cases"]))
@@ -99,12 +102,11 @@ def test_batches_of_ids_and_labels(name: str, truncate: str):
 @pytest.mark.parametrize("name", TRAIN_CASES)
 def test_training_pictures_as_clip_sees_them(name: str):
     processor = mgie_processor()
-    side = facts("mgie", "config")["vae"]["sample_size"]
     for row, item in enumerate(facts("mgie", "train")["cases"][name]["items"]):
         picture = Image.open(io.BytesIO(data_pictures("mgie")[item][0])).convert("RGB")
         short = min(picture.size)
         left, top = (picture.width - short) // 2, (picture.height - short) // 2
-        square = picture.crop((left, top, left + short, top + short)).resize((side, side))
+        square = picture.crop((left, top, left + short, top + short)).resize((TRAINING_SIDE, TRAINING_SIDE))
         assert np.array_equal(processor.looks(square).numpy(), arrays("mgie", "train")[f"{name}/images"][row])
 
 
