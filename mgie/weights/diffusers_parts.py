@@ -1,6 +1,7 @@
 """The diffusion side as others publish it: a diffusers folder, a hub id, or one Stable Diffusion file.
 
-After loading, every tensor equals the file's; only the input of a text-to-image UNet is widened for the source picture.
+After loading, every tensor equals the file's; only the input of a text-to-image UNet is widened for the
+source picture.
 """
 
 from pathlib import Path
@@ -17,8 +18,8 @@ SINGLE_FILES = (".safetensors", ".ckpt")
 def load_diffusion(where: str | Path) -> tuple[UNet2DConditionModel, AutoencoderKL, DDPMScheduler]:
     """UNet (widened where it was made for text alone), VAE and training schedule, in float32.
 
-    `where` is a folder or hub id with unet/, vae/ and scheduler/, or a single file. Raises WeightsError that says what is
-    missing, unexpected or of another shape.
+    `where` is a folder or hub id with unet/, vae/ and scheduler/, or a single file. Raises WeightsError
+    that says what is missing, unexpected or of another shape.
     """
     where = str(where)
     unet = _load(UNet2DConditionModel, where, "unet")
@@ -27,8 +28,8 @@ def load_diffusion(where: str | Path) -> tuple[UNet2DConditionModel, Autoencoder
     if vae.config.latent_channels != channels or unet.config.in_channels not in (channels, 2 * channels):
         raise WeightsError(
             f"{where}: the UNet takes {unet.config.in_channels} and paints {channels} channels, the VAE has "
-            f"{vae.config.latent_channels}: expected a UNet that takes {vae.config.latent_channels} or twice as many; "
-            "use parts that belong together."
+            f"{vae.config.latent_channels}: expected a UNet that takes {vae.config.latent_channels} or "
+            "twice as many; use parts that belong together."
         )
     return widen(unet), vae, load_scheduler(where)
 
@@ -37,7 +38,11 @@ def load_scheduler(where: str | Path) -> DDPMScheduler:
     """The training schedule of a diffusers folder; Stable Diffusion's for a single file."""
     if Path(where).suffix in SINGLE_FILES:
         return DDPMScheduler(
-            beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000, clip_sample=False
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            num_train_timesteps=1000,
+            clip_sample=False,
         )
     try:
         return DDPMScheduler.from_pretrained(str(where), subfolder="scheduler")
@@ -50,7 +55,11 @@ def _load(kind: type, where: str, part: str) -> torch.nn.Module:
         if Path(where).suffix in SINGLE_FILES:
             return kind.from_single_file(where, torch_dtype=torch.float32)
         model, report = kind.from_pretrained(
-            where, subfolder=part, torch_dtype=torch.float32, output_loading_info=True, low_cpu_mem_usage=False
+            where,
+            subfolder=part,
+            torch_dtype=torch.float32,
+            output_loading_info=True,
+            low_cpu_mem_usage=False,
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise _absent(where, part, error) from error
@@ -66,6 +75,6 @@ def _load(kind: type, where: str, part: str) -> torch.nn.Module:
 def _absent(where: str, part: str, error: Exception) -> WeightsError:
     reason = " ".join(str(error).split())[:200]
     return WeightsError(
-        f"{part} cannot be loaded from {where} ({reason}); give a diffusers folder with unet/, vae/ and scheduler/, "
-        "a hub id, or a single Stable Diffusion file."
+        f"{part} cannot be loaded from {where} ({reason}); give a diffusers folder with unet/, vae/ and "
+        "scheduler/, a hub id, or a single Stable Diffusion file."
     )

@@ -33,6 +33,8 @@ class EditHeadConfig:
 class EditHead(nn.Module):
     """A small encoder-decoder that answers `queries` learned questions from the visual tokens."""
 
+    own_embeddings: Tensor | None
+
     def __init__(self, config: EditHeadConfig, *, d_in: int, e_out: int):
         super().__init__()
         self.config = config
@@ -50,11 +52,23 @@ class EditHead(nn.Module):
         )
         self.mapper = nn.Transformer(**layer, num_decoder_layers=config.layers, custom_encoder=encoder)
         self.hid2feat = nn.Linear(config.width, e_out)
+        # Rows that a published head brings along, where its language model's table has others.
+        self.register_buffer("own_embeddings", None)
         if config.initializer_range is not None:
             for module in self.modules():
                 if isinstance(module, nn.Linear):
                     nn.init.normal_(module.weight, std=config.initializer_range)
                     nn.init.zeros_(module.bias)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return self.query.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of its parameters."""
+        return self.query.dtype
 
     def forward(
         self, states: Float[Tensor, "b k d"], embeddings: Float[Tensor, "k d"]

@@ -1,16 +1,31 @@
 """MGIE's encoder: a multimodal language model imagines the edit; its visual tokens become the condition."""
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from einops import repeat
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llava_patch.model import Llava
 from mgie.models.encoders.base import AbstractInstructionEncoder
 from mgie.models.encoders.edit_head import EditHead
-from mgie.tokens import IGNORE
+from mgie.tokens import IGNORE, read_positions
 from mgie.types import Batch, Context
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Imagined:
+    """What the language model made of its prompts."""
+
+    said: tuple[tuple[int, ...], ...]
+    """Ids that each sample said, without the visual tokens and what ends an answer."""
+    visual: Float[Tensor, "b k d"]
+    """States that predict the visual tokens."""
+    forced: tuple[bool, ...]
+    """Which samples never came to the visual tokens by themselves."""
 
 
 class LlavaEncoder(AbstractInstructionEncoder):
@@ -36,8 +51,51 @@ class LlavaEncoder(AbstractInstructionEncoder):
         both = self.edit_head(torch.cat([visual, nothing]), self.visual_embeddings())
         return both[:-1], both[-1:]
 
+    @torch.no_grad()
+    def imagine(
+        self,
+        input_ids: Int[Tensor, "b t"],
+        mask: Bool[Tensor, "b t"],
+        looks: Float[Tensor, "m 3 s s"],
+        *,
+        max_new_tokens: int,
+        no_repeat_ngram_size: int,
+        compat: Literal["sound", "reference"] = "sound",
+    ) -> Imagined:
+        """Let the model speak, then read its visual tokens.
+
+        They are appended in one forward as soon as it comes to them or stops without them. `reference` lets
+        it say each one and reads where the original program would have read (specs/mgie.md, section 6).
+        """
+        sound = compat == "sound"
+        spoken = self.llava.generate(
+            input_ids,
+            mask,
+            looks,
+            max_new_tokens=max_new_tokens,
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            stop=self.visual_ids[:1] if sound else (),
+            then=self.visual_ids if sound else (),
+        )
+        count, said, visual, forced = len(self.visual_ids), [], [], []
+        for ids, states, prompt, ending in zip(spoken.ids, spoken.states, spoken.prompts, spoken.endings):
+            sequence = ids.tolist()
+            if sound:
+                first = len(sequence) - count
+                start = read_positions(first, count).start
+            else:
+                came = self.visual_ids[0] in sequence
+                first = sequence.index(self.visual_ids[0]) if came else len(sequence)
+                start = min(read_positions(first, count).start, len(states) - count - 1)
+            said.append(tuple(sequence[prompt:first]))
+            visual.append(states[start : start + count])
+            forced.append(ending != "stop" if sound else first == len(sequence))
+        return Imagined(said=tuple(said), visual=torch.stack(visual), forced=tuple(forced))
+
     def visual_embeddings(self) -> Float[Tensor, "k d"]:
         """Rows of the visual tokens in the input table; gradients reach the table through them."""
+        if self.edit_head.own_embeddings is not None:
+            return self.edit_head.own_embeddings
         table = self.llava.language_model.get_input_embeddings().weight
         return F.embedding(torch.tensor(self.visual_ids, device=table.device), table)
 

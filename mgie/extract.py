@@ -1,0 +1,140 @@
+"""A training run becomes something to edit with: checkpoint -> release folder, or Apple's two files.
+
+mgie extract _ckpt/runs/tiny --out _ckpt/tiny
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import diffusers
+
+from mgie.build import build_editor
+from mgie.config import RunConfig, load_run
+from mgie.errors import ConfigError, WeightsError
+from mgie.models.encoders.llava import LlavaEncoder
+from mgie.training.optim import choose_trained
+from mgie.weights import checkpoint as checkpoints
+from mgie.weights.apple import MLLM, assemble, is_training_checkpoint, read_training_checkpoint, write_apple
+from mgie.weights.release import INDEX, Release, check_out, write_release
+
+MARKS = {"release": INDEX, "apple": MLLM}
+"""What a folder of each format has."""
+
+
+def extract(
+    run_dir: str | Path,
+    *,
+    out: str | Path,
+    format: Literal["release", "apple"] = "release",
+    checkpoint: str = "latest",
+    ema: bool = True,
+    llava: str | None = None,
+    diffusion: str | None = None,
+) -> dict[str, Any]:
+    """Write what a run has trained; the facts: out, format, checkpoint, samples, trained.
+
+    A checkpoint of the original program (pytorch_model-00001-of-00004.bin and so on) is read too, with
+    --llava and --diffusion.
+
+    Args:
+        run_dir: Folder of a run, or of a checkpoint of the original program.
+        out: Folder to write; one of the same format that stands there is replaced.
+        format: release, a diffusers pipeline folder; or apple, mllm.pt and unet.pt for the original demo.
+        checkpoint: Which checkpoint of the run: latest, or the name of its folder.
+        ema: Take the averaged weights where the run kept them; --ema false for the last ones.
+        llava: LLaVA-v1 folder that a checkpoint of the original program was trained on.
+        diffusion: Diffusers folder or hub id with the VAE and scheduler for it.
+    """
+    run_dir = Path(run_dir)
+    if format not in MARKS:
+        raise ConfigError(f"--format is {format}: expected {' or '.join(MARKS)}.")
+    check_out(out, replaces=MARKS[format])
+    shards = next(
+        (place for place in (run_dir, run_dir / "checkpoint") if is_training_checkpoint(place)), None
+    )
+    if shards is not None:
+        release, facts = _from_original(shards, llava, diffusion)
+    else:
+        release, facts = _from_run(run_dir, checkpoint, ema)
+    (write_release if format == "release" else write_apple)(release, out)
+    return {"out": str(out), "format": format, "run_dir": str(run_dir), **facts}
+
+
+def _from_run(run_dir: Path, name: str, ema: bool) -> tuple[Release, dict[str, Any]]:
+    # Find the checkpoint, and what it is a checkpoint of.
+    found = _find(run_dir, name)
+    text = (found / "run.yaml").read_text(encoding="utf-8")
+    run = load_run(str(found / "run.yaml"))
+
+    # Build the editor of that run, and put in what was trained.
+    parts = build_editor(run)
+    trained = choose_trained(parts.editor, parts.editor.groups(), run.train.groups)
+    tensors = checkpoints.load_tensors(found, ema=ema)
+    checkpoints.put(tensors, trained, where=found)
+    editor, state = parts.editor.eval(), checkpoints.load_state(found)
+    assert isinstance(editor.encoder, LlavaEncoder)
+    release = Release(
+        llava=editor.encoder.llava,
+        edit_head=editor.encoder.edit_head,
+        unet=editor.denoiser.unet,
+        vae=editor.codec.vae,
+        scheduler=_sampler(run, parts.scheduler),
+        processor=parts.processor,
+        settings=_settings(run),
+        run_yaml=text,
+    )
+    averaged = ema and (found / "ema.safetensors").is_file()
+    facts = {"checkpoint": found.name, "samples": state.samples, "ema": averaged, "trained": len(tensors)}
+    return release, facts
+
+
+def _from_original(shards: Path, llava: str | None, diffusion: str | None) -> tuple[Release, dict[str, Any]]:
+    if llava is None or diffusion is None:
+        raise ConfigError(
+            f"{shards} is a checkpoint of the original program: name the LLaVA folder that it was trained on "
+            "with --llava, and the diffusers folder of its VAE with --diffusion."
+        )
+    mllm, unet = read_training_checkpoint(shards)
+    release = assemble(mllm, unet, where=shards, llava=llava, diffusion=diffusion)
+    return release, {"checkpoint": shards.name, "trained": len(mllm) + len(unet)}
+
+
+def _find(run_dir: Path, name: str) -> Path:
+    if not run_dir.is_dir():
+        raise WeightsError(f"there is no run folder {run_dir}: expected one that `mgie train` wrote.")
+    if name == "latest":
+        found = checkpoints.latest(run_dir)
+        if found is None:
+            raise WeightsError(
+                f"{run_dir} has no whole checkpoint: expected a folder that `mgie train` wrote; train first."
+            )
+        return found
+    there = sorted(path.parent.name for path in run_dir.glob(f"checkpoints/*/{checkpoints.MANIFEST}"))
+    if name not in there:
+        raise WeightsError(
+            f"{run_dir} has no checkpoint {name}: expected latest or one of {', '.join(there)}."
+        )
+    return run_dir / "checkpoints" / name
+
+
+def _sampler(run: RunConfig, schedule: diffusers.DDPMScheduler) -> diffusers.SchedulerMixin:
+    kind = getattr(diffusers, run.sampling.scheduler, None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+        raise ConfigError(
+            f"sampling.scheduler is {run.sampling.scheduler}: expected the name of a diffusers scheduler."
+        )
+    return kind.from_config(schedule.config)
+
+
+def _settings(run: RunConfig) -> dict[str, Any]:
+    """The recipe's sampling, as the pipeline's own arguments."""
+    return {
+        "question": run.model.question,
+        "size": run.data.size,
+        "num_inference_steps": run.sampling.steps,
+        "guidance_scale": run.sampling.guidance,
+        "image_guidance_scale": run.sampling.image_guidance,
+        "max_new_tokens": run.sampling.max_new_tokens,
+        "no_repeat_ngram_size": run.sampling.no_repeat_ngram_size,
+        "compat": run.compat,
+    }

@@ -1,0 +1,236 @@
+"""Apple's `mgie_7b` folder (mllm.pt, unet.pt) and the original's training checkpoints <-> a release.
+
+    mllm.pt   model.embed_tokens.weight, lm_head.weight, edit_head.*, and `emb`: the visual tokens' rows
+    unet.pt   the UNet, its input widened
+
+Both in float16. What they lack comes from a LLaVA-v1 folder (language model, vision tower, tokenizer) and
+from a diffusers folder (VAE, scheduler).
+"""
+
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import EulerAncestralDiscreteScheduler
+from torch import Tensor
+
+from llava_patch.processor import Processor
+from llava_patch.shards import each_shard, read_tensors
+from llava_patch.weights import load_llava
+from mgie.errors import WeightsError
+from mgie.models.encoders.edit_head import EditHead, EditHeadConfig
+from mgie.tokens import visual_tokens
+from mgie.weights.diffusers_parts import load_diffusion
+from mgie.weights.release import Release, put, said_as_ours, visual_ids, whole_folder
+
+MLLM, UNET = "mllm.pt", "unet.pt"
+EMBEDDINGS, LM_HEAD, HEAD = "model.embed_tokens.weight", "lm_head.weight", "edit_head."
+PUBLISHED_HEADS = 4
+"""Attention heads of the published edit head: the only size that its tensors do not show."""
+SHARDS = "pytorch_model*.bin"
+
+
+def read_apple(
+    folder: str | Path,
+    *,
+    llava: str | Path,
+    diffusion: str | Path,
+    dtype: torch.dtype = torch.float32,
+    heads: int = PUBLISHED_HEADS,
+    attention: str = "sdpa",
+    progress: bool = True,
+) -> Release:
+    """Read mllm.pt and unet.pt over the LLaVA folder and the diffusion side that they were trained on.
+
+    Raises WeightsError listing what does not fit.
+    """
+    folder = Path(folder)
+    with said_as_ours():
+        mllm, unet = read_tensors(folder / MLLM), read_tensors(folder / UNET)
+    return assemble(
+        mllm,
+        unet,
+        where=folder,
+        llava=llava,
+        diffusion=diffusion,
+        dtype=dtype,
+        heads=heads,
+        attention=attention,
+        progress=progress,
+    )
+
+
+def read_training_checkpoint(
+    folder: str | Path, *, progress: bool = True
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The trained tensors of a checkpoint of the original program, in any number of shards: mllm.pt's and
+    unet.pt's.
+
+    Its frozen parts are left out, as its own extraction does: they are those of the LLaVA folder, and a VAE
+    that an initialiser has touched (specs/mgie.md, quirk Q1). Tensors that are kept are held in memory.
+    Raises WeightsError.
+    """
+    mllm: dict[str, Tensor] = {}
+    unet: dict[str, Tensor] = {}
+    with said_as_ours():
+        for _, tensors in each_shard(folder, progress=progress):
+            for name in list(tensors):
+                tensor = tensors.pop(name)
+                if re.search(r"embed_tokens|lm_head|edit_head", name):
+                    mllm[name] = tensor.clone()
+                elif "unet" in name:
+                    unet[name.replace("unet.", "")] = tensor.clone()
+    if not mllm or not unet:
+        raise WeightsError(
+            f"{folder} holds no trained editor ({len(mllm)} tensors of the language side, {len(unet)} of "
+            "the UNet): expected the folder of a training checkpoint of the original program."
+        )
+    return mllm, unet
+
+
+def is_training_checkpoint(folder: str | Path) -> bool:
+    """Whether the folder holds shards as the original program writes them."""
+    return any(Path(folder).glob(SHARDS))
+
+
+def assemble(
+    mllm: dict[str, Tensor],
+    unet: dict[str, Tensor],
+    *,
+    where: str | Path,
+    llava: str | Path,
+    diffusion: str | Path,
+    dtype: torch.dtype = torch.float32,
+    heads: int = PUBLISHED_HEADS,
+    attention: str = "sdpa",
+    progress: bool = True,
+) -> Release:
+    """An editor of trained tensors under their published names, over the folders they were trained on."""
+    emb = mllm.get("emb")
+    rest = {name: tensor for name, tensor in mllm.items() if name != "emb"}
+    head = _head(rest, where, heads)
+    with said_as_ours():
+        model, _ = load_llava(llava, dtype=dtype, attn_implementation=attention, progress=progress)
+        processor = Processor.from_pretrained(llava)
+    names = visual_tokens(_visual_count(rest, processor, where))
+    processor.tokenizer.add_tokens(names)
+    model.grow(max(len(processor.tokenizer) - model.vocabulary, 0))
+    ids = visual_ids(processor, len(names))
+
+    # The two tables, the head, the UNet: each exactly the file's.
+    tables = {EMBEDDINGS: model.language_model.model.embed_tokens, LM_HEAD: model.language_model.lm_head}
+    for name, table in tables.items():
+        put(table, {"weight": rest.pop(name)}, where=f"{name} of {where}/{MLLM}", dtype=dtype)
+    with torch.device("meta"):
+        config = _head_config(head, heads, len(names))
+        width = head["llm2hid.weight"].shape[1]
+        edit_head = EditHead(config, d_in=width, e_out=head["hid2feat.weight"].shape[0])
+    if width != model.config.language.hidden_size:
+        raise WeightsError(
+            f"{where}/{MLLM} is for a language model of width {width}, but {llava} has "
+            f"{model.config.language.hidden_size}: use the LLaVA folder that it was trained on."
+        )
+    put(edit_head, head, where=f"{where}/{MLLM}", dtype=dtype)
+    own, vae, scheduler = load_diffusion(diffusion)
+    put(own, unet, where=f"{where}/{UNET}", dtype=dtype)
+    if emb is not None:
+        _keep_embeddings(edit_head, emb, model.language_model.model.embed_tokens.weight[list(ids)], where)
+    return Release(
+        llava=model.eval(),
+        edit_head=edit_head,
+        unet=own,
+        vae=vae.to(dtype).eval(),
+        scheduler=EulerAncestralDiscreteScheduler.from_config(scheduler.config),
+        processor=processor,
+        settings={},
+    )
+
+
+def write_apple(release: Release, out: str | Path) -> Path:
+    """Write mllm.pt, with `emb`, and unet.pt in float16, as the original demo reads them."""
+    mllm = dict(apple_mllm(release))
+    with whole_folder(out, replaces=MLLM) as partial:
+        torch.save(mllm, partial / MLLM)
+        torch.save(_halved(release.unet.state_dict()), partial / UNET)
+    return Path(out)
+
+
+def apple_mllm(release: Release) -> Iterator[tuple[str, Tensor]]:
+    """The content of mllm.pt."""
+    language_model, head = release.llava.language_model, release.edit_head
+    ids = list(visual_ids(release.processor, head.config.visual_tokens))
+    embeddings = language_model.model.embed_tokens.weight
+    tensors: dict[str, Any] = {EMBEDDINGS: embeddings, LM_HEAD: language_model.lm_head.weight}
+    state = head.state_dict()
+    own = state.pop("own_embeddings", None)
+    tensors |= {HEAD + name: tensor for name, tensor in state.items()}
+    tensors["emb"] = (embeddings[ids] if own is None else own)[None]
+    yield from _halved(tensors).items()
+
+
+def _halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().half().contiguous().clone() for name, tensor in tensors.items()}
+
+
+def _head(mllm: dict[str, Tensor], where: str | Path, heads: int) -> dict[str, Tensor]:
+    """The edit head's tensors, by its own names; everything else must be a table."""
+    head = {name[len(HEAD) :]: tensor for name, tensor in mllm.items() if name.startswith(HEAD)}
+    needed = ("query", "llm2hid.weight", "hid2feat.weight", "mapper.encoder.layers.0.linear1.weight")
+    problems = [f"missing {HEAD}{name}" for name in needed if name not in head]
+    problems += [f"missing {name}" for name in (EMBEDDINGS, LM_HEAD) if name not in mllm]
+    problems += [
+        f"unexpected {name}"
+        for name in mllm
+        if not name.startswith(HEAD) and name not in (EMBEDDINGS, LM_HEAD)
+    ]
+    if problems:
+        raise WeightsError(
+            f"{where}/{MLLM} is no mllm.pt of MGIE: {'; '.join(problems[:20])}; fetch the file again."
+        )
+    if head["query"].shape[-1] % heads:
+        raise WeightsError(
+            f"the edit head of {where} is {head['query'].shape[-1]} wide, which {heads} heads do not divide."
+        )
+    return head
+
+
+def _head_config(head: dict[str, Tensor], heads: int, count: int) -> EditHeadConfig:
+    layers = {name.split(".")[3] for name in head if name.startswith("mapper.encoder.layers.")}
+    return EditHeadConfig(
+        visual_tokens=count,
+        width=head["query"].shape[-1],
+        heads=heads,
+        layers=len(layers),
+        feedforward=head["mapper.encoder.layers.0.linear1.weight"].shape[0],
+        queries=head["query"].shape[-2],
+    )
+
+
+def _visual_count(mllm: dict[str, Tensor], processor: Processor, where: str | Path) -> int:
+    """How many visual tokens the tables have rows for."""
+    rows, known = mllm[EMBEDDINGS].shape[0], len(processor.tokenizer)
+    if rows <= known:
+        raise WeightsError(
+            f"{where}/{MLLM} has {rows} rows of embeddings, but the LLaVA folder's tokenizer has {known} "
+            "tokens without the visual ones: use the LLaVA folder that it was trained on."
+        )
+    return rows - known
+
+
+def _keep_embeddings(head: EditHead, emb: Tensor, rows: Tensor, where: str | Path) -> None:
+    """`emb` is what the head reads; it is worth keeping only where the table has other rows."""
+    if tuple(emb.shape) not in (tuple(rows.shape), (1, *rows.shape)):
+        raise WeightsError(
+            f"emb in {where}/{MLLM} is {list(emb.shape)}: expected {list(rows.shape)}; fetch the file again."
+        )
+    emb = emb.reshape(rows.shape).to(rows.dtype)
+    if not torch.equal(emb, rows):
+        warnings.warn(
+            f"emb in {where}/{MLLM} differs from the visual tokens' rows of the embedding table; the edit "
+            "head reads emb, the language model the table.",
+            stacklevel=2,
+        )
+        head.own_embeddings = emb.clone()

@@ -1,0 +1,349 @@
+"""A release on disk: a diffusers pipeline folder that holds all of an editor.
+
+model_index.json   the parts and their classes, and how the editor edits unless it is told otherwise
+llava/             LLaVA-v1 folder with tokenizer and preprocessing; its vision tower in llava/vision_tower
+edit_head/         config.json, model.safetensors
+unet/ vae/ scheduler/   as diffusers writes them
+run.yaml           the configuration of the run that made it
+README.md          the model card
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import diffusers
+import torch
+from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from llava_patch.errors import LlavaError
+from llava_patch.model import Llava
+from llava_patch.processor import Processor
+from llava_patch.shards import read_tensors, shard_files
+from llava_patch.weights import load_llava, save_llava
+from mgie.errors import WeightsError
+from mgie.models.encoders.edit_head import EditHead, EditHeadConfig
+from mgie.tokens import visual_tokens
+
+INDEX = "model_index.json"
+RUN, CARD = "run.yaml", "README.md"
+PIPELINE = "MGIEPipeline"
+LISTED = 20
+"""How many tensors an error names before it counts the others."""
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """Everything in the folder."""
+
+    llava: Llava
+    edit_head: EditHead
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    scheduler: SchedulerMixin
+    processor: Processor
+    settings: dict[str, Any]
+    """How the editor edits unless it is told otherwise: optional arguments of MGIEPipeline."""
+    run_yaml: str = ""
+    card: str = ""
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """The components of the pipeline."""
+        names = ("llava", "edit_head", "unet", "vae", "scheduler", "processor")
+        return {name: getattr(self, name) for name in names}
+
+
+def write_release(release: Release, out: str | Path) -> Path:
+    """Write the folder `out`, whole or not at all, over an older release. Raises WeightsError."""
+    with whole_folder(out, replaces=INDEX) as partial:
+        with said_as_ours():
+            save_llava(release.llava, release.processor.tokenizer, partial / "llava")
+            release.processor.save_pretrained(partial / "llava")
+        _write_head(release.edit_head, partial / "edit_head")
+        for part in ("unet", "vae", "scheduler"):
+            getattr(release, part).save_pretrained(partial / part)
+        for config in partial.glob("*/*config.json"):
+            _forget_paths(config)
+        (partial / INDEX).write_text(json.dumps(_index(release), indent=2) + "\n", encoding="utf-8")
+        (partial / RUN).write_text(release.run_yaml, encoding="utf-8")
+        (partial / CARD).write_text(release.card or card(release), encoding="utf-8")
+    return Path(out)
+
+
+def read_release(
+    folder: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    attention: str = "sdpa",
+    progress: bool = False,
+) -> Release:
+    """Read a release: every tensor equals the file's. Raises WeightsError listing what does not fit."""
+    folder = Path(folder)
+    index = read_json(folder / INDEX)
+    if index.get("_class_name") != PIPELINE:
+        raise WeightsError(
+            f"{folder} holds a {index.get('_class_name')}, expected a {PIPELINE}; "
+            "`mgie extract RUN_DIR --out FOLDER` writes one."
+        )
+    with said_as_ours():
+        llava, _ = load_llava(folder / "llava", dtype=dtype, attn_implementation=attention, progress=progress)
+        processor = Processor.from_pretrained(folder / "llava")
+    edit_head = _read_head(folder / "edit_head", dtype)
+    return Release(
+        llava=llava.eval(),
+        edit_head=edit_head,
+        unet=_read_model(UNet2DConditionModel, folder / "unet", dtype),
+        vae=_read_model(AutoencoderKL, folder / "vae", dtype),
+        scheduler=_read_scheduler(folder / "scheduler"),
+        processor=processor,
+        settings={
+            name: value
+            for name, value in index.items()
+            if not name.startswith("_") and not isinstance(value, list)
+        },
+        run_yaml=_read_text(folder / RUN),
+        card=_read_text(folder / CARD),
+    )
+
+
+def fetch(where: str | Path, **hub: Any) -> Path:
+    """The folder that `where` names, fetched first where it is a hub id. Raises WeightsError."""
+    if Path(where).is_dir():
+        return Path(where)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(where), **hub))
+    except Exception as error:  # the client's own types of errors differ between versions
+        raise WeightsError(
+            f"there is no release folder {where}, and the hub does not give it ({type(error).__name__}): "
+            "expected a folder that `mgie extract` wrote, or a hub id."
+        ) from error
+
+
+def visual_ids(processor: Processor, count: int) -> tuple[int, ...]:
+    """Ids of the visual tokens in this tokenizer. Raises WeightsError where it lacks them."""
+    with said_as_ours():
+        return tuple(processor.tokenizer.id_of(name) for name in visual_tokens(count))
+
+
+def put(module: _Module, tensors: Mapping[str, Tensor], *, where: str | Path, dtype: torch.dtype) -> _Module:
+    """Give a module exactly these tensors. Raises one WeightsError listing all that do not fit."""
+    wanted = module.state_dict()
+    problems = [f"missing {name}" for name in wanted if name not in tensors]
+    problems += [f"unexpected {name}" for name in tensors if name not in wanted]
+    problems += [
+        f"misshapen {name}: {list(tensors[name].shape)}, expected {list(wanted[name].shape)}"
+        for name in wanted
+        if name in tensors and tensors[name].shape != wanted[name].shape
+    ]
+    if problems:
+        more = f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
+        raise WeightsError(
+            f"{where} does not fit its configuration, {len(problems)} tensors differ; use the files that "
+            f"belong together: {'; '.join(problems[:LISTED])}{more}"
+        )
+    module.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
+    left = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
+    assert not left, f"on the meta device after loading: {left}"
+    return module.eval()
+
+
+@contextlib.contextmanager
+def whole_folder(out: str | Path, *, replaces: str) -> Iterator[Path]:
+    """A temporary folder beside `out` that, synced, becomes `out` when the block ends well, and else
+    vanishes.
+
+    A folder that already stands there is replaced if it is empty or has a file called `replaces`.
+    """
+    out = Path(out)
+    check_out(out, replaces=replaces)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    old = partial.with_name(partial.name + ".old")
+    try:
+        yield partial
+        partial.chmod(0o755)
+        for path in (*partial.rglob("*"), partial):
+            _sync(path)
+        if out.exists():
+            out.rename(old)
+        partial.rename(out)
+        _sync(out.parent)
+    finally:
+        if old.exists() and not out.exists():
+            old.rename(out)
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def check_out(out: str | Path, *, replaces: str) -> None:
+    """Refuse a place that holds anything but a folder with a file called `replaces`. Raises WeightsError."""
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / replaces).is_file())):
+        raise WeightsError(
+            f"{out} exists and is no folder with a {replaces}: choose another place, or remove it."
+        )
+
+
+@contextlib.contextmanager
+def said_as_ours() -> Iterator[None]:
+    """Errors of llava_patch as WeightsError."""
+    try:
+        yield
+    except LlavaError as error:
+        raise WeightsError(str(error)) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a JSON file that must be there. Raises WeightsError."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise WeightsError(
+            f"{path.parent} has no {path.name}: expected a whole release, as `mgie extract` writes it."
+        ) from error
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read ({error}); extract or fetch the release again.") from error
+    if not isinstance(content, dict):
+        raise WeightsError(
+            f"{path} holds a {type(content).__name__}, expected keys and values; fetch it again."
+        )
+    return content
+
+
+def card(release: Release) -> str:
+    """The model card of a release that has none."""
+    settings = "\n".join(f"| {name} | {value} |" for name, value in release.settings.items())
+    parts = "\n".join(
+        f"| {name} | {type(part).__name__} | {sum(p.numel() for p in part.parameters()):,} |"
+        for name, part in release.parts.items()
+        if isinstance(part, nn.Module)
+    )
+    return f"""---
+library_name: diffusers
+pipeline_tag: image-to-image
+tags: [image-editing, instruction-based-image-editing]
+---
+# An editor that understands instructions by looking at the picture
+
+A multimodal language model (LLaVA) looks at the picture, says what the edit will look like, and guides a
+diffusion model that paints it (MGIE: Fu et al., Guiding Instruction-based Image Editing via Multimodal
+Large Language Models, ICLR 2024).
+
+```python
+from mgie import MGIEPipeline
+
+pipeline = MGIEPipeline.from_pretrained("THIS_FOLDER")
+result = pipeline(image=picture, prompt="make it black and white", seed=0)
+result.images[0], result.said[0]
+```
+
+| part | class | parameters |
+| --- | --- | --- |
+{parts}
+
+| setting | value |
+| --- | --- |
+{settings}
+
+`run.yaml` is the configuration of the training run. The licences of the language model, the diffusion model
+and the data that it was trained on hold for it too.
+"""
+
+
+def _index(release: Release) -> dict[str, Any]:
+    """The content of model_index.json. The processor has no folder of its own: it lies in llava/."""
+    index: dict[str, Any] = {"_class_name": PIPELINE, "_diffusers_version": diffusers.__version__}
+    for name, part in release.parts.items():
+        if name != "processor":
+            home = type(part).__module__
+            index[name] = ["diffusers" if home.startswith("diffusers.") else home, type(part).__name__]
+    return index | dict(release.settings)
+
+
+def _write_head(head: EditHead, folder: Path) -> None:
+    folder.mkdir()
+    content = {"d_in": head.d_in, "e_out": head.e_out, "own_embeddings": head.own_embeddings is not None}
+    (folder / "config.json").write_text(json.dumps(asdict(head.config) | content, indent=2) + "\n")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _read_head(folder: Path, dtype: torch.dtype) -> EditHead:
+    content = read_json(folder / "config.json")
+    try:
+        d_in, e_out, own = content.pop("d_in"), content.pop("e_out"), content.pop("own_embeddings", False)
+        with torch.device("meta"):
+            head = EditHead(EditHeadConfig(**content), d_in=d_in, e_out=e_out)
+            if own:
+                head.own_embeddings = torch.empty(head.config.visual_tokens, d_in)
+    except (TypeError, KeyError) as error:
+        raise WeightsError(
+            f"{folder}/config.json describes no edit head ({error}): fetch the release again."
+        ) from error
+    return put(head, _tensors(folder), where=folder, dtype=dtype)
+
+
+def _read_model(kind: type[_Module], folder: Path, dtype: torch.dtype) -> _Module:
+    content = read_json(folder / "config.json")
+    try:
+        with torch.device("meta"):
+            model = kind.from_config(content)  # pyright: ignore[reportAttributeAccessIssue] - of ConfigMixin
+    except (TypeError, ValueError) as error:
+        raise WeightsError(
+            f"{folder}/config.json describes no {kind.__name__} ({error}): fetch the release again."
+        ) from error
+    return put(model, _tensors(folder), where=folder, dtype=dtype)
+
+
+def _read_scheduler(folder: Path) -> SchedulerMixin:
+    content = read_json(folder / "scheduler_config.json")
+    kind = getattr(diffusers, str(content.get("_class_name")), None)
+    if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+        raise WeightsError(
+            f"{folder} names the scheduler {content.get('_class_name')!r}, expected one of diffusers; "
+            "install the diffusers that wrote it, or fetch the release again."
+        )
+    return kind.from_config(content)  # pyright: ignore[reportAttributeAccessIssue] - of ConfigMixin
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a part, from one file or several. Raises WeightsError."""
+    with said_as_ours():
+        single = sorted(folder.glob("*.safetensors"))
+        files = single if single else shard_files(folder)
+        found: dict[str, Tensor] = {}
+        for file in files:
+            found |= read_tensors(file)
+        return found
+
+
+def _forget_paths(config: Path) -> None:
+    """Where a part was loaded from is no fact about it."""
+    content = json.loads(config.read_text(encoding="utf-8"))
+    if content.pop("_name_or_path", None) is not None:
+        config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _read_text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
