@@ -145,9 +145,9 @@ def _check_writable(folder: Path) -> None:
 def _release(model: str | Path) -> str:
     """A release folder, or the name of one on a hub. Raises WeightsError for a folder that is none."""
     folder = Path(model)
-    if folder.is_dir() and not (folder / "model_index.json").is_file():
+    if folder.is_dir() and not any((folder / index).is_file() for index in ("model_index.json", "mllm.pt")):
         raise WeightsError(
-            f"{folder} is no release: it has no model_index.json; "
+            f"{folder} is no release: it has no model_index.json (nor the original's mllm.pt); "
             f"`mgie extract RUN_DIR --out FOLDER` makes one from a training run."
         )
     if not folder.exists() and (

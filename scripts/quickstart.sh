@@ -25,7 +25,6 @@ mgie train --config tiny --data.path $data
 
 step "3/5 extract: the run becomes a release"
 if older $model/model_index.json $run/checkpoints; then
-    rm -rf $model
     mgie extract $run --out $model
 fi
 
