@@ -6,8 +6,6 @@ mgie extract _ckpt/runs/tiny --out _ckpt/tiny
 from pathlib import Path
 from typing import Any, Literal
 
-import diffusers
-
 from mgie.build import build_editor
 from mgie.config import RunConfig, load_run
 from mgie.errors import ConfigError, WeightsError
@@ -15,6 +13,7 @@ from mgie.models.encoders.llava import LlavaEncoder
 from mgie.training.optim import choose_trained
 from mgie.weights import checkpoint as checkpoints
 from mgie.weights.apple import MLLM, assemble, is_training_checkpoint, read_training_checkpoint, write_apple
+from mgie.weights.diffusers_parts import load_sampler
 from mgie.weights.release import INDEX, Release, check_out, write_release
 
 MARKS = {"release": INDEX, "apple": MLLM}
@@ -78,7 +77,7 @@ def _from_run(run_dir: Path, name: str, ema: bool) -> tuple[Release, dict[str, A
         edit_head=editor.encoder.edit_head,
         unet=editor.denoiser.unet,
         vae=editor.codec.vae,
-        scheduler=_sampler(run, parts.scheduler),
+        scheduler=load_sampler(run.sampling.scheduler, parts.scheduler),
         processor=parts.processor,
         settings=_settings(run),
         run_yaml=text,
@@ -115,15 +114,6 @@ def _find(run_dir: Path, name: str) -> Path:
             f"{run_dir} has no checkpoint {name}: expected latest or one of {', '.join(there)}."
         )
     return run_dir / "checkpoints" / name
-
-
-def _sampler(run: RunConfig, schedule: diffusers.DDPMScheduler) -> diffusers.SchedulerMixin:
-    kind = getattr(diffusers, run.sampling.scheduler, None)
-    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
-        raise ConfigError(
-            f"sampling.scheduler is {run.sampling.scheduler}: expected the name of a diffusers scheduler."
-        )
-    return kind.from_config(schedule.config)
 
 
 def _settings(run: RunConfig) -> dict[str, Any]:

@@ -6,10 +6,11 @@ source picture.
 
 from pathlib import Path
 
+import diffusers
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, SchedulerMixin, UNet2DConditionModel
 
-from mgie.errors import WeightsError
+from mgie.errors import ConfigError, WeightsError
 from mgie.models.denoisers.unet import widen
 
 SINGLE_FILES = (".safetensors", ".ckpt")
@@ -48,6 +49,16 @@ def load_scheduler(where: str | Path) -> DDPMScheduler:
         return DDPMScheduler.from_pretrained(str(where), subfolder="scheduler")
     except OSError as error:
         raise _absent(str(where), "scheduler", error) from error
+
+
+def load_sampler(name: str, schedule: DDPMScheduler) -> SchedulerMixin:
+    """The diffusers scheduler called `name`, over a training schedule. Raises ConfigError."""
+    kind = getattr(diffusers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+        raise ConfigError(
+            f"sampling.scheduler is {name!r}: expected a scheduler of diffusers, such as DDIMScheduler."
+        )
+    return kind.from_config(schedule.config)  # pyright: ignore[reportAttributeAccessIssue] - of ConfigMixin
 
 
 def _load(kind: type, where: str, part: str) -> torch.nn.Module:
