@@ -75,6 +75,7 @@ VERBS = {
         example='mgie edit photo.jpg "make it black and white" --model _ckpt/tiny --out out.png',
         positionals=("photos", "instruction"),
         several="photos",
+        show="mgie.edit:table",
     ),
     "evaluate": Verb(
         about="measure how good a release is",

@@ -80,6 +80,16 @@ def edit(
     return {"model": str(model), "seed": seed, "seconds": round(time.monotonic() - started, 1), "edits": rows}
 
 
+def table(facts: dict[str, Any]) -> str:
+    """The edits as lines to print: where each picture is, and what the model said of it."""
+    lines = []
+    for row in facts["edits"]:
+        lines += [f"{row['photo']} -> {row['out']}", f"  said: {row['said'] or '(nothing)'}"]
+        if row["forced"]:
+            lines.append("  (the model did not call for the edit by itself: trust it less)")
+    return "\n".join(lines)
+
+
 def write_whole(picture: Image.Image, target: Path) -> None:
     """Write `picture` under a temporary name and rename it, so that `target` is never half a picture."""
     handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)

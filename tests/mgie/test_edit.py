@@ -145,7 +145,10 @@ def test_one_photo(capsys, tmp_path, photo, release):
         first = numpy.asarray(picture)
     # The same seed gives the same picture, another seed another one.
     assert main([*words, "--out", str(tmp_path / "again.png")]) == 0
-    assert "again.png" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"{photo} -> {tmp_path / 'again.png'}" in shown
+    assert f"said: {row['said'] or '(nothing)'}" in shown
+    assert ("trust it less" in shown) == row["forced"]
     with Image.open(tmp_path / "again.png") as picture:
         assert (numpy.asarray(picture) == first).all()
     assert main([*words[:-1], "4", "--out", str(tmp_path / "other.png")]) == 0
