@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Image, Value, load_from_disk
 
@@ -65,11 +64,14 @@ class StoredPairs:
         try:
             self.rows: Dataset = load_from_disk(str(self.folder / split))  # type: ignore[assignment]
             self._table = self.rows.data
-        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        except Exception as error:  # the library lets through whatever a damaged file makes it stumble over
             raise DataError(
                 f"{self.folder / split} cannot be opened ({_line(error)}): it is damaged; prepare the "
                 "data set again."
             ) from error
+        missing = [name for name in FEATURES if name not in self.rows.column_names]
+        if missing:
+            raise DataError(f"{self.folder / split} has no column {missing[0]}: prepare the data set again.")
 
     def __len__(self) -> int:
         return self._table.num_rows

@@ -150,7 +150,8 @@ def _line(row: dict[str, Any], place: str, folder: Path, *, key: str) -> Line:
     for name in row:
         near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.8)
         if name not in FIELDS and near:
-            raise DataError(f"{place} has the field {name!r}: did you mean {near[0]!r}?")
+            detail = f"{place} has the field {name!r}: did you mean {near[0]!r}?"
+            return Rejected(key=place, reason="unknown field", detail=detail)
     for name in ("target", "instruction"):
         if not isinstance(row.get(name), str):
             return Rejected(key=place, reason="bad row", detail=f"{place} has no {name}: expected a text.")

@@ -3,6 +3,7 @@ crashes."""
 
 import io
 import json
+import os
 import random
 
 import pytest
@@ -15,6 +16,8 @@ from mgie.errors import UserError
 from mgie.prepare import check as verify
 from mgie.prepare import prepare
 
+SEED = int(os.environ.get("FUZZ_SEED", "3"))
+"""Another seed spoils in other ways."""
 FORMS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
@@ -92,7 +95,7 @@ def spoil_row(row: dict, rng: random.Random) -> str:
 
 
 def test_three_hundred_spoiled_rows(tmp_path, make_picture):
-    rng, lines, expected = random.Random(7), [], []
+    rng, lines, expected = random.Random(SEED), [], []
     for number in range(320):
         form = FORMS[number % len(FORMS)]
         files = {
@@ -161,7 +164,7 @@ def small_sources(tmp_path, make_picture):
 
 @pytest.mark.filterwarnings("ignore")
 def test_spoiled_files_are_a_sentence_or_counted(tmp_path, make_picture):
-    rng, refused = random.Random(3), 0
+    rng, refused = random.Random(SEED), 0
     for source, folder in small_sources(tmp_path, make_picture).items():
         files = [
             path
