@@ -106,6 +106,9 @@ EVERY_VERB = {
 }
 
 
+FULL_DISK = ("No space left on device", "] . unexpected pos", "PytorchStreamWriter failed writing file")
+"""How libraries in native code, safetensors and torch.save, report a full disk: in words only."""
+
 GRACE = 3
 """Seconds that another process than the first waits before it tells of an error."""
 
@@ -152,8 +155,8 @@ def explain(error: Exception) -> str | None:
 
     if isinstance(error, LlavaError):
         return _one_line(str(error))
-    # Libraries in native code report a full disk in words only.
-    code = errno.ENOSPC if "No space left on device" in str(error) else getattr(error, "errno", None)
+    full = any(words in str(error) for words in FULL_DISK)
+    code = errno.ENOSPC if full else getattr(error, "errno", None)
     where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
     reasons = {
         errno.ENOSPC: "the disk is full; make room and run the same command again.",

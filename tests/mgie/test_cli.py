@@ -133,6 +133,8 @@ def test_what_is_explained():
     assert explain(PermissionError(errno.EACCES, "denied", "there")).startswith("there: no permission")
     assert "disk is full" in explain(OSError(errno.ENOSPC, "No space left on device"))
     assert "disk is full" in explain(RuntimeError("I/O error: No space left on device (os error 28)"))
+    torn = "[enforce fail at inline_container.cc:672] . unexpected pos 167680 vs 167632"
+    assert "disk is full" in explain(RuntimeError(torn))
     # What a hub's client raises for a name that is none.
     assert explain(OSError("nobody/nothing is\nnot a model")) == "nobody/nothing is not a model"
     # Our own mistakes keep their traceback.
