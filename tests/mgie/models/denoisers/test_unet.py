@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from mgie.models.denoisers.unet import UNetDenoiser, widen
+
+NOISY, SOURCE = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+T, CONDITION = torch.tensor([3, 700]), torch.randn(2, 5, 6)
+
+
+def test_a_widened_unet_keeps_its_weights_and_bias(make_unet):
+    unet = make_unet(4)
+    before = {name: value.clone() for name, value in unet.state_dict().items()}
+    unet.conv_in.bias.data.fill_(3.0)
+    before["conv_in.bias"] = unet.conv_in.bias.data.clone()
+    assert widen(unet) is unet
+    after = unet.state_dict()
+    first = after["conv_in.weight"]
+    assert torch.equal(first[:, :4], before["conv_in.weight"])
+    assert not first[:, 4:].any()
+    assert all(torch.equal(after[name], before[name]) for name in before if name != "conv_in.weight")
+    assert unet.config.in_channels == unet.conv_in.in_channels == 8
+
+
+@torch.no_grad()
+def test_a_widened_unet_paints_what_it_painted_before(make_unet):
+    unet = make_unet(4)
+    before = unet(NOISY, T, encoder_hidden_states=CONDITION).sample
+    after = UNetDenoiser(widen(unet))(NOISY, T, SOURCE, CONDITION)
+    assert torch.allclose(after, before, atol=1e-6)
+
+
+def test_a_unet_that_sees_a_source_already_is_left_alone(make_unet):
+    unet = make_unet(8)
+    weight = unet.conv_in.weight
+    assert widen(unet).conv_in.weight is weight
+
+
+@torch.no_grad()
+def test_the_noisy_half_comes_first_and_the_source_is_seen(make_unet):
+    denoiser = UNetDenoiser(make_unet(8))
+    assert (denoiser.latent_channels, denoiser.condition_width) == (4, 6)
+    expected = denoiser.unet(torch.cat([NOISY, SOURCE], 1), T, encoder_hidden_states=CONDITION).sample
+    assert torch.equal(denoiser(NOISY, T, SOURCE, CONDITION), expected)
+    assert not torch.allclose(denoiser(NOISY, T, -SOURCE, CONDITION), expected, atol=1e-4)
+
+
+def test_a_unet_without_a_place_for_the_source_is_our_mistake(make_unet):
+    with pytest.raises(AssertionError, match="widen"):
+        UNetDenoiser(make_unet(4))
