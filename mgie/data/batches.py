@@ -5,8 +5,8 @@ whatever the number of processes, micro-batches or loader workers; so the state 
 the samples done.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from mgie.data.orders import AbstractOrder, Last, Shuffled
 from mgie.errors import ConfigError, UserError
 from mgie.tokens import IGNORE
-from mgie.types import Batch, EditPair, Example
+from mgie.types import Batch, Example
 
 
 @runtime_checkable
@@ -22,7 +22,7 @@ class Pairs(Protocol):
     """Anything that holds pairs by number."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> EditPair: ...
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 @runtime_checkable
@@ -31,7 +31,7 @@ class Builder(Protocol):
 
     pad_id: int
 
-    def __call__(self, pair: EditPair) -> Example:
+    def __call__(self, pair: Any, /) -> Any:
         """Raises DataError, naming the pair, where it cannot become an example."""
         ...
 
@@ -53,12 +53,14 @@ class Batches:
         workers: int = 0,
         last: Last = "straddle",
         order: AbstractOrder | None = None,
+        join: Callable[..., Batch] | None = None,
     ):
         """`batch_size` counts the samples of a step over all `world` processes; this is process `rank` of
         them.
 
         `workers` loader processes read ahead; 0 reads when asked. `order` replaces the plain shuffle by
-        (seed, epoch), for buckets and mixtures; `last` belongs to the plain shuffle.
+        (seed, epoch), for buckets and mixtures; `last` belongs to the plain shuffle. `join` replaces
+        `collate`, for what is more than examples.
         """
         share = batch_size // world
         if batch_size < 1 or batch_size % world or micro_batch_size < 1 or share % micro_batch_size:
@@ -70,7 +72,7 @@ class Batches:
         self.order = order or Shuffled(len(pairs), seed=seed, batch_size=batch_size, last=last)
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self._rank, self._share, self._workers = rank, share, workers
-        self._micros = _Micros(pairs, builder, self.order)
+        self._micros = _Micros(pairs, builder, self.order, join or collate)
 
     @property
     def epoch(self) -> int:
@@ -114,14 +116,14 @@ class Batches:
 class _Micros(Dataset):
     """Positions -> micro-batch; lives in the loader's workers."""
 
-    def __init__(self, pairs: Pairs, builder: Builder, order: AbstractOrder):
-        self._pairs, self._builder, self._order = pairs, builder, order
+    def __init__(self, pairs: Pairs, builder: Builder, order: AbstractOrder, join: Callable[..., Batch]):
+        self._pairs, self._builder, self._order, self._join = pairs, builder, order, join
 
     def __getitem__(self, span: tuple[int, int]) -> Batch | UserError:
         try:
             indices = self._order.take(*span)
             examples = [self._builder(self._pairs[int(index)]) for index in indices]
-            return collate(examples, positions=tuple(range(*span)), pad_id=self._builder.pad_id)
+            return self._join(examples, positions=tuple(range(*span)), pad_id=self._builder.pad_id)
         except UserError as error:  # a worker would wrap it into a page of traceback
             return error
 

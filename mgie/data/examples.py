@@ -16,7 +16,8 @@ from llava_patch.processor import Processor
 from mgie.data.images import cover, decode, square, to_pixels
 from mgie.data.orders import nearest_shape
 from mgie.errors import DataError
-from mgie.tokens import read_positions, visual_tokens, with_visual_tokens
+from mgie.tokens import read_positions, with_visual_tokens
+from mgie.tokens import visual_tokens as token_names
 from mgie.types import EditPair, Example
 
 REFERENCE_SIDE = 512
@@ -52,33 +53,35 @@ class ExampleBuilder:
         self.compat = compat
         self.shapes = shapes
         self.pad_id: int = processor.tokenizer.pad_id
-        self._visual_ids = [processor.tokenizer.id_of(name) for name in _names(visual_tokens)]
+        self._visual_ids = [processor.tokenizer.id_of(name) for name in token_names(visual_tokens)]
 
     def __call__(self, pair: EditPair) -> Example:
         """Raises DataError, naming the pair, where it cannot become an example."""
-        ids, labels, read_at = self.speech(pair)
+        ids, labels, read_at = self.speech(pair, images=int(pair.source is not None))
         target = self.picture(pair.target, name=f"target of {pair.key}")
         source = self.picture(pair.source, name=f"source of {pair.key}") if pair.source is not None else None
-        pixels = to_pixels(self.fit(target))
+        pixels = self.pixels(target)
         return Example(
             input_ids=ids,
             labels=labels,
             read_at=read_at,
             looks=self.looks(source),
-            source=torch.zeros_like(pixels) if source is None else to_pixels(self.fit(source)),
+            source=torch.zeros_like(pixels) if source is None else self.pixels(source),
             has_source=source is not None,
             target=pixels,
             key=pair.key,
         )
 
-    def speech(self, pair: EditPair) -> tuple[Int[Tensor, " t"], Int[Tensor, " t"], Int[Tensor, " k"]]:
-        """The pair's ids, labels and read positions. Raises DataError."""
+    def speech(
+        self, pair: EditPair, *, images: int
+    ) -> tuple[Int[Tensor, " t"], Int[Tensor, " t"], Int[Tensor, " k"]]:
+        """The ids, labels and read positions of a pair with so many pictures to look at. Raises DataError."""
         reference = self.compat == "reference"
         try:
             encoded = self.processor.encode(
                 self._question(pair.instruction),
                 with_visual_tokens(pair.expressive, self.visual_tokens),
-                images=int(pair.source is not None),
+                images=images,
                 max_length=self.max_length,
                 truncate="right" if reference else "text",
             )
@@ -123,13 +126,9 @@ class ExampleBuilder:
             return cover(image, *nearest_shape(image.size, self.shapes))
         return square(image, REFERENCE_SIDE if self.compat == "reference" else min(image.size))
 
-    def fit(self, image: Image.Image) -> Image.Image:
-        """What `crop` returned, at the size that the codec sees."""
-        return image if self.shapes else square(image, self.size)
+    def pixels(self, image: Image.Image) -> Float[Tensor, "3 y x"]:
+        """What the codec sees of a picture that `picture` or `crop` returned."""
+        return to_pixels(image if self.shapes else square(image, self.size))
 
     def _question(self, instruction: str) -> str:
         return self.question.replace("{instruction}", instruction)
-
-
-def _names(count: int) -> tuple[str, ...]:
-    return visual_tokens(count)

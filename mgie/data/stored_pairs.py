@@ -86,6 +86,13 @@ class StoredPairs:
         }
         return from_row(row)
 
+    def words(self, index: int) -> tuple[EditPair, bool]:
+        """A pair without its pictures, and whether it has a source: for whoever has read the pictures
+        already."""
+        row = {name: self._table.column(name)[index].as_py() for name in FEATURES if name not in PICTURES}
+        pair = from_row(row | {"source": None, "target": {"bytes": b""}, "mask": None})
+        return pair, self._table.column("source")[index].is_valid
+
     def __iter__(self) -> Iterator[EditPair]:
         return (self[index] for index in range(len(self)))
 

@@ -1,0 +1,355 @@
+"""What frozen parts would compute again in every epoch, kept beside the pairs.
+
+    DIR/features/features.json        what made them: hashes of the models, of the preprocessing and of the
+    pairs DIR/features/train/vae_source.npy, vae_target.npy     posterior moments, not samples: n x 2c x h x
+    w, mean then deviation DIR/features/train/clip.npy                           the vision tower's patch
+    features: n x p x dv
+
+The files are memory-mapped. Features belong to one model, one preprocessing and one data set; with any
+other they are an error, not garbage.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from llava_patch.model import Llava
+from mgie.data.batches import collate
+from mgie.data.examples import ExampleBuilder
+from mgie.data.stored_pairs import StoredPairs, new_folder, read_facts, stored_splits
+from mgie.errors import ConfigError, DataError, WeightsError
+from mgie.models.codec import Codec
+from mgie.types import Batch, EditPair, Example
+
+Kind = Literal["vae", "clip"]
+Precision = Literal["float32", "float16", "bfloat16"]
+FOLDER = "features"
+FACTS = "features.json"
+PREPROCESSING = 1
+"""Raised when the same settings begin to mean other pixels."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Features:
+    """What is stored of one pair. None: that kind is not stored."""
+
+    source: Float[Tensor, "c2 h w"] | None = None
+    """Moments of the source: means, then deviations. Zeros where there is no source."""
+    target: Float[Tensor, "c2 h w"] | None = None
+    clip: Float[Tensor, "p dv"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeaturedPair:
+    """A pair with its features; pictures that nobody needs are not read and empty."""
+
+    pair: EditPair
+    features: Features
+    has_source: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeaturedExample:
+    """An example with its features."""
+
+    example: Example
+    features: Features
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeatureBatch(Batch):
+    """A batch whose pictures may have been read by the frozen parts already.
+
+    Where moments are there, `source` and `target` hold no pixels; where features are there, `looks` is empty.
+    """
+
+    features: Float[Tensor, "_ p dv"] | None
+    """The vision tower's features of all images, in the order of their placeholders."""
+    source_mean: Float[Tensor, "b c h w"] | None
+    """What Codec.encode_mode gives of the source."""
+    target_mean: Float[Tensor, "b c h w"] | None
+    target_std: Float[Tensor, "b c h w"] | None
+    """With `target_mean`, what Codec.moments gives of the target."""
+
+    def to(self, device: torch.device | str) -> "FeatureBatch":
+        """The same batch with its tensors on `device`."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {
+            n: value.to(device, non_blocking=True) for n, value in values.items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True)
+class Makers:
+    """The frozen parts, and the builder that prepares pictures for them. A kind without its part is not
+    stored."""
+
+    builder: ExampleBuilder
+    codec: Codec | None = None
+    llava: Llava | None = None
+
+    def identity(self) -> dict[str, str]:
+        """Kind -> hash of everything that its features depend on, besides the pairs."""
+        if self.builder.shapes:
+            raise ConfigError(
+                "features of pictures in several shapes cannot be stored: train from pixels, or in squares."
+            )
+        crop = {"preprocessing": PREPROCESSING, "compat": self.builder.compat}
+        found = {}
+        if self.codec is not None:
+            found["vae"] = fingerprint(self.codec.vae, crop | {"size": self.builder.size})
+        if self.llava is not None:
+            looks = repr(self.builder.processor.looks_config)
+            layer = self.llava.config.vision_layer
+            found["clip"] = fingerprint(self.llava.vision_tower, crop | {"looks": looks, "layer": layer})
+        return found
+
+    @torch.no_grad()
+    def __call__(self, pairs: Sequence[EditPair], device: str) -> dict[str, Tensor]:
+        """Name of the file -> features of these pairs."""
+        builder = self.builder
+        targets = [builder.picture(pair.target, name=f"target of {pair.key}") for pair in pairs]
+        sources = [
+            builder.picture(pair.source, name=f"source of {pair.key}") if pair.source is not None else None
+            for pair in pairs
+        ]
+        found: dict[str, Tensor] = {}
+        here = torch.tensor([source is not None for source in sources])
+        if self.codec is not None:
+            for name, images in (("vae_source", sources), ("vae_target", targets)):
+                pixels = [builder.pixels(image if image is not None else targets[0]) for image in images]
+                found[name] = torch.cat(self.codec.moments(torch.stack(pixels).to(device)), dim=1).cpu()
+            found["vae_source"] *= here[:, None, None, None]
+        if self.llava is not None:
+            looks = [builder.looks(image if image is not None else targets[0]) for image in sources]
+            found["clip"] = self.llava.features(torch.cat(looks).to(device)).cpu() * here[:, None, None]
+        return found
+
+
+def fingerprint(part: nn.Module, settings: dict[str, Any]) -> str:
+    """Hash of a part's tensors and of the settings it is used with."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, value in sorted(part.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def store_features(
+    folder: str | Path,
+    makers: Makers,
+    *,
+    precision: Precision = "float16",
+    batch_size: int = 8,
+    device: str = "cpu",
+    watch: Callable[[Iterable[Any], str], Iterable[Any]] | None = None,
+) -> dict[str, Any]:
+    """Compute and store the features of all splits of a data set; their facts. What is there stays."""
+    facts = {"made_by": makers.identity(), "precision": precision, "pairs": _hashes(folder)}
+    if not facts["made_by"]:
+        raise ConfigError("nothing to store: name vae, clip or both.")
+    path = Path(folder) / FOLDER / FACTS
+    if path.is_file() and json.loads(path.read_text()) == facts:
+        return facts | {"reused": True}
+    with new_folder(Path(folder) / FOLDER, overwrite=True) as new:
+        for split in stored_splits(folder):
+            pairs = StoredPairs(folder, split)
+            writer = FeatureWriter(new / split, len(pairs), precision)
+            starts = range(0, len(pairs), batch_size)
+            for start in watch(starts, f"features of {split}") if watch else starts:
+                several = [pairs[index] for index in range(start, min(start + batch_size, len(pairs)))]
+                writer.write(start, makers(several, device))
+            writer.close()
+        (new / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+    return facts | {"reused": False}
+
+
+class FeatureWriter:
+    """The files of one split, filled in any order."""
+
+    def __init__(self, folder: Path, rows: int, precision: Precision):
+        folder.mkdir(parents=True)
+        self._folder, self._rows, self._dtype = folder, rows, getattr(torch, precision)
+        self._files: dict[str, np.memmap] = {}
+
+    def write(self, start: int, found: dict[str, Tensor]) -> None:
+        """Put the features of the pairs from `start` on."""
+        for name, values in found.items():
+            bits = _bits(values.to(self._dtype))
+            if name not in self._files:
+                self._files[name] = np.lib.format.open_memmap(
+                    self._folder / f"{name}.npy",
+                    mode="w+",
+                    dtype=bits.dtype,
+                    shape=(self._rows, *bits.shape[1:]),
+                )
+            self._files[name][start : start + len(bits)] = bits
+
+    def close(self) -> None:
+        """Hand everything to the disk."""
+        for file in self._files.values():
+            file.flush()
+        self._files.clear()
+
+
+class StoredFeatures:
+    """The features of one split: `[index] -> Features`."""
+
+    def __init__(self, folder: str | Path, split: str, *, kinds: Sequence[Kind] = ("vae", "clip")):
+        """Raises DataError where they are missing, or belong to other pairs than those of `folder`."""
+        self.folder, self.split, self.kinds = Path(folder), split, tuple(kinds)
+        path = self.folder / FOLDER / FACTS
+        try:
+            self.facts = json.loads(path.read_text())
+            missing = set(kinds) - set(self.facts["made_by"])
+            same = self.facts["pairs"][split] == _hashes(folder).get(split)
+            names = [
+                name
+                for kind in kinds
+                for name in {"vae": ("vae_source", "vae_target"), "clip": ("clip",)}[kind]
+            ]
+            self._dtype = getattr(torch, self.facts["precision"])
+            self._files = {
+                name: np.load(path.parent / split / f"{name}.npy", mmap_mode="r")
+                for name in names
+                if not missing
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{path.parent} holds no features of {split}: `mgie prepare ... --store vae,clip "
+                "--model ...` makes them."
+            ) from error
+        if missing or not same:
+            what = f"no {' and '.join(sorted(missing))} features" if missing else "features of other pairs"
+            raise DataError(f"{path.parent} holds {what}: store them again with --store.")
+
+    def require(self, makers: Makers) -> None:
+        """Raise WeightsError unless exactly these parts and settings made the features."""
+        wanted = makers.identity()
+        for kind in self.kinds:
+            if self.facts["made_by"][kind] != wanted.get(kind):
+                raise WeightsError(
+                    f"the {kind} features in {self.folder / FOLDER} were made by another model, or "
+                    "from pictures prepared "
+                    "otherwise: store them again with --store and this model, or train from pixels."
+                )
+
+    def __len__(self) -> int:
+        return len(next(iter(self._files.values())))
+
+    def __getitem__(self, index: int) -> Features:
+        found = {name.removeprefix("vae_"): self._row(file[index]) for name, file in self._files.items()}
+        return Features(**found)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open, (self.folder, self.split, self.kinds)
+
+    def _row(self, bits: np.ndarray) -> Tensor:
+        row = torch.from_numpy(np.array(bits))
+        return row.view(self._dtype) if row.dtype != self._dtype else row
+
+
+class FeaturedPairs:
+    """Pairs with their features: what Batches takes in place of StoredPairs. Reads no picture that is not
+    needed."""
+
+    def __init__(self, pairs: StoredPairs, features: StoredFeatures):
+        if len(pairs) != len(features):
+            raise DataError(
+                f"{len(features)} rows of features for {len(pairs)} pairs: store them again with --store."
+            )
+        self._pairs, self._features = pairs, features
+        self._whole = set(features.kinds) != {"vae", "clip"}
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> FeaturedPair:
+        features = self._features[index]
+        pair, has_source = (self._pairs[index], None) if self._whole else self._pairs.words(index)
+        return FeaturedPair(
+            pair=pair,
+            features=features,
+            has_source=pair.source is not None if has_source is None else has_source,
+        )
+
+
+class FeatureBuilder:
+    """What ExampleBuilder is for pairs, for pairs with features."""
+
+    def __init__(self, builder: ExampleBuilder):
+        self._builder = builder
+        self.pad_id = builder.pad_id
+
+    def __call__(self, item: FeaturedPair) -> FeaturedExample:
+        """Raises DataError, naming the pair, where it cannot become an example."""
+        builder, pair, features = self._builder, item.pair, item.features
+        ids, labels, read_at = builder.speech(pair, images=int(item.has_source))
+        side = builder.processor.looks_config.size
+        nothing = torch.empty(3, 0, 0)
+        source = target = nothing
+        looks = torch.empty(0, 3, side, side)
+        if (features.clip is None or features.target is None) and pair.source is not None:
+            image = builder.picture(pair.source, name=f"source of {pair.key}")
+            looks = builder.looks(image) if features.clip is None else looks
+            source = builder.pixels(image) if features.target is None else source
+        if features.target is None:
+            target = builder.pixels(builder.picture(pair.target, name=f"target of {pair.key}"))
+            source = source if item.has_source else torch.zeros_like(target)
+        example = Example(
+            input_ids=ids, labels=labels, read_at=read_at, looks=looks, source=source, target=target,
+            has_source=item.has_source, key=pair.key,
+        )  # fmt: skip
+        return FeaturedExample(example=example, features=features)
+
+
+def join_features(
+    examples: Sequence[FeaturedExample], *, positions: tuple[int, ...], pad_id: int
+) -> FeatureBatch:
+    """`collate` for examples with features: pass it to Batches as `join`."""
+    plain = collate([each.example for each in examples], positions=positions, pad_id=pad_id)
+    values = {field.name: getattr(plain, field.name) for field in fields(plain)}
+    clip = [each.features.clip for each in examples if each.example.has_source]
+    source, target = (
+        _stack([getattr(each.features, name) for each in examples]) for name in ("source", "target")
+    )
+    means, deviations = target.chunk(2, dim=1) if target is not None else (None, None)
+    return FeatureBatch(
+        **values,
+        features=_stack(clip),
+        source_mean=source.chunk(2, dim=1)[0] if source is not None else None,
+        target_mean=means,
+        target_std=deviations,
+    )
+
+
+def _open(folder: Path, split: str, kinds: tuple[Kind, ...]) -> StoredFeatures:
+    return StoredFeatures(folder, split, kinds=kinds)
+
+
+def _stack(rows: list[Tensor | None]) -> Tensor | None:
+    """In the precision of training: float32, whatever they were stored in."""
+    found = [row for row in rows if row is not None]
+    return torch.stack(found).float() if found else None
+
+
+def _bits(values: Tensor) -> np.ndarray:
+    """Numbers as NumPy has them; bfloat16, which it does not have, as the same 16 bits."""
+    values = values.contiguous()
+    return (values.view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy()
+
+
+def _hashes(folder: str | Path) -> dict[str, str]:
+    facts = read_facts(folder)
+    if facts is None:
+        raise DataError(f"{folder} is no data set: expected a folder that `mgie prepare` wrote.")
+    return {split: about["sha256"] for split, about in facts["splits"].items()}

@@ -1,0 +1,212 @@
+import json
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch.testing import assert_close
+
+from llava_patch.weights import load_llava
+from mgie.data.batches import Batches
+from mgie.data.examples import ExampleBuilder
+from mgie.data.stored_features import (
+    FeatureBuilder,
+    FeaturedPairs,
+    Makers,
+    StoredFeatures,
+    fingerprint,
+    join_features,
+    store_features,
+)  # fmt: skip
+from mgie.data.stored_pairs import StoredPairs
+from mgie.errors import ConfigError, DataError, WeightsError
+from mgie.models.codec import Codec
+from mgie.prepare import prepare
+
+QUESTION = "what will this image be like if '{instruction}'"
+
+
+@pytest.fixture
+def codec():
+    torch.manual_seed(3)
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8), norm_num_groups=4, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+    )  # fmt: skip
+    return Codec(vae.eval())
+
+
+@pytest.fixture
+def llava(llava_folder):
+    return load_llava(llava_folder, progress=False)[0].eval()
+
+
+@pytest.fixture
+def builder(processor):
+    return ExampleBuilder(processor, question=QUESTION, visual_tokens=4, size=16, max_length=300)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    prepare("toy", tmp_path / "toy", count=7, test=2, size=32)
+    return tmp_path / "toy"
+
+
+def batch_of(pairs, builder, **changes):
+    settings = {"seed": 0, "batch_size": 6, "micro_batch_size": 6} | changes
+    return next(Batches(pairs, builder, **settings).steps())[0]
+
+
+def featured(folder, builder, kinds=("vae", "clip")):
+    pairs = FeaturedPairs(StoredPairs(folder, "train"), StoredFeatures(folder, "train", kinds=kinds))
+    return batch_of(pairs, FeatureBuilder(builder), join=join_features)
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("float32", 1e-6), ("float16", 2e-3), ("bfloat16", 2e-2)]
+)
+def test_features_are_what_the_parts_compute(folder, builder, codec, llava, precision, tolerance):
+    store_features(folder, Makers(builder, codec, llava), precision=precision, batch_size=3)
+    plain, stored = batch_of(StoredPairs(folder, "train"), builder), featured(folder, builder)
+    assert stored.keys == plain.keys and torch.equal(stored.input_ids, plain.input_ids)
+    assert torch.equal(stored.read_at, plain.read_at) and torch.equal(stored.labels, plain.labels)
+    with torch.no_grad():
+        mean, std = codec.moments(plain.target)
+        wanted = {"features": llava.features(plain.looks), "source_mean": codec.encode_mode(plain.source),
+                  "target_mean": mean, "target_std": std}  # fmt: skip
+    for name, value in wanted.items():
+        assert getattr(stored, name).dtype == torch.float32
+        assert_close(getattr(stored, name), value, rtol=tolerance, atol=tolerance)
+    assert stored.source.numel() == stored.target.numel() == stored.looks.numel() == 0
+
+
+def test_a_training_step_has_the_same_loss(folder, builder, codec, llava):
+    store_features(folder, Makers(builder, codec, llava), precision="float32", batch_size=1)
+    plain, stored = batch_of(StoredPairs(folder, "train"), builder), featured(folder, builder)
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel(
+        in_channels=8,
+        out_channels=4,
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        cross_attention_dim=16,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        attention_head_dim=2,
+    )
+    noise, posterior = torch.randn(2, *stored.target_mean.shape)
+    t = torch.arange(6) * 150
+
+    def losses(states, target, source):
+        logits = llava.logits(states[:, :-1]).flatten(0, 1)
+        speak = torch.nn.functional.cross_entropy(logits, plain.labels[:, 1:].flatten())
+        noisy = DDPMScheduler().add_noise(target, noise, t)
+        return speak, (unet(torch.cat([noisy, source], 1), t, states[:, -5:]).sample - noise).square().mean()
+
+    with torch.no_grad():
+        from_pixels = losses(
+            llava(plain.input_ids, plain.mask, plain.looks),
+            codec.encode(plain.target, posterior),
+            codec.encode_mode(plain.source),
+        )
+        target = (stored.target_mean + stored.target_std * posterior) * codec.scale
+        states = llava(stored.input_ids, stored.mask, features=stored.features)
+        from_features = losses(states, target, stored.source_mean)
+    assert_close(torch.stack(from_features), torch.stack(from_pixels), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["vae", "clip"])
+def test_one_kind_alone(folder, builder, codec, llava, kind):
+    store_features(
+        folder, Makers(builder, codec if kind == "vae" else None, llava if kind == "clip" else None)
+    )
+    plain, stored = batch_of(StoredPairs(folder, "train"), builder), featured(folder, builder, (kind,))
+    if kind == "vae":
+        assert (
+            stored.features is None
+            and torch.equal(stored.looks, plain.looks)
+            and stored.source_mean is not None
+        )
+    else:
+        assert stored.target_mean is None and torch.equal(stored.source, plain.source)
+        assert torch.equal(stored.target, plain.target) and stored.looks.shape[0] == 0
+    with pytest.raises(DataError, match="holds no "):
+        StoredFeatures(folder, "train")
+
+
+def test_pairs_without_a_source(tmp_path, builder, codec, llava, make_picture):
+    (tmp_path / "t.png").write_bytes(make_picture(20, 20))
+    rows = [
+        {"target": "t.png", "instruction": "go", "key": f"k{k}"} | ({"source": "t.png"} if k % 2 else {})
+        for k in range(6)
+    ]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    prepare(f"pairs:{tmp_path / 'rows.jsonl'}", tmp_path / "set", test=0)
+    store_features(tmp_path / "set", Makers(builder, codec, llava))
+    plain, stored = (
+        batch_of(StoredPairs(tmp_path / "set", "train"), builder),
+        featured(tmp_path / "set", builder),
+    )
+    assert torch.equal(stored.has_source, plain.has_source) and torch.equal(stored.input_ids, plain.input_ids)
+    assert stored.features.shape[0] == plain.looks.shape[0] == 3
+    assert not stored.source_mean[~stored.has_source].any()
+
+
+def test_features_belong_to_what_made_them(folder, builder, codec, llava, processor):
+    makers = Makers(builder, codec, llava)
+    facts = store_features(folder, makers)
+    assert not facts["reused"] and store_features(folder, makers)["reused"]
+    features = StoredFeatures(folder, "train")
+    features.require(makers)
+    other = ExampleBuilder(processor, question=QUESTION, visual_tokens=4, size=8, max_length=300)
+    with pytest.raises(WeightsError, match=r"the vae features .* another model"):
+        features.require(replace(makers, builder=other))
+    with torch.no_grad():
+        next(llava.vision_tower.parameters()).view(-1)[0] += 1e-3
+    with pytest.raises(WeightsError, match="the clip features"):
+        features.require(makers)
+    StoredFeatures(folder, "train", kinds=("vae",)).require(makers)
+    assert fingerprint(codec, {}) != fingerprint(codec, {"a": 1})
+    squares = ExampleBuilder(
+        processor, question=QUESTION, visual_tokens=4, size=8, max_length=300, shapes=[(8, 8)]
+    )
+    with pytest.raises(ConfigError, match="several shapes"):
+        Makers(squares, codec).identity()
+    with pytest.raises(ConfigError, match="nothing to store"):
+        store_features(folder, Makers(builder))
+
+
+def test_features_belong_to_their_pairs(folder, builder, codec, tmp_path):
+    store_features(folder, Makers(builder, codec))
+    prepare("toy", tmp_path / "other", count=8, test=2, size=32)
+    (folder / "features").rename(tmp_path / "other" / "features")
+    with pytest.raises(DataError, match="features of other pairs"):
+        StoredFeatures(tmp_path / "other", "train", kinds=("vae",))
+    with pytest.raises(DataError, match="--store"):
+        StoredFeatures(folder, "train")
+    (tmp_path / "other" / "features" / "features.json").write_text("{")
+    with pytest.raises(DataError, match="holds no features"):
+        StoredFeatures(tmp_path / "other", "train")
+
+
+def test_workers_and_devices(folder, builder, codec, llava):
+    store_features(folder, Makers(builder, codec, llava), precision="bfloat16")
+    features = StoredFeatures(folder, "test")
+    again = pickle.loads(pickle.dumps(features))
+    assert len(again) == 2 and torch.equal(again[1].target, features[1].target)
+    pairs = FeaturedPairs(StoredPairs(folder, "train"), StoredFeatures(folder, "train"))
+    data = Batches(
+        pairs,
+        FeatureBuilder(builder),
+        seed=0,
+        batch_size=2,
+        micro_batch_size=2,
+        workers=1,
+        join=join_features,
+    )
+    (batch,) = next(data.steps())
+    moved = batch.to("meta")
+    assert moved.target_mean.is_meta and moved.input_ids.is_meta and moved.keys == batch.keys
+    with pytest.raises(DataError, match="2 rows of features for 7 pairs"):
+        FeaturedPairs(StoredPairs(folder, "train"), features)
