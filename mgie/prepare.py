@@ -21,9 +21,10 @@ from mgie.data.shards import Sized, SplitFacts, write_arrow, write_parquet
 from mgie.data.sources import open_source
 from mgie.data.sources.base import ClipFilter, Options, Splits
 from mgie.data.sources.legacy import write_legacy
+from mgie.data.stored_features import Kind, Makers, Precision, store_features
 from mgie.data.stored_pairs import FACTS, REJECTED, new_folder, read_facts
-from mgie.data.verify import verify
-from mgie.errors import DataError
+from mgie.data.verify import Watch, verify
+from mgie.errors import ConfigError, DataError
 
 Format = Literal["arrow", "parquet", "legacy"]
 WRITERS: dict[str, Callable[[Iterable[Sized], Path, str], SplitFacts]] = {
@@ -47,6 +48,9 @@ def prepare(
     express_batch: int = 8,
     device: str = "cpu",
     format: Format = "arrow",
+    store: str | None = None,
+    model: str | None = None,
+    precision: Precision = "float16",
     max_rejected: float = 0.01,
     workers: int = 1,
     overwrite: bool = False,
@@ -72,20 +76,23 @@ def prepare(
         decode and check the pictures. overwrite: Replace what is in `out`. progress: Show bars.
     """
     arguments = {name: value for name, value in locals().items() if name in ARGUMENTS}
-    found = None if overwrite else done_already(out, arguments)
-    if found is not None:
-        return found | {"reused": True}
-    chosen = ClipFilter.parse(clip) if clip else None
-    splits = open_source(source, Options(seed=seed, count=count, test=test, size=size, clip=chosen))
-    voice = open_voice(express, summarise, Path(out), batch_size=express_batch, device=device)
-    facts: dict[str, Any] = {"format": 1, "arguments": arguments, "command": command(arguments), "splits": {}}
-    with new_folder(out, overwrite=overwrite) as folder:
-        gate = fill(folder, splits, facts, voice, workers=workers, progress=progress)
-        check_rejected(gate, max_rejected)
-        facts |= voice.facts()
-        write_papers(folder, facts, gate)
-    voice.finish()
-    return facts | {"reused": False}
+    kinds = features_wanted(store, model, format)
+    facts = None if overwrite else done_already(out, arguments)
+    reused = facts is not None
+    if facts is None:
+        voice = open_voice(express, summarise, Path(out), batch_size=express_batch, device=device)
+        facts = {"format": 1, "arguments": arguments, "command": command(arguments), "splits": {}}
+        splits = open_source(source, options_of(arguments))
+        with new_folder(out, overwrite=overwrite) as folder:
+            gate = fill(folder, splits, facts, voice, workers=workers, progress=progress)
+            check_rejected(gate, max_rejected)
+            facts |= voice.facts()
+            write_papers(folder, facts, gate)
+        voice.finish()
+    if model is not None and kinds:
+        watch = _bar if progress else None
+        facts |= {"features": store_from(out, model, kinds, precision, device=device, watch=watch)}
+    return facts | {"reused": reused}
 
 
 ARGUMENTS = ("source", "seed", "count", "test", "size", "clip", "express", "summarise", "format")
@@ -101,6 +108,55 @@ def check(folder: str | Path, *, progress: bool = True) -> dict[str, Any]:
         progress: Show bars.
     """
     return verify(folder, watch=_bar if progress else None)
+
+
+def features_wanted(store: str | None, model: str | None, format: str) -> tuple[Kind, ...]:
+    """The kinds that --store names. Raises ConfigError for what cannot work."""
+    kinds = tuple(store.split(",")) if store else ()
+    if set(kinds) - {"vae", "clip"}:
+        raise ConfigError(f"store={store!r} is not understood: expected vae, clip or vae,clip.")
+    if bool(kinds) != bool(model):
+        raise ConfigError(
+            "--store and --model belong together: say what to store, and whose parts compute it."
+        )
+    if kinds and format != "arrow":
+        raise ConfigError(
+            f"features belong to a data set to train from: --store needs --format arrow, not {format}."
+        )
+    return kinds  # type: ignore[return-value]
+
+
+def store_from(
+    folder: str | Path,
+    model: str,
+    kinds: tuple[Kind, ...],
+    precision: Precision,
+    *,
+    device: str,
+    watch: Watch | None,
+) -> dict[str, Any]:
+    """Store features of a data set by the parts of the recipe, run or release `model`."""
+    from mgie.build import (  # brings every part of an editor, which a plain prepare needs not
+        build_editor,
+        build_examples,
+    )
+    from mgie.config import load_run
+
+    run = load_run(str(Path(model) / "run.yaml") if Path(model).is_dir() else model)
+    parts = build_editor(run)
+    makers = Makers(
+        build_examples(run, parts.processor),
+        codec=parts.editor.codec.eval().to(device) if "vae" in kinds else None,
+        llava=parts.editor.encoder.llava.eval().to(device) if "clip" in kinds else None,  # type: ignore[union-attr]
+    )
+    return store_features(folder, makers, precision=precision, device=device, watch=watch)
+
+
+def options_of(arguments: dict[str, Any]) -> Options:
+    """What the reader of a source is told."""
+    clip = arguments["clip"]
+    taken = {name: arguments[name] for name in ("seed", "count", "test", "size")}
+    return Options(clip=ClipFilter.parse(clip) if clip else None, **taken)
 
 
 def done_already(out: str | Path, arguments: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,11 +1,13 @@
 import json
 
 import pytest
+from datasets import load_dataset
 
+from mgie.data.stored_features import StoredFeatures
 from mgie.data.stored_pairs import StoredPairs
 from mgie.data.toy import toy_pairs
 from mgie.errors import ConfigError, DataError, DeviceError
-from mgie.prepare import prepare
+from mgie.prepare import prepare, table
 
 
 def test_toy_is_written_and_read_back(tmp_path):
@@ -52,3 +54,62 @@ def test_bad_wishes_are_one_sentence(tmp_path):
     with pytest.raises(DeviceError, match="cannot be written"):
         prepare("toy", tmp_path / "file" / "x", count=2, test=1)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_features_of_a_recipe(tmp_path):
+    arguments = {"count": 3, "test": 1, "size": 32, "store": "vae,clip", "model": "tiny"}
+    facts = prepare("toy", tmp_path / "toy", **arguments)
+    assert (
+        set(facts["features"]["made_by"]) == {"vae", "clip"} and facts["features"]["precision"] == "float16"
+    )
+    assert len(StoredFeatures(tmp_path / "toy", "train")) == 3
+    again = prepare("toy", tmp_path / "toy", **arguments)
+    assert again["reused"] and again["features"]["reused"]
+    other = prepare("toy", tmp_path / "toy", **arguments | {"precision": "float32", "store": "vae"})
+    assert other["reused"] and not other["features"]["reused"]
+    for wrong in ({"store": "vae"}, {"model": "tiny"}, {"store": "x", "model": "tiny"}):
+        with pytest.raises(ConfigError):
+            prepare("toy", tmp_path / "x", **wrong)
+    with pytest.raises(ConfigError, match="--format arrow"):
+        prepare("toy", tmp_path / "x", store="vae", model="tiny", format="parquet")
+
+
+def test_too_many_rejects_leave_nothing(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"target": "none.png", "instruction": "go"}\n')
+    with pytest.raises(DataError, match=r"none of 1 rows could be used \(missing partner 1\)"):
+        prepare(f"pairs:{tmp_path / 'rows.jsonl'}", tmp_path / "set")
+    (tmp_path / "t.png").write_bytes(next(toy_pairs(1, seed=0, split="train")).target)
+    good = '{"target": "t.png", "instruction": "go"}\n'
+    (tmp_path / "rows.jsonl").write_text(good * 3 + '{"target": "none.png", "instruction": "go"}\n')
+    with pytest.raises(DataError, match=r"1 of 4 rows .*--max_rejected 0\.01.*none\.png"):
+        prepare(f"pairs:{tmp_path / 'rows.jsonl'}", tmp_path / "set", test=0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl", "t.png"]
+    facts = prepare(f"pairs:{tmp_path / 'rows.jsonl'}", tmp_path / "set", test=0, max_rejected=0.25)
+    (row,) = [json.loads(line) for line in (tmp_path / "set" / "rejected.jsonl").read_text().splitlines()]
+    assert row["key"] == "rows-000004" and row["reason"] == "missing partner"
+    lines = table(facts).splitlines()
+    assert [line.split()[-1] for line in lines] == ["3", "1", "1"] and "missing partner" in lines[2]
+    assert "missing partner: 1" in (tmp_path / "set" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("format", ["parquet", "legacy"])
+def test_other_formats_hold_the_same_pairs(tmp_path, format):
+    arrow = prepare("toy", tmp_path / "arrow", count=4, test=2, size=32)
+    other = prepare("toy", tmp_path / "other", count=4, test=2, size=32, format=format)
+    hashes = [{name: split["sha256"] for name, split in facts["splits"].items()} for facts in (arrow, other)]
+    assert hashes[0] == hashes[1]
+    if format == "parquet":
+        rows = load_dataset(str(tmp_path / "other"), cache_dir=str(tmp_path / "cache"))
+        assert {name: len(split) for name, split in rows.items()} == {"train": 4, "test": 2}
+        assert rows["train"][0]["target"].size == (32, 32)
+
+
+def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
+    def broken(*_, **__):
+        yield next(toy_pairs(1, seed=0, split="train"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mgie.data.sources.toy_world.toy_pairs", broken)
+    with pytest.raises(KeyboardInterrupt):
+        prepare("toy", tmp_path / "toy")
+    assert list(tmp_path.iterdir()) == []
