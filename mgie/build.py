@@ -8,7 +8,7 @@ from diffusers import DDPMScheduler
 from llava_patch.errors import LlavaError
 from llava_patch.processor import Processor
 from llava_patch.weights import load_llava
-from mgie.config import RunConfig, resolve
+from mgie.config import RunConfig, dump_run, resolve
 from mgie.data.batches import Batches
 from mgie.data.examples import ExampleBuilder
 from mgie.data.stored_pairs import StoredPairs
@@ -19,7 +19,8 @@ from mgie.models.editor import Editor
 from mgie.models.encoders.edit_head import EditHead
 from mgie.models.encoders.llava import LlavaEncoder
 from mgie.tokens import visual_tokens
-from mgie.weights.diffusers_parts import load_diffusion
+from mgie.weights.diffusers_parts import load_diffusion, load_sampler
+from mgie.weights.release import Release
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,9 @@ def build_editor(run: RunConfig) -> Parts:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         llava.grow(processor.tokenizer.add_tokens(names))
-        edit_head = EditHead(config.edit_head, d_in=llava.config.language.hidden_size, e_out=unet.config.cross_attention_dim)
+        edit_head = EditHead(
+            config.edit_head, d_in=llava.config.language.hidden_size, e_out=unet.config.cross_attention_dim
+        )
     ids = tuple(processor.tokenizer.id_of(name) for name in names)
     encoder = LlavaEncoder(llava, edit_head, visual_ids=ids)
     editor = Editor(encoder=encoder, denoiser=UNetDenoiser(unet), codec=Codec(vae))
@@ -78,4 +81,30 @@ def build_batches(run: RunConfig, processor: Processor, *, rank: int, world: int
         rank=rank,
         world=world,
         workers=run.data.workers,
+    )
+
+
+def build_release(parts: Parts, run: RunConfig) -> Release:
+    """What a pipeline or a release folder holds, of the editor as it is now; the recipe's sampling becomes its defaults."""
+    editor = parts.editor
+    assert isinstance(editor.encoder, LlavaEncoder)
+    assert isinstance(editor.denoiser, UNetDenoiser)
+    return Release(
+        llava=editor.encoder.llava,
+        edit_head=editor.encoder.edit_head,
+        unet=editor.denoiser.unet,
+        vae=editor.codec.vae,
+        scheduler=load_sampler(run.sampling.scheduler, parts.scheduler),
+        processor=parts.processor,
+        settings={
+            "question": run.model.question,
+            "size": run.data.size,
+            "num_inference_steps": run.sampling.steps,
+            "guidance_scale": run.sampling.guidance,
+            "image_guidance_scale": run.sampling.image_guidance,
+            "max_new_tokens": run.sampling.max_new_tokens,
+            "no_repeat_ngram_size": run.sampling.no_repeat_ngram_size,
+            "compat": run.compat,
+        },
+        run_yaml=dump_run(run),
     )

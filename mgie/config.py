@@ -165,7 +165,9 @@ def load_run(config: str, overrides: list[str] | tuple[str, ...] = ()) -> RunCon
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"recipe {path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
-        raise ConfigError(f"recipe {path} holds {type(raw).__name__}: expected keys like those of mgie/recipes/tiny.yaml.")
+        raise ConfigError(
+            f"recipe {path} holds {type(raw).__name__}: expected keys like those of mgie/recipes/tiny.yaml."
+        )
     known = _keys(RunConfig)
     _check_keys([key for key in _flatten(raw) if not _known(key, known)], known, f"recipe {path}")
     named = [word[2:].split("=", 1)[0] for word in overrides if word.startswith("--")]
@@ -188,11 +190,15 @@ def recipe_path(config: str) -> Path:
     """The YAML file of a recipe name or path. Raises ConfigError that names what exists."""
     if config.endswith((".yaml", ".yml")) or "/" in config:
         if not Path(config).is_file():
-            raise ConfigError(f"recipe {config} does not exist: give a YAML file or one of {_recipe_names()}.")
+            raise ConfigError(
+                f"recipe {config} does not exist: give a YAML file or one of {_recipe_names()}."
+            )
         return Path(config)
     if config not in _recipe_names():
         near = difflib.get_close_matches(config, _recipe_names(), n=3, cutoff=0.4)
-        raise ConfigError(f"no recipe is called {config!r}: expected {' or '.join(near or _recipe_names())}, or a YAML file.")
+        raise ConfigError(
+            f"no recipe is called {config!r}: expected {' or '.join(near or _recipe_names())}, or a YAML file."
+        )
     return RECIPES / f"{config}.yaml"
 
 
@@ -213,7 +219,7 @@ def _parser() -> ArgumentParser:
 
 
 def _instantiate(parser: ArgumentParser, namespace: Namespace) -> RunConfig:
-    values = parser.instantiate_classes(namespace)
+    values = parser.instantiate(namespace)
     return RunConfig(**{f.name: values[f.name] for f in fields(RunConfig)})
 
 
@@ -243,9 +249,18 @@ def _check_keys(unknown: list[str], known: dict[str, bool], where: str) -> None:
     if unknown:
         near = difflib.get_close_matches(unknown[0], known, n=3, cutoff=0.5)
         last = unknown[0].rsplit(".", 1)[-1]
-        near += [key for key in known if key.rsplit(".", 1)[-1] in difflib.get_close_matches(last, [last, key.rsplit(".", 1)[-1]])
-                 and key not in near and difflib.SequenceMatcher(None, last, key.rsplit(".", 1)[-1]).ratio() > 0.7]
-        hint = f"did you mean {' or '.join(near[:3])}?" if near else "`mgie train --config tiny --print_config` shows all keys."
+        near += [
+            key
+            for key in known
+            if key.rsplit(".", 1)[-1] in difflib.get_close_matches(last, [last, key.rsplit(".", 1)[-1]])
+            and key not in near
+            and difflib.SequenceMatcher(None, last, key.rsplit(".", 1)[-1]).ratio() > 0.7
+        ]
+        hint = (
+            f"did you mean {' or '.join(near[:3])}?"
+            if near
+            else "`mgie train --config tiny --print_config` shows all keys."
+        )
         raise ConfigError(f"{where} has the unknown key {unknown[0]!r}: {hint}")
 
 

@@ -6,14 +6,12 @@ mgie extract _ckpt/runs/tiny --out _ckpt/tiny
 from pathlib import Path
 from typing import Any, Literal
 
-from mgie.build import build_editor
-from mgie.config import RunConfig, load_run
+from mgie.build import build_editor, build_release
+from mgie.config import load_run
 from mgie.errors import ConfigError, WeightsError
-from mgie.models.encoders.llava import LlavaEncoder
 from mgie.training.optim import choose_trained
 from mgie.weights import checkpoint as checkpoints
 from mgie.weights.apple import MLLM, assemble, is_training_checkpoint, read_training_checkpoint, write_apple
-from mgie.weights.diffusers_parts import load_sampler
 from mgie.weights.release import INDEX, Release, check_out, write_release
 
 MARKS = {"release": INDEX, "apple": MLLM}
@@ -62,7 +60,6 @@ def extract(
 def _from_run(run_dir: Path, name: str, ema: bool) -> tuple[Release, dict[str, Any]]:
     # Find the checkpoint, and what it is a checkpoint of.
     found = _find(run_dir, name)
-    text = (found / "run.yaml").read_text(encoding="utf-8")
     run = load_run(str(found / "run.yaml"))
 
     # Build the editor of that run, and put in what was trained.
@@ -70,18 +67,8 @@ def _from_run(run_dir: Path, name: str, ema: bool) -> tuple[Release, dict[str, A
     trained = choose_trained(parts.editor, parts.editor.groups(), run.train.groups)
     tensors = checkpoints.load_tensors(found, ema=ema)
     checkpoints.put(tensors, trained, where=found)
-    editor, state = parts.editor.eval(), checkpoints.load_state(found)
-    assert isinstance(editor.encoder, LlavaEncoder)
-    release = Release(
-        llava=editor.encoder.llava,
-        edit_head=editor.encoder.edit_head,
-        unet=editor.denoiser.unet,
-        vae=editor.codec.vae,
-        scheduler=load_sampler(run.sampling.scheduler, parts.scheduler),
-        processor=parts.processor,
-        settings=_settings(run),
-        run_yaml=text,
-    )
+    parts.editor.eval()
+    release, state = build_release(parts, run), checkpoints.load_state(found)
     averaged = ema and (found / "ema.safetensors").is_file()
     facts = {"checkpoint": found.name, "samples": state.samples, "ema": averaged, "trained": len(tensors)}
     return release, facts
@@ -114,17 +101,3 @@ def _find(run_dir: Path, name: str) -> Path:
             f"{run_dir} has no checkpoint {name}: expected latest or one of {', '.join(there)}."
         )
     return run_dir / "checkpoints" / name
-
-
-def _settings(run: RunConfig) -> dict[str, Any]:
-    """The recipe's sampling, as the pipeline's own arguments."""
-    return {
-        "question": run.model.question,
-        "size": run.data.size,
-        "num_inference_steps": run.sampling.steps,
-        "guidance_scale": run.sampling.guidance,
-        "image_guidance_scale": run.sampling.image_guidance,
-        "max_new_tokens": run.sampling.max_new_tokens,
-        "no_repeat_ngram_size": run.sampling.no_repeat_ngram_size,
-        "compat": run.compat,
-    }

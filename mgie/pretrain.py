@@ -66,7 +66,9 @@ def train_stage(stage: Stage, *, data: str, threads: int | None = None) -> dict[
     run = stage_run(stage, settings, data=data, threads=threads)
     with World(run.folder, precision=run.train.precision, threads=run.train.threads) as world:
         torch.manual_seed(run.seed)
-        task, groups, builder = {"codec": codec_task, "language": language_task, "painter": painter_task}[stage](settings, run)
+        task, groups, builder = {"codec": codec_task, "language": language_task, "painter": painter_task}[
+            stage
+        ](settings, run)
         batches = Batches(
             StoredPairs(run.data.path, "train"),
             builder,
@@ -98,7 +100,9 @@ def stage_run(stage: Stage, settings: dict[str, Any], *, data: str, threads: int
         name=stage,
         out=FOLDER,
         data=replace(tiny.data, path=data, size=settings["size"]),
-        train=replace(tiny.train, **{**base, **own["train"]}, groups=groups, edit_weight=1.0, threads=threads),
+        train=replace(
+            tiny.train, **{**base, **own["train"]}, groups=groups, edit_weight=1.0, threads=threads
+        ),
         optim=replace(tiny.optim, **{**own["optim"], "betas": tuple(own["optim"]["betas"])}, lrs={}),
         save=replace(tiny.save, every=every),
         log=replace(tiny.log, every=max(every // 10, own["train"]["batch_size"])),
@@ -109,7 +113,11 @@ def stage_run(stage: Stage, settings: dict[str, Any], *, data: str, threads: int
 def codec_task(settings: dict[str, Any], run: RunConfig) -> Task:
     """Pictures in, the same pictures out."""
     codec = new_codec(settings)
-    return CodecTask(codec, kl_weight=settings["stages"]["codec"]["kl_weight"]), {"codec": list(codec.parameters())}, BaseExamples(run, None)
+    return (
+        CodecTask(codec, kl_weight=settings["stages"]["codec"]["kl_weight"]),
+        {"codec": list(codec.parameters())},
+        BaseExamples(run, None),
+    )
 
 
 def language_task(settings: dict[str, Any], run: RunConfig) -> Task:
@@ -124,7 +132,10 @@ def painter_task(settings: dict[str, Any], run: RunConfig) -> Task:
     codec, unet = new_codec(settings), UNet2DConditionModel(**settings["unet"])
     restore(codec, "codec")
     text = CLIPTextConfig(
-        **settings["text"], vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id
+        **settings["text"],
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_id,
+        eos_token_id=tokenizer.eos_id,
     )
     encoder = ClipTextEncoder(CLIPTextModel(text), silent_ids=(tokenizer.eos_id,))
     editor = Editor(encoder=encoder, denoiser=UNetDenoiser(unet), codec=codec)
@@ -164,7 +175,9 @@ def new_llava(settings: dict[str, Any]) -> tuple[Llava, Processor]:
         use_im_start_end=True,
     )  # fmt: skip
     looks = LooksConfig.clip(config.vision.image_size)
-    processor = Processor(tokenizer, looks, config.patches, load_run("tiny").model.template, config.use_im_start_end)
+    processor = Processor(
+        tokenizer, looks, config.patches, load_run("tiny").model.template, config.use_im_start_end
+    )
     return Llava.from_config(config, ImageTokens.of(tokenizer, use_im_start_end=True)), processor
 
 
@@ -196,7 +209,10 @@ class BaseExamples:
     def __call__(self, pair: EditPair) -> Example:
         assert pair.source is not None
         before = decode(pair.source, name=pair.key)
-        source, target = (to_pixels(square(image, self.run.data.size)) for image in (before, decode(pair.target, name=pair.key)))
+        source, target = (
+            to_pixels(square(image, self.run.data.size))
+            for image in (before, decode(pair.target, name=pair.key))
+        )
         ids, labels, looks = [0], [IGNORE], torch.zeros(0, 3, 1, 1)
         if self.processor is not None:
             again = self.twice and zlib.crc32(pair.key.encode()) % 2 == 0
@@ -214,7 +230,9 @@ def restore(module: nn.Module, stage: Stage, *, prefix: str = "") -> None:
     """Load what a finished stage has learnt (its average, where it kept one) under `prefix` into `module`."""
     found = checkpoint.latest(Path(FOLDER) / stage)
     if found is None:
-        raise WeightsError(f"{FOLDER}/{stage} has no checkpoint: run `python -m mgie.pretrain {stage}` first.")
+        raise WeightsError(
+            f"{FOLDER}/{stage} has no checkpoint: run `python -m mgie.pretrain {stage}` first."
+        )
     tensors = {
         name.removeprefix(prefix): tensor
         for name, tensor in checkpoint.load_tensors(found, ema=True).items()

@@ -1,26 +1,31 @@
 """Train an editor: the whole story of a run, from its configuration to its last checkpoint.
 
-    mgie train --config tiny
-    torchrun --nproc_per_node=2 -m mgie train --config tiny
+mgie train --config tiny
+torchrun --nproc_per_node=2 -m mgie train --config tiny
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from diffusers.training_utils import EMAModel
+from PIL import Image
 from torch import nn
 
-from mgie.build import build_batches, build_editor
+from mgie.build import Parts, build_batches, build_editor, build_release
 from mgie.config import RunConfig, dump_run
 from mgie.data.batches import Batches
+from mgie.data.images import decode, square
+from mgie.data.stored_pairs import StoredPairs
 from mgie.errors import ConfigError
+from mgie.evaluation.report import Item, sheet
+from mgie.pipeline import MGIEPipeline
 from mgie.training.draws import draws_for
 from mgie.training.log import RunLog
 from mgie.training.optim import Groups, build_optimizer, choose_trained, rate_factor, set_rates
@@ -37,10 +42,13 @@ def train(run: RunConfig) -> dict[str, Any]:
     A run folder with checkpoints is resumed; one that is complete is left as it is. Raises ConfigError if the folder holds
     a run with another configuration.
     """
-    with World(run.folder, precision=run.train.precision, trackers=run.log.trackers, threads=run.train.threads) as world:
+    with World(
+        run.folder, precision=run.train.precision, trackers=run.log.trackers, threads=run.train.threads
+    ) as world:
         # Everything that can be wrong is wrong now.
         run.validate(world.size)
         check_same_run(run)
+        world.start_trackers(run.name)
 
         # Build.
         parts = build_editor(run)
@@ -53,7 +61,7 @@ def train(run: RunConfig) -> dict[str, Any]:
             steps=parts.scheduler.config.num_train_timesteps,
             shift=run.train.timestep_shift,
         )
-        return fit(run, world, task, parts.editor.groups(), batches, draw)
+        return fit(run, world, task, parts.editor.groups(), batches, draw, partial(preview, run, parts))
 
 
 def fit(
@@ -63,87 +71,71 @@ def fit(
     groups: Groups,
     batches: Batches,
     draw: Callable[[tuple[int, ...]], Draws],
+    look: Callable[[], Image.Image] | None = None,
 ) -> dict[str, Any]:
-    """The loop. `task(batch, draws)` gives Losses, `draw(positions)` all that is random in it."""
+    """The loop. `task(batch, draws)` gives Losses, `draw(positions)` all that is random in it, `look()` a preview."""
     total = run_length(run, batches)
-    editor = task.editor
-    trained = choose_trained(editor, groups, run.train.groups)
+    trained = choose_trained(task.editor, groups, run.train.groups)
     optimizer = build_optimizer(groups, run.train.groups, run.optim)
     task, optimizer = world.prepare(task, optimizer)
     ema = EMAModel(trained.values(), decay=run.train.ema) if run.train.ema else None
+    shadow = ema.shadow_params if ema else None
 
     # Resume where the last run stopped, or start.
     state = TrainState()
     found = checkpoint.latest(run.folder)
     if found:
-        shadow = ema.shadow_params if ema else None
         state = checkpoint.resume(found, trained=trained, optimizer=optimizer, ema=shadow)
         if ema:
             ema.optimization_step = state.steps
-
-    def save(state: TrainState) -> Path | None:
-        if world.is_main:
-            return checkpoint.save(
-                run.folder, state, trained=trained, optimizer=optimizer,
-                ema=ema.shadow_params if ema else None, run_yaml=dump_run(run), keep=run.save.keep,
-            )  # fmt: skip
-        return None
-
-    if world.is_main:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        (run.folder / "run.yaml").write_text(dump_run(run))
-    world.start_trackers(run.name)
-    log = RunLog(run.folder, world, total=total, done=state.samples)
-    losses_since = torch.zeros(4, device=world.device)  # ce sum, spoken, edit sum, samples: since the last log line
-    started = time.monotonic() - state.seconds
+    log = RunLog(run.folder, world, total=total, done=state.samples, run_yaml=dump_run(run))
+    since = torch.zeros(3, device=world.device)  # sums of loss_ce, spoken, loss_edit since the last line
+    began, seconds = time.monotonic(), state.seconds
 
     with stop_requests() as stop:
-        for micros in batches.steps(state.samples):
-            if state.samples >= total:
-                break
-
+        for micros in batches.steps(state.samples, total):
             # One optimizer step. Its means are over all processes and micro-batches: the split changes nothing.
-            spoken = sum(int((micro.labels[:, 1:] >= 0).sum()) for micro in micros)
-            spoken, stopping = world.sum(torch.tensor([spoken, len(stop)])).tolist()
+            counts = torch.tensor([sum(micro.spoken for micro in micros), len(stop)])
+            spoken, stopping = world.sum(counts).unbind()
             set_rates(optimizer, rate_factor(state.samples / total, run.optim))
             for micro in micros:
-                draws = draw(micro.positions)
-                with world.accumulating(task, last=micro is micros[-1]), world.autocast():
-                    losses = task(micro.to(world.device), draws.to(world.device))
-                world.backward(
-                    losses.speak / max(spoken, 1) + run.train.edit_weight * losses.edit / run.train.batch_size
-                )
-                losses_since += torch.stack(
-                    [losses.speak.detach(), losses.spoken, losses.edit.detach(), losses.edit.new_tensor(losses.samples)]
-                )
+                batch, draws = micro.to(world.device), draw(micro.positions).to(world.device)
+                with world.accumulating(task, last=micro is micros[-1]):
+                    with world.autocast():
+                        losses = task(batch, draws)
+                    edit = losses.edit / run.train.batch_size
+                    world.backward(losses.speak / spoken.clamp(min=1) + run.train.edit_weight * edit)
+                since += torch.stack([losses.speak.detach(), losses.spoken, losses.edit.detach()])
             norm = world.clip(list(trained.values()), run.optim.clip)
             optimizer.step()
             optimizer.zero_grad()
             if ema:
                 ema.step(trained.values())
-            before, state = state, replace(
-                state, samples=state.samples + run.train.batch_size, steps=state.steps + 1, seconds=time.monotonic() - started
-            )
+            before, state = state, state.after_step(run.train.batch_size, seconds + time.monotonic() - began)
             log.advance(run.train.batch_size)
 
-            # Once in a while: say how it goes, look at pictures, save.
-            if due(run.log.every, before, state) or state.samples >= total or stopping:
-                ce, count, edit, samples = world.sum(losses_since).tolist()
-                losses_since.zero_()
-                state = replace(state, loss_ce=ce / max(count, 1), loss_edit=edit / samples)
-                if not math.isfinite(state.loss_ce + state.loss_edit):
-                    raise ConfigError(
-                        f"the loss is {state.loss_ce} + {state.loss_edit} at sample {state.samples}: training has diverged; "
-                        "lower optim.lr (the last checkpoint is intact)."
-                    )
-                log.step(
-                    step=state.steps, samples=state.samples, loss_ce=state.loss_ce, loss_edit=state.loss_edit,
-                    grad_norm=float(norm), lr=optimizer.param_groups[0]["lr"],
-                )  # fmt: skip
-            if due(run.save.every, before, state) or state.samples >= total or stopping:
-                save(state)
+            # Once in a while: say how it goes, look at pictures, save. Reading numbers waits for the device.
+            done = state.samples >= total
+            if due(run.log.every, before, state) or done:
+                done = done or bool(stopping)
+                ce, count, edit = world.sum(since).tolist()
+                since.zero_()
+                state = replace(
+                    state, loss_ce=ce / max(count, 1), loss_edit=edit / log.samples_since_line(state.samples)
+                )
+                check_finite(state)
+                log.step(state, grad_norm=float(norm), lr=optimizer.param_groups[0]["lr"])
+            if look and due(run.preview.every, before, state) and world.is_main:
+                with averaged(ema, trained):
+                    log.picture(f"{state.samples:010d}", look())
+            if due(run.save.every, before, state) or done:
+                if world.is_main:
+                    checkpoint.save(
+                        run.folder, state, trained=trained, optimizer=optimizer, ema=shadow, run_yaml=dump_run(run),
+                        keep=run.save.keep,
+                    )  # fmt: skip
                 world.wait()
-            if stopping:
+            if done and state.samples < total:
                 log.say(f"stopped at sample {state.samples} of {total}; the same command goes on from here.")
                 raise KeyboardInterrupt
     log.close()
@@ -153,12 +145,71 @@ def fit(
     }  # fmt: skip
 
 
+def preview(run: RunConfig, parts: Parts) -> Image.Image:
+    """A few held-out pairs as the editor edits them now: before, after and target, with what it said."""
+    held_out = StoredPairs(run.data.path, "test")
+    pairs = [held_out[index] for index in range(min(run.preview.count, len(held_out)))]
+    pipeline = MGIEPipeline.from_release(build_release(parts, run))
+    pipeline.set_progress_bar_config(disable=True)
+    side = (run.data.size, run.data.size)
+    sources, targets = ([square(decode(data, name=pair.key), side[0]) for pair, data in pictures] for pictures in (
+        [(pair, pair.source or pair.target) for pair in pairs], [(pair, pair.target) for pair in pairs]
+    ))  # fmt: skip
+    edited = pipeline(sources, [pair.instruction for pair in pairs], seed=run.seed)
+    return sheet(
+        [
+            Item(
+                key=pair.key,
+                kind=pair.kind,
+                instruction=pair.instruction,
+                expected=pair.expressive,
+                said=said,
+                forced=forced,
+                source=source,
+                output=output,
+                target=target,
+            )  # fmt: skip
+            for pair, said, forced, source, output, target in zip(
+                pairs, edited.said, edited.forced, sources, edited.images, targets, strict=True
+            )
+        ],
+        run.name,
+    )
+
+
+@contextmanager
+def averaged(ema: EMAModel | None, trained: dict[str, nn.Parameter]) -> Iterator[None]:
+    """The averaged weights inside, where the run keeps them; the trained ones again after."""
+    if ema is None:
+        yield
+        return
+    ema.store(trained.values())
+    ema.copy_to(trained.values())
+    try:
+        yield
+    finally:
+        ema.restore(trained.values())
+
+
+def check_finite(state: TrainState) -> None:
+    """Stop a run whose numbers mean nothing any more."""
+    if not math.isfinite(state.loss_ce + state.loss_edit):
+        raise ConfigError(
+            f"the losses are {state.loss_ce} and {state.loss_edit} at sample {state.samples}: training has diverged; "
+            "lower optim.lr (the last checkpoint is intact)."
+        )
+
+
 def run_length(run: RunConfig, batches: Batches) -> int:
     """Samples of the whole run, a multiple of the batch size. Raises ConfigError for a run of no step."""
-    wanted = run.train.samples if run.train.samples is not None else round(run.train.epochs * batches.epoch_length)
+    wanted = (
+        run.train.samples if run.train.samples is not None else round(run.train.epochs * batches.epoch_length)
+    )
     steps = math.ceil(wanted / run.train.batch_size)
     if steps < 1:
-        raise ConfigError(f"the run has {wanted} samples: expected at least one; raise train.samples or train.epochs.")
+        raise ConfigError(
+            f"the run has {wanted} samples: expected at least one; raise train.samples or train.epochs."
+        )
     return steps * run.train.batch_size
 
 
@@ -184,7 +235,17 @@ def check_same_run(run: RunConfig) -> None:
 
 def _comparable(text: str) -> dict[str, Any]:
     """Flat settings that decide what is learnt."""
-    free = ("out", "data.path", "data.workers", "train.micro_batch_size", "train.threads", "save", "log", "preview", "sampling")
+    free = (
+        "out",
+        "data.path",
+        "data.workers",
+        "train.micro_batch_size",
+        "train.threads",
+        "save",
+        "log",
+        "preview",
+        "sampling",
+    )
 
     def flat(values: dict, prefix: str = "") -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -86,6 +86,11 @@ class Batch:
     positions: tuple[int, ...]
     """Place of each sample in the run's data order, counted over all epochs; random draws derive from it."""
 
+    @property
+    def spoken(self) -> int:
+        """How many positions have a label that something stands before."""
+        return int((self.labels[:, 1:] >= 0).sum())
+
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with its tensors on `device`."""
         moved = {

@@ -35,7 +35,9 @@ def choose_trained(model: nn.Module, groups: Groups, trained: tuple[str, ...]) -
     """
     unknown = [name for name in trained if name not in groups]
     if unknown:
-        raise ConfigError(f"train.groups names {', '.join(unknown)}: this model has the groups {', '.join(groups)}.")
+        raise ConfigError(
+            f"train.groups names {', '.join(unknown)}: this model has the groups {', '.join(groups)}."
+        )
     grouped = [parameter for members in groups.values() for parameter in members]
     everything = list(model.parameters())
     assert len({id(p) for p in grouped}) == len(grouped), "a parameter is in two groups"
@@ -50,7 +52,9 @@ def build_optimizer(groups: Groups, trained: tuple[str, ...], config: OptimConfi
     """AdamW with one parameter group per trained group, at its own learning rate."""
     unknown = [name for name in config.lrs if name not in trained]
     if unknown:
-        raise ConfigError(f"optim.lrs names {', '.join(unknown)}: expected some of the trained groups {', '.join(trained)}.")
+        raise ConfigError(
+            f"optim.lrs names {', '.join(unknown)}: expected some of the trained groups {', '.join(trained)}."
+        )
     rates = [(name, config.lrs.get(name, config.lr)) for name in trained]
     return torch.optim.AdamW(
         [{"params": groups[name], "name": name, "lr": lr, "peak_lr": lr} for name, lr in rates],

@@ -4,9 +4,9 @@ import torch
 from diffusers import DDPMScheduler
 from torch import nn
 
+from llava_patch.model import Llava
 from mgie.diffusion.guidance import DropConfig, drop_conditions
 from mgie.diffusion.noise import corrupt, prediction_target
-from llava_patch.model import Llava
 from mgie.models.codec import Codec
 from mgie.models.editor import Editor
 from mgie.models.encoders.llava import speak_loss
@@ -71,5 +71,8 @@ class CodecTask(nn.Module):
         error = (again - pixels).abs().mean(dim=(1, 2, 3)) + (again - pixels).square().mean(dim=(1, 2, 3))
         edit = (error + self.kl_weight * kl).sum() / 2
         return Losses(
-            speak=torch.zeros_like(edit), spoken=torch.zeros_like(batch.labels[0, 0]), edit=edit, samples=len(batch.keys)
+            speak=torch.zeros_like(edit),
+            spoken=torch.zeros_like(batch.labels[0, 0]),
+            edit=edit,
+            samples=len(batch.keys),
         )

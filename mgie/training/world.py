@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 
@@ -37,7 +38,9 @@ class World:
         if self.device.type == "cpu":
             torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // self.size))
 
-    def prepare(self, task: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[nn.Module, torch.optim.Optimizer]:
+    def prepare(
+        self, task: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Move to the device and wrap for data-parallel training."""
         return self.accelerator.prepare(task, optimizer)
 
@@ -93,6 +96,8 @@ class World:
                 dist.barrier()
         if dist.is_initialized():
             dist.destroy_process_group()
+        # The next run of this process (in a notebook, say) may want another precision.
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -46,6 +46,10 @@ class TrainState:
     loss_ce: float = float("nan")
     loss_edit: float = float("nan")
 
+    def after_step(self, samples: int, seconds: float) -> "TrainState":
+        """The state one optimizer step and `samples` samples later, `seconds` into the run."""
+        return replace(self, samples=self.samples + samples, steps=self.steps + 1, seconds=seconds)
+
 
 def save(
     folder: Path,
@@ -66,14 +70,22 @@ def save(
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in trained.items()}, partial / "trained.safetensors")
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in trained.items()},
+            partial / "trained.safetensors",
+        )
         if ema is not None:
-            averaged = {name: tensor.detach().cpu().contiguous() for name, tensor in zip(trained, ema, strict=True)}
+            averaged = {
+                name: tensor.detach().cpu().contiguous() for name, tensor in zip(trained, ema, strict=True)
+            }
             save_file(averaged, partial / "ema.safetensors")
         save_file(_moments(trained, optimizer), partial / "optimizer.safetensors")
         (partial / "state.json").write_text(json.dumps(asdict(state)))
         (partial / "run.yaml").write_text(run_yaml)
-        manifest = {path.name: {"size": path.stat().st_size, "sha256": _sha256(path)} for path in sorted(partial.iterdir())}
+        manifest = {
+            path.name: {"size": path.stat().st_size, "sha256": _sha256(path)}
+            for path in sorted(partial.iterdir())
+        }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
         for path in [*partial.iterdir(), partial]:
             _sync(path)
@@ -113,7 +125,11 @@ def load_tensors(checkpoint: Path, *, ema: bool = False) -> dict[str, Tensor]:
 
 
 def resume(
-    checkpoint: Path, *, trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer, ema: list[Tensor] | None
+    checkpoint: Path,
+    *,
+    trained: dict[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    ema: list[Tensor] | None,
 ) -> TrainState:
     """Put a checkpoint into the model, the optimizer and the average, in place. Raises WeightsError if it is of another model."""
     put(load_tensors(checkpoint), trained, where=checkpoint)
@@ -138,8 +154,12 @@ def put(tensors: dict[str, Tensor], trained: dict[str, nn.Parameter], *, where: 
         if name in tensors and tensors[name].shape != parameter.shape
     ]
     if problems:
-        shown = "; ".join(sorted(problems)[:8]) + (f" and {len(problems) - 8} more" if len(problems) > 8 else "")
-        raise WeightsError(f"checkpoint {where} does not fit this model: {shown}; use the recipe it was trained with.")
+        shown = "; ".join(sorted(problems)[:8]) + (
+            f" and {len(problems) - 8} more" if len(problems) > 8 else ""
+        )
+        raise WeightsError(
+            f"checkpoint {where} does not fit this model: {shown}; use the recipe it was trained with."
+        )
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(tensors[name])
@@ -162,7 +182,8 @@ def _intact(checkpoint: Path) -> bool:
     try:
         manifest = json.loads((checkpoint / MANIFEST).read_text())
         return all(
-            (checkpoint / name).stat().st_size == facts["size"] and _sha256(checkpoint / name) == facts["sha256"]
+            (checkpoint / name).stat().st_size == facts["size"]
+            and _sha256(checkpoint / name) == facts["sha256"]
             for name, facts in manifest.items()
         )
     except (OSError, ValueError, KeyError, TypeError):
@@ -171,7 +192,11 @@ def _intact(checkpoint: Path) -> bool:
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else _digest(file)
+        )
 
 
 def _digest(file) -> str:  # Python 3.10 has no hashlib.file_digest

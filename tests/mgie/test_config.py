@@ -1,0 +1,83 @@
+import pytest
+import yaml
+
+from mgie.config import RECIPES, dump_run, load_run, recipe_path, resolve
+from mgie.errors import ConfigError
+
+
+def test_the_command_line_goes_over_the_recipe():
+    run = load_run("tiny", ["--optim.lr", "0.5", "--train.samples=32"])
+    assert (run.optim.lr, run.train.samples) == (0.5, 32)
+    assert run.data == load_run("tiny").data
+
+
+def test_a_dump_reads_back_to_the_same_run(tmp_path):
+    run = load_run("tiny", ["--optim.lrs.denoiser", "1e-4", "--seed", "7"])
+    (tmp_path / "run.yaml").write_text(dump_run(run))
+    assert load_run(str(tmp_path / "run.yaml")) == run
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_complete_and_valid(path):
+    load_run(path.stem).validate()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"),
+    [("--optim.lrr", "optim.lr"), ("--train.batchsize", "train.batch_size"), ("--lr", "optim.lr")],
+)
+def test_a_misspelt_option_gets_the_nearest_names(wrong, near):
+    with pytest.raises(ConfigError, match=near):
+        load_run("tiny", [wrong, "1"])
+
+
+def test_a_misspelt_recipe_key_gets_the_nearest_names(tmp_path):
+    recipe = yaml.safe_load((RECIPES / "tiny.yaml").read_text())
+    recipe["train"]["bach_size"] = recipe["train"].pop("batch_size")
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(ConfigError, match=r"bach_size.*train\.batch_size"):
+        load_run(str(tmp_path / "mine.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [("tinny", "tiny"), ("no/such.yaml", "does not exist")],
+)
+def test_an_unknown_recipe_is_refused_with_what_exists(config, message):
+    with pytest.raises(ConfigError, match=message):
+        recipe_path(config)
+
+
+@pytest.mark.parametrize("content", ["- a list", "a: [", ""])
+def test_a_file_that_is_no_recipe_is_refused(tmp_path, content):
+    (tmp_path / "mine.yaml").write_text(content)
+    with pytest.raises(ConfigError, match="mine.yaml"):
+        load_run(str(tmp_path / "mine.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "world", "message"),
+    [
+        (["--train.epochs", "2"], 1, "exactly one"),
+        (["--train.batch_size", "10"], 1, "multiple of 16"),
+        ([], 3, "multiple of 48"),
+        (["--model.question", "what happens?"], 1, "{instruction}"),
+        (["--name", "a/b"], 1, "folder name"),
+        (["--save.every", "0"], 1, "save.every"),
+        (["--train.groups", "[]"], 1, "train.groups"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_any_weight_is_read(overrides, world, message):
+    with pytest.raises(ConfigError, match=message):
+        load_run("tiny", overrides).validate(world)
+
+
+@pytest.mark.parametrize("value", ["many", "1.5", "[1]"])
+def test_a_value_of_the_wrong_type_is_refused(value):
+    with pytest.raises(ConfigError, match="batch_size"):
+        load_run("tiny", ["--train.batch_size", value])
+
+
+def test_builtin_paths_lie_beside_the_recipes():
+    assert resolve("builtin:tiny_base/sd") == str(RECIPES / "tiny_base" / "sd")
+    assert resolve("some/hub-id") == "some/hub-id"

@@ -1,0 +1,188 @@
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mgie.config import dump_run
+from mgie.errors import ConfigError
+from mgie.train import train
+from mgie.weights import checkpoint
+
+SPLIT = 1e-5
+"""Losses of one step split over processes or micro-batches differ by the order of sums in float32; measured below 2e-6."""
+
+
+def losses(run) -> list[tuple[float, float]]:
+    lines = (run.folder / "log.jsonl").read_text().splitlines()
+    return [(line["loss_ce"], line["loss_edit"]) for line in map(json.loads, lines)]
+
+
+def tensors(run, name="trained") -> dict[str, torch.Tensor]:
+    found = checkpoint.latest(run.folder)
+    assert found is not None
+    return load_file(found / f"{name}.safetensors")
+
+
+def assert_same_bits(one, two, name: str = "trained") -> None:
+    """Both runs have come to exactly the same tensors."""
+    left, right = tensors(one, name), tensors(two, name)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[key], right[key]) for key in left)
+
+
+def torchrun(run, processes: int) -> None:
+    """Train under torchrun with `processes` processes on the CPU."""
+    path = run.folder.parent / f"{run.name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dump_run(run))
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc_per_node={processes}",
+        "--master_port=0",
+    ]
+    command += [
+        "--rdzv_backend=c10d",
+        "--rdzv_endpoint=localhost:0",
+        "-m",
+        "mgie",
+        "train",
+        "--config",
+        str(path),
+    ]
+    subprocess.run(
+        command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300
+    )
+
+
+def test_a_run_leaves_its_facts_log_and_checkpoints(tiny_run):
+    run = tiny_run()
+    facts = train(run)
+    assert facts.keys() == {"run_dir", "steps", "samples", "seconds", "loss_ce", "loss_edit"}
+    assert (facts["steps"], facts["samples"]) == (4, 16)
+    assert len(losses(run)) == 4
+    assert losses(run)[-1] == (facts["loss_ce"], facts["loss_edit"])
+    assert (run.folder / "run.yaml").read_text() == dump_run(run)
+
+
+def test_the_same_seed_gives_the_same_bytes(tiny_run):
+    one, two = tiny_run("--name=one"), tiny_run("--name=two")
+    train(one), train(two)
+    assert_same_bits(one, two)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny_run):
+    whole, parted = tiny_run("--name=whole"), tiny_run("--name=parted")
+    train(whole)
+    # The length decides the learning rates, so the run is stopped in the middle, not made shorter.
+    with pytest.raises(KeyboardInterrupt):
+        interrupt_at(parted, samples=8)
+    assert checkpoint.load_state(checkpoint.latest(parted.folder)).samples == 8
+    train(parted)
+    for file in ("trained", "ema", "optimizer"):
+        assert_same_bits(whole, parted, file)
+    assert losses(whole) == losses(parted)
+
+
+def interrupt_at(run, samples: int) -> None:
+    """Train, and press Ctrl-C while the step after `samples` is taken."""
+    from mgie.training.log import RunLog
+
+    step = RunLog.step
+
+    def press(self, state, **facts):
+        step(self, state, **facts)
+        if state.samples == samples - run.train.batch_size:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    RunLog.step = press
+    try:
+        train(run)
+    finally:
+        RunLog.step = step
+
+
+def test_a_finished_run_is_left_alone_and_another_one_is_refused(tiny_run):
+    run = tiny_run()
+    first = train(run)
+    began = time.time()
+    assert train(run) == first
+    assert checkpoint.latest(run.folder).stat().st_mtime < began
+    with pytest.raises(ConfigError, match=r"optim\.lr=0\.001, now optim\.lr=0\.5"):
+        train(tiny_run("--optim.lr=0.5"))
+
+
+def test_micro_batches_change_nothing(tiny_run):
+    whole, split = tiny_run("--name=whole"), tiny_run("--name=split", "--train.micro_batch_size=2")
+    train(whole), train(split)
+    torch.testing.assert_close(losses(whole), losses(split), rtol=SPLIT, atol=SPLIT)
+
+
+@pytest.mark.dist
+def test_two_processes_give_the_losses_of_one(tiny_run):
+    one = tiny_run("--name=one", "--train.micro_batch_size=2")
+    two = tiny_run("--name=two", "--train.micro_batch_size=2")
+    train(one)
+    torchrun(two, 2)
+    torch.testing.assert_close(losses(one), losses(two), rtol=SPLIT, atol=SPLIT)
+
+
+def test_frozen_parts_are_neither_changed_nor_saved(tiny_run):
+    run = tiny_run("--train.groups=[edit_head]")
+    train(run)
+    assert {name.split(".")[1] for name in tensors(run)} == {"edit_head"}
+
+
+def test_a_diverged_run_stops_and_says_so(tiny_run):
+    with pytest.raises(ConfigError, match="diverged"):
+        train(tiny_run("--optim.lr=1e9", "--optim.warmup=0.01", "--optim.clip=1e9"))
+
+
+def test_bfloat16_trains(tiny_run):
+    facts = train(tiny_run("--train.precision=bf16"))
+    exact = train(tiny_run("--name=exact"))
+    assert abs(facts["loss_edit"] / exact["loss_edit"] - 1) < 0.05
+    assert all(value.dtype == torch.float32 for value in tensors(tiny_run("--name=exact")).values())
+
+
+def test_twenty_steps_give_the_golden_losses(tiny_run, golden):
+    run = tiny_run("--name=golden", samples=80)
+    train(run)
+    golden(
+        "losses/tiny_20_steps.txt",
+        "".join(f"{n} {ce:.6f} {edit:.6f}\n" for n, (ce, edit) in enumerate(losses(run), 1)),
+    )
+
+
+def test_a_preview_shows_held_out_pairs_and_changes_nothing(tiny_run):
+    plain, watched = (
+        tiny_run("--name=plain"),
+        tiny_run("--name=watched", "--preview.every=8", "--preview.count=2"),
+    )
+    train(plain), train(watched)
+    assert [path.name for path in sorted((watched.folder / "previews").iterdir())] == [
+        "0000000008.png",
+        "0000000016.png",
+    ]
+    assert_same_bits(plain, watched)
+
+
+def test_lines_after_the_last_checkpoint_are_not_told_twice(tiny_run):
+    run = tiny_run()
+    train(run)
+    shutil.rmtree(checkpoint.latest(run.folder))
+    train(run)
+    assert [json.loads(line)["samples"] for line in (run.folder / "log.jsonl").read_text().splitlines()] == [
+        4,
+        8,
+        12,
+        16,
+    ]
