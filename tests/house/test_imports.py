@@ -19,6 +19,7 @@ ROWS = [
 
 ALSO = {
     ("edit", "pipeline"),
+    ("train", "pipeline"),  # previews
     ("evaluate", "pipeline"),
     ("web", "pipeline"),
     ("personalize", "train"),

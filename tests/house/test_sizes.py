@@ -5,6 +5,7 @@ from pathlib import Path
 
 LONG_FILES: dict[str, str] = {
     "mgie/pipeline.py": "one class: the way of an edit, and all that a diffusers pipeline must answer",
+    "tests/parity/test_mgie.py": "one published system, one module",
 }
 """Files over 400 lines, and why they are one thing. None may reach 600."""
 
@@ -24,9 +25,9 @@ FOLDERS = ("llava_patch", "mgie", "tests", "scripts", "docs", "notebooks", "benc
 def test_files(everything):
     long = {module.path: module.lines for module in everything if module.lines > 400}
     assert not [f"{path} has {lines} lines" for path, lines in long.items() if lines >= 600], "split them"
-    assert set(long) == set(LONG_FILES), (
-        "think again, or say in LONG_FILES why; and delete what is short again"
-    )
+    assert not set(long) - set(LONG_FILES), "think again, or say in LONG_FILES why"
+    short = {module.path for module in everything} & set(LONG_FILES) - set(long)
+    assert not short, "take what is short again out of LONG_FILES"
 
 
 def test_functions(packages):
