@@ -53,6 +53,8 @@ def build_editor(run: RunConfig) -> Parts:
         edit_head = EditHead(
             config.edit_head, d_in=llava.config.language.hidden_size, e_out=unet.config.cross_attention_dim
         )
+    if run.train.gradient_checkpointing:
+        llava.language_model.activation_checkpointing_enable()
     ids = tuple(processor.tokenizer.id_of(name) for name in names)
     encoder = LlavaEncoder(llava, edit_head, visual_ids=ids)
     editor = Editor(encoder=encoder, denoiser=UNetDenoiser(unet), codec=Codec(vae))
@@ -67,6 +69,7 @@ def build_examples(run: RunConfig, processor: Processor) -> ExampleBuilder:
         visual_tokens=run.model.edit_head.visual_tokens,
         size=run.data.size,
         max_length=run.data.max_length,
+        compat=run.compat,
     )
 
 

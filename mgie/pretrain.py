@@ -137,7 +137,7 @@ def painter_task(settings: dict[str, Any], run: RunConfig) -> Task:
         bos_token_id=tokenizer.bos_id,
         eos_token_id=tokenizer.eos_id,
     )
-    encoder = ClipTextEncoder(CLIPTextModel(text), silent_ids=(tokenizer.eos_id,))
+    encoder = ClipTextEncoder(CLIPTextModel(text), silent_ids=(tokenizer.eos_id,), pooled=True)
     editor = Editor(encoder=encoder, denoiser=UNetDenoiser(unet), codec=codec)
     task = EditTask(editor, DDPMScheduler(**settings["scheduler"]), drop=run.train.drop)
     return task, editor.groups(), BaseExamples(run, processor)

@@ -186,3 +186,9 @@ def test_lines_after_the_last_checkpoint_are_not_told_twice(tiny_run):
         12,
         16,
     ]
+
+
+def test_gradient_checkpointing_changes_no_number(tiny_run):
+    plain, again = tiny_run("--name=plain"), tiny_run("--name=again", "--train.gradient_checkpointing=true")
+    train(plain), train(again)
+    torch.testing.assert_close(losses(plain), losses(again), rtol=SPLIT, atol=SPLIT)

@@ -16,12 +16,17 @@ from mgie.types import Batch, Context
 class ClipTextEncoder(AbstractInstructionEncoder):
     """Reads the words of the answer (the expressive instruction) and nothing else.
 
-    The condition is as long as the text model has positions; the null is the encoding of the empty text.
+    The condition is as long as the text model has positions, or one token if it is pooled; the null is the
+    encoding of the empty text.
     """
 
-    def __init__(self, text_model: CLIPTextModel, *, silent_ids: tuple[int, ...]):
-        """`silent_ids` are tokens of the answer that are not words: visual tokens, end of the sequence."""
+    def __init__(self, text_model: CLIPTextModel, *, silent_ids: tuple[int, ...], pooled: bool = False):
+        """`silent_ids` are tokens of the answer that are not words: visual tokens, end of the sequence.
+
+        `pooled` keeps only the state at the last position, which has seen the whole text.
+        """
         super().__init__()
+        self.pooled = pooled
         self.text_model = text_model
         self.silent_ids = tuple(silent_ids)
 
@@ -38,6 +43,8 @@ class ClipTextEncoder(AbstractInstructionEncoder):
         empty = torch.full_like(words[:1], config.eos_token_id)
         ids = torch.cat([torch.where(mask, words, config.eos_token_id), empty])
         tokens: Float[Tensor, "b q e"] = self.text_model(input_ids=ids).last_hidden_state
+        if self.pooled:
+            tokens = tokens[:, -1:]
         return Context(tokens=tokens[:-1], null=tokens[-1:])
 
     def groups(self) -> dict[str, list[nn.Parameter]]:

@@ -53,3 +53,12 @@ def test_it_is_mute_and_has_one_group(encoder: ClipTextEncoder, make_batch):
     assert (batch.labels != IGNORE).any()
     assert list(encoder.groups()) == ["text_encoder"]
     assert len(encoder.groups()["text_encoder"]) == len(list(encoder.parameters()))
+
+
+def test_pooled_is_the_state_that_has_seen_everything(encoder: ClipTextEncoder, make_batch):
+    batch = make_batch(([5], [7, 8]))
+    whole = encoder.encode(batch)
+    encoder.pooled = True
+    pooled = encoder.encode(batch)
+    assert torch.equal(pooled.tokens, whole.tokens[:, -1:])
+    assert torch.equal(pooled.null, whole.null[:, -1:])
