@@ -62,7 +62,10 @@ def edit(
     for folder in {target.parent for target in targets}:
         _check_writable(folder)
 
-    from mgie.pipeline import MGIEPipeline  # seconds of imports: not before the request is known to be sound
+    from mgie.pipeline import (
+        EditOutput,
+        MGIEPipeline,
+    )  # seconds of imports: not before the request is known to be sound
 
     started = time.monotonic()
     pipeline = MGIEPipeline.from_pretrained(release)
@@ -73,6 +76,7 @@ def edit(
     rows = []
     for photo, target in zip(tqdm(photos, desc="edit", unit="photo", disable=len(photos) == 1), targets):
         result = pipeline(image=_open(photo), prompt=instruction, seed=seed, **asked)
+        assert isinstance(result, EditOutput)  # a tuple only comes where one is asked for
         write_whole(result.images[0], target)
         rows.append(
             {"photo": str(photo), "out": str(target), "said": result.said[0], "forced": result.forced[0]}
