@@ -142,7 +142,7 @@ def assemble(
         llava=model.eval(),
         edit_head=edit_head,
         unet=own,
-        vae=vae.to(dtype).eval(),
+        vae=vae.eval() if vae.dtype == dtype else vae.eval().to(dtype),
         scheduler=EulerAncestralDiscreteScheduler.from_config(scheduler.config),
         processor=processor,
         settings={},
