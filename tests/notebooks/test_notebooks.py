@@ -1,0 +1,76 @@
+"""The notebooks run as they are, on an editor that was just trained for one step."""
+
+import re
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from PIL import Image
+
+from mgie.config import load_run
+from mgie.extract import extract
+from mgie.prepare import prepare
+from mgie.train import train
+
+PICTURE = "picture.png"
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    prepare("toy", folder / "toy", seed=5, count=8, test=2, size=32, progress=False)
+    fixed = {
+        "data.path": folder / "toy", "data.workers": 0, "out": folder / "runs", "train.samples": 4,
+        "train.batch_size": 4, "train.micro_batch_size": 4, "train.threads": 1, "preview.every": 0,
+    }  # fmt: skip
+    return train(load_run("tiny", [f"--{key}={value}" for key, value in fixed.items()]))["run_dir"]
+
+
+@pytest.fixture(scope="module")
+def release(run_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("release") / "tiny"
+    extract(run_dir, out=folder)
+    return folder
+
+
+def read(root, name):
+    return nbformat.read(root / "notebooks" / f"{name}.ipynb", as_version=4)
+
+
+def run(notebook, root, settings):
+    """Execute the notebook with other settings; what it shows."""
+    next(cell for cell in notebook.cells if cell.cell_type == "code").source += f"\n{settings}"
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(root / "notebooks")}}).execute()
+    shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert not [output for output in shown if output.output_type == "error"]
+    return shown
+
+
+@pytest.mark.parametrize("name", ["demo", "extract_ckpt"])
+def test_its_shape(root, name):
+    notebook = read(root, name)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert len(cells) <= 10
+    assert cells[0].source.startswith("# Settings")
+    assert not any(re.search(r"^\s*(def|class) ", cell.source, flags=re.MULTILINE) for cell in cells)
+    assert not any(cell.outputs or cell.execution_count for cell in cells), "strip its output"
+
+
+def test_the_demo_shows_before_and_after(release, root, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(root))  # where the project is not installed
+    picture = tmp_path / PICTURE
+    Image.effect_noise((70, 45), 90).convert("RGB").save(picture)
+    settings = f"MODEL = {str(release)!r}\nPICTURES = {{{str(picture)!r}: 'make it darker'}}"
+    shown = run(read(root, "demo"), root, settings)
+    assert sum("image/png" in output.get("data", {}) for output in shown) == 1
+    assert any("make it darker" in output.get("data", {}).get("text/markdown", "") for output in shown)
+
+
+def test_a_run_is_extracted_in_both_forms(run_dir, root, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    release, apple = tmp_path / "release", tmp_path / "apple"
+    settings = f"RUN, RELEASE, APPLE = {str(run_dir)!r}, {str(release)!r}, {str(apple)!r}"
+    shown = run(read(root, "extract_ckpt"), root, settings)
+    assert (release / "model_index.json").is_file()
+    assert {path.name for path in apple.iterdir()} >= {"mllm.pt", "unet.pt"}
+    assert any("MGIEPipeline" in output.get("data", {}).get("text/plain", "") for output in shown)
