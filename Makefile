@@ -3,9 +3,8 @@ PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python)
 WORKERS ?= 2
 WORLD_SIZE ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest
-SOURCES = llava_patch mgie tests
 
-.PHONY: check format test test-slow test-gpu test-dist golden
+.PHONY: check format test test-slow test-gpu test-dist golden bench
 
 # Format, lint, types, spelling and the quick house rules.
 check:
@@ -13,7 +12,7 @@ check:
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m codespell_lib
 	$(PYTHON) -m pyright --pythonpath $(PYTHON)
-	$(PYTEST) -q --durations=0 --durations-min=5 tests/house -k "not runs"
+	$(PYTEST) -q --durations=0 --durations-min=5 tests/house -k "not commands"
 
 # What can be mended by a tool.
 format:
@@ -31,6 +30,10 @@ test-gpu:
 
 test-dist:
 	WORLD_SIZE=$(WORLD_SIZE) $(PYTEST) -m dist
+
+# Each script answers one question and writes a dated report.
+bench:
+	set -e; for script in benchmarks/*.py; do OMP_NUM_THREADS=1 $(PYTHON) $$script; done
 
 # Rewrites the golden files and shows what changed; say in the change why.
 golden:
