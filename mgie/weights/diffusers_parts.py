@@ -5,6 +5,7 @@ source picture.
 """
 
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
@@ -61,7 +62,7 @@ def load_sampler(name: str, schedule: DDPMScheduler) -> SchedulerMixin:
     return kind.from_config(schedule.config)  # pyright: ignore[reportAttributeAccessIssue] - of ConfigMixin
 
 
-def _load(kind: type, where: str, part: str) -> torch.nn.Module:
+def _load(kind: Any, where: str, part: str) -> Any:
     try:
         if Path(where).suffix in SINGLE_FILES:
             return kind.from_single_file(where, torch_dtype=torch.float32)

@@ -153,19 +153,18 @@ def draws(case: str) -> Draws:
 
 def batch_of(name: str) -> Batch:
     """A training case's batch, made of its pictures and words as the reference makes it."""
-    case = case_of(name)
+    case, pictures = case_of(name), data_pictures("mgie")
     texts = json.loads((golden_folder("mgie") / "data" / "ipr2pr_expressive.json").read_text("utf-8"))
+    first = case["items"][0]
+    asked, _ = mgie_turn(facts("mgie", "train")["prompts"][first])
     builder = ExampleBuilder(
         mgie_processor(),
-        question=mgie_turn(facts("mgie", "train")["prompts"][case["items"][0]])[0].replace(
-            texts[case["items"][0]]["instruction"], "{instruction}"
-        ),
+        question=without(texts[first]["instruction"], asked),
         visual_tokens=len(mgie_visual_tokens()),
         size=case["p2p_inp"][0]["shape"][-1],
         max_length=case["model_max_length"],
         compat="reference",
     )
-    pictures = data_pictures("mgie")
     pairs = [
         EditPair(
             key=key,
@@ -179,6 +178,11 @@ def batch_of(name: str) -> Batch:
     return collate(
         [builder(pair) for pair in pairs], positions=tuple(range(len(pairs))), pad_id=builder.pad_id
     )
+
+
+def without(instruction: str, question: str) -> str:
+    """The question with a place where the instruction was, which stands at its end."""
+    return "{instruction}".join(question.rsplit(instruction, 1))
 
 
 def pictureless_batch(name: str, read_at: torch.Tensor) -> Batch:
@@ -260,7 +264,8 @@ def test_the_codec(editor: Editor, name: str):
     # The goldens' array has zeros already where the picture was dropped.
     empty = torch.zeros(len(source), 1, 1)
     _, source = drop_conditions(empty, empty[:1], source, array(name, "prob"), drop=DropConfig())
-    assert relative(source, array(name, "vae_mean_inp")) <= SINGLE_PASS
+    reference = array(name, "vae_mean_inp")
+    assert (source - reference).abs().max() <= SINGLE_PASS * reference.abs().max()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -337,7 +342,7 @@ def pipeline() -> MGIEPipeline:
         vae=built.codec.vae,
         scheduler=EulerAncestralDiscreteScheduler.from_config(config["infer_scheduler_EulerAncestral"]),
         processor=mgie_processor(),
-        question=mgie_turn(first["prompt"])[0].replace(first["instruction"], "{instruction}"),
+        question=without(first["instruction"], mgie_turn(first["prompt"])[0]),
         num_inference_steps=asked["steps"],
         guidance_scale=asked["guidance_scale"],
         image_guidance_scale=asked["image_guidance_scale"],
@@ -395,7 +400,8 @@ def test_the_sound_window_is_the_reference_s_where_that_was_not_clipped(pipeline
     if case["img0_index"] is not None:
         # The clipped window began earlier; from where it should have begun, the states are the same.
         late = case["p_if_unclipped"] - case["p"]
-        assert relative(sound.visual[0, :-late], edit_array(index, "hid")[late:]) <= SINGLE_PASS
+        if late < len(sound.visual[0]):
+            assert relative(sound.visual[0, :-late], edit_array(index, "hid")[late:]) <= SINGLE_PASS
 
 
 @pytest.mark.parametrize("index", EDITS)

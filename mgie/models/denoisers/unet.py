@@ -51,7 +51,7 @@ def widen(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     with torch.no_grad():
         new.weight.zero_()
         new.weight[:, :channels] = old.weight
-        new.bias.copy_(old.bias)
+        new.load_state_dict({"weight": new.weight, "bias": old.bias})
     unet.conv_in = new
     unet.register_to_config(in_channels=2 * channels)
     return unet

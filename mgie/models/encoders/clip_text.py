@@ -39,9 +39,9 @@ class ClipTextEncoder(AbstractInstructionEncoder):
 
     def read(self, words: Int[Tensor, "b q"], mask: Bool[Tensor, "b q"]) -> Context:
         """Encode rows of words (True in `mask`), each as long as the text model's positions."""
-        config = self.text_model.config
-        empty = torch.full_like(words[:1], config.eos_token_id)
-        ids = torch.cat([torch.where(mask, words, config.eos_token_id), empty])
+        end = self.text_model.config.eos_token_id
+        assert isinstance(end, int)
+        ids = torch.cat([words.masked_fill(~mask, end), torch.full_like(words[:1], end)])
         tokens: Float[Tensor, "b q e"] = self.text_model(input_ids=ids).last_hidden_state
         if self.pooled:
             tokens = tokens[:, -1:]

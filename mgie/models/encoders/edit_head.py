@@ -42,15 +42,23 @@ class EditHead(nn.Module):
         self.e_out = e_out
         self.llm2hid = nn.Linear(d_in, config.width)
         self.query = nn.Parameter(torch.randn(1, config.queries, config.width))
-        layer = {"d_model": config.width, "nhead": config.heads, "dim_feedforward": config.feedforward}
-        layer |= {"dropout": 0.0, "norm_first": True, "batch_first": True}
-        encoder = nn.TransformerEncoder(
-            nn.TransformerEncoderLayer(**layer),
-            config.layers,
-            nn.LayerNorm(config.width),
-            enable_nested_tensor=False,  # not possible with norm_first; asking for it only warns
+        layer = nn.TransformerEncoderLayer(
+            config.width, config.heads, config.feedforward, dropout=0.0, batch_first=True, norm_first=True
         )
-        self.mapper = nn.Transformer(**layer, num_decoder_layers=config.layers, custom_encoder=encoder)
+        # Nested tensors are impossible with norm_first; the transformer's own encoder would ask and warn.
+        encoder = nn.TransformerEncoder(
+            layer, config.layers, nn.LayerNorm(config.width), enable_nested_tensor=False
+        )
+        self.mapper = nn.Transformer(
+            config.width,
+            config.heads,
+            num_decoder_layers=config.layers,
+            dim_feedforward=config.feedforward,
+            dropout=0.0,
+            custom_encoder=encoder,
+            batch_first=True,
+            norm_first=True,
+        )
         self.hid2feat = nn.Linear(config.width, e_out)
         # Rows that a published head brings along, where its language model's table has others.
         self.register_buffer("own_embeddings", None)

@@ -96,7 +96,7 @@ class LlavaEncoder(AbstractInstructionEncoder):
         """Rows of the visual tokens in the input table; gradients reach the table through them."""
         if self.edit_head.own_embeddings is not None:
             return self.edit_head.own_embeddings
-        table = self.llava.language_model.get_input_embeddings().weight
+        table = self.llava.language_model.model.embed_tokens.weight
         return F.embedding(torch.tensor(self.visual_ids, device=table.device), table)
 
     def speak_loss(
@@ -110,8 +110,8 @@ class LlavaEncoder(AbstractInstructionEncoder):
         """The two tables apart from the layers, as they are trained apart."""
         language_model = self.llava.language_model
         tables = {
-            "embeddings": list(language_model.get_input_embeddings().parameters()),
-            "lm_head": list(language_model.get_output_embeddings().parameters()),
+            "embeddings": list(language_model.model.embed_tokens.parameters()),
+            "lm_head": list(language_model.lm_head.parameters()),
         }
         apart = {id(parameter) for members in tables.values() for parameter in members}
         return {
