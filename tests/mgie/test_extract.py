@@ -1,0 +1,133 @@
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mgie.build import build_editor
+from mgie.config import load_run
+from mgie.errors import ConfigError, WeightsError
+from mgie.extract import extract
+from mgie.pipeline import MGIEPipeline
+from mgie.train import train
+from mgie.weights import checkpoint as checkpoints
+from mgie.weights.apple import MLLM, UNET
+from mgie.weights.release import read_release
+
+
+@pytest.fixture(scope="module")
+def trained(toy_data, tmp_path_factory):
+    """A run of four steps with a checkpoint in the middle."""
+    fixed = {
+        "data.path": toy_data, "data.workers": 0, "out": tmp_path_factory.mktemp("runs"), "train.samples": 8,
+        "train.batch_size": 2, "train.micro_batch_size": 2, "train.threads": 1, "log.every": 2,
+        "save.every": 4, "preview.every": 0, "train.ema": 0.5,
+    }  # fmt: skip
+    run = load_run("tiny", [f"--{key}={value}" for key, value in fixed.items()])
+    train(run)
+    return run.folder
+
+
+@pytest.fixture
+def run_dir(trained, tmp_path):
+    """A copy that a test may spoil."""
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def release_tensors(folder) -> dict[str, torch.Tensor]:
+    """A release's tensors by their names in an editor."""
+    release = read_release(folder)
+    parts = {
+        "encoder.llava.": release.llava,
+        "encoder.edit_head.": release.edit_head,
+        "denoiser.unet.": release.unet,
+        "codec.vae.": release.vae,
+    }
+    return {
+        prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("ema", [True, False])
+def test_a_release_holds_the_trained_tensors_and_the_base_s_others(trained, tmp_path, ema: bool):
+    facts = extract(trained, out=tmp_path / "release", ema=ema)
+    found = checkpoints.latest(trained)
+    stored = load_file(found / ("ema.safetensors" if ema else "trained.safetensors"))
+    untrained = build_editor(load_run(str(found / "run.yaml"))).editor.state_dict()
+    ours = release_tensors(tmp_path / "release")
+    assert ours.keys() == untrained.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor, stored.get(name, untrained[name])), name
+    assert facts == {
+        "out": str(tmp_path / "release"), "format": "release", "run_dir": str(trained),
+        "checkpoint": found.name, "samples": 8, "ema": ema, "trained": len(stored),
+    }  # fmt: skip
+
+
+def test_it_edits_as_the_recipe_says(trained, tmp_path):
+    extract(trained, out=tmp_path / "release")
+    sampling = load_run(str(trained / "run.yaml")).sampling
+    pipeline = MGIEPipeline.from_pretrained(tmp_path / "release")
+    assert pipeline.config.num_inference_steps == sampling.steps
+    assert pipeline.config.guidance_scale == sampling.guidance
+    assert type(pipeline.scheduler).__name__ == sampling.scheduler
+    assert pipeline.size == load_run(str(trained / "run.yaml")).data.size
+    assert (tmp_path / "release" / "run.yaml").read_text().startswith("name: tiny")
+
+
+def test_an_older_checkpoint_by_its_name(trained, tmp_path):
+    names = sorted(path.name for path in (trained / "checkpoints").iterdir())
+    facts = extract(trained, out=tmp_path / "release", checkpoint=names[0])
+    assert (facts["checkpoint"], facts["samples"]) == (names[0], int(names[0]))
+    with pytest.raises(WeightsError, match=f"has no checkpoint 77: expected latest or one of {names[0]}"):
+        extract(trained, out=tmp_path / "release", checkpoint="77")
+
+
+def test_apple_s_files(trained, tmp_path):
+    extract(trained, out=tmp_path / "apple", format="apple")
+    stored = load_file(checkpoints.latest(trained) / "ema.safetensors")
+    unet = torch.load(tmp_path / "apple" / UNET, weights_only=True)
+    mllm = torch.load(tmp_path / "apple" / MLLM, weights_only=True)
+    assert torch.equal(unet["conv_in.weight"], stored["denoiser.unet.conv_in.weight"].half())
+    assert torch.equal(mllm["edit_head.query"], stored["encoder.edit_head.query"].half())
+    assert sorted(path.name for path in (tmp_path / "apple").iterdir()) == [MLLM, UNET]
+
+
+def test_a_damaged_checkpoint_is_passed_over(run_dir, tmp_path):
+    first, last = sorted((run_dir / "checkpoints").iterdir())
+    (last / "trained.safetensors").write_bytes(b"cut")
+    assert extract(run_dir, out=tmp_path / "release")["checkpoint"] == first.name
+
+
+def test_a_checkpoint_of_another_model(run_dir, tmp_path):
+    last = max((run_dir / "checkpoints").iterdir())
+    tensors = load_file(last / "ema.safetensors")
+    tensors["strange"] = tensors.pop("encoder.edit_head.query")
+    save_file(tensors, last / "ema.safetensors")
+    manifest = json.loads((last / checkpoints.MANIFEST).read_text())
+    path = last / "ema.safetensors"
+    manifest[path.name] = {"size": path.stat().st_size, "sha256": checkpoints._sha256(path)}
+    (last / checkpoints.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(WeightsError, match=r"missing encoder.edit_head.query; unexpected strange"):
+        extract(run_dir, out=tmp_path / "release")
+    assert not (tmp_path / "release").exists()
+
+
+def test_runs_that_are_none(tmp_path, trained):
+    with pytest.raises(WeightsError, match="there is no run folder"):
+        extract(tmp_path / "gone", out=tmp_path / "release")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(WeightsError, match=r"has no whole checkpoint: .* train first"):
+        extract(tmp_path / "empty", out=tmp_path / "release")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(WeightsError, match=r"exists and is no folder with a model_index\.json"):
+        extract(trained, out=tmp_path / "mine")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "mine"]
+
+
+def test_a_checkpoint_of_the_original_needs_its_folders(tmp_path):
+    torch.save({"edit_head.query": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="--llava, and the diffusers folder of its VAE with --diffusion"):
+        extract(tmp_path, out=tmp_path / "release")

@@ -1,0 +1,184 @@
+import filecmp
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mgie.errors import WeightsError
+from mgie.pipeline import MGIEPipeline
+from mgie.weights import release as releases
+from mgie.weights.release import fetch, read_release, visual_ids, write_release
+
+HEAD = "edit_head/model.safetensors"
+
+
+@pytest.fixture
+def folder(release, tmp_path) -> Path:
+    return write_release(release, tmp_path / "release")
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def change(path: Path, **values) -> None:
+    """Put values into a JSON file; None removes a key."""
+    content = json.loads(path.read_text()) | values
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+def test_the_folder_is_a_diffusers_folder(release, folder: Path):
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md", "edit_head", "llava", "model_index.json", "run.yaml", "scheduler", "unet", "vae",
+    ]  # fmt: skip
+    index = json.loads((folder / "model_index.json").read_text())
+    assert index["_class_name"] == "MGIEPipeline"
+    assert index["unet"] == ["diffusers", "UNet2DConditionModel"]
+    assert index["edit_head"] == ["mgie.models.encoders.edit_head", "EditHead"]
+    assert index["question"] == release.settings["question"]
+    assert (folder / "README.md").read_text().startswith("---\nlibrary_name: diffusers")
+    assert not [file for file in files(folder) if file.endswith((".bin", ".pt", ".py", ".pkl"))]
+
+
+def test_no_file_tells_where_it_was_made(folder: Path, base):
+    made_at = [str(path).encode() for path in (*base.values(), folder)]
+    for file in files(folder):
+        if not file.endswith(".safetensors"):
+            content = (folder / file).read_bytes()
+            assert not [place for place in made_at if place in content], file
+
+
+def test_what_is_read_is_what_was_written(release, folder: Path, tensors):
+    again = read_release(folder)
+    ours, theirs = tensors(release), tensors(again)
+    assert ours.keys() == theirs.keys()
+    assert not [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert again.settings == release.settings
+    assert again.run_yaml == release.run_yaml
+    schedule = release.scheduler.config
+    assert {name: schedule[name] for name in schedule if not name.startswith("_")} == {
+        name: value for name, value in again.scheduler.config.items() if not name.startswith("_")
+    }
+    assert not [part for part in (again.llava, again.unet, again.vae, again.edit_head) if part.training]
+
+
+def test_loading_and_saving_gives_the_same_bytes(folder: Path, tmp_path):
+    MGIEPipeline.from_pretrained(folder).save_pretrained(tmp_path / "again")
+    assert files(folder) == files(tmp_path / "again")
+    same, other, failed = filecmp.cmpfiles(folder, tmp_path / "again", files(folder), shallow=False)
+    assert (other, failed) == ([], [])
+    assert HEAD in same
+
+
+def test_another_type_is_the_file_s_values_in_that_type(release, folder: Path, tensors):
+    half = tensors(read_release(folder, dtype=torch.bfloat16))
+    for name, tensor in tensors(release).items():
+        assert torch.equal(half[name], tensor.to(torch.bfloat16)), name
+
+
+def test_an_older_release_is_replaced_and_nothing_else_is(release, folder: Path, tmp_path):
+    (folder / "left_over.txt").write_text("of the older release")
+    write_release(release, folder)
+    assert "left_over.txt" not in files(folder)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    (tmp_path / "file").write_text("dear")
+    for place in ("mine", "file"):
+        with pytest.raises(WeightsError, match=r"exists and is no folder with a model_index\.json"):
+            write_release(release, tmp_path / place)
+    assert files(tmp_path / "mine") == ["letter.txt"]
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_a_failure_leaves_what_was_there(release, folder: Path, tmp_path, monkeypatch, older: bool):
+    before = {file: (folder / file).read_bytes() for file in files(folder)}
+    out = folder if older else tmp_path / "new"
+
+    def full(*_args, **_options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(release.vae, "save_pretrained", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_release(release, out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["release"]
+    assert {file: (folder / file).read_bytes() for file in files(folder)} == before
+
+
+def test_tensors_that_do_not_fit_are_listed_in_one_error(folder: Path):
+    tensors = load_file(folder / HEAD)
+    tensors["strange"] = tensors.pop("hid2feat.bias")
+    tensors["query"] = tensors["query"][:, :-1].contiguous()
+    save_file(tensors, folder / HEAD)
+    with pytest.raises(WeightsError) as error:
+        read_release(folder)
+    for part in ("3 tensors differ", "missing hid2feat.bias", "unexpected strange", "misshapen query"):
+        assert part in str(error.value)
+
+
+def test_long_lists_are_cut(folder: Path):
+    save_file({"query": torch.zeros(1)}, folder / HEAD)
+    with pytest.raises(WeightsError, match=r"; and \d+ more") as error:
+        read_release(folder)
+    assert str(error.value).count("missing") == releases.LISTED
+
+
+@pytest.mark.parametrize(
+    ("file", "spoil", "sentence"),
+    [
+        ("model_index.json", {"_class_name": "StableDiffusionPipeline"}, "holds a StableDiffusionPipeline"),
+        ("scheduler/scheduler_config.json", {"_class_name": "os.system"}, "names the scheduler 'os.system'"),
+        ("edit_head/config.json", {"width": None}, "describes no edit head"),
+        ("edit_head/config.json", {"colour": 3}, "describes no edit head"),
+    ],
+)
+def test_foreign_configurations(folder: Path, file: str, spoil: dict, sentence: str):
+    change(folder / file, **spoil)
+    with pytest.raises(WeightsError, match=sentence):
+        read_release(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "sentence"),
+    [
+        ("model_index.json", "has no model_index.json"),
+        ("unet/config.json", "has no config.json"),
+        ("unet/diffusion_pytorch_model.safetensors", "holds no weights"),
+        ("llava/tokenizer.model", "has no tokenizer.model"),
+        ("llava/vision_tower/config.json", "has no config.json"),
+    ],
+)
+def test_missing_files(folder: Path, file: str, sentence: str):
+    (folder / file).unlink()
+    with pytest.raises(WeightsError, match=sentence):
+        read_release(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "sentence"),
+    [
+        ("model_index.json", "cannot be read"),
+        ("vae/diffusion_pytorch_model.safetensors", "damaged or cut short"),
+        ("llava/model.safetensors", "damaged or cut short"),
+    ],
+)
+def test_truncated_files(folder: Path, file: str, sentence: str):
+    whole = (folder / file).read_bytes()
+    (folder / file).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(WeightsError, match=sentence):
+        read_release(folder)
+
+
+def test_neither_a_folder_nor_on_the_hub(tmp_path):
+    assert fetch(tmp_path) == tmp_path
+    with pytest.raises(WeightsError, match="there is no release folder nobody/nothing, and the hub"):
+        fetch("nobody/nothing", local_files_only=True)
+
+
+def test_a_tokenizer_without_visual_tokens(release, base):
+    from llava_patch.processor import Processor
+
+    assert len(visual_ids(release.processor, 8)) == 8
+    with pytest.raises(WeightsError, match=r"\[IMG0\]"):
+        visual_ids(Processor.from_pretrained(base["llava"]), 8)
