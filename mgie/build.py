@@ -34,9 +34,10 @@ class Parts:
 
 
 def build_editor(run: RunConfig) -> Parts:
-    """Load both sides of the editor from what the run names; only the edit head and the visual tokens' rows are new.
+    """Load both sides of the editor from what the run names; edit head and visual tokens' rows are new.
 
-    The sides are built separately, so that no later initialiser touches what a file held (specs/mgie.md, quirk Q1).
+    The sides are built separately, so that no later initialiser touches what a file held
+    (specs/mgie.md, quirk Q1).
     """
     config = run.model
     try:
@@ -88,7 +89,10 @@ def build_batches(run: RunConfig, processor: Processor, *, rank: int, world: int
 
 
 def build_release(parts: Parts, run: RunConfig) -> Release:
-    """What a pipeline or a release folder holds, of the editor as it is now; the recipe's sampling becomes its defaults."""
+    """What a pipeline or a release folder holds, of the editor as it is now.
+
+    The recipe's sampling becomes its defaults.
+    """
     editor = parts.editor
     assert isinstance(editor.encoder, LlavaEncoder)
     assert isinstance(editor.denoiser, UNetDenoiser)

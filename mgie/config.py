@@ -1,12 +1,13 @@
-"""RunConfig: everything a run is, in one record. Composed here; each part's own settings live beside the part.
+"""RunConfig: everything a run is, in one record. Composed here; a part's own settings live beside the part.
 
-One precedence, written once: the recipe file, then `--a.b value` on the command line. Both are read by jsonargparse from
-the same dataclasses; there is no third place.
+One precedence, written once: the recipe file, then `--a.b value` on the command line. Both are read by
+jsonargparse from the same dataclasses; there is no third place.
 """
 
 import difflib
 import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,8 +28,10 @@ BUILTIN = "builtin:"
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
+    """Which published parts the editor is made of, and what joins them."""
+
     llava: str
-    """Folder or hub id of the language side: LLaMA, projector, tokenizer, and the name of its vision tower."""
+    """Folder or hub id of the language side: LLaMA, projector, tokenizer, the name of its vision tower."""
     diffusion: str
     """Folder, hub id or single file of the diffusion side: UNet, VAE, scheduler."""
     edit_head: EditHeadConfig
@@ -43,6 +46,8 @@ class ModelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
+    """What is learnt from, and how large its pictures and how long its texts may be."""
+
     path: str
     """Folder that `mgie prepare` wrote."""
     size: int
@@ -55,6 +60,8 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
+    """How long and in which portions is trained, which parts, and towards what."""
+
     samples: int | None = None
     """Length of the run in samples. Give this or `epochs`."""
     epochs: float | None = None
@@ -83,6 +90,8 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PreviewConfig:
+    """The pictures that are edited on the way, to be looked at."""
+
     every: int
     """Samples between previews; 0 for none."""
     count: int = 4
@@ -104,6 +113,8 @@ class SamplingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
+    """A run: what `mgie train` needs to know, and all that it needs to know."""
+
     name: str
     """Name of the run and of its folder."""
     out: str = "_ckpt/runs"
@@ -130,14 +141,15 @@ class RunConfig:
         train = self.train
         if (train.samples is None) == (train.epochs is None):
             raise ConfigError(
-                f"train.samples={train.samples} and train.epochs={train.epochs}: expected exactly one of them; "
-                "set the other to null."
+                f"train.samples={train.samples} and train.epochs={train.epochs}: "
+                "expected exactly one of them; set the other to null."
             )
         per_round = train.micro_batch_size * world_size
         if train.batch_size < 1 or train.micro_batch_size < 1 or train.batch_size % per_round:
             raise ConfigError(
-                f"train.batch_size={train.batch_size} with train.micro_batch_size={train.micro_batch_size} on "
-                f"{world_size} process(es): the batch must be a multiple of {per_round}; change one of them."
+                f"train.batch_size={train.batch_size} with train.micro_batch_size={train.micro_batch_size} "
+                f"on {world_size} process(es): the batch must be a multiple of {per_round}; "
+                "change one of them."
             )
         if "{instruction}" not in self.model.question:
             raise ConfigError(
@@ -154,9 +166,10 @@ class RunConfig:
 
 
 def load_run(config: str, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
-    """Read the recipe `config` (a name in mgie/recipes or a YAML file) and put `overrides` (`--a.b value`) over it.
+    """Read the recipe `config`, a name in mgie/recipes or a YAML file; `overrides` (`--a.b value`) win.
 
-    Raises ConfigError for an unknown recipe, an unknown key (with the nearest known names) or a value of the wrong type.
+    Raises ConfigError for an unknown recipe, an unknown key (with the nearest known names) or a value of the
+    wrong type.
     """
     path = recipe_path(config)
     try:
@@ -174,7 +187,7 @@ def load_run(config: str, overrides: list[str] | tuple[str, ...] = ()) -> RunCon
     _check_keys([key for key in named if not _known(key, known)], known, "the command line")
     parser = _parser()
     try:
-        # The recipe file is re-read by jsonargparse so that its types are checked by the same rules as the options.
+        # jsonargparse reads the file again, so that its types are checked by the same rules as the options.
         namespace = parser.parse_args(["--config", str(path), *overrides])
     except (SystemExit, Exception) as error:
         raise ConfigError(f"{config}: {_first_sentence(error)}") from error
@@ -197,13 +210,14 @@ def recipe_path(config: str) -> Path:
     if config not in _recipe_names():
         near = difflib.get_close_matches(config, _recipe_names(), n=3, cutoff=0.4)
         raise ConfigError(
-            f"no recipe is called {config!r}: expected {' or '.join(near or _recipe_names())}, or a YAML file."
+            f"no recipe is called {config!r}: expected {' or '.join(near or _recipe_names())}, "
+            "or a YAML file."
         )
     return RECIPES / f"{config}.yaml"
 
 
 def resolve(path: str) -> str:
-    """A path as a recipe writes it, as a path or hub id that can be opened: `builtin:` means beside the recipes."""
+    """A path as a recipe writes it, as one that can be opened: `builtin:` means beside the recipes."""
     return str(RECIPES / path.removeprefix(BUILTIN)) if path.startswith(BUILTIN) else path
 
 
@@ -247,21 +261,24 @@ def _known(key: str, known: dict[str, bool]) -> bool:
 
 def _check_keys(unknown: list[str], known: dict[str, bool], where: str) -> None:
     if unknown:
-        near = difflib.get_close_matches(unknown[0], known, n=3, cutoff=0.5)
-        last = unknown[0].rsplit(".", 1)[-1]
-        near += [
-            key
-            for key in known
-            if key.rsplit(".", 1)[-1] in difflib.get_close_matches(last, [last, key.rsplit(".", 1)[-1]])
-            and key not in near
-            and difflib.SequenceMatcher(None, last, key.rsplit(".", 1)[-1]).ratio() > 0.7
-        ]
+        near = _nearest(unknown[0], list(known))
         hint = (
-            f"did you mean {' or '.join(near[:3])}?"
+            f"did you mean {' or '.join(near)}?"
             if near
             else "`mgie train --config tiny --print_config` shows all keys."
         )
         raise ConfigError(f"{where} has the unknown key {unknown[0]!r}: {hint}")
+
+
+def _nearest(wrong: str, known: list[str]) -> list[str]:
+    """At most three known keys: those spelt alike, then those whose last part is spelt alike."""
+
+    def last(key: str) -> str:
+        return key.rsplit(".", 1)[-1]
+
+    alike = difflib.get_close_matches(wrong, known, n=3, cutoff=0.5)
+    ends_alike = [key for key in known if SequenceMatcher(None, last(wrong), last(key)).ratio() > 0.7]
+    return list(dict.fromkeys(alike + ends_alike))[:3]
 
 
 def _first_sentence(error: BaseException) -> str:

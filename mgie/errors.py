@@ -1,6 +1,7 @@
 """The four ways a user's request can fail. Each message says what came, what was expected, and what to do.
 
-The command line prints these as one sentence and exits with 2; anything else is our own mistake and shows a traceback.
+The command line prints these as one sentence and exits with 2; anything else is our own mistake and shows a
+traceback.
 """
 
 

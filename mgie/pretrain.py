@@ -6,10 +6,10 @@
     python -m mgie.pretrain train painter  --data _data/toy_base
     python -m mgie.pretrain export   --out mgie/recipes/tiny_base
 
-Three parts, each as its big sibling was made: an autoencoder; a language model that looks at a picture and says what an edit
-will do to it (as LLaVA was tuned); a UNet that paints an edit from words alone (as InstructPix2Pix was trained). None
-has seen a visual token. Each stage is a run in _ckpt/runs/tiny_base that stops and goes on like any other. How long they
-take is told in mgie/recipes/tiny_base/README.md.
+Three parts, each as its big sibling was made: an autoencoder; a language model that looks at a picture and
+says what an edit will do to it (as LLaVA was tuned); a UNet that paints an edit from words alone (as
+InstructPix2Pix was trained). None has seen a visual token. Each stage is a run in _ckpt/runs/tiny_base that
+stops and goes on like any other. How long they take is told in mgie/recipes/tiny_base/README.md.
 """
 
 import io
@@ -61,7 +61,10 @@ Task = tuple[nn.Module, Groups, Builder]
 
 
 def train_stage(stage: Stage, *, data: str, threads: int | None = None) -> dict[str, Any]:
-    """Run, or go on with, one stage on the pairs in `data`; what it needs of earlier stages lies in _ckpt/runs/tiny_base."""
+    """Run, or go on with, one stage on the pairs in `data`.
+
+    What it needs of earlier stages lies in _ckpt/runs/tiny_base.
+    """
     settings = yaml.safe_load(SETTINGS.read_text())
     run = stage_run(stage, settings, data=data, threads=threads)
     with World(run.folder, precision=run.train.precision, threads=run.train.threads) as world:
@@ -144,7 +147,7 @@ def painter_task(settings: dict[str, Any], run: RunConfig) -> Task:
 
 
 def export(*, out: str) -> None:
-    """Write the finished parts to `out` in float16: `llava/` as LLaVA is published, `sd/` as a diffusers folder."""
+    """Write the finished parts to `out` in float16: `llava/` in LLaVA's layout, `sd/` in diffusers'."""
     settings = yaml.safe_load(SETTINGS.read_text())
     (llava, processor), codec = new_llava(settings), new_codec(settings)
     unet = UNet2DConditionModel(**settings["unet"])
@@ -167,14 +170,14 @@ def new_llava(settings: dict[str, Any]) -> tuple[Llava, Processor]:
     tokenizer = new_tokenizer(settings["vocabulary"])
     tokenizer.add_tokens(IMAGE_TOKENS)
     language = LlamaConfig(
-        **settings["language"], vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id,
-        pad_token_id=tokenizer.pad_id, tie_word_embeddings=False,
+        **settings["language"], vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_id,
+        eos_token_id=tokenizer.eos_id, pad_token_id=tokenizer.pad_id, tie_word_embeddings=False,
     )  # fmt: skip
     config = LlavaConfig(
-        language=language, vision=CLIPVisionConfig(**settings["vision"]), vision_tower=TOWER_FOLDER, vision_layer=-2,
-        use_im_start_end=True,
+        language=language, vision=CLIPVisionConfig(**settings["vision"]), vision_tower=TOWER_FOLDER,
+        vision_layer=-2, use_im_start_end=True,
     )  # fmt: skip
-    looks = LooksConfig.clip(config.vision.image_size)
+    looks = LooksConfig.clip(settings["vision"]["image_size"])
     processor = Processor(
         tokenizer, looks, config.patches, load_run("tiny").model.template, config.use_im_start_end
     )
@@ -182,8 +185,9 @@ def new_llava(settings: dict[str, Any]) -> tuple[Llava, Processor]:
 
 
 def new_tokenizer(pieces: int) -> LlavaTokenizer:
-    """A sentencepiece model of `pieces` pieces, built as LLaMA's is, from the toy world's sentences and the tiny prompt."""
-    sentences = sorted(set(corpus())) * 2 + [f"USER: {load_run('tiny').model.question} ASSISTANT:"] * 2000
+    """A sentencepiece model of `pieces` pieces, built as LLaMA's is, from the toy world and the prompt."""
+    prompt = f"USER: {load_run('tiny').model.question} ASSISTANT:"
+    sentences = sorted(set(corpus())) * 2 + [prompt] * 2000
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sentences), model_writer=model, vocab_size=pieces + 256, model_type="bpe",
@@ -196,9 +200,10 @@ def new_tokenizer(pieces: int) -> LlavaTokenizer:
 
 
 class BaseExamples:
-    """Pictures and words as the recipe `tiny` makes them, but without visual tokens; without `processor`, no words at all.
+    """Pictures and words as the recipe `tiny` makes them, but without visual tokens.
 
-    `twice` lets half of the pairs say their text twice, so that the language model learns to look back at what it said.
+    Without `processor`, there are no words at all. `twice` lets half of the pairs say their text twice, so
+    that the language model learns to look back at what it said.
     """
 
     pad_id = 0
@@ -207,6 +212,7 @@ class BaseExamples:
         self.run, self.processor, self.twice = run, processor, twice
 
     def __call__(self, pair: EditPair) -> Example:
+        """One pair as the stages see it."""
         assert pair.source is not None
         before = decode(pair.source, name=pair.key)
         source, target = (
@@ -221,8 +227,8 @@ class BaseExamples:
             encoded = self.processor.encode(question, answer, max_length=self.run.data.max_length)
             ids, labels, looks = encoded.input_ids, encoded.labels, self.processor.looks(before)[None]
         return Example(
-            input_ids=torch.tensor(ids), labels=torch.tensor(labels), read_at=torch.zeros(0, dtype=torch.long), looks=looks,
-            source=source, has_source=True, target=target, key=pair.key,
+            input_ids=torch.tensor(ids), labels=torch.tensor(labels), looks=looks, source=source,
+            read_at=torch.zeros(0, dtype=torch.long), has_source=True, target=target, key=pair.key,
         )  # fmt: skip
 
 

@@ -1,7 +1,7 @@
-"""The visual tokens [IMG0]..[IMGk-1]: their names, where they stand in an answer, and where their states are read.
+"""The visual tokens [IMG0]..[IMGk-1]: their names, their place in an answer, and where their states are read.
 
-The state read for a token is the one that *predicts* it, one place to its left (specs/mgie.md, section 6). This file is
-the only one that knows.
+The state read for a token is the one that *predicts* it, one place to its left (specs/mgie.md, section 6).
+This file is the only one that knows.
 """
 
 IGNORE = -100
@@ -14,10 +14,10 @@ def visual_tokens(count: int) -> tuple[str, ...]:
 
 
 def with_visual_tokens(expressive: str, count: int) -> str:
-    """The model's whole answer: the expressive instruction followed by the visual tokens, separated by spaces."""
+    """The model's whole answer: the expressive instruction, then the visual tokens, separated by spaces."""
     return " ".join([expressive, *visual_tokens(count)]) if expressive else " ".join(visual_tokens(count))
 
 
 def read_positions(first: int, count: int) -> range:
-    """Where the states of `count` visual tokens are read when the first of them stands at index `first` of the sequence."""
+    """Where the states of `count` visual tokens are read, the first of which stands at index `first`."""
     return range(first - 1, first - 1 + count)

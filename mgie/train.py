@@ -25,22 +25,22 @@ from mgie.data.images import decode, square
 from mgie.data.stored_pairs import StoredPairs
 from mgie.errors import ConfigError
 from mgie.evaluation.report import Item, sheet
-from mgie.pipeline import MGIEPipeline
+from mgie.pipeline import EditOutput, MGIEPipeline
 from mgie.training.draws import draws_for
 from mgie.training.log import RunLog
 from mgie.training.optim import Groups, build_optimizer, choose_trained, rate_factor, set_rates
 from mgie.training.task import EditTask
 from mgie.training.world import World, stop_requests
-from mgie.types import Draws
+from mgie.types import Draws, EditPair
 from mgie.weights import checkpoint
 from mgie.weights.checkpoint import TrainState
 
 
 def train(run: RunConfig) -> dict[str, Any]:
-    """Run, or go on with, the training that `run` describes; its facts: run_dir, steps, samples, seconds, loss_ce, loss_edit.
+    """Run, or go on with, the training that `run` describes.
 
-    A run folder with checkpoints is resumed; one that is complete is left as it is. Raises ConfigError if the folder holds
-    a run with another configuration.
+    Its facts: run_dir, steps, samples, seconds, loss_ce, loss_edit. A run folder with checkpoints is resumed;
+    one that is complete is left as it is. Raises ConfigError if the folder holds a run of other settings.
     """
     with World(
         run.folder, precision=run.train.precision, trackers=run.log.trackers, threads=run.train.threads
@@ -73,9 +73,12 @@ def fit(
     draw: Callable[[tuple[int, ...]], Draws],
     look: Callable[[], Image.Image] | None = None,
 ) -> dict[str, Any]:
-    """The loop. `task(batch, draws)` gives Losses, `draw(positions)` all that is random in it, `look()` a preview."""
+    """The loop: `task(batch, draws)` gives Losses, `draw(positions)` its random part, `look()` a preview.
+
+    `task.editor` is what is trained; `groups` are its parameters by name.
+    """
     total = run_length(run, batches)
-    trained = choose_trained(task.editor, groups, run.train.groups)
+    trained = choose_trained(task.get_submodule("editor"), groups, run.train.groups)
     optimizer = build_optimizer(groups, run.train.groups, run.optim)
     task, optimizer = world.prepare(task, optimizer)
     ema = EMAModel(trained.values(), decay=run.train.ema) if run.train.ema else None
@@ -94,7 +97,7 @@ def fit(
 
     with stop_requests() as stop:
         for micros in batches.steps(state.samples, total):
-            # One optimizer step. Its means are over all processes and micro-batches: the split changes nothing.
+            # One optimizer step. Its means are over all processes and micro-batches: no split matters.
             counts = torch.tensor([sum(micro.spoken for micro in micros), len(stop)])
             spoken, stopping = world.sum(counts).unbind()
             set_rates(optimizer, rate_factor(state.samples / total, run.optim))
@@ -111,7 +114,8 @@ def fit(
             optimizer.zero_grad()
             if ema:
                 ema.step(trained.values())
-            before, state = state, state.after_step(run.train.batch_size, seconds + time.monotonic() - began)
+            before = state
+            state = state.after_step(run.train.batch_size, seconds + time.monotonic() - began)
             log.advance(run.train.batch_size)
 
             # Once in a while: say how it goes, look at pictures, save. Reading numbers waits for the device.
@@ -131,8 +135,8 @@ def fit(
             if due(run.save.every, before, state) or done:
                 if world.is_main:
                     checkpoint.save(
-                        run.folder, state, trained=trained, optimizer=optimizer, ema=shadow, run_yaml=dump_run(run),
-                        keep=run.save.keep,
+                        run.folder, state, trained=trained, optimizer=optimizer, ema=shadow,
+                        run_yaml=dump_run(run), keep=run.save.keep,
                     )  # fmt: skip
                 world.wait()
             if done and state.samples < total:
@@ -140,8 +144,8 @@ def fit(
                 raise KeyboardInterrupt
     log.close()
     return {
-        "run_dir": str(run.folder), "steps": state.steps, "samples": state.samples, "seconds": round(state.seconds, 1),
-        "loss_ce": state.loss_ce, "loss_edit": state.loss_edit,
+        "run_dir": str(run.folder), "steps": state.steps, "samples": state.samples,
+        "seconds": round(state.seconds, 1), "loss_ce": state.loss_ce, "loss_edit": state.loss_edit,
     }  # fmt: skip
 
 
@@ -151,30 +155,23 @@ def preview(run: RunConfig, parts: Parts) -> Image.Image:
     pairs = [held_out[index] for index in range(min(run.preview.count, len(held_out)))]
     pipeline = MGIEPipeline.from_release(build_release(parts, run))
     pipeline.set_progress_bar_config(disable=True)
-    side = (run.data.size, run.data.size)
-    sources, targets = ([square(decode(data, name=pair.key), side[0]) for pair, data in pictures] for pictures in (
-        [(pair, pair.source or pair.target) for pair in pairs], [(pair, pair.target) for pair in pairs]
-    ))  # fmt: skip
+
+    def shown(data: bytes, pair: EditPair) -> Image.Image:
+        return square(decode(data, name=pair.key), run.data.size)
+
+    sources = [shown(pair.source or pair.target, pair) for pair in pairs]
+    targets = [shown(pair.target, pair) for pair in pairs]
     edited = pipeline(sources, [pair.instruction for pair in pairs], seed=run.seed)
-    return sheet(
-        [
-            Item(
-                key=pair.key,
-                kind=pair.kind,
-                instruction=pair.instruction,
-                expected=pair.expressive,
-                said=said,
-                forced=forced,
-                source=source,
-                output=output,
-                target=target,
-            )  # fmt: skip
-            for pair, said, forced, source, output, target in zip(
-                pairs, edited.said, edited.forced, sources, edited.images, targets, strict=True
-            )
-        ],
-        run.name,
-    )
+    assert isinstance(edited, EditOutput)
+    items = [
+        Item(
+            key=pair.key, kind=pair.kind, instruction=pair.instruction, expected=pair.expressive,
+            said=edited.said[at], forced=edited.forced[at],
+            source=sources[at], output=edited.images[at], target=targets[at],
+        )
+        for at, pair in enumerate(pairs)
+    ]  # fmt: skip
+    return sheet(items, run.name)
 
 
 @contextmanager
@@ -195,16 +192,14 @@ def check_finite(state: TrainState) -> None:
     """Stop a run whose numbers mean nothing any more."""
     if not math.isfinite(state.loss_ce + state.loss_edit):
         raise ConfigError(
-            f"the losses are {state.loss_ce} and {state.loss_edit} at sample {state.samples}: training has diverged; "
-            "lower optim.lr (the last checkpoint is intact)."
+            f"the losses are {state.loss_ce} and {state.loss_edit} at sample {state.samples}: "
+            "training has diverged; lower optim.lr (the last checkpoint is intact)."
         )
 
 
 def run_length(run: RunConfig, batches: Batches) -> int:
     """Samples of the whole run, a multiple of the batch size. Raises ConfigError for a run of no step."""
-    wanted = (
-        run.train.samples if run.train.samples is not None else round(run.train.epochs * batches.epoch_length)
-    )
+    wanted = run.train.samples or round((run.train.epochs or 0) * batches.epoch)
     steps = math.ceil(wanted / run.train.batch_size)
     if steps < 1:
         raise ConfigError(
@@ -219,7 +214,10 @@ def due(every: int, before: TrainState, now: TrainState) -> bool:
 
 
 def check_same_run(run: RunConfig) -> None:
-    """Refuse to go on with a run folder whose configuration is another one, except for how long and where it runs."""
+    """Refuse to go on with the folder of a run that would learn something else.
+
+    Where it runs, and how often it is saved and looked at, may be another.
+    """
     found = checkpoint.latest(run.folder)
     if not found:
         return
@@ -236,16 +234,9 @@ def check_same_run(run: RunConfig) -> None:
 def _comparable(text: str) -> dict[str, Any]:
     """Flat settings that decide what is learnt."""
     free = (
-        "out",
-        "data.path",
-        "data.workers",
-        "train.micro_batch_size",
-        "train.threads",
-        "save",
-        "log",
-        "preview",
-        "sampling",
-    )
+        "out", "data.path", "data.workers", "train.micro_batch_size", "train.threads",
+        "save", "log", "preview", "sampling",
+    )  # fmt: skip
 
     def flat(values: dict, prefix: str = "") -> dict[str, Any]:
         found: dict[str, Any] = {}

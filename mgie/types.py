@@ -1,14 +1,15 @@
 """The records that flow through the program. Nothing here computes.
 
 Axes, used in every shape comment of this repository
-    b batch   t text tokens   k visual tokens   q condition tokens   n controlled instances   m images seen by CLIP
-    d language-model width   e condition width   v vocabulary   c channels   s side of a CLIP image
+    b batch   t text tokens   k visual tokens   q condition tokens   n controlled instances
+    m images seen by CLIP   s side of such an image   d language-model width   e condition width
+    v vocabulary   c channels
     y x height and width in pixels   h w height and width in latents
 
 Spaces, used in every name
     looks      what CLIP sees: normalised with CLIP's mean and deviation
     pixels     what the codec sees: in [-1, 1]
-    latents    what the denoiser sees: `noisy` and `target` are scaled by the codec's factor, `source` is not
+    latents    what the denoiser sees: `noisy` and `target` scaled by the codec's factor, `source` not
     states     last hidden states of the language model, after its final norm
     condition  what the denoiser attends to
 """
@@ -22,7 +23,10 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EditPair:
-    """One edit as it is stored: two pictures and the words between them. Pictures are the bytes of a file, as they came."""
+    """One edit as it is stored: two pictures and the words between them.
+
+    Pictures are the bytes of a file, as they came.
+    """
 
     key: str
     """Stable name, unique in its data set; error messages and random draws refer to it."""

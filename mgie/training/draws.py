@@ -1,7 +1,7 @@
 """Everything random in a training step, from named generators.
 
-A sample's draws are a function of (seed, position in the data order) and of nothing else: a resumed run, another number of
-processes or another split into micro-batches draws the same noise for the same sample.
+A sample's draws are a function of (seed, position in the data order) and of nothing else: a resumed run,
+another number of processes or another split into micro-batches draws the same noise for the same sample.
 """
 
 import numpy as np
@@ -16,7 +16,8 @@ def draws_for(
 ) -> Draws:
     """Draw for the samples at `positions` of the data order.
 
-    `latent_shape` is (c, h, w); `steps` the number of diffusion times; `shift` moves the times towards noise (1: uniform).
+    `latent_shape` is (c, h, w); `steps` the number of diffusion times; `shift` moves the times towards noise
+    (1: uniform).
     The order within a sample is the reference's: posterior, noise, time, dropout (specs/mgie.md, section 7).
     """
     posterior, noise, uniform = [], [], []

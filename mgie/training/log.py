@@ -1,4 +1,7 @@
-"""How a run tells what it does: a progress bar, one line per interval in log.jsonl, and the trackers. Names of all metrics."""
+"""How a run tells what it does: a progress bar, one line per interval in log.jsonl, and the trackers.
+
+Names of all metrics are here.
+"""
 
 import json
 import time
@@ -17,6 +20,8 @@ LINES = "log.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class LogConfig:
+    """How often a run says how it goes, and where."""
+
     every: int
     """Samples between log lines."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()

@@ -1,4 +1,4 @@
-"""Which tensors are trained and how: parameter groups, the optimizer, and the schedule of the learning rate."""
+"""Which tensors are trained and how: parameter groups, the optimizer, the schedule of the learning rate."""
 
 import math
 from dataclasses import dataclass, field
@@ -14,6 +14,8 @@ Groups = dict[str, list[nn.Parameter]]
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
+    """AdamW, and how its learning rate goes up and down."""
+
     lr: float
     """Learning rate of every group that `lrs` does not name."""
     lrs: dict[str, float] = field(default_factory=dict)

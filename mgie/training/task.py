@@ -23,6 +23,7 @@ class EditTask(nn.Module):
         self.drop = drop
 
     def forward(self, batch: Batch, draws: Draws) -> Losses:
+        """Both losses of `batch`, as sums; all that is random in them is `draws`."""
         editor = self.editor
         context = editor.encoder.encode(batch)
         speak, spoken = editor.encoder.speak_loss(context, batch.labels)
@@ -49,6 +50,7 @@ class SpeakTask(nn.Module):
         self.editor = llava
 
     def forward(self, batch: Batch, draws: Draws) -> Losses:
+        """The speaking loss; nothing in it is random."""
         del draws
         states = self.editor(batch.input_ids, batch.mask, batch.looks)
         speak, spoken = speak_loss(self.editor, states, batch.labels)
@@ -56,7 +58,10 @@ class SpeakTask(nn.Module):
 
 
 class CodecTask(nn.Module):
-    """Learn to compress pictures: the error of the reconstruction, and a light pull of the latents to N(0, 1)."""
+    """Learn to compress pictures: the error of the reconstruction, and a light pull of latents to N(0, 1).
+
+    Sources and targets are pictures alike: a sample's loss is the mean of its two.
+    """
 
     def __init__(self, codec: Codec, *, kl_weight: float):
         super().__init__()
@@ -64,6 +69,7 @@ class CodecTask(nn.Module):
         self.kl_weight = kl_weight
 
     def forward(self, batch: Batch, draws: Draws) -> Losses:
+        """The reconstruction loss as `edit`; `draws.posterior` makes the sample of both pictures."""
         pixels = torch.cat([batch.source, batch.target])
         mean, std = self.editor.moments(pixels)
         again = self.editor.vae.decode(mean + std * draws.posterior.repeat(2, 1, 1, 1)).sample

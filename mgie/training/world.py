@@ -88,7 +88,7 @@ class World:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         """Flush the trackers and leave the process group.
 
-        All leave together, as one that leaves early kills the others; but one that fails does not wait for them.
+        All leave together, as one that leaves early kills the others; but one that fails does not wait.
         """
         if kind is None or issubclass(kind, KeyboardInterrupt):
             self.accelerator.end_training()
@@ -102,7 +102,10 @@ class World:
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM instead of dying, so that the loop can save first. A second Ctrl-C dies at once."""
+    """Collect Ctrl-C and SIGTERM instead of dying, so that the loop can save first.
+
+    A second Ctrl-C dies at once.
+    """
     received: list[int] = []
 
     def note(number: int, frame: Any) -> None:
@@ -113,7 +116,7 @@ def stop_requests() -> Iterator[list[int]]:
 
     try:
         before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread (a notebook's worker, a web server): signals are not ours there
+    except ValueError:  # signals belong to the main thread, and this is another one (a web server's, say)
         before = {}
     try:
         yield received

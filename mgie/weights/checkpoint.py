@@ -7,7 +7,8 @@ A checkpoint is a folder `checkpoints/<samples>` with
     state.json             samples and steps done
     run.yaml               the resolved configuration
     manifest.json          size and SHA-256 of each of these files; written last
-It is written under a temporary name, synced and renamed: what has no valid manifest does not exist. Frozen tensors are never in it.
+It is written under a temporary name, synced and renamed: what has no valid manifest does not exist.
+Frozen tensors are never in it.
 """
 
 import errno
@@ -30,6 +31,8 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, kw_only=True)
 class SaveConfig:
+    """How often a run is saved, and how much of that is kept."""
+
     every: int
     """Samples between checkpoints."""
     keep: int = 2
@@ -61,9 +64,9 @@ def save(
     run_yaml: str,
     keep: int,
 ) -> Path:
-    """Write `folder/checkpoints/<samples>` and prune to the newest `keep`. Raises DeviceError when the disk is full.
+    """Write `folder/checkpoints/<samples>` and prune to the newest `keep`.
 
-    `ema` holds averaged tensors in the order of `trained`.
+    `ema` holds averaged tensors in the order of `trained`. Raises DeviceError when the disk is full.
     """
     final = folder / "checkpoints" / f"{state.samples:010d}"
     partial = final.with_name(f".{final.name}.partial")
@@ -119,7 +122,7 @@ def load_state(checkpoint: Path) -> TrainState:
 
 
 def load_tensors(checkpoint: Path, *, ema: bool = False) -> dict[str, Tensor]:
-    """Trained tensors by name; with `ema` their average, or the tensors themselves where the run kept none."""
+    """Trained tensors by name; with `ema` their average, or the tensors themselves where there is none."""
     averaged = checkpoint / "ema.safetensors"
     return load_file(averaged if ema and averaged.exists() else checkpoint / "trained.safetensors")
 
@@ -131,7 +134,10 @@ def resume(
     optimizer: torch.optim.Optimizer,
     ema: list[Tensor] | None,
 ) -> TrainState:
-    """Put a checkpoint into the model, the optimizer and the average, in place. Raises WeightsError if it is of another model."""
+    """Put a checkpoint into the model, the optimizer and the average, in place.
+
+    Raises WeightsError if it is of another model.
+    """
     put(load_tensors(checkpoint), trained, where=checkpoint)
     if ema is not None:
         averaged = load_tensors(checkpoint, ema=True)
@@ -145,7 +151,10 @@ def resume(
 
 
 def put(tensors: dict[str, Tensor], trained: dict[str, nn.Parameter], *, where: Path) -> None:
-    """Copy `tensors` into the parameters of the same names. Raises WeightsError unless names and shapes agree exactly."""
+    """Copy `tensors` into the parameters of the same names.
+
+    Raises WeightsError unless names and shapes agree exactly.
+    """
     problems = [f"missing {name}" for name in trained.keys() - tensors.keys()]
     problems += [f"unexpected {name}" for name in tensors.keys() - trained.keys()]
     problems += [
@@ -192,17 +201,9 @@ def _intact(checkpoint: Path) -> bool:
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else _digest(file)
-        )
-
-
-def _digest(file) -> str:  # Python 3.10 has no hashlib.file_digest
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
+        digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
 
 

@@ -17,12 +17,13 @@ def toy_data(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def tiny_run(toy_data, tmp_path) -> Callable[..., RunConfig]:
-    """The recipe `tiny` on the small data set, short: batches of 4, one thread. Takes more overrides as `--a.b value`."""
+    """The recipe `tiny` on the small data set, short: batches of 4, one thread. Takes `--a.b=value`."""
 
     def make(*overrides: str, samples: int = 16) -> RunConfig:
         fixed = {
-            "data.path": toy_data, "data.workers": 0, "out": tmp_path / "runs", "train.samples": samples, "train.batch_size": 4,
-            "train.micro_batch_size": 4, "train.threads": 1, "log.every": 4, "save.every": 8, "preview.every": 0,
+            "data.path": toy_data, "data.workers": 0, "out": tmp_path / "runs", "train.samples": samples,
+            "train.batch_size": 4, "train.micro_batch_size": 4, "train.threads": 1,
+            "log.every": 4, "save.every": 8, "preview.every": 0,
         }  # fmt: skip
         return load_run("tiny", [f"--{key}={value}" for key, value in fixed.items()] + list(overrides))
 

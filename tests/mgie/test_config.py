@@ -51,7 +51,7 @@ def test_an_unknown_recipe_is_refused_with_what_exists(config, message):
 @pytest.mark.parametrize("content", ["- a list", "a: [", ""])
 def test_a_file_that_is_no_recipe_is_refused(tmp_path, content):
     (tmp_path / "mine.yaml").write_text(content)
-    with pytest.raises(ConfigError, match="mine.yaml"):
+    with pytest.raises(ConfigError, match=r"mine\.yaml"):
         load_run(str(tmp_path / "mine.yaml"))
 
 

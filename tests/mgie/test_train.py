@@ -16,7 +16,7 @@ from mgie.train import train
 from mgie.weights import checkpoint
 
 SPLIT = 1e-5
-"""Losses of one step split over processes or micro-batches differ by the order of sums in float32; measured below 2e-6."""
+"""Losses of a step split over processes or micro-batches differ by the order of sums; measured below 2e-6."""
 
 
 def losses(run) -> list[tuple[float, float]]:

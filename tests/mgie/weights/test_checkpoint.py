@@ -71,7 +71,7 @@ def test_a_damaged_one_does_not_exist(tmp_path, damage):
 def test_an_interrupted_write_leaves_nothing_that_counts(tmp_path, monkeypatch):
     save(tmp_path, 8)
 
-    def full(*args, **kwargs):
+    def full(*_args, **_options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
