@@ -186,7 +186,7 @@ def without(instruction: str, question: str) -> str:
 
 
 def pictureless_batch(name: str, read_at: torch.Tensor) -> Batch:
-    """A training case's ids and CLIP pixels, from the stored arrays."""
+    """A training case's ids and CLIP pixels, from the stored arrays; zeros and ones for source and target."""
     nothing = torch.zeros(len(read_at), 3, 8, 8)
     return Batch(
         input_ids=array(name, "input_ids"),
@@ -195,7 +195,7 @@ def pictureless_batch(name: str, read_at: torch.Tensor) -> Batch:
         read_at=read_at,
         looks=array(name, "images"),
         source=nothing,
-        target=nothing,
+        target=nothing + 1,
         has_source=torch.ones(len(read_at), dtype=torch.bool),
         keys=tuple(case_of(name)["items"]),
         positions=tuple(range(len(read_at))),
@@ -268,11 +268,17 @@ def test_the_codec(editor: Editor, name: str):
     assert (source - reference).abs().max() <= SINGLE_PASS * reference.abs().max()
 
 
+@pytest.mark.parametrize("begin", ["pictures", "moments"])
 @pytest.mark.parametrize("name", CASES)
-def test_training_steps(scheduler: DDPMScheduler, name: str):
-    """From words and pictures to losses and gradients, for as many AdamW steps as the goldens have."""
+def test_training_steps(scheduler: DDPMScheduler, name: str, begin: str, monkeypatch: pytest.MonkeyPatch):
+    """From words and pictures, or from what the codec made of them, to losses and gradients of every step."""
     case, defaults = case_of(name), facts("mgie", "train")["trainer_defaults"]
-    editor, batch, drawn = build_editor(), batch_of(name), draws(name)
+    batch = batch_of(name) if begin == "pictures" else pictureless_batch(name, read_at(name))
+    editor, drawn = build_editor(), draws(name)
+    if begin == "moments":
+        source = (array(name, "vae_mean_inp"), torch.zeros_like(drawn.posterior))
+        target = (array(name, "vae_mean_ans"), array(name, "vae_std_ans"))
+        monkeypatch.setattr(editor.codec, "moments", lambda pixels: target if pixels.any() else source)
     trained = choose_trained(editor, editor.groups(), tuple(TRAINED.values()))
     shapes = facts("mgie", "train")["params"]
     wanted = {key for key, (_, trainable, _) in shapes.items() if trainable}
@@ -318,9 +324,9 @@ def check_gradients(name: str, editor: Editor, trained: dict[str, torch.nn.Param
 
 
 def test_only_the_trained_have_gradients(scheduler: DDPMScheduler):
-    editor = build_editor()
+    batch, editor = batch_of(CASES[0]), build_editor()
     trained = choose_trained(editor, editor.groups(), tuple(TRAINED.values()))
-    losses = EditTask(editor, scheduler, drop=DropConfig())(batch_of(CASES[0]), draws(CASES[0]))
+    losses = EditTask(editor, scheduler, drop=DropConfig())(batch, draws(CASES[0]))
     (losses.speak + losses.edit).backward()
     assert {name for name, p in editor.named_parameters() if p.grad is not None} == set(trained)
 
