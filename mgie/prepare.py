@@ -41,7 +41,7 @@ def prepare(
     seed: int = 0,
     count: int | None = None,
     test: int | None = None,
-    size: int = 64,
+    size: int = 32,
     clip: str | None = None,
     express: str | None = None,
     summarise: str | None = None,

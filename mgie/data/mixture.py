@@ -99,12 +99,10 @@ def mixture(
     orders: list[AbstractOrder] = []
     for number, part in enumerate(parts):
         own = getattr(part, "weights", None) if pair_weights else None
-        plain = own is None or (own == 1).all()
-        orders.append(
-            Shuffled(len(part), seed=_seed(seed, number))
-            if plain
-            else Weighted(own, seed=_seed(seed, number))
-        )
+        if own is None or (own == 1).all():
+            orders.append(Shuffled(len(part), seed=_seed(seed, number)))
+        else:
+            orders.append(Weighted(own, seed=_seed(seed, number)))
     return joined, Mixed(orders, joined.starts.tolist(), weights, seed=seed)
 
 

@@ -39,9 +39,8 @@ class ClipFilter:
             return PAPER
         try:
             values = dict(part.split("=", 1) for part in text.split(","))
-            return cls(
-                **{name: int(value) if name == "best" else float(value) for name, value in values.items()}
-            )  # type: ignore[arg-type]
+            best = int(values.pop("best")) if "best" in values else None
+            return cls(best=best, **{name: float(value) for name, value in values.items()})
         except (ValueError, TypeError) as error:
             raise ConfigError(
                 f"clip={text!r} is no filter: expected 'paper' or something like "

@@ -18,6 +18,7 @@ EditPair.mask promises.
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def read(where: str, options: Options) -> Splits:
     folder = Path(where)
     splits: Splits = {}
     if tables.is_table(where):
-        splits |= tables.read_splits(where, _from_row, options, needs=COLUMNS, group="img_id")
+        splits |= tables.read_splits(where, from_table_row, options, needs=COLUMNS, group="img_id")
     for name in ("", "train", "dev", "test"):
         if (folder / name / "edit_turns.json").is_file() or (folder / name / "edit_sessions.json").is_file():
             splits[name or "test"] = _read_layout(folder / name)
@@ -49,7 +50,8 @@ def read(where: str, options: Options) -> Splits:
     return splits
 
 
-def _from_row(row: dict[str, Any], number: int) -> Iterator[EditPair | Rejected]:
+def from_table_row(row: dict[str, Any], number: int) -> Iterator[EditPair | Rejected]:
+    """One turn of the Parquet form; its name is in the row."""
     del number
     key = f"{row['img_id']}-{row['turn_index']}"
     cell = row["mask_img"]
@@ -100,8 +102,8 @@ def _read_layout(folder: Path) -> Rows:
         pair = EditPair(
             key=key,
             instruction=str(instruction or ""),
-            source=source,
-            target=target,  # type: ignore[arg-type]
+            source=source,  # pyright: ignore[reportArgumentType] - the rejected ones are gone
+            target=target,  # pyright: ignore[reportArgumentType]
             session=session,
             turn=place,
             meta=meta,
@@ -114,16 +116,15 @@ def _with_mask(pair: EditPair | Rejected, data: bytes | None) -> EditPair | Reje
     is damaged."""
     if isinstance(pair, Rejected) or not data:
         return pair
-    values = {name: getattr(pair, name) for name in EditPair.__slots__}
     try:
         size = upright_size(pair.source or pair.target, name=f"source of {pair.key}")
         mask = decode_mask(data, name=f"mask of {pair.key}")
         ratio = mask.width * size[1] / (mask.height * size[0])
         if abs(ratio - 1) < 0.02:
-            data = encode_png(mask.point(lambda value: 255 if value > 127 else 0).resize(size, 0))
+            data = encode_png(mask.point([0] * 128 + [255] * 128).resize(size, 0))
     except DataError:
         pass  # the gate will say what is wrong with it
-    return EditPair(**values | {"mask": data})
+    return replace(pair, mask=data)
 
 
 def _captions(path: Path) -> dict[str, str]:

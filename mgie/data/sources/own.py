@@ -189,4 +189,5 @@ def _pair(line: Line) -> EditPair | Rejected:
         name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         for name, value in meta.items()
     }
-    return EditPair(**({"instruction": ""} | values))
+    values.setdefault("instruction", "")
+    return EditPair(**values)

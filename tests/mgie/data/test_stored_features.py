@@ -64,7 +64,9 @@ def featured(folder, builder, kinds=("vae", "clip")):
 
 
 @pytest.mark.parametrize(
-    ("precision", "tolerance"), [("float32", 1e-6), ("float16", 2e-3), ("bfloat16", 2e-2)]
+    # float32: stored in batches of another size, so sums are in another order; 1.4e-6 was measured.
+    ("precision", "tolerance"),
+    [("float32", 5e-6), ("float16", 2e-3), ("bfloat16", 2e-2)],
 )
 def test_features_are_what_the_parts_compute(folder, builder, codec, llava, precision, tolerance):
     store_features(folder, Makers(builder, codec, llava), precision=precision, batch_size=3)
@@ -76,8 +78,10 @@ def test_features_are_what_the_parts_compute(folder, builder, codec, llava, prec
         wanted = {"features": llava.features(plain.looks), "source_mean": codec.encode_mode(plain.source),
                   "target_mean": mean, "target_std": std}  # fmt: skip
     for name, value in wanted.items():
-        assert getattr(stored, name).dtype == torch.float32
-        assert_close(getattr(stored, name), value, rtol=tolerance, atol=tolerance)
+        assert getattr(stored, name).dtype == (
+            getattr(torch, precision) if name == "features" else torch.float32
+        )
+        assert_close(getattr(stored, name).float(), value, rtol=tolerance, atol=tolerance)
     assert stored.source.numel() == stored.target.numel() == stored.looks.numel() == 0
 
 
