@@ -244,6 +244,15 @@ def test_other_schedulers_can_be_put_in(pipe: MGIEPipeline):
     assert pipe(photo(), "darker", seed=0, steps=3).images[0].size == (32, 32)
 
 
+def test_offloaded_parts_are_brought_back_when_they_are_needed(pipe: MGIEPipeline):
+    """Several parts work through other methods than `forward`, at which the library would bring them."""
+    plain = pipe(photo(), "make it dark", seed=1).images[0]
+    pipe.enable_model_cpu_offload(device="cpu")
+    for _ in range(2):
+        assert pipe(photo(), "make it dark", seed=1).images[0] == plain
+    pipe.remove_all_hooks()
+
+
 def test_half_precision(pipe: MGIEPipeline, release: Release):
     try:
         assert pipe.to(torch.bfloat16) is pipe
