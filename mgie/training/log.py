@@ -4,6 +4,7 @@ Names of all metrics are here.
 """
 
 import json
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ class RunLog:
     def say(self, sentence: str) -> None:
         """One line above the bar."""
         if self.world.is_main:
-            self.bar.write(sentence)
+            self.bar.write(sentence, file=sys.stderr)
 
     def close(self) -> None:
         """Leave the bar as it stands."""

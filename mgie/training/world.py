@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
@@ -25,11 +25,13 @@ class World:
         trackers: tuple[str, ...] = (),
         threads: int | None = None,
     ):
+        # Asked for by name: accelerate takes processes under torchrun that have no GPU for lone ones.
+        together = int(os.environ.get("WORLD_SIZE", "1")) > 1
         self.accelerator = Accelerator(
+            cpu=together and not torch.cuda.is_available(),
             mixed_precision="bf16" if precision == "bf16" else "no",
             log_with=list(trackers) or None,
             project_dir=str(folder),
-            kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
         )
         self.rank: int = self.accelerator.process_index
         self.size: int = self.accelerator.num_processes

@@ -127,12 +127,18 @@ def test_micro_batches_change_nothing(tiny_run):
 
 
 @pytest.mark.dist
-def test_two_processes_give_the_losses_of_one(tiny_run):
-    one = tiny_run("--name=one", "--train.micro_batch_size=2")
-    two = tiny_run("--name=two", "--train.micro_batch_size=2")
+def test_several_processes_give_the_losses_of_one(tiny_run, monkeypatch):
+    processes = int(os.environ.get("WORLD_SIZE", "2"))
+    size = f"--train.batch_size={4 * processes}"
+    one, many = (
+        tiny_run(f"--name={name}", size, "--train.micro_batch_size=2", samples=16 * processes)
+        for name in ("one", "many")
+    )
+    monkeypatch.delenv("WORLD_SIZE", raising=False)  # it names the processes to start, not this one's company
     train(one)
-    torchrun(two, 2)
-    torch.testing.assert_close(losses(one), losses(two), rtol=SPLIT, atol=SPLIT)
+    torchrun(many, processes)
+    torch.testing.assert_close(losses(one), losses(many), rtol=SPLIT, atol=SPLIT)
+    assert tensors(one).keys() == tensors(many).keys()
 
 
 def test_frozen_parts_are_neither_changed_nor_saved(tiny_run):
