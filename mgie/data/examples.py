@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llava_patch.errors import LlavaError
 from llava_patch.processor import Processor
-from mgie.data.images import cover, decode, square, to_pixels
+from mgie.data.images import cover, decode, quick_resize, square, to_pixels, to_resized_pixels
 from mgie.data.orders import nearest_shape
 from mgie.errors import DataError
 from mgie.tokens import read_positions, with_visual_tokens
@@ -111,9 +111,11 @@ class ExampleBuilder:
 
     def looks(self, image: Image.Image | None) -> Float[Tensor, "m 3 s s"]:
         """What CLIP sees of a picture that `picture` or `crop` returned; nothing of None."""
+        looks = self.processor.looks_config
         if image is None:
-            side = self.processor.looks_config.size
-            return torch.zeros(0, 3, side, side)
+            return torch.zeros(0, 3, looks.size, looks.size)
+        if self.compat == "sound" and image.width == image.height:
+            image = quick_resize(image, looks.edge, looks.edge)
         return self.processor.looks(image)[None]
 
     def picture(self, data: bytes, *, name: str) -> Image.Image:
@@ -128,7 +130,11 @@ class ExampleBuilder:
 
     def pixels(self, image: Image.Image) -> Float[Tensor, "3 y x"]:
         """What the codec sees of a picture that `picture` or `crop` returned."""
-        return to_pixels(image if self.shapes else square(image, self.size))
+        if self.shapes:
+            return to_pixels(image)
+        if self.compat == "reference":
+            return to_pixels(square(image, self.size))
+        return to_resized_pixels(image, self.size, self.size)
 
     def _question(self, instruction: str) -> str:
         return self.question.replace("{instruction}", instruction)

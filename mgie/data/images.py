@@ -5,9 +5,10 @@ import io
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.nn import functional as F
 
 from mgie.errors import DataError
 
@@ -109,10 +110,34 @@ def resize(
     return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
 
 
+def quick_resize(image: Image.Image, width: int, height: int) -> Image.Image:
+    """`image` at another size, as Pillow's bicubic filter makes it but for rounding, and about four times as
+    fast.
+
+    Fewer than one value in a hundred differs, by one in 255 (torch's port of Pillow's filter to vector
+    instructions).
+    """
+    if image.size == (width, height):
+        return image
+    return Image.fromarray(_resized(image, width, height).permute(1, 2, 0).contiguous().numpy())
+
+
 def to_pixels(image: Image.Image) -> Float[Tensor, "3 y x"]:
     """An RGB picture as numbers in [-1, 1]."""
     planes = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
     return torch.from_numpy(_PIXELS.take(planes))
+
+
+def to_resized_pixels(image: Image.Image, width: int, height: int) -> Float[Tensor, "3 y x"]:
+    """The pixels of `quick_resize`, at once."""
+    if image.size == (width, height):
+        return to_pixels(image)
+    return torch.from_numpy(_PIXELS.take(_resized(image, width, height).contiguous().numpy()))
+
+
+def _resized(image: Image.Image, width: int, height: int) -> UInt8[Tensor, "3 y x"]:
+    values = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]
+    return F.interpolate(values, size=(height, width), mode="bicubic", antialias=True)[0]
 
 
 def to_image(pixels: Float[Tensor, "3 y x"]) -> Image.Image:

@@ -1,13 +1,12 @@
 """The gate of a data set: every row is either sound or set aside with its reason. Nothing is skipped
 silently."""
 
-import itertools
 import re
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from mgie.data.ahead import map_ahead
 from mgie.data.images import decode, decode_mask
 from mgie.errors import DataError
 from mgie.types import EditPair
@@ -47,7 +46,7 @@ class Gate:
     ) -> Iterator[tuple[EditPair, tuple[int, int]]]:
         """Sound pairs in their order, with the upright width and height of the target. `workers` threads
         decode pictures."""
-        for result in _mapped(_checked, self._fresh(items), workers):
+        for result in map_ahead(_checked, self._fresh(items), workers=workers):
             if isinstance(result, Rejected) and result.by_choice:
                 self.filtered[result.reason] += 1
             elif isinstance(result, Rejected):
@@ -143,20 +142,3 @@ def _size(data: bytes, name: str) -> tuple[int, int]:
 
 def _by(size: tuple[int, int]) -> str:
     return f"{size[0]} x {size[1]}"
-
-
-def _mapped(function, items, workers):
-    """`map` in order on `workers` threads, reading only a few items ahead."""
-    if workers <= 1:
-        yield from map(function, items)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        items = iter(items)
-        waiting = deque(pool.submit(function, item) for item in itertools.islice(items, 2 * workers))
-        try:
-            while waiting:
-                yield waiting.popleft().result()
-                waiting.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
-        finally:
-            for future in waiting:
-                future.cancel()

@@ -72,7 +72,8 @@ class FeatureBatch(Batch):
     """
 
     features: Float[Tensor, "_ p dv"] | None
-    """The vision tower's features of all images, in the order of their placeholders."""
+    """The vision tower's features of all images, in the order of their placeholders, in the precision of the
+    store."""
     source_mean: Float[Tensor, "b c h w"] | None
     """What Codec.encode_mode gives of the source."""
     target_mean: Float[Tensor, "b c h w"] | None
@@ -219,7 +220,7 @@ class StoredFeatures:
             ]
             self._dtype = getattr(torch, self.facts["precision"])
             self._files = {
-                name: np.load(path.parent / split / f"{name}.npy", mmap_mode="r")
+                name: np.load(path.parent / split / f"{name}.npy", mmap_mode="c")
                 for name in names
                 if not missing
             }
@@ -254,7 +255,9 @@ class StoredFeatures:
         return _open, (self.folder, self.split, self.kinds)
 
     def _row(self, bits: np.ndarray) -> Tensor:
-        row = torch.from_numpy(np.array(bits))
+        row = torch.from_numpy(
+            np.asarray(bits)
+        )  # no copy: "c" maps the file so that nobody can write into it
         return row.view(self._dtype) if row.dtype != self._dtype else row
 
 
@@ -322,11 +325,11 @@ def join_features(
     source, target = (
         _stack([getattr(each.features, name) for each in examples]) for name in ("source", "target")
     )
-    means, deviations = target.chunk(2, dim=1) if target is not None else (None, None)
+    means, deviations = target.float().chunk(2, dim=1) if target is not None else (None, None)
     return FeatureBatch(
         **values,
         features=_stack(clip),
-        source_mean=source.chunk(2, dim=1)[0] if source is not None else None,
+        source_mean=source.chunk(2, dim=1)[0].float() if source is not None else None,
         target_mean=means,
         target_std=deviations,
     )
@@ -337,9 +340,8 @@ def _open(folder: Path, split: str, kinds: tuple[Kind, ...]) -> StoredFeatures:
 
 
 def _stack(rows: list[Tensor | None]) -> Tensor | None:
-    """In the precision of training: float32, whatever they were stored in."""
     found = [row for row in rows if row is not None]
-    return torch.stack(found).float() if found else None
+    return torch.stack(found) if found else None
 
 
 def _bits(values: Tensor) -> np.ndarray:

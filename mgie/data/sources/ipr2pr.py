@@ -39,7 +39,7 @@ def read(where: str, options: Options) -> Splits:
     """Pairs of the folder or hub id `where`; the last twentieth of the prompts is held out, as published."""
     folder = Path(where)
     if tables.is_table(where):
-        return tables.read_splits(where, _from_row, options, needs=COLUMNS, group="edit_prompt")
+        return tables.read_splits(where, from_table_row, options, needs=COLUMNS, group="edit_prompt")
     if not folder.is_dir():
         raise DataError(
             f"{where} is no folder: expected one with numbered folders that hold a prompt.json each."
@@ -172,7 +172,7 @@ def _best(seeds: list[str], scores: dict[str, dict[str, Any]], clip: ClipFilter 
     return set(sorted(passing, key=lambda seed: -scores[seed]["clip_sim_dir"])[: clip.best])
 
 
-def _from_row(row: dict[str, Any], number: int) -> Iterator[EditPair | Rejected]:
+def from_table_row(row: dict[str, Any], number: int) -> Iterator[EditPair | Rejected]:
     """One row of the hub form. Rows have no name there: their place is their key."""
     key = f"ipr2pr-{number:07d}"
     meta = {

@@ -121,6 +121,15 @@ def test_square_crops_the_centre_with_floor_division():
     assert images.square(noise(40, 30), 16).size == (16, 16)
 
 
+@pytest.mark.parametrize("size", [(9, 9), (64, 32), (100, 90)])
+def test_the_quick_filter_is_pillows_but_for_rounding(size):
+    image = noise(64, 48)
+    quick = np.asarray(images.quick_resize(image, *size)).astype(int)
+    slow = np.asarray(images.resize(image, size)).astype(int)
+    assert np.abs(quick - slow).max() <= 1 and (quick != slow).mean() < 0.01
+    assert images.quick_resize(image, 64, 48) is image
+
+
 def test_cover_takes_the_centre_at_the_asked_shape():
     image = noise(40, 20)
     assert images.cover(image, 20, 20).tobytes() == image.crop((10, 0, 30, 20)).tobytes()

@@ -1,0 +1,125 @@
+import json
+from collections import Counter
+
+import pytest
+import torch
+
+from mgie.data import shards
+from mgie.data.streamed import StreamedBatches, StreamedPairs
+from mgie.errors import ConfigError, DataError
+from mgie.prepare import prepare
+from mgie.tokens import IGNORE
+from mgie.types import Example
+
+
+class Builder:
+    pad_id = 0
+
+    def __call__(self, pair):
+        return Example(
+            input_ids=torch.arange(4), labels=torch.full((4,), IGNORE), read_at=torch.tensor([1, 2]),
+            looks=torch.zeros(1, 3, 2, 2), source=torch.zeros(3, 2, 2), has_source=True,
+            target=torch.zeros(3, 2, 2), key=pair.key,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Twenty-three pairs in several Parquet files."""
+    monkeypatch.setattr(shards, "BATCH_ROWS", 4)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 12_000)
+    facts = prepare("toy", tmp_path / "hub", count=23, test=2, size=32, format="parquet")
+    assert len(facts["splits"]["train"]["shards"]) > 3
+    return str(tmp_path / "hub")
+
+
+def batches(hub, window=6, **changes):
+    settings = {"batch_size": 6, "micro_batch_size": 1} | changes
+    return StreamedBatches(StreamedPairs(hub, seed=3, window=window), Builder(), **settings)
+
+
+def take(data, count, start=0):
+    steps = data.steps(start)
+    return [[key for micro in next(steps) for key in micro.keys] for _ in range(count)]
+
+
+def test_every_pair_once_per_epoch_in_a_new_order(hub):
+    seen = [key for step in take(batches(hub), 23) for key in step]
+    epochs = [seen[start : start + 23] for start in range(0, 138, 23)]
+    assert all(set(Counter(epoch).values()) == {1} for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 6
+    assert take(batches(hub), 5) == take(batches(hub), 5)
+
+
+@pytest.mark.parametrize(("world", "micro", "workers"), [(2, 1, 1), (3, 2, 1), (1, 6, 3)])
+def test_the_order_knows_no_world(hub, world, micro, workers):
+    plain = take(batches(hub), 8)
+    ranks = [
+        take(batches(hub, rank=rank, world=world, micro_batch_size=micro, workers=workers), 8)
+        for rank in range(world)
+    ]
+    assert [[key for rank in ranks for key in rank[step]] for step in range(8)] == plain
+    steps = batches(hub, rank=1, world=2).steps()
+    assert [batch.positions for batch in next(steps)] == [(3,), (4,), (5,)]
+
+
+@pytest.mark.parametrize("samples", [0, 6, 18, 24, 42, 60])
+def test_resuming_is_exact_with_and_without_the_state(hub, samples):
+    plain = take(batches(hub), 16)
+    first = batches(hub)
+    take(first, samples // 6)
+    state = json.loads(json.dumps(first.state_dict(samples)))
+    second = batches(hub)
+    second.load_state_dict(state)
+    assert take(second, 4, samples) == plain[samples // 6 : samples // 6 + 4]
+    assert take(batches(hub), 4, samples) == plain[samples // 6 : samples // 6 + 4]
+    assert samples < 12 or 0 < state["position"] <= samples
+
+
+def test_the_state_spares_reading(hub, monkeypatch):
+    first = batches(hub)
+    take(first, 2)
+    second = batches(hub)
+    second.load_state_dict(first.state_dict(12))
+    read = []
+    plain = StreamedPairs._pair
+    monkeypatch.setattr(
+        StreamedPairs, "_pair", lambda self, row, place: read.append(place) or plain(self, row, place)
+    )
+    take(second, 1, 12)
+    assert len(read) == 6
+
+
+def test_other_columns(parquet_like):
+    data = StreamedBatches(StreamedPairs(parquet_like, seed=0), Builder(), batch_size=2, micro_batch_size=2)
+    assert sorted(key for step in take(data, 2) for key in step) == [f"ipr2pr-{k:07d}" for k in range(4)]
+
+
+@pytest.fixture
+def parquet_like(tmp_path, make_picture):
+    from datasets import Dataset, Features, Image, Value
+
+    rows = [
+        {"original_image": {"bytes": make_picture(seed=k), "path": None}, "edit_prompt": "go",
+         "edited_image": {"bytes": make_picture(seed=k + 9), "path": None}}
+        for k in range(4)
+    ]  # fmt: skip
+    (tmp_path / "ip2p").mkdir()
+    features = Features({"original_image": Image(), "edit_prompt": Value("string"), "edited_image": Image()})
+    Dataset.from_list(rows, features=features).to_parquet(str(tmp_path / "ip2p" / "train-0.parquet"))
+    return str(tmp_path / "ip2p")
+
+
+def test_wishes_that_cannot_work(hub, tmp_path):
+    with pytest.raises(DataError, match="no split 'dev'"):
+        StreamedPairs(hub, split="dev", seed=0)
+    with pytest.raises(ConfigError, match="cannot be split"):
+        batches(hub, world=4)
+    with pytest.raises(ConfigError, match="multiple of 6"):
+        next(batches(hub).steps(5))
+    from datasets import Dataset
+
+    (tmp_path / "text").mkdir()
+    Dataset.from_list([{"a": 1}]).to_parquet(str(tmp_path / "text" / "train-0.parquet"))
+    with pytest.raises(DataError, match="has the columns a"):
+        StreamedPairs(str(tmp_path / "text"), seed=0)
