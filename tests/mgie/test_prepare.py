@@ -11,15 +11,15 @@ from mgie.prepare import prepare, table
 
 
 def test_toy_is_written_and_read_back(tmp_path):
-    facts = prepare("toy", tmp_path / "toy", seed=3, count=12, test=4, size=32)
+    facts = prepare("toy", tmp_path / "toy", seed=3, count=12, test=4, size=48)
     assert {name: split["rows"] for name, split in facts["splits"].items()} == {"train": 12, "test": 4}
-    assert list(StoredPairs(tmp_path / "toy", "train")) == list(toy_pairs(12, seed=3, split="train", size=32))
+    assert list(StoredPairs(tmp_path / "toy", "train")) == list(toy_pairs(12, seed=3, split="train", size=48))
     assert (
         not facts["reused"]
         and json.loads((tmp_path / "toy" / "facts.json").read_text())["rejected"]["rows"] == 0
     )
     card = (tmp_path / "toy" / "README.md").read_text()
-    assert "mgie prepare toy --seed 3 --count 12 --test 4 --size 32" in card
+    assert "mgie prepare toy --seed 3 --count 12 --test 4 --size 48" in card
     assert facts["splits"]["test"]["sha256"] in card
 
 
