@@ -1,0 +1,107 @@
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mgie.training.log import LINES, RunLog
+from mgie.training.world import World
+from mgie.weights.checkpoint import TrainState
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with World(tmp_path, threads=1) as alone:
+        yield alone
+
+
+def opened(folder: Path, world: World, done: int = 0) -> RunLog:
+    return RunLog(folder, world, total=32, done=done, run_yaml="name: x\n")
+
+
+def told(log: RunLog, samples: int) -> None:
+    """The line of a step."""
+    log.advance(samples)
+    state = TrainState(samples=samples, steps=samples // 8, loss_ce=1.5, loss_edit=0.25)
+    log.step(state, grad_norm=2.0, lr=0.1)
+
+
+def lines(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / LINES).read_text().splitlines()]
+
+
+def test_a_line_has_the_names_of_all_metrics(tmp_path, world):
+    log = opened(tmp_path / "run", world)
+    told(log, 8)
+    told(log, 16)
+    log.close()
+    first, second = lines(tmp_path / "run")
+    speed = first.pop("samples_per_second")
+    assert speed > 0
+    assert first == {"step": 1, "samples": 8, "loss_ce": 1.5, "loss_edit": 0.25, "grad_norm": 2.0, "lr": 0.1}
+    assert (second["step"], second["samples"]) == (2, 16)
+    assert (tmp_path / "run" / "run.yaml").read_text() == "name: x\n"
+
+
+def test_means_are_over_the_samples_since_the_last_line(tmp_path, world):
+    log = opened(tmp_path, world, done=8)
+    assert log.samples_since_line(24) == 16
+    told(log, 24)
+    assert log.samples_since_line(32) == 8
+
+
+def test_steps_that_are_taken_again_are_told_once(tmp_path, world):
+    log = opened(tmp_path, world)
+    for samples in (8, 16, 24):
+        told(log, samples)
+    with (tmp_path / LINES).open("a") as file:
+        file.write('{"step": 4, "sam')  # the process died here
+    log = opened(tmp_path, world, done=16)  # the last checkpoint
+    assert [line["samples"] for line in lines(tmp_path)] == [8, 16]
+    told(log, 24)
+    assert [line["samples"] for line in lines(tmp_path)] == [8, 16, 24]
+
+
+def test_the_speed_of_a_resumed_run_is_its_own(tmp_path, world):
+    log = opened(tmp_path, world, done=10**9)
+    log.started -= 10.0
+    log.step(TrainState(samples=10**9 + 80, steps=1), grad_norm=1.0, lr=0.1)
+    assert 7 < lines(tmp_path)[-1]["samples_per_second"] <= 8
+
+
+def test_a_preview_is_a_file(tmp_path, world):
+    opened(tmp_path, world).picture("0000000008", Image.new("RGB", (6, 4), "red"))
+    with Image.open(tmp_path / "previews" / "0000000008.png") as image:
+        assert image.size == (6, 4)
+
+
+def test_the_bar_says_how_far_it_is(tmp_path, world, capsys):
+    log = opened(tmp_path, world, done=8)
+    told(log, 8)
+    log.say("stopped at sample 16.")
+    log.close()
+    shown = capsys.readouterr()
+    assert "stopped at sample 16." in shown.out + shown.err
+    assert re.search(r"16/32 .*ce=1\.500, edit=0\.2500", shown.err)
+
+
+def test_only_the_main_process_writes(tmp_path, world, capsys):
+    world.is_main = False
+    log = opened(tmp_path / "run", world)
+    told(log, 8)
+    log.say("nothing")
+    assert not (tmp_path / "run").exists()
+    assert not any(capsys.readouterr())
+
+
+def test_tensorboard_gets_the_numbers(tmp_path):
+    pytest.importorskip("tensorboard")
+    with World(tmp_path, trackers=("tensorboard",), threads=1) as world:
+        world.start_trackers("run")
+        told(opened(tmp_path, world), 8)
+    events = list((tmp_path / "run").glob("events.*"))
+    assert len(events) == 1
+    content = events[0].read_bytes()
+    assert all(name in content for name in (b"loss_ce", b"loss_edit", b"grad_norm", b"lr"))

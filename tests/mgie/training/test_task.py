@@ -1,0 +1,173 @@
+"""The objective, against a computation by hand from the same parts."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from mgie.build import Parts, build_batches, build_editor, build_examples
+from mgie.config import RunConfig
+from mgie.data.batches import collate
+from mgie.data.stored_pairs import StoredPairs
+from mgie.diffusion.guidance import DropConfig
+from mgie.models.encoders.llava import LlavaEncoder
+from mgie.tokens import IGNORE
+from mgie.training.draws import draws_for
+from mgie.training.task import CodecTask, EditTask, SpeakTask
+from mgie.types import Batch, Draws
+
+NEVER = DropConfig(text=0.0, both=0.0, image=0.0)
+BY_HAND = 1e-5
+"""A sample alone and the same in a padded batch differ by the order of sums; measured below 1e-6."""
+
+
+@pytest.fixture
+def run(tiny_run: Callable[..., RunConfig]) -> RunConfig:
+    return tiny_run()
+
+
+@pytest.fixture
+def parts(run: RunConfig) -> Parts:
+    return build_editor(run)
+
+
+@pytest.fixture
+def batch(run: RunConfig, parts: Parts) -> Batch:
+    """The first four pairs of the run."""
+    return next(build_batches(run, parts.processor, rank=0, world=1).steps())[0]
+
+
+@pytest.fixture
+def draws(run: RunConfig, parts: Parts, batch: Batch) -> Draws:
+    shape = parts.editor.codec.latent_shape(32, 32)
+    return draws_for(run.seed, batch.positions, latent_shape=shape, steps=1000, shift=1.0)
+
+
+def encoder_of(parts: Parts) -> LlavaEncoder:
+    assert isinstance(parts.editor.encoder, LlavaEncoder)
+    return parts.editor.encoder
+
+
+def what_the_denoiser_sees(parts: Parts, batch: Batch, draws: Draws, drop: DropConfig) -> tuple[Tensor, ...]:
+    """Noisy latents, times, source latents and condition of one forward."""
+    seen: list[tuple[Tensor, ...]] = []
+    handle = parts.editor.denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    EditTask(parts.editor, parts.scheduler, drop=drop)(batch, draws)
+    handle.remove()
+    return seen[0]
+
+
+def test_the_speaking_loss_is_the_sum_of_cross_entropies(parts, batch, draws):
+    losses = EditTask(parts.editor, parts.scheduler, drop=NEVER)(batch, draws)
+    llava, total, count = encoder_of(parts).llava, torch.zeros(()), 0
+    for row in range(len(batch.keys)):
+        ids, labels = batch.input_ids[row][batch.mask[row]], batch.labels[row][batch.mask[row]]
+        states = llava(ids[None], torch.ones_like(ids[None], dtype=torch.bool), batch.looks[row : row + 1])[0]
+        scores = llava.logits(states).log_softmax(-1)
+        for place in range(1, len(ids)):
+            if labels[place] != IGNORE:
+                total -= scores[place - 1, labels[place]]
+                count += 1
+    assert losses.spoken.item() == count == batch.spoken
+    assert losses.samples == 4
+    torch.testing.assert_close(losses.speak, total, rtol=BY_HAND, atol=BY_HAND)
+
+
+def test_the_painting_loss_is_the_sum_of_mean_squares(parts, batch, draws):
+    losses = EditTask(parts.editor, parts.scheduler, drop=NEVER)(batch, draws)
+    encoder, vae = encoder_of(parts), parts.editor.codec.vae
+    table = encoder.llava.language_model.model.embed_tokens.weight
+    total = torch.zeros(())
+    for row in range(len(batch.keys)):
+        one = slice(row, row + 1)
+        # The condition: states one place left of each visual token, plus the tokens' rows of the table.
+        first = batch.input_ids[row].tolist().index(encoder.visual_ids[0])
+        states = encoder.llava(batch.input_ids[one], batch.mask[one], batch.looks[one])
+        visual = states[:, first - 1 : first - 1 + len(encoder.visual_ids)]
+        condition = encoder.edit_head(visual, table[list(encoder.visual_ids)])
+        # The picture: target sampled and scaled, source the mode and not scaled.
+        posterior = vae.encode(batch.target[one]).latent_dist
+        target = (posterior.mean + posterior.std * draws.posterior[one]) * vae.config.scaling_factor
+        source = vae.encode(batch.source[one]).latent_dist.mode()
+        kept = parts.scheduler.alphas_cumprod[draws.t[row]]
+        noisy = kept.sqrt() * target + (1 - kept).sqrt() * draws.noise[one]
+        unet = parts.editor.denoiser.unet
+        guess = unet(torch.cat([noisy, source], 1), draws.t[one], encoder_hidden_states=condition).sample
+        assert parts.scheduler.config.prediction_type == "sample"
+        total += (guess - target).square().mean()
+    torch.testing.assert_close(losses.edit, total, rtol=BY_HAND, atol=BY_HAND)
+
+
+def test_a_dropped_condition_is_the_null_and_a_dropped_source_is_zero(parts, batch, draws):
+    draws = replace(draws, keep=torch.tensor([0.05, 0.15, 0.25, 0.9]))  # no words, neither, no picture, both
+    _, _, whole_source, whole = what_the_denoiser_sees(parts, batch, draws, NEVER)
+    drop = DropConfig(text=0.1, both=0.1, image=0.1)
+    _, _, source, condition = what_the_denoiser_sees(parts, batch, draws, drop)
+    encoder = encoder_of(parts)
+    null = encoder.edit_head.null(encoder.visual_embeddings())
+    for row, words, picture in ((0, False, True), (1, False, False), (2, True, False), (3, True, True)):
+        torch.testing.assert_close(condition[row], whole[row] if words else null[0])
+        assert torch.equal(source[row], whole_source[row] if picture else torch.zeros_like(source[row]))
+    assert not torch.allclose(whole[0], null[0], atol=1e-3)
+
+
+def test_dropping_leaves_the_speaking_loss_alone(parts, batch, draws):
+    losses = [
+        EditTask(parts.editor, parts.scheduler, drop=drop)(batch, draws)
+        for drop in (NEVER, DropConfig(text=1.0, both=0.0, image=0.0))
+    ]
+    assert torch.equal(losses[0].speak, losses[1].speak)
+    assert not torch.equal(losses[0].edit, losses[1].edit)
+
+
+def test_a_pair_without_a_source_shows_the_denoiser_zeros(parts, batch, draws):
+    batch = replace(batch, has_source=torch.tensor([True, False, True, False]))
+    _, _, source, _ = what_the_denoiser_sees(parts, batch, draws, NEVER)
+    assert [bool(row.any()) for row in source] == [True, False, True, False]
+
+
+def test_the_painting_loss_teaches_whoever_made_the_condition(parts, batch, draws):
+    EditTask(parts.editor, parts.scheduler, drop=NEVER)(batch, draws).edit.backward()
+    encoder = encoder_of(parts)
+    rows = encoder.llava.language_model.model.embed_tokens.weight.grad
+    assert rows is not None and rows[list(encoder.visual_ids)].abs().sum(-1).all()
+    for parameters in (encoder.edit_head.parameters(), parts.editor.denoiser.parameters()):
+        assert all(parameter.grad is not None for parameter in parameters)
+    assert all(parameter.grad is None for parameter in parts.editor.codec.parameters())
+    # What the model says is the other loss's affair.
+    assert encoder.llava.language_model.lm_head.weight.grad is None
+
+
+def test_speaking_alone_is_the_same_loss(parts, batch, draws):
+    both = EditTask(parts.editor, parts.scheduler, drop=NEVER)(batch, draws)
+    alone = SpeakTask(encoder_of(parts).llava)(batch, draws)
+    assert torch.equal(alone.speak, both.speak)
+    assert torch.equal(alone.spoken, both.spoken)
+    assert alone.edit == 0
+
+
+def test_the_codec_learns_from_sources_and_targets_alike(parts, batch, draws):
+    codec = parts.editor.codec
+    losses = CodecTask(codec, kl_weight=0.1)(batch, draws)
+    total = torch.zeros(())
+    for row in range(len(batch.keys)):
+        for pixels in (batch.source[row : row + 1], batch.target[row : row + 1]):
+            posterior = codec.vae.encode(pixels).latent_dist
+            again = codec.vae.decode(posterior.mean + posterior.std * draws.posterior[row : row + 1]).sample
+            kl = posterior.kl() / posterior.mean.numel()
+            total += 0.5 * ((again - pixels).abs().mean() + (again - pixels).square().mean() + 0.1 * kl[0])
+    torch.testing.assert_close(losses.edit, total, rtol=BY_HAND, atol=BY_HAND)
+    assert (losses.speak, losses.spoken, losses.samples) == (0, 0, 4)
+    losses.edit.backward()
+    assert all(parameter.grad is not None for parameter in codec.parameters())
+
+
+def test_a_pair_without_words_is_painted_from_its_visual_tokens(run, parts, draws):
+    builder, pairs = build_examples(run, parts.processor), StoredPairs(run.data.path, "train")
+    silent = [builder(replace(pairs[index], expressive="")) for index in range(4)]
+    batch = collate(silent, positions=(0, 1, 2, 3), pad_id=builder.pad_id)
+    losses = EditTask(parts.editor, parts.scheduler, drop=NEVER)(batch, draws)
+    assert losses.spoken == 4 * (8 + 1)  # the visual tokens and the end
+    assert torch.isfinite(losses.edit)
