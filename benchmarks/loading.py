@@ -1,7 +1,7 @@
 """How fast are examples read: ours, from pixels and from stored features, beside the original's way, on one
 core.
 
-    python benchmarks/loading.py --tokenizer tests/golden/mgie/tokenizer
+    python benchmarks/loading.py
 
 Pairs are 512 px JPEGs; CLIP looks at 224 px (256 patches of width 1024), the codec at 256 px, as the 7B
 model's. The original's way is written from its description (specs/mgie.md, sections 8 and 9, quirk Q17):
@@ -226,7 +226,7 @@ def report(found: dict[str, float], count: int) -> str:
 
 
 def main() -> None:
-    """Measure, print, and write the report beside this file."""
+    """Measure, print, and write the report."""
     parser = argparse.ArgumentParser(
         description="Samples per second of one core, ours beside the original's way."
     )
