@@ -11,8 +11,12 @@ from llava_patch.weights import load_llava
 from mgie.config import RunConfig, dump_run, resolve
 from mgie.data.batches import Batches
 from mgie.data.examples import ExampleBuilder
-from mgie.data.stored_pairs import StoredPairs
-from mgie.errors import WeightsError
+from mgie.data.mixture import Joined
+from mgie.data.orders import aspect_shapes
+from mgie.data.reading import Arrangement, open_sets, with_features
+from mgie.data.stored_features import FeatureBuilder, Makers, join_features
+from mgie.data.streamed import StreamedPairs
+from mgie.errors import ConfigError, WeightsError
 from mgie.models.codec import Codec
 from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.models.editor import Editor
@@ -64,28 +68,61 @@ def build_editor(run: RunConfig) -> Parts:
 
 def build_examples(run: RunConfig, processor: Processor) -> ExampleBuilder:
     """What turns a pair into an example for this run's model."""
+    data = run.data
     return ExampleBuilder(
         processor,
         question=run.model.question,
         visual_tokens=run.model.edit_head.visual_tokens,
-        size=run.data.size,
-        max_length=run.data.max_length,
+        size=data.size,
+        max_length=data.max_length,
         compat=run.compat,
+        shapes=aspect_shapes(data.size, step=data.shape_step) if data.buckets == "shape" else None,
     )
 
 
-def build_batches(run: RunConfig, processor: Processor, *, rank: int, world: int) -> Batches:
-    """The training data of this run, for one of `world` processes."""
-    return Batches(
-        StoredPairs(run.data.path, "train"),
-        build_examples(run, processor),
-        seed=run.seed,
+def build_batches(
+    run: RunConfig, processor: Processor, *, rank: int, world: int, editor: Editor | None = None
+) -> Batches:
+    """The training data of this run, for one of `world` processes.
+
+    `editor` is whoever will read them: stored features must be those of its parts, and shapes of pictures
+    such as it can read. Raises ConfigError, DataError or WeightsError where they are not.
+    """
+    data, builder = run.data, build_examples(run, processor)
+    if editor is None and (data.features or builder.shapes):
+        raise ConfigError(
+            "stored features and shape buckets are for one editor: give build_batches its editor."
+        )
+    sizes = {
+        "batch_size": run.train.batch_size, "micro_batch_size": run.train.micro_batch_size,
+        "rank": rank, "world": world, "workers": data.workers,
+    }  # fmt: skip
+    if data.streaming:
+        if run.preview.every:
+            raise ConfigError(
+                "previews show held-out pairs of a data set on disk, and data.streaming has none: "
+                "set preview.every to 0."
+            )
+        stream = StreamedPairs(data.path, memory=run.folder / "stream.jsonl", notes=rank == 0)
+        return Batches(stream, builder, seed=run.seed, **sizes)
+    arrangement = Arrangement(
         batch_size=run.train.batch_size,
-        micro_batch_size=run.train.micro_batch_size,
-        rank=rank,
-        world=world,
-        workers=run.data.workers,
+        last=data.last,
+        buckets=data.buckets,
+        shapes=builder.shapes or (),
+        pair_weights=data.pair_weights,
     )
+    stored, order = open_sets(data.mixture or {data.path: 1.0}, arrangement, seed=run.seed)
+    if editor is None:
+        return Batches(Joined(stored), builder, seed=run.seed, order=order, **sizes)
+    for width, height in builder.shapes or ():
+        editor.codec.latent_shape(height, width)
+    if not data.features:
+        return Batches(Joined(stored), builder, seed=run.seed, order=order, **sizes)
+    llava = editor.encoder.llava if "clip" in data.features else None
+    makers = Makers(builder, codec=editor.codec if "vae" in data.features else None, llava=llava)  # type: ignore[arg-type]
+    pairs = with_features(stored, data.features, makers)
+    return Batches(pairs, FeatureBuilder(builder), seed=run.seed, order=order, join=join_features, **sizes)
 
 
 def build_release(parts: Parts, run: RunConfig) -> Release:

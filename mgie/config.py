@@ -49,13 +49,58 @@ class DataConfig:
     """What is learnt from, and how large its pictures and how long its texts may be."""
 
     path: str
-    """Folder that `mgie prepare` wrote."""
+    """Folder that `mgie prepare` wrote. With `streaming` also a hub id, or a folder of Parquet files."""
     size: int
     """Side of the pictures the codec sees, in pixels."""
     max_length: int
     """Longest sequence in tokens; the expressive text is shortened to fit, the visual tokens never."""
     workers: int = 1
     """Loader processes per training process."""
+    mixture: dict[str, float] | None = None
+    """Folder: its share of the samples, to learn from several data sets; `path` is one of them, from which
+    previews are taken. Shares need not sum to 1."""
+    pair_weights: bool = False
+    """Let a pair come as often as its own weight says: 2 twice per epoch, 0 never."""
+    buckets: Literal["length", "shape"] | None = None
+    """Steps of pairs that are alike: `length` in their texts, so that little is padded; `shape` in their
+    pictures, which then keep about their ratio of width to height. None: any pairs, pictures cut square."""
+    shape_step: int = 64
+    """Sides of pictures in shape buckets are multiples of it."""
+    last: Literal["straddle", "drop", "pad"] | None = None
+    """The last, incomplete step of an epoch (of a shape bucket): filled from the next epoch, left out, or
+    filled again from its own. None: straddle; for shape buckets, which cannot, pad."""
+    streaming: bool = False
+    """Read `path` in passing instead of from a disk: for hub ids, and sets larger than the disk."""
+    features: tuple[Literal["vae", "clip"], ...] = ()
+    """What is taken from the stored features (`mgie prepare --store`) instead of computed from pixels."""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be had together. Raises ConfigError."""
+        sole = {
+            "streaming": ("mixture", "pair_weights", "buckets", "last", "features"),
+            "pair_weights": ("buckets", "last"),
+        }
+        for name, others in sole.items():
+            clash = [other for other in others if getattr(self, name) and getattr(self, other)]
+            if clash:
+                raise ConfigError(f"data.{name} and data.{clash[0]} exclude each other: leave one out.")
+        if self.mixture and self.last and not self.buckets:
+            raise ConfigError("data.last has no meaning for data.mixture without buckets: leave it out.")
+        if self.mixture and self.path not in self.mixture:
+            raise ConfigError(
+                f"data.mixture has no share for data.path={self.path}: expected it beside "
+                f"{', '.join(self.mixture)}."
+            )
+        if self.buckets == "shape" and (self.features or self.last == "straddle"):
+            other = "data.features" if self.features else "data.last=straddle"
+            raise ConfigError(
+                f"data.buckets=shape and {other} exclude each other: a step there has pictures of one shape, "
+                "and stored features are of squares; leave one out."
+            )
+        if self.size < 1 or self.shape_step < 1:
+            raise ConfigError(
+                f"data.size={self.size}, data.shape_step={self.shape_step}: expected at least 1."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,16 +5,18 @@ whatever the number of processes, micro-batches or loader workers; so the state 
 the samples done.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from mgie.data.ahead import map_ahead
 from mgie.data.orders import AbstractOrder, Last, Shuffled
 from mgie.errors import ConfigError, UserError
 from mgie.tokens import IGNORE
-from mgie.types import Batch, Example
+from mgie.types import Batch, EditPair, Example
 
 
 @runtime_checkable
@@ -23,6 +25,18 @@ class Pairs(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Any: ...
+
+
+class AbstractStream(ABC):
+    """Pairs that pass by: they have an order, but no numbers to ask for."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Pairs of one epoch. Raises ConfigError where nobody knows."""
+
+    @abstractmethod
+    def placed(self, start: int, *, seed: int) -> Iterator[tuple[int, EditPair]]:
+        """Positions and pairs of the endless order that `seed` names, from `start` on or a little before."""
 
 
 @runtime_checkable
@@ -42,7 +56,7 @@ class Batches:
 
     def __init__(
         self,
-        pairs: Pairs,
+        pairs: Pairs | AbstractStream,
         builder: Builder,
         *,
         seed: int,
@@ -58,9 +72,9 @@ class Batches:
         """`batch_size` counts the samples of a step over all `world` processes; this is process `rank` of
         them.
 
-        `workers` loader processes read ahead; 0 reads when asked. `order` replaces the plain shuffle by
-        (seed, epoch), for buckets and mixtures; `last` belongs to the plain shuffle. `join` replaces
-        `collate`, for what is more than examples.
+        `workers` loader processes read ahead (threads, of a stream); 0 reads when asked. `order` replaces the
+        plain shuffle by (seed, epoch), for buckets and mixtures; `last` belongs to the plain shuffle. A
+        stream has its own order. `join` replaces `collate`, for what is more than examples.
         """
         share = batch_size // world
         if batch_size < 1 or batch_size % world or micro_batch_size < 1 or share % micro_batch_size:
@@ -69,15 +83,16 @@ class Batches:
                 f"{world} process(es): "
                 f"expected a multiple of {max(micro_batch_size, 1) * world}."
             )
-        self.order = order or Shuffled(len(pairs), seed=seed, batch_size=batch_size, last=last)
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
+        self._pairs, self._builder, self._join, self._seed = pairs, builder, join or collate, seed
         self._rank, self._share, self._workers = rank, share, workers
-        self._micros = _Micros(pairs, builder, self.order, join or collate)
+        if not isinstance(pairs, AbstractStream):
+            self.order = order or Shuffled(len(pairs), seed=seed, batch_size=batch_size, last=last)
 
     @property
     def epoch(self) -> int:
-        """Samples of one epoch."""
-        return self.order.epoch
+        """Samples of one epoch. Raises ConfigError for a stream of unknown length."""
+        return len(self._pairs) if isinstance(self._pairs, AbstractStream) else self.order.epoch
 
     def steps(self, start: int = 0, stop: int | None = None) -> Iterator[list[Batch]]:
         """The micro-batches of each step, from the sample `start` on; endless without `stop`. Both are
@@ -87,22 +102,51 @@ class Batches:
                 f"the data cannot go on at sample {start}: expected a multiple of the batch size "
                 f"{self.batch_size}."
             )
+        if isinstance(self._pairs, AbstractStream):
+            micros = self._passing(self._pairs, start, stop)
+        else:
+            micros = self._loaded(self._pairs, start, stop)
+        step: list[Batch] = []
+        for micro in micros:
+            step.append(micro)
+            if len(step) * self.micro_batch_size == self._share:
+                yield step
+                step = []
+
+    def _loaded(self, pairs: Pairs, start: int, stop: int | None) -> Iterator[Batch]:
+        """This process's micro-batches of pairs that are asked for by number."""
         loader = DataLoader(
-            self._micros,
+            _Micros(pairs, self._builder, self.order, self._join),
             sampler=self._spans(start, stop),  # type: ignore[arg-type]
             batch_size=None,
             num_workers=self._workers,
             prefetch_factor=4 if self._workers else None,
             generator=torch.Generator().manual_seed(0),  # of no consequence; keeps the global one untouched
         )
-        step: list[Batch] = []
         for micro in loader:
             if isinstance(micro, UserError):
                 raise micro
-            step.append(micro)
-            if len(step) * self.micro_batch_size == self._share:
-                yield step
-                step = []
+            yield micro
+
+    def _passing(self, stream: AbstractStream, start: int, stop: int | None) -> Iterator[Batch]:
+        """This process's micro-batches of pairs that pass by: all are read, its own are decoded."""
+        builder, examples = self._builder, []
+        mine = self._mine(stream, start, stop)
+        for place, example in map_ahead(lambda at: (at[0], builder(at[1])), mine, workers=self._workers):
+            examples.append(example)
+            if len(examples) == self.micro_batch_size:
+                positions = tuple(range(place + 1 - len(examples), place + 1))
+                yield self._join(examples, positions=positions, pad_id=builder.pad_id)
+                examples = []
+
+    def _mine(self, stream: AbstractStream, start: int, stop: int | None) -> Iterator[tuple[int, EditPair]]:
+        if stop is not None and start >= stop:
+            return
+        for position, pair in stream.placed(start, seed=self._seed):
+            if position == stop:
+                return
+            if position >= start and position % self.batch_size // self._share == self._rank:
+                yield position, pair
 
     def _spans(self, start: int, stop: int | None) -> Iterator[tuple[int, int]]:
         """Positions of this process's micro-batches."""

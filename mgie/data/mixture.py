@@ -3,17 +3,17 @@
 The sequence of positions is cut into blocks. In each block every source has its exact number of places,
 shuffled by (seed, block); a source fills its places with its own endless order. So any position can be
 computed directly, every pair of a source has its turn once per epoch of that source, and a weight of 0.3 is
-30 % of the samples, not about 30 %.
+30 % of the samples, not about 30 %. Where the pairs of a step must be alike, whole steps are mixed instead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from mgie.data.batches import Pairs
 from mgie.data.orders import AbstractEpochs, AbstractOrder, Shuffled, generator
 from mgie.errors import ConfigError
-from mgie.types import EditPair
 
 BLOCK = 1000
 """Positions of a block: weights are kept to a thousandth."""
@@ -31,7 +31,7 @@ class Joined:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def __getitem__(self, index: int) -> EditPair:
+    def __getitem__(self, index: int) -> Any:
         part = int(np.searchsorted(self.starts, index, side="right")) - 1
         if not 0 <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)}")
@@ -48,14 +48,18 @@ class Mixed(AbstractOrder):
         weights: Sequence[float | int],
         *,
         seed: int,
+        unit: int = 1,
     ):
         """`orders` are the sources' own, `starts` where each begins in the Joined; `weights` need not sum to
-        1."""
+        1.
+
+        Sources are mixed by so many positions at a time: by whole steps, where a step's pairs must be alike.
+        """
         if len(weights) != len(orders) or not all(0 < weight < float("inf") for weight in weights):
             raise ConfigError(
                 f"the weights {list(weights)} do not fit {len(orders)} data sets: give each one above 0."
             )
-        self._orders, self._starts, self._seed = orders, starts, seed
+        self._orders, self._starts, self._seed, self._unit = orders, starts, seed, unit
         self._shares = _shares(weights)
         if min(self._shares) < 1:
             raise ConfigError(
@@ -69,8 +73,8 @@ class Mixed(AbstractOrder):
         """The numbers, in the Joined, of the pairs at positions start..stop-1."""
         parts = [np.empty(0, dtype=np.int64)]
         while start < stop:
-            block, offset = divmod(start, BLOCK)
-            end = min(BLOCK, offset + stop - start)
+            block, offset = divmod(start, BLOCK * self._unit)
+            end = min(BLOCK * self._unit, offset + stop - start)
             parts.append(self._block(block, offset, end))
             start += end - offset
         return np.concatenate(parts)
@@ -79,31 +83,33 @@ class Mixed(AbstractOrder):
         places = generator(self._seed, block).permutation(
             np.repeat(np.arange(len(self._orders)), self._shares)
         )
+        places = np.repeat(places, self._unit)
         result = np.empty(end - begin, dtype=np.int64)
         for source, (order, share) in enumerate(zip(self._orders, self._shares)):
-            before = block * share + int((places[:begin] == source).sum())
+            before = block * share * self._unit + int((places[:begin] == source).sum())
             here = places[begin:end] == source
             result[here] = order.take(before, before + int(here.sum())) + self._starts[source]
         return result
 
 
 def mixture(
-    parts: Sequence[Pairs], weights: Sequence[float | int], *, seed: int, pair_weights: bool = False
+    parts: Sequence[Pairs],
+    weights: Sequence[float | int],
+    *,
+    seed: int,
+    arrange: Callable[[Pairs, int], AbstractOrder] | None = None,
+    unit: int = 1,
 ) -> tuple[Joined, Mixed]:
     """Pairs and order for Batches: `weights` are the sources' shares of the samples.
 
-    With `pair_weights` a pair of a StoredPairs counts as its own weight says: 2 comes twice per epoch, 0
-    never.
+    `arrange(part, seed)` gives each source its own order, shuffled where it is left out; sources are mixed by
+    `unit` positions at a time.
     """
     joined = Joined(parts)
-    orders: list[AbstractOrder] = []
-    for number, part in enumerate(parts):
-        own = getattr(part, "weights", None) if pair_weights else None
-        if own is None or (own == 1).all():
-            orders.append(Shuffled(len(part), seed=_seed(seed, number)))
-        else:
-            orders.append(Weighted(own, seed=_seed(seed, number)))
-    return joined, Mixed(orders, joined.starts.tolist(), weights, seed=seed)
+    seeds = [_seed(seed, number) for number in range(len(parts))]
+    own = arrange or (lambda part, its_seed: Shuffled(len(part), seed=its_seed))
+    orders = [own(part, its_seed) for part, its_seed in zip(parts, seeds)]
+    return joined, Mixed(orders, joined.starts.tolist(), weights, seed=seed, unit=unit)
 
 
 class Weighted(AbstractEpochs):

@@ -8,8 +8,9 @@ from nbclient import NotebookClient
 from PIL import Image
 
 from mgie.config import load_run
+from mgie.data.stored_pairs import StoredPairs
 from mgie.extract import extract
-from mgie.prepare import prepare
+from mgie.prepare import check, prepare
 from mgie.train import train
 
 PICTURE = "picture.png"
@@ -46,7 +47,7 @@ def run(notebook, root, settings):
     return shown
 
 
-@pytest.mark.parametrize("name", ["demo", "extract_ckpt"])
+@pytest.mark.parametrize("name", ["demo", "extract_ckpt", "process_data"])
 def test_its_shape(root, name):
     notebook = read(root, name)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -74,3 +75,15 @@ def test_a_run_is_extracted_in_both_forms(run_dir, root, tmp_path, monkeypatch):
     assert (release / "model_index.json").is_file()
     assert {path.name for path in apple.iterdir()} >= {"mllm.pt", "unet.pt"}
     assert any("MGIEPipeline" in output.get("data", {}).get("text/plain", "") for output in shown)
+
+
+def test_raw_pairs_become_a_data_set_with_expressive_texts(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    shown = run(read(root, "process_data"), root, f"OUT = {str(tmp_path / 'set')!r}")
+    assert sum("image/png" in output.get("data", {}) for output in shown) == 3
+    texts = [output["data"]["text/markdown"] for output in shown if "text/markdown" in output.get("data", {})]
+    assert len(texts) == 3 and all("→ *" in text for text in texts)
+    assert any("train pairs" in output.get("text", "") for output in shown)
+    said = [pair.expressive for pair in StoredPairs(tmp_path / "set", "train")]
+    assert len(said) == 5 and all(said)
+    assert check(tmp_path / "set")["express"]["rows"] == 6

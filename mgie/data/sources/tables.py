@@ -118,17 +118,20 @@ def _rows(stream: IterableDataset, where: str, from_row: FromRow, *, first: int 
         yield from from_row(row, number)
 
 
+def count_rows(where: str, split: str, stream: IterableDataset) -> int:
+    """How many rows a split has, as its files or its hub say. Raises ConfigError where nobody says."""
+    if Path(where).exists():
+        paths = parquet_files(Path(where)).get(split, [])
+        return sum(pq.ParquetFile(path).metadata.num_rows for path in paths)
+    for name, info in (stream.info.splits or {}).items():
+        if SPLITS.get(str(name), str(name)) == split and info.num_examples:
+            return info.num_examples
+    raise ConfigError(f"{where} does not say how many rows it has: download it, or choose another source.")
+
+
 def _cut(where: str, stream: IterableDataset, group: str, options: Options) -> tuple[int, int]:
     """Number of the first held-out row, and of all rows."""
-    if not Path(where).exists():
-        total = next((info.num_examples for info in (stream.info.splits or {}).values()), 0)
-        if not total:
-            raise ConfigError(
-                f"{where} does not say how many rows it has: download it, or choose another source."
-            )
-    else:
-        files = [path for paths in parquet_files(Path(where)).values() for path in paths]
-        total = sum(pq.ParquetFile(path).metadata.num_rows for path in files)
+    total = count_rows(where, "train", stream)
     cut = math.floor((1 - HELD_OUT) * total) if options.test is None else total - options.test
     if cut < 1:
         cut = total

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from mgie.data.mixture import BLOCK, Joined, Weighted, mixture
+from mgie.data.orders import Bucketed
 from mgie.errors import ConfigError
 
 
@@ -53,7 +54,9 @@ def test_pair_weights(make_pair):
         weights = np.array([2.0, 1.0, 0.0, 0.5])
 
     pairs = Stored(sources(make_pair, 4)[0])
-    joined, order = mixture([pairs], [1], seed=0, pair_weights=True)
+    joined, order = mixture(
+        [pairs], [1], seed=0, arrange=lambda part, seed: Weighted(part.weights, seed=seed)
+    )
     counts = Counter(keys(joined, order, 0, 4 * 700))
     assert (
         counts["a2"] == 0
@@ -61,6 +64,20 @@ def test_pair_weights(make_pair):
         and abs(counts["a3"] / counts["a1"] - 0.5) < 0.05
     )
     assert Counter(Weighted(np.ones(5), seed=0).take(0, 5).tolist()) == Counter(range(5))
+
+
+def test_whole_steps_are_mixed_where_their_pairs_must_be_alike(make_pair):
+    joined, order = mixture(
+        sources(make_pair, 8, 6), [3, 1], seed=0, unit=4,
+        arrange=lambda part, seed: Bucketed(np.arange(len(part)) % 2, seed=seed, batch_size=4),
+    )  # fmt: skip
+    seen = keys(joined, order, 0, 4 * BLOCK)
+    steps = [seen[start : start + 4] for start in range(0, len(seen), 4)]
+    assert all(len({(key[0], int(key[1:]) % 2) for key in step}) == 1 for step in steps)
+    assert Counter(step[0][0] for step in steps) == {"a": 750, "b": 250}
+    assert keys(joined, order, 1234, 1300) == seen[1234:1300]
+    whole = keys(joined, order, 4 * BLOCK - 6, 4 * BLOCK + 6)
+    assert whole[:6] == seen[-6:] and whole[6:] == keys(joined, order, 4 * BLOCK, 4 * BLOCK + 6)
 
 
 def test_wishes_that_cannot_work(make_pair):

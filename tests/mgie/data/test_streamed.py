@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from mgie.data import shards
-from mgie.data.streamed import StreamedBatches, StreamedPairs
+from mgie.data.batches import Batches
+from mgie.data.streamed import StreamedPairs
 from mgie.errors import ConfigError, DataError
 from mgie.prepare import prepare
 from mgie.tokens import IGNORE
@@ -33,9 +34,10 @@ def hub(tmp_path, monkeypatch):
     return str(tmp_path / "hub")
 
 
-def batches(hub, window=6, **changes):
-    settings = {"batch_size": 6, "micro_batch_size": 1} | changes
-    return StreamedBatches(StreamedPairs(hub, seed=3, window=window), Builder(), **settings)
+def batches(hub, window=6, stream=None, **changes):
+    settings = {"seed": 3, "batch_size": 6, "micro_batch_size": 1} | changes
+    stream = stream or StreamedPairs(hub, window=window)
+    return Batches(stream, Builder(), **settings)
 
 
 def take(data, count, start=0):
@@ -48,7 +50,8 @@ def test_every_pair_once_per_epoch_in_a_new_order(hub):
     epochs = [seen[start : start + 23] for start in range(0, 138, 23)]
     assert all(set(Counter(epoch).values()) == {1} for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 6
-    assert take(batches(hub), 5) == take(batches(hub), 5)
+    assert take(batches(hub), 5) == take(batches(hub), 5) != take(batches(hub, seed=4), 5)
+    assert batches(hub).epoch == len(StreamedPairs(hub)) == 23
 
 
 @pytest.mark.parametrize(("world", "micro", "workers"), [(2, 1, 1), (3, 2, 1), (1, 6, 3)])
@@ -66,32 +69,30 @@ def test_the_order_knows_no_world(hub, world, micro, workers):
 @pytest.mark.parametrize("samples", [0, 6, 18, 24, 42, 60])
 def test_resuming_is_exact_with_and_without_the_state(hub, samples):
     plain = take(batches(hub), 16)
-    first = batches(hub)
-    take(first, samples // 6)
+    first, second = StreamedPairs(hub, window=6), StreamedPairs(hub, window=6)
+    take(batches(hub, stream=first), samples // 6)
     state = json.loads(json.dumps(first.state_dict(samples)))
-    second = batches(hub)
     second.load_state_dict(state)
-    assert take(second, 4, samples) == plain[samples // 6 : samples // 6 + 4]
+    assert take(batches(hub, stream=second), 4, samples) == plain[samples // 6 : samples // 6 + 4]
     assert take(batches(hub), 4, samples) == plain[samples // 6 : samples // 6 + 4]
     assert samples < 12 or 0 < state["position"] <= samples
 
 
 def test_the_state_spares_reading(hub, monkeypatch):
-    first = batches(hub)
-    take(first, 2)
-    second = batches(hub)
+    first, second = StreamedPairs(hub, window=6), StreamedPairs(hub, window=6)
+    take(batches(hub, stream=first), 2)
     second.load_state_dict(first.state_dict(12))
     read = []
     plain = StreamedPairs._pair
     monkeypatch.setattr(
         StreamedPairs, "_pair", lambda self, row, place: read.append(place) or plain(self, row, place)
     )
-    take(second, 1, 12)
+    take(batches(hub, stream=second), 1, 12)
     assert len(read) < 12  # the twelve before are not read again; threads read a little ahead
 
 
 def test_other_columns(parquet_like):
-    data = StreamedBatches(StreamedPairs(parquet_like, seed=0), Builder(), batch_size=2, micro_batch_size=2)
+    data = Batches(StreamedPairs(parquet_like), Builder(), seed=0, batch_size=2, micro_batch_size=2)
     assert sorted(key for step in take(data, 2) for key in step) == [f"ipr2pr-{k:07d}" for k in range(4)]
 
 
@@ -112,14 +113,14 @@ def parquet_like(tmp_path, make_picture):
 
 def test_wishes_that_cannot_work(hub, tmp_path):
     with pytest.raises(DataError, match="no split 'dev'"):
-        StreamedPairs(hub, split="dev", seed=0)
+        StreamedPairs(hub, split="dev")
     with pytest.raises(ConfigError, match="cannot be split"):
         batches(hub, world=4)
-    with pytest.raises(ConfigError, match="multiple of 6"):
+    with pytest.raises(ConfigError, match="multiple of the batch size 6"):
         next(batches(hub).steps(5))
     from datasets import Dataset
 
     (tmp_path / "text").mkdir()
     Dataset.from_list([{"a": 1}]).to_parquet(str(tmp_path / "text" / "train-0.parquet"))
     with pytest.raises(DataError, match="has the columns a"):
-        StreamedPairs(str(tmp_path / "text"), seed=0)
+        StreamedPairs(str(tmp_path / "text"))

@@ -1,0 +1,70 @@
+"""Which pairs a run reads, and in which order: what a recipe says of its data, made into one set and one
+order."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from mgie.data.batches import Pairs
+from mgie.data.mixture import Joined, Weighted, mixture
+from mgie.data.orders import AbstractOrder, Bucketed, ByLength, Last, Shuffled, by_shape
+from mgie.data.stored_features import FeaturedPairs, Kind, Makers, StoredFeatures
+from mgie.data.stored_pairs import StoredPairs
+
+Buckets = Literal["length", "shape"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arrangement:
+    """How one data set is put in order."""
+
+    batch_size: int
+    last: Last | None = None
+    """None: what suits the buckets."""
+    buckets: Buckets | None = None
+    shapes: Sequence[tuple[int, int]] = ()
+    """The shapes of shape buckets: width, height."""
+    pair_weights: bool = False
+
+    def __call__(self, pairs: StoredPairs, seed: int) -> AbstractOrder:
+        """The order of `pairs`. Raises ConfigError where there can be none."""
+        if self.pair_weights:
+            return Weighted(pairs.weights, seed=seed)
+        if self.buckets == "shape":
+            numbers = by_shape(pairs.sides, self.shapes)
+            return Bucketed(numbers, seed=seed, batch_size=self.batch_size, last=self.last or "pad")
+        last = self.last or "straddle"
+        if self.buckets == "length":
+            return ByLength(pairs.lengths, seed=seed, batch_size=self.batch_size, last=last)
+        return Shuffled(len(pairs), seed=seed, batch_size=self.batch_size, last=last)
+
+
+def open_sets(
+    shares: dict[str, float], arrangement: Arrangement, *, seed: int
+) -> tuple[list[StoredPairs], AbstractOrder]:
+    """The training pairs of each folder, and the order of them laid end to end (Joined).
+
+    `shares` are the folders' parts of the samples. Raises DataError for a folder that holds no data set.
+    """
+    stored = [StoredPairs(folder, "train") for folder in shares]
+    if len(stored) == 1:
+        return stored, arrangement(stored[0], seed)
+    unit = arrangement.batch_size if arrangement.buckets else 1
+    arrange = partial(_arranged, arrangement)
+    return stored, mixture(stored, list(shares.values()), seed=seed, arrange=arrange, unit=unit)[1]
+
+
+def with_features(stored: Sequence[StoredPairs], kinds: Sequence[Kind], makers: Makers) -> Joined:
+    """The same pairs with their stored features. Raises WeightsError unless `makers` made them."""
+    parts: list[Pairs] = []
+    for pairs in stored:
+        features = StoredFeatures(pairs.folder, pairs.split, kinds=kinds)
+        features.require(makers)
+        parts.append(FeaturedPairs(pairs, features))
+    return Joined(parts)
+
+
+def _arranged(arrangement: Arrangement, part: Pairs, seed: int) -> AbstractOrder:
+    assert isinstance(part, StoredPairs)
+    return arrangement(part, seed)
