@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from tqdm import tqdm
 
 from mgie.data.card import write_card
@@ -24,7 +25,7 @@ from mgie.data.sources.legacy import write_legacy
 from mgie.data.stored_features import Kind, Makers, Precision, store_features
 from mgie.data.stored_pairs import FACTS, REJECTED, new_folder, read_facts
 from mgie.data.verify import Watch, verify
-from mgie.errors import ConfigError, DataError
+from mgie.errors import ConfigError, DataError, DeviceError
 
 Format = Literal["arrow", "parquet", "legacy"]
 WRITERS: dict[str, Callable[[Iterable[Sized], Path, str], SplitFacts]] = {
@@ -60,23 +61,32 @@ def prepare(
 
     Raises DataError if a source or a file cannot be used, or too many rows had to be set aside; ConfigError
     for options that cannot work; WeightsError for a model that cannot be loaded; DeviceError if `out`
-    cannot be written.
+    cannot be written or `device` is not there.
 
     Args:
-        source: toy, ipr2pr:DIR_OR_HUB, magicbrush:DIR_OR_HUB, pairs:DIR_OR_JSONL or legacy:DIR. out: Folder
-        to be made: a folder per split, README.md, facts.json, rejected.jsonl. seed: Which drawings the toy
-        world makes. count: Pairs to train on; of ipr2pr folders, prompts. All; of toy, 6000. test: The
-        same, held out, where the source has no such split. A twentieth; of toy, 500. size: Width of the toy
-        world's pictures. clip: Filter InstructPix2Pix by CLIP scores: "paper", or such as
-        "image=0.75,direction=0.2,best=4". express: Expressive instructions: llava:DIR makes them (a kill
-        loses nothing), file:JSON has them. summarise: What shortens the model's words: a folder, a hub id
-        or none. The published one, if reachable. express_batch: Pairs that the model reads at a time.
-        device: Where the model runs. format: arrow to train from, parquet for a hub, legacy for the
-        original program. max_rejected: Largest share of rows that may be set aside. workers: Threads that
-        decode and check the pictures. overwrite: Replace what is in `out`. progress: Show bars.
+        source: toy, ipr2pr:DIR_OR_HUB, magicbrush:DIR_OR_HUB, pairs:DIR_OR_JSONL or legacy:DIR.
+        out: Folder to be made: a folder per split, README.md, facts.json, rejected.jsonl.
+        seed: Which drawings the toy world makes.
+        count: Pairs to train on; of ipr2pr folders, prompts. All; of toy, 6000.
+        test: The same, held out, where the source has no such split. A twentieth; of toy, 500.
+        size: Width of the toy world's pictures.
+        clip: Filter InstructPix2Pix by CLIP scores: "paper", or such as "image=0.75,direction=0.2,best=4".
+        express: Expressive instructions: llava:DIR makes them (a kill loses nothing), file:JSON has them.
+        summarise: What shortens the model's words: a folder, a hub id, none. The published one, if reachable.
+        express_batch: Pairs that the model reads at a time.
+        device: Where the model runs.
+        format: arrow to train from, parquet for a hub, legacy for the original program.
+        store: Store what frozen parts compute: vae, clip or vae,clip.
+        model: Whose parts compute it: a recipe, or the folder of a run or a release.
+        precision: Of the stored numbers. With float32 a training step has the loss of one from pixels.
+        max_rejected: Largest share of rows that may be set aside.
+        workers: Threads that decode and check the pictures.
+        overwrite: Replace what is in `out`.
+        progress: Show bars.
     """
     arguments = {name: value for name, value in locals().items() if name in ARGUMENTS}
     kinds = features_wanted(store, model, format)
+    check_device(device)
     facts = None if overwrite else done_already(out, arguments)
     reused = facts is not None
     if facts is None:
@@ -124,6 +134,17 @@ def features_wanted(store: str | None, model: str | None, format: str) -> tuple[
             f"features belong to a data set to train from: --store needs --format arrow, not {format}."
         )
     return kinds  # type: ignore[return-value]
+
+
+def check_device(device: str) -> None:
+    """Raise DeviceError where tensors cannot be put on `device`."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
+        why = " ".join(str(error).split())[:100]
+        raise DeviceError(
+            f"device={device!r} cannot be used ({why}): expected cpu, or cuda where there is a GPU."
+        ) from error
 
 
 def store_from(
@@ -217,13 +238,18 @@ def command(arguments: dict[str, Any]) -> str:
 
 
 def table(facts: dict[str, Any]) -> str:
-    """The counts of a data set as lines to print: pairs per split, rows set aside and left out per reason."""
+    """The counts of a data set as lines to print: pairs per split, rows set aside and left out per reason;
+    and what is stored beside them."""
     rows = [(f"{split} pairs", about["rows"]) for split, about in facts["splits"].items()]
     rows += [("set aside", facts["rejected"]["rows"])]
     rows += [(f"  {reason}", count) for reason, count in facts["rejected"]["reasons"].items()]
     rows += [(f"left out: {reason}", count) for reason, count in facts["filtered"].items()]
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {count:>9,}" for name, count in rows)
+    lines = [f"{name:<{width}}  {count:>9,}" for name, count in rows]
+    if "features" in facts:
+        kinds, precision = ", ".join(facts["features"]["made_by"]), facts["features"]["precision"]
+        lines.append(f"stored features: {kinds} in {precision}")
+    return "\n".join(lines)
 
 
 def _bar(items: Iterable[Any], split: str) -> Iterator[Any]:

@@ -143,10 +143,10 @@ class Batches:
         if stop is not None and start >= stop:
             return
         for position, pair in stream.placed(start, seed=self._seed):
-            if position == stop:
-                return
             if position >= start and position % self.batch_size // self._share == self._rank:
                 yield position, pair
+            if position + 1 == stop:
+                return
 
     def _spans(self, start: int, stop: int | None) -> Iterator[tuple[int, int]]:
         """Positions of this process's micro-batches."""

@@ -1,9 +1,11 @@
 """What frozen parts would compute again in every epoch, kept beside the pairs.
 
-    DIR/features/features.json        what made them: hashes of the models, of the preprocessing and of the
-    pairs DIR/features/train/vae_source.npy, vae_target.npy     posterior moments, not samples: n x 2c x h x
-    w, mean then deviation DIR/features/train/clip.npy                           the vision tower's patch
-    features: n x p x dv
+    DIR/features/features.json
+                  what made them: hashes of the models, of the preprocessing, of the pairs, of the files
+    DIR/features/train/vae_source.npy, vae_target.npy
+                  posterior moments, not samples: n x 2c x h x w, mean then deviation
+    DIR/features/train/clip.npy
+                  the vision tower's patch features: n x p x dv
 
 The files are memory-mapped. Features belong to one model, one preprocessing and one data set; with any
 other they are an error, not garbage.
@@ -24,6 +26,7 @@ from torch import Tensor, nn
 from llava_patch.model import Llava
 from mgie.data.batches import collate
 from mgie.data.examples import ExampleBuilder
+from mgie.data.shards import file_hash
 from mgie.data.stored_pairs import StoredPairs, new_folder, read_facts, stored_splits
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.codec import Codec
@@ -159,8 +162,10 @@ def store_features(
     if not facts["made_by"]:
         raise ConfigError("nothing to store: name vae, clip or both.")
     path = Path(folder) / FOLDER / FACTS
-    if path.is_file() and json.loads(path.read_text()) == facts:
-        return facts | {"reused": True}
+    if path.is_file():
+        found = json.loads(path.read_text())
+        if {name: found.get(name) for name in facts} == facts:
+            return facts | {"reused": True}
     with new_folder(Path(folder) / FOLDER, overwrite=True) as new:
         for split in stored_splits(folder):
             pairs = StoredPairs(folder, split)
@@ -170,8 +175,32 @@ def store_features(
                 several = [pairs[index] for index in range(start, min(start + batch_size, len(pairs)))]
                 writer.write(start, makers(several, device))
             writer.close()
-        (new / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+        files = {path.relative_to(new).as_posix(): file_hash(path) for path in sorted(new.glob("*/*.npy"))}
+        (new / FACTS).write_text(json.dumps(facts | {"files": files}, indent=2) + "\n")
     return facts | {"reused": False}
+
+
+def check_features(folder: str | Path) -> None:
+    """Raise DataError unless the features of a data set, if it has any, are those that were written."""
+    path = Path(folder) / FOLDER / FACTS
+    if not path.parent.exists():
+        return
+    try:
+        facts = json.loads(path.read_text())
+        files, pairs = dict(facts["files"]), facts["pairs"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path} is not what `mgie prepare --store` writes: store the features again, or remove "
+            f"{path.parent}."
+        ) from error
+    if pairs != _hashes(folder):
+        raise DataError(f"{path.parent} holds features of other pairs: store them again with --store.")
+    for name, sha256 in files.items():
+        file = path.parent / name
+        if not file.is_file() or file_hash(file) != sha256:
+            raise DataError(
+                f"{file} is not what was written: remove {path.parent} and store the features again."
+            )
 
 
 class FeatureWriter:

@@ -16,7 +16,7 @@ from mgie.data.orders import generator
 from mgie.data.rejects import Rejected
 from mgie.data.sources import ipr2pr, magicbrush, tables
 from mgie.data.stored_pairs import FEATURES, from_row
-from mgie.errors import DataError
+from mgie.errors import ConfigError, DataError
 from mgie.types import EditPair
 
 WINDOW = 1000
@@ -134,7 +134,8 @@ class StreamedPairs(AbstractStream):
         """Look into the memory, and begin it where it is not there or belongs to another order."""
         if self._memory is None:
             return
-        identity = {"files": self._stream.num_shards, "window": self._window, "seed": seed}
+        files = self._stream.num_shards
+        identity = {"files": files, "rows": self._rows(), "window": self._window, "seed": seed}
         self._states = _read_states(self._memory, identity)
         if self._notes:
             lines = [identity, *({"position": at, "state": state} for at, state in self._states.items())]
@@ -142,6 +143,12 @@ class StreamedPairs(AbstractStream):
             beside = self._memory.with_suffix(".new")
             beside.write_text("".join(json.dumps(line) + "\n" for line in lines))
             beside.replace(self._memory)
+
+    def _rows(self) -> int | None:
+        try:
+            return len(self)
+        except ConfigError:  # a hub need not say how many there are
+            return None
 
 
 def _read_states(memory: Path, identity: dict[str, Any]) -> dict[int, State]:

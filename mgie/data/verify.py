@@ -1,5 +1,5 @@
 """`mgie prepare --check DIR`: is a data set still what its facts say, file by file, row by row, picture by
-picture?"""
+picture? Stored features too."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
@@ -9,6 +9,7 @@ from typing import Any
 from mgie.data.rejects import BadPair, check
 from mgie.data.shards import check_files
 from mgie.data.sources import tables
+from mgie.data.stored_features import check_features
 from mgie.data.stored_pairs import FACTS, StoredPairs, from_row, read_facts, row_hash, to_row
 from mgie.errors import DataError
 from mgie.types import EditPair
@@ -29,6 +30,7 @@ def verify(folder: str | Path, watch: Watch | None = None) -> dict[str, Any]:
         about = facts["splits"][name]
         found = _rows(folder, name, facts)
         _check_rows(folder / name, watch(found, name) if watch else found, about["rows"], about["sha256"])
+    check_features(folder)
     return facts
 
 

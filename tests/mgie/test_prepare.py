@@ -1,8 +1,15 @@
+import inspect
 import json
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from datasets import load_dataset
+from docstring_parser import parse
 
+import mgie
 from mgie.data.stored_features import StoredFeatures
 from mgie.data.stored_pairs import StoredPairs
 from mgie.data.toy import toy_pairs
@@ -50,6 +57,9 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path):
 def test_bad_wishes_are_one_sentence(tmp_path):
     with pytest.raises(ConfigError, match="'nonsense' is no source"):
         prepare("nonsense", tmp_path / "x")
+    for device in ("cuda:99", "nowhere"):
+        with pytest.raises(DeviceError, match=f"'{device}' cannot be used"):
+            prepare("toy", tmp_path / "x", device=device)
     (tmp_path / "file").write_text("")
     with pytest.raises(DeviceError, match="cannot be written"):
         prepare("toy", tmp_path / "file" / "x", count=2, test=1)
@@ -62,6 +72,7 @@ def test_features_of_a_recipe(tmp_path):
     assert (
         set(facts["features"]["made_by"]) == {"vae", "clip"} and facts["features"]["precision"] == "float16"
     )
+    assert table(facts).splitlines()[-1] == "stored features: vae, clip in float16"
     assert len(StoredFeatures(tmp_path / "toy", "train")) == 3
     again = prepare("toy", tmp_path / "toy", **arguments)
     assert again["reused"] and again["features"]["reused"]
@@ -72,6 +83,11 @@ def test_features_of_a_recipe(tmp_path):
             prepare("toy", tmp_path / "x", **wrong)
     with pytest.raises(ConfigError, match="--format arrow"):
         prepare("toy", tmp_path / "x", store="vae", model="tiny", format="parquet")
+
+
+def test_every_option_is_explained():
+    told = [entry.arg_name for entry in parse(prepare.__doc__ or "").params]
+    assert told == list(inspect.signature(prepare).parameters)
 
 
 def test_too_many_rejects_leave_nothing(tmp_path):
@@ -102,6 +118,29 @@ def test_other_formats_hold_the_same_pairs(tmp_path, format):
         rows = load_dataset(str(tmp_path / "other"), cache_dir=str(tmp_path / "cache"))
         assert {name: len(split) for name, split in rows.items()} == {"train": 4, "test": 2}
         assert rows["train"][0]["target"].size == (32, 32)
+
+
+@pytest.mark.slow
+def test_a_kill_costs_no_row_and_nothing_is_said_twice(tmp_path):
+    """The real program, killed the hard way while a model speaks."""
+    llava = Path(mgie.__file__).parent / "recipes" / "tiny_base" / "llava"
+    arguments = {"count": 16, "test": 0, "express": f"llava:{llava}", "summarise": "none", "express_batch": 2}
+    words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "mgie", "prepare", "toy", "--out", str(tmp_path / "set"), *words]
+    noted = tmp_path / ".set.express.jsonl"
+    process = subprocess.Popen(command, cwd=Path(mgie.__file__).parents[1], stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (noted.is_file() and noted.read_bytes().count(b"\n") > 5):
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    made = noted.read_bytes().count(b"\n") - 1
+    assert 4 < made < 16 and not (tmp_path / "set").exists()
+    with noted.open("a") as file:
+        file.write('{"key": "toy/')
+    again = prepare("toy", tmp_path / "set", **arguments)
+    alone = prepare("toy", tmp_path / "alone", **arguments)
+    assert again["splits"] == alone["splits"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone", "set"]
 
 
 def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):

@@ -1,9 +1,10 @@
 """InstructPix2Pix as its authors publish it (Brooks et al. 2023).
 
-    DIR/0000132/prompt.json            {"edit": ..., "input": caption before, "output": caption after}
+    DIR/0000132/prompt.json               {"edit": ..., "input": caption before, "output": caption after}
     DIR/0000132/127380018_0.jpg, _1.jpg   before and after; 127380018 is the seed they were drawn with
-    DIR/0000132/metadata.jsonl         CLIP scores per seed DIR/seeds.json                     [[folder,
-    [seed, ...]], ...]: the published order, from which its splits are cut
+    DIR/0000132/metadata.jsonl            CLIP scores per seed
+    DIR/seeds.json                        [[folder, [seed, ...]], ...]: the published order, from which its
+                                          splits are cut
 
 The hub form has the columns original_prompt, original_image, edit_prompt, edited_prompt and edited_image.
 """

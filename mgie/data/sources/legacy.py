@@ -1,8 +1,8 @@
 """The data files of the original program (specs/mgie.md, section 9): reading, and writing for those who need
 them.
 
-    DIR/ipr2pr.pkl               {"task": [[{"input", "answer", "instruction", "lineidx"}], ...]}, an index
-    into DIR/ipr2pr.tsv               base64(picture before) TAB base64(picture after), one line per pair
+    DIR/ipr2pr.pkl               {"task": [[{"input", "answer", "instruction", "lineidx"}], ...]}: an index
+    DIR/ipr2pr.tsv               base64(picture before) TAB base64(picture after), a line per pair
     DIR/ipr2pr_expressive.json   {input: {"instruction", "expressive"}}
 
 The pickle is read by an unpickler that makes dictionaries, lists, texts and numbers, and refuses everything

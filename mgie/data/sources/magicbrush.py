@@ -1,7 +1,7 @@
 """MagicBrush (Zhang et al. 2023): edits of real photographs in sessions of up to three turns, with masks.
 
-    DIR/data/train-*.parquet, dev-*.parquet   columns img_id, turn_index, source_img, mask_img, instruction,
-    target_img
+    DIR/data/train-*.parquet, dev-*.parquet
+                  columns img_id, turn_index, source_img, mask_img, instruction, target_img
 
 and the evaluation layout, in DIR itself or in DIR/test:
 

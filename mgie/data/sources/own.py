@@ -1,8 +1,9 @@
 """The user's own pairs: a folder with a table, a file of JSON lines, or a data set that `mgie prepare` wrote.
 
-    DIR/before/*, DIR/after/*, DIR/instructions.csv     columns file, instruction[, expressive, mask, task,
-    weight, split] FILE.jsonl, or DIR/pairs.jsonl                      {"source", "target", "instruction"[,
-    "expressive", "mask", ...]}
+    DIR/before/*, DIR/after/*, DIR/instructions.csv
+                  columns file, instruction[, expressive, mask, task, weight, split]
+    FILE.jsonl, or DIR/pairs.jsonl
+                  {"source", "target", "instruction"[, "expressive", "mask", ...]}
 
 Paths in a file of JSON lines are relative to it.
 """

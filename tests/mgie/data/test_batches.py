@@ -62,6 +62,14 @@ def test_the_order_knows_no_world(make_pair, world, micro):
     assert positions == list(range(36))
 
 
+@pytest.mark.parametrize("world", [2, 8])
+def test_eight_processes_see_what_one_sees(make_pair, world):
+    changes = {"count": 21, "batch_size": 16, "micro_batch_size": 2}
+    alone = keys(batches(make_pair, **changes).steps(16, 80))
+    ranks = [keys(batches(make_pair, **changes, rank=r, world=world).steps(16, 80)) for r in range(world)]
+    assert [[key for rank in ranks for key in rank[step]] for step in range(4)] == alone
+
+
 def test_workers_change_nothing_and_the_global_generator_is_untouched(make_pair):
     plain = keys(batches(make_pair, micro_batch_size=2).steps(0, 24))
     torch.manual_seed(1)

@@ -1,6 +1,7 @@
 """What a recipe can say of its data: mixtures, buckets, streams, stored features."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,12 +9,13 @@ import torch
 
 from mgie.build import build_batches, build_editor
 from mgie.config import DataConfig, dump_run, load_run
-from mgie.data import shards, streamed
+from mgie.data import examples, shards, streamed
 from mgie.data.reading import Arrangement, open_sets
 from mgie.data.stored_features import FeatureBatch
 from mgie.data.stored_pairs import StoredPairs
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.prepare import prepare
+from mgie.train import train
 
 
 @pytest.fixture(scope="session")
@@ -205,6 +207,29 @@ def test_stored_features_are_read_only_by_the_parts_that_made_them(read, parts, 
         read("--data.features=[vae]", editor=parts.editor)
     with pytest.raises(ConfigError, match="for one editor"):
         read(path, "--data.features=[vae]")
+
+
+def test_a_run_from_a_stream_and_one_from_a_mixture(tiny_run, parquet, toy_data, other_data):
+    stream = (f"--data.path={parquet}", "--data.streaming=true", "--train.samples=null", "--train.epochs=0.5")
+    found = train(tiny_run(*stream, "--name=stream"))
+    assert found["samples"] == 12  # half of 23, to whole steps
+    assert len((tiny_run().folder.parent / "stream" / "stream.jsonl").read_text().splitlines()) == 3
+    mixed = f"--data.mixture={{'{toy_data}': 0.75, '{other_data}': 0.25}}"
+    assert train(tiny_run(mixed, "--name=mixed", "--data.buckets=length", samples=8))["steps"] == 2
+
+
+def test_each_picture_is_decoded_once_and_no_file_stays_open(read, monkeypatch):
+    batches = read()
+    steps = batches.steps(0, 24)
+    next(steps)
+    decoded, plain = [], examples.decode
+    monkeypatch.setattr(
+        examples, "decode", lambda data, *, name: decoded.append(name) or plain(data, name=name)
+    )
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    assert len(list(steps)) == 5
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert len(decoded) == len(set(decoded)) == 2 * 20
 
 
 @pytest.mark.parametrize(

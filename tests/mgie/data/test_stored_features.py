@@ -20,6 +20,7 @@ from mgie.data.stored_features import (
     store_features,
 )  # fmt: skip
 from mgie.data.stored_pairs import StoredPairs
+from mgie.data.verify import verify
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.codec import Codec
 from mgie.prepare import prepare
@@ -192,6 +193,30 @@ def test_features_belong_to_their_pairs(folder, builder, codec, tmp_path):
     (tmp_path / "other" / "features" / "features.json").write_text("{")
     with pytest.raises(DataError, match="holds no features"):
         StoredFeatures(tmp_path / "other", "train")
+
+
+def test_a_check_looks_at_the_features_too(folder, builder, codec):
+    verify(folder)
+    store_features(folder, Makers(builder, codec))
+    verify(folder)
+    assert store_features(folder, Makers(builder, codec))["reused"]
+    file = folder / "features" / "train" / "vae_target.npy"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(DataError, match=r"vae_target\.npy is not what was written"):
+        verify(folder)
+    file.unlink()
+    with pytest.raises(DataError, match=r"vae_target\.npy is not what was written"):
+        verify(folder)
+    file.write_bytes(whole)
+    facts = folder / "features" / "features.json"
+    told = facts.read_text()
+    facts.write_text(told.replace(json.loads(told)["pairs"]["test"], "0"))
+    with pytest.raises(DataError, match="features of other pairs"):
+        verify(folder)
+    facts.unlink()
+    with pytest.raises(DataError, match="--store"):
+        verify(folder)
 
 
 def test_workers_and_devices(folder, builder, codec, llava):

@@ -1,8 +1,12 @@
 import hashlib
 import json
 import pickle
+import tracemalloc
 from dataclasses import asdict, replace
+from pathlib import Path
 
+import datasets
+import pyarrow as pa
 import pytest
 from datasets import load_from_disk
 
@@ -133,3 +137,35 @@ def test_what_is_no_data_set_says_so(tmp_path, make_pair):
     (tmp_path / "set" / FACTS).write_text("{")
     with pytest.raises(DataError, match="cannot be read"):
         read_facts(tmp_path / "set")
+
+
+def big_pairs(make_pair, count):
+    """Pairs of two pictures of a megabyte each; nobody decodes them here."""
+    for number in range(count):
+        filler = bytes([number % 251]) * 1_000_000
+        yield make_pair(0, key=f"k{number}", source=filler, target=filler + b"2"), (1, 1)
+
+
+def test_memory_does_not_grow_with_the_data(tmp_path, make_pair, monkeypatch):
+    monkeypatch.setattr(shards, "BATCH_BYTES", 4_000_000)
+    peaks = []
+    for count in (10, 60):
+        tracemalloc.start()
+        shards.write_arrow(big_pairs(make_pair, count), tmp_path / str(count), "train")
+        peaks.append((tracemalloc.get_traced_memory()[1], pa.default_memory_pool().max_memory()))
+        tracemalloc.stop()
+    small, large = peaks
+    assert large[0] < small[0] + 2_000_000 and large[1] < small[1] + 2_000_000, peaks
+
+
+def test_an_arrow_folder_is_read_where_it_lies(tmp_path, make_pair):
+    shards.write_arrow(big_pairs(make_pair, 40), tmp_path, "train")
+    (tmp_path / FACTS).write_text("{}")
+    cache = Path(datasets.config.HF_DATASETS_CACHE)
+    places = [tmp_path, *([cache] if cache.exists() else [])]
+    files = {path for place in places for path in place.rglob("*")}
+    before = pa.total_allocated_bytes()
+    pairs = StoredPairs(tmp_path, "train")
+    assert pairs[39].target[:2] == bytes([39, 39]) and pairs[0].key == "k0" and len(pairs) == 40
+    assert pa.total_allocated_bytes() - before < 1_000_000  # of 80 MB
+    assert {path for place in places for path in place.rglob("*")} == files
