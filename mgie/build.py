@@ -20,10 +20,11 @@ from mgie.errors import ConfigError, WeightsError
 from mgie.models.codec import Codec
 from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.models.editor import Editor
+from mgie.models.encoders.clip_text import ClipTextEncoder
 from mgie.models.encoders.edit_head import EditHead
 from mgie.models.encoders.llava import LlavaEncoder
 from mgie.tokens import visual_tokens
-from mgie.weights.diffusers_parts import load_diffusion, load_sampler
+from mgie.weights.diffusers_parts import load_diffusion, load_sampler, load_text_model
 from mgie.weights.release import Release
 
 
@@ -64,6 +65,27 @@ def build_editor(run: RunConfig) -> Parts:
     encoder = LlavaEncoder(llava, edit_head, visual_ids=ids)
     editor = Editor(encoder=encoder, denoiser=UNetDenoiser(unet), codec=Codec(vae))
     return Parts(editor=editor, processor=processor, scheduler=scheduler)
+
+
+def build_teacher(run: RunConfig, parts: Parts) -> ClipTextEncoder | None:
+    """The text encoder that the diffusion side was pretrained with, if the run aligns its condition with it.
+
+    It reads the language model's own tokens. Raises ConfigError where it cannot.
+    """
+    if not run.train.align_weight:
+        return None
+    tokenizer, head = parts.processor.tokenizer, run.model.edit_head
+    text = load_text_model(resolve(run.model.diffusion))
+    words, length = len(tokenizer) - head.visual_tokens, text.config.max_position_embeddings
+    if text.config.vocab_size != words or head.queries not in (1, length):
+        raise ConfigError(
+            f"train.align_weight={run.train.align_weight} with {run.model.diffusion}: its text encoder reads "
+            f"{text.config.vocab_size} words in {length} places, the language model has {words} and the edit "
+            f"head {head.queries} queries: expected the same vocabulary and 1 or {length} queries; use parts "
+            "that were made together, or set train.align_weight to 0."
+        )
+    silent = (*(tokenizer.id_of(name) for name in visual_tokens(head.visual_tokens)), tokenizer.eos_id)
+    return ClipTextEncoder(text, silent_ids=silent, pooled=head.queries == 1)
 
 
 def build_examples(run: RunConfig, processor: Processor) -> ExampleBuilder:

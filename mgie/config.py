@@ -119,6 +119,9 @@ class TrainConfig:
     """Names of the parameter groups that are trained; the others are frozen."""
     edit_weight: float = 0.5
     """Weight of the diffusion loss beside the language loss (specs/mgie.md, section 7)."""
+    align_weight: float = 0.0
+    """Weight, beside the diffusion loss, of the condition's distance from what the diffusion side's own text
+    encoder makes of the same words (GILL, Koh et al. 2023, section 3.2)."""
     drop: DropConfig = field(default_factory=DropConfig)
     """How often conditions are dropped, for guidance."""
     timestep_shift: float = 1.0

@@ -38,7 +38,7 @@ from mgie.config import RunConfig, load_run
 from mgie.data.batches import Batches, Builder
 from mgie.data.images import decode, square, to_pixels
 from mgie.data.stored_pairs import StoredPairs
-from mgie.data.toy import corpus
+from mgie.data.toy import DESCRIBE, corpus
 from mgie.errors import WeightsError
 from mgie.models.codec import Codec
 from mgie.models.denoisers.unet import UNetDenoiser
@@ -124,23 +124,18 @@ def codec_task(settings: dict[str, Any], run: RunConfig) -> Task:
 
 
 def language_task(settings: dict[str, Any], run: RunConfig) -> Task:
-    """Look at the picture, read the instruction, say what will happen."""
+    """Look at the picture and describe it, or read the instruction and say what will happen."""
     llava, processor = new_llava(settings)
-    return SpeakTask(llava), {"llava": list(llava.parameters())}, BaseExamples(run, processor, twice=True)
+    return SpeakTask(llava), {"llava": list(llava.parameters())}, BaseExamples(run, processor, speak=True)
 
 
 def painter_task(settings: dict[str, Any], run: RunConfig) -> Task:
     """Read what will happen, paint it."""
-    tokenizer = (processor := new_llava(settings)[1]).tokenizer
+    processor = new_llava(settings)[1]
     codec, unet = new_codec(settings), UNet2DConditionModel(**settings["unet"])
     restore(codec, "codec")
-    text = CLIPTextConfig(
-        **settings["text"],
-        vocab_size=len(tokenizer),
-        bos_token_id=tokenizer.bos_id,
-        eos_token_id=tokenizer.eos_id,
-    )
-    encoder = ClipTextEncoder(CLIPTextModel(text), silent_ids=(tokenizer.eos_id,), pooled=True)
+    text = new_text_model(settings, processor.tokenizer)
+    encoder = ClipTextEncoder(text, silent_ids=(processor.tokenizer.eos_id,), pooled=True)
     editor = Editor(encoder=encoder, denoiser=UNetDenoiser(unet), codec=codec)
     task = EditTask(editor, DDPMScheduler(**settings["scheduler"]), drop=run.train.drop)
     return task, editor.groups(), BaseExamples(run, processor)
@@ -154,9 +149,12 @@ def export(*, out: str) -> None:
     restore(llava, "language")
     restore(codec, "codec")
     restore(unet, "painter", prefix="denoiser.unet.")
+    text = new_text_model(settings, processor.tokenizer)
+    restore(text, "painter", prefix="encoder.text_model.")
     save_llava(llava.half(), processor.tokenizer, Path(out) / "llava")
     codec.vae.half().save_pretrained(Path(out) / "sd" / "vae")
     unet.half().save_pretrained(Path(out) / "sd" / "unet")
+    text.half().save_pretrained(Path(out) / "sd" / "text_encoder")
     DDPMScheduler(**settings["scheduler"]).save_pretrained(Path(out) / "sd" / "scheduler")
 
 
@@ -184,6 +182,16 @@ def new_llava(settings: dict[str, Any]) -> tuple[Llava, Processor]:
     return Llava.from_config(config, ImageTokens.of(tokenizer, use_im_start_end=True)), processor
 
 
+def new_text_model(settings: dict[str, Any], tokenizer: LlavaTokenizer) -> CLIPTextModel:
+    """An untrained text encoder that reads the language model's tokens."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            **settings["text"], vocab_size=len(tokenizer),
+            bos_token_id=tokenizer.bos_id, eos_token_id=tokenizer.eos_id,
+        )
+    )  # fmt: skip
+
+
 def new_tokenizer(pieces: int) -> LlavaTokenizer:
     """A sentencepiece model of `pieces` pieces, built as LLaMA's is, from the toy world and the prompt."""
     prompt = f"USER: {load_run('tiny').model.question} ASSISTANT:"
@@ -202,14 +210,15 @@ def new_tokenizer(pieces: int) -> LlavaTokenizer:
 class BaseExamples:
     """Pictures and words as the recipe `tiny` makes them, but without visual tokens.
 
-    Without `processor`, there are no words at all. `twice` lets half of the pairs say their text twice, so
-    that the language model learns to look back at what it said.
+    Without `processor`, there are no words at all. With `speak` the pairs are lessons for a language model:
+    half of the scenes are described instead of edited (so that it learns to see, as LLaVA first learnt from
+    captions), and of the others every second says its text twice (so that it learns to look back at it).
     """
 
     pad_id = 0
 
-    def __init__(self, run: RunConfig, processor: Processor | None, *, twice: bool = False):
-        self.run, self.processor, self.twice = run, processor, twice
+    def __init__(self, run: RunConfig, processor: Processor | None, *, speak: bool = False):
+        self.run, self.processor, self.speak = run, processor, speak
 
     def __call__(self, pair: EditPair) -> Example:
         """One pair as the stages see it."""
@@ -221,15 +230,22 @@ class BaseExamples:
         )
         ids, labels, looks = [0], [IGNORE], torch.zeros(0, 3, 1, 1)
         if self.processor is not None:
-            again = self.twice and zlib.crc32(pair.key.encode()) % 2 == 0
-            question = self.run.model.question.replace("{instruction}", pair.instruction)
-            answer = f"{pair.expressive} {pair.expressive}" if again else pair.expressive
+            question, answer = self._words(pair)
             encoded = self.processor.encode(question, answer, max_length=self.run.data.max_length)
             ids, labels, looks = encoded.input_ids, encoded.labels, self.processor.looks(before)[None]
         return Example(
             input_ids=torch.tensor(ids), labels=torch.tensor(labels), looks=looks, source=source,
             read_at=torch.zeros(0, dtype=torch.long), has_source=True, target=target, key=pair.key,
         )  # fmt: skip
+
+    def _words(self, pair: EditPair) -> tuple[str, str]:
+        lesson = zlib.crc32(pair.key.encode()) % 4 if self.speak else 0
+        asked, said = pair.instruction, pair.expressive
+        if lesson > 1 and pair.meta["world"] == "scene":
+            asked, said = DESCRIBE, pair.meta["before"]
+        elif lesson % 2 == 1:
+            said = f"{said} {said}"
+        return self.run.model.question.replace("{instruction}", asked), said
 
 
 def restore(module: nn.Module, stage: Stage, *, prefix: str = "") -> None:

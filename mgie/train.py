@@ -18,7 +18,7 @@ from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import nn
 
-from mgie.build import Parts, build_batches, build_editor, build_release
+from mgie.build import Parts, build_batches, build_editor, build_release, build_teacher
 from mgie.config import RunConfig, dump_run
 from mgie.data.batches import Batches
 from mgie.data.images import decode, square
@@ -52,7 +52,7 @@ def train(run: RunConfig) -> dict[str, Any]:
 
         # Build.
         parts = build_editor(run)
-        task = EditTask(parts.editor, parts.scheduler, drop=run.train.drop)
+        task = EditTask(parts.editor, parts.scheduler, drop=run.train.drop, teacher=build_teacher(run, parts))
         batches = build_batches(run, parts.processor, rank=world.rank, world=world.size)
         draw = partial(
             draws_for,
@@ -92,7 +92,9 @@ def fit(
         if ema:
             ema.optimization_step = state.steps
     log = RunLog(run.folder, world, total=total, done=state.samples, run_yaml=dump_run(run))
-    since = torch.zeros(3, device=world.device)  # sums of loss_ce, spoken, loss_edit since the last line
+    since = torch.zeros(
+        4, device=world.device
+    )  # sums of loss_ce, spoken, loss_edit, loss_align since the last line
     began, seconds = time.monotonic(), state.seconds
 
     with stop_requests() as stop:
@@ -106,9 +108,9 @@ def fit(
                 with world.accumulating(task, last=micro is micros[-1]):
                     with world.autocast():
                         losses = task(batch, draws)
-                    edit = losses.edit / run.train.batch_size
+                    edit = (losses.edit + run.train.align_weight * losses.align) / run.train.batch_size
                     world.backward(losses.speak / spoken.clamp(min=1) + run.train.edit_weight * edit)
-                since += torch.stack([losses.speak.detach(), losses.spoken, losses.edit.detach()])
+                since += torch.stack([losses.speak, losses.spoken, losses.edit, losses.align]).detach()
             norm = world.clip(list(trained.values()), run.optim.clip)
             optimizer.step()
             optimizer.zero_grad()
@@ -122,10 +124,11 @@ def fit(
             done = state.samples >= total
             if due(run.log.every, before, state) or done:
                 done = done or bool(stopping)
-                ce, count, edit = world.sum(since).tolist()
+                ce, count, edit, align = world.sum(since).tolist()
                 since.zero_()
+                samples = log.samples_since_line(state.samples)
                 state = replace(
-                    state, loss_ce=ce / max(count, 1), loss_edit=edit / log.samples_since_line(state.samples)
+                    state, loss_ce=ce / max(count, 1), loss_edit=edit / samples, loss_align=align / samples
                 )
                 check_finite(state)
                 log.step(state, grad_norm=float(norm), lr=optimizer.param_groups[0]["lr"])

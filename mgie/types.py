@@ -146,5 +146,7 @@ class Losses:
     """How many positions were spoken."""
     edit: Float[Tensor, ""]
     """Sum over the samples of each sample's mean squared error."""
+    align: Float[Tensor, ""]
+    """Sum over the samples of the condition's distance from the text encoder's; zero where none teaches."""
     samples: int
     """How many samples."""

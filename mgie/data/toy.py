@@ -109,6 +109,9 @@ ASKED: dict[str, tuple[str, ...]] = {
 }
 """Kind of edit -> the ways to ask for it."""
 
+DESCRIBE = "describe the picture"
+"""What a small language model is asked while it learns to see; the answer is the scene in words."""
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -194,7 +197,7 @@ def toy_pairs(
 
 
 def corpus(count: int = 20_000) -> Iterator[str]:
-    """Sentences of the toy world, asked and said, for training a tokenizer: no pictures are made."""
+    """Sentences of the toy world, for training a tokenizer: asked, said, described. No pictures are made."""
     for op, wordings in toy_photos.ASKED.items():
         yield from wordings
         for light in toy_photos.LIGHTS:
@@ -205,6 +208,9 @@ def corpus(count: int = 20_000) -> Iterator[str]:
         edited = scene_edit(draw, "train", draw.choices(list(SCENE_KINDS), list(SCENE_KINDS.values()))[0])
         yield edited.asked
         yield edited.said
+        if index % 4 == 0:
+            yield DESCRIBE
+            yield str(edited.before)
 
 
 def scene_edit(draw: Random, split: str, kind: str) -> Edited:

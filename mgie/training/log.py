@@ -61,6 +61,7 @@ class RunLog:
             "samples": state.samples,
             "loss_ce": state.loss_ce,
             "loss_edit": state.loss_edit,
+            "loss_align": state.loss_align,
             "grad_norm": grad_norm,
             "lr": lr,
             "samples_per_second": round((state.samples - self.done_before) / max(seconds, 1e-9), 2),

@@ -1,32 +1,49 @@
-"""The task: an editor and its objective. The only place where the two losses meet."""
+"""The task: an editor and its objective. The only place where the losses meet."""
 
 import torch
 from diffusers import DDPMScheduler
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from llava_patch.model import Llava
 from mgie.diffusion.guidance import DropConfig, drop_conditions
 from mgie.diffusion.noise import corrupt, prediction_target
 from mgie.models.codec import Codec
 from mgie.models.editor import Editor
+from mgie.models.encoders.clip_text import ClipTextEncoder
 from mgie.models.encoders.llava import speak_loss
-from mgie.types import Batch, Draws, Losses
+from mgie.types import Batch, Context, Draws, Losses
 
 
 class EditTask(nn.Module):
-    """Learn to say what the edit will look like, and to paint it (specs/mgie.md, section 7)."""
+    """Learn to say what the edit will look like, and to paint it (specs/mgie.md, section 7).
 
-    def __init__(self, editor: Editor, scheduler: DDPMScheduler, *, drop: DropConfig):
+    A `teacher`, the text encoder that the denoiser was pretrained with, adds a third loss: the condition
+    shall be what it makes of the same words (GILL, Koh et al. 2023, section 3.2). It is not trained.
+    """
+
+    def __init__(
+        self,
+        editor: Editor,
+        scheduler: DDPMScheduler,
+        *,
+        drop: DropConfig,
+        teacher: ClipTextEncoder | None = None,
+    ):
         super().__init__()
         self.editor = editor
         self.scheduler = scheduler
         self.drop = drop
+        self.teacher = None if teacher is None else teacher.requires_grad_(False)
 
     def forward(self, batch: Batch, draws: Draws) -> Losses:
         """Both losses of `batch`, as sums; all that is random in them is `draws`."""
         editor = self.editor
         context = editor.encoder.encode(batch)
         speak, spoken = editor.encoder.speak_loss(context, batch.labels)
+        align = torch.zeros_like(speak)
+        if self.teacher is not None:
+            align = align_loss(context, self.teacher.encode(batch))
 
         target = editor.codec.encode(batch.target, draws.posterior)  # b c h w, sampled and scaled
         source = editor.codec.encode_mode(batch.source)  # b c h w, the mode, not scaled
@@ -39,7 +56,14 @@ class EditTask(nn.Module):
         guess = editor.denoiser(noisy, draws.t, source, condition)
         wanted = prediction_target(self.scheduler, target, draws.noise, draws.t)
         edit = (guess.float() - wanted.float()).square().mean(dim=(1, 2, 3)).sum()
-        return Losses(speak=speak, spoken=spoken, edit=edit, samples=len(batch.keys))
+        return Losses(speak=speak, spoken=spoken, edit=edit, align=align, samples=len(batch.keys))
+
+
+def align_loss(context: Context, wanted: Context) -> Float[Tensor, ""]:
+    """Sum over the samples of the mean squared distances of the condition and of the null."""
+    tokens = (context.tokens.float() - wanted.tokens.float()).square().mean(dim=(1, 2)).sum()
+    null = (context.null.float() - wanted.null.float()).square().mean()
+    return tokens + len(context.tokens) * null
 
 
 class SpeakTask(nn.Module):
@@ -54,7 +78,8 @@ class SpeakTask(nn.Module):
         del draws
         states = self.editor(batch.input_ids, batch.mask, batch.looks)
         speak, spoken = speak_loss(self.editor, states, batch.labels)
-        return Losses(speak=speak, spoken=spoken, edit=torch.zeros_like(speak), samples=len(batch.keys))
+        none = torch.zeros_like(speak)
+        return Losses(speak=speak, spoken=spoken, edit=none, align=none, samples=len(batch.keys))
 
 
 class CodecTask(nn.Module):
@@ -76,9 +101,11 @@ class CodecTask(nn.Module):
         kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).mean(dim=(1, 2, 3))
         error = (again - pixels).abs().mean(dim=(1, 2, 3)) + (again - pixels).square().mean(dim=(1, 2, 3))
         edit = (error + self.kl_weight * kl).sum() / 2
+        none = torch.zeros_like(edit)
         return Losses(
-            speak=torch.zeros_like(edit),
+            speak=none,
             spoken=torch.zeros_like(batch.labels[0, 0]),
             edit=edit,
+            align=none,
             samples=len(batch.keys),
         )

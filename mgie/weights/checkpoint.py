@@ -48,6 +48,7 @@ class TrainState:
     seconds: float = 0.0
     loss_ce: float = float("nan")
     loss_edit: float = float("nan")
+    loss_align: float = 0.0
 
     def after_step(self, samples: int, seconds: float) -> "TrainState":
         """The state one optimizer step and `samples` samples later, `seconds` into the run."""

@@ -10,6 +10,7 @@ from typing import Any
 import diffusers
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, SchedulerMixin, UNet2DConditionModel
+from transformers import CLIPTextModel
 
 from mgie.errors import ConfigError, WeightsError
 from mgie.models.denoisers.unet import widen
@@ -34,6 +35,11 @@ def load_diffusion(where: str | Path) -> tuple[UNet2DConditionModel, Autoencoder
             "twice as many; use parts that belong together."
         )
     return widen(unet), vae, load_scheduler(where)
+
+
+def load_text_model(where: str | Path) -> CLIPTextModel:
+    """The text encoder that the UNet was trained with, in float32. Raises WeightsError."""
+    return _load(CLIPTextModel, str(where), "text_encoder")
 
 
 def load_scheduler(where: str | Path) -> DDPMScheduler:

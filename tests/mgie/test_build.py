@@ -9,9 +9,9 @@ from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mgie.build import Parts, build_batches, build_editor, build_release
+from mgie.build import Parts, build_batches, build_editor, build_release, build_teacher
 from mgie.config import RECIPES, RunConfig, load_run
-from mgie.errors import UserError, WeightsError
+from mgie.errors import ConfigError, UserError, WeightsError
 from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.models.encoders.llava import LlavaEncoder
 from mgie.tokens import visual_tokens
@@ -155,3 +155,18 @@ def test_a_release_carries_the_recipes_sampling(tiny_run, tmp_path):
     assert release.processor is parts.processor
     (tmp_path / "again.yaml").write_text(release.run_yaml)
     assert load_run(str(tmp_path / "again.yaml")) == run
+
+
+def test_a_teacher_comes_with_the_weight_of_its_loss(tiny_run):
+    run = tiny_run("--train.align_weight=0")
+    assert build_teacher(run, build_editor(run)) is None
+    run = tiny_run("--train.align_weight=1")
+    teacher = build_teacher(run, build_editor(run))
+    assert teacher is not None and teacher.pooled
+    assert same(teacher.text_model.state_dict(), published(BASE / "sd" / "text_encoder"))
+
+
+def test_a_teacher_that_reads_other_words_is_refused(tiny_run):
+    run = tiny_run("--model.edit_head.queries=3")
+    with pytest.raises(ConfigError, match="3 queries: expected the same vocabulary and 1 or 24"):
+        build_teacher(run, build_editor(run))

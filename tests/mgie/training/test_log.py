@@ -40,7 +40,15 @@ def test_a_line_has_the_names_of_all_metrics(tmp_path, world):
     first, second = lines(tmp_path / "run")
     speed = first.pop("samples_per_second")
     assert speed > 0
-    assert first == {"step": 1, "samples": 8, "loss_ce": 1.5, "loss_edit": 0.25, "grad_norm": 2.0, "lr": 0.1}
+    assert first == {
+        "step": 1,
+        "samples": 8,
+        "loss_ce": 1.5,
+        "loss_edit": 0.25,
+        "loss_align": 0.0,
+        "grad_norm": 2.0,
+        "lr": 0.1,
+    }
     assert (second["step"], second["samples"]) == (2, 16)
     assert (tmp_path / "run" / "run.yaml").read_text() == "name: x\n"
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mgie.build import Parts, build_batches, build_editor, build_examples
+from mgie.build import Parts, build_batches, build_editor, build_examples, build_teacher
 from mgie.config import RunConfig
 from mgie.data.batches import collate
 from mgie.data.stored_pairs import StoredPairs
@@ -171,3 +171,34 @@ def test_a_pair_without_words_is_painted_from_its_visual_tokens(run, parts, draw
     losses = EditTask(parts.editor, parts.scheduler, drop=NEVER)(batch, draws)
     assert losses.spoken == 4 * (8 + 1)  # the visual tokens and the end
     assert torch.isfinite(losses.edit)
+
+
+def test_the_teacher_pulls_the_condition_to_what_it_makes_of_the_words(run, parts, batch, draws):
+    teacher = build_teacher(run, parts)
+    assert teacher is not None
+    task = EditTask(parts.editor, parts.scheduler, drop=NEVER, teacher=teacher)
+    losses = task(batch, draws)
+    pairs, tokenizer = StoredPairs(run.data.path, "train"), parts.processor.tokenizer
+    encoder, total = encoder_of(parts), torch.zeros(())
+    context = encoder.encode(batch)
+    for row, key in enumerate(batch.keys):
+        said = next(pair.expressive for pair in pairs if pair.key == key)
+        places = teacher.text_model.config.max_position_embeddings
+        words = (tokenizer.encode(said, bos=False) + [tokenizer.eos_id] * places)[:places]
+        nothing = [tokenizer.eos_id] * places
+        wanted = teacher.text_model(input_ids=torch.tensor([words, nothing])).last_hidden_state[:, -1]
+        total += (context.tokens[row, 0] - wanted[0]).square().mean()
+        total += (context.null[0, 0] - wanted[1]).square().mean()
+    torch.testing.assert_close(losses.align, total, rtol=BY_HAND, atol=BY_HAND)
+    plain = EditTask(parts.editor, parts.scheduler, drop=NEVER)(batch, draws)
+    assert plain.align == 0
+    assert torch.equal(plain.edit, losses.edit) and torch.equal(plain.speak, losses.speak)
+
+
+def test_the_teacher_teaches_the_head_and_learns_nothing(run, parts, batch, draws):
+    teacher = build_teacher(run, parts)
+    assert teacher is not None
+    EditTask(parts.editor, parts.scheduler, drop=NEVER, teacher=teacher)(batch, draws).align.backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert all(parameter.grad is not None for parameter in encoder_of(parts).edit_head.parameters())
+    assert all(parameter.grad is None for parameter in parts.editor.denoiser.parameters())
