@@ -141,6 +141,12 @@ def build_batches(
         editor.codec.latent_shape(height, width)
     if not data.features:
         return Batches(Joined(stored), builder, seed=run.seed, order=order, **sizes)
+    moving = {"vae": "codec", "clip": "vision_tower"}
+    for group in (moving[kind] for kind in data.features if moving[kind] in run.train.groups):
+        raise ConfigError(
+            f"data.features={list(data.features)} with {group} in train.groups: what is trained gives other "
+            "features after every step; leave one of them out."
+        )
     llava = editor.encoder.llava if "clip" in data.features else None
     makers = Makers(builder, codec=editor.codec if "vae" in data.features else None, llava=llava)  # type: ignore[arg-type]
     pairs = with_features(stored, data.features, makers)

@@ -205,6 +205,8 @@ def test_stored_features_are_read_only_by_the_parts_that_made_them(read, parts, 
         read(path, "--data.size=16", "--data.features=[vae]", editor=parts.editor)
     with pytest.raises(DataError, match="--store"):
         read("--data.features=[vae]", editor=parts.editor)
+    with pytest.raises(ConfigError, match=r"vision_tower in train\.groups"):
+        read(path, "--train.groups=[vision_tower]", "--data.features=[clip]", editor=parts.editor)
     with pytest.raises(ConfigError, match="for one editor"):
         read(path, "--data.features=[vae]")
 
