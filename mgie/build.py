@@ -1,6 +1,7 @@
 """RunConfig -> objects. The only place that knows both the configuration and the classes."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from diffusers import DDPMScheduler
@@ -15,6 +16,7 @@ from mgie.data.mixture import Joined
 from mgie.data.orders import aspect_shapes
 from mgie.data.reading import Arrangement, open_sets, with_features
 from mgie.data.stored_features import FeatureBuilder, Makers, join_features
+from mgie.data.stored_pairs import stored_splits
 from mgie.data.streamed import StreamedPairs
 from mgie.errors import ConfigError, WeightsError
 from mgie.models.codec import Codec
@@ -115,18 +117,19 @@ def build_batches(
         raise ConfigError(
             "stored features and shape buckets are for one editor: give build_batches its editor."
         )
-    sizes = {
-        "batch_size": run.train.batch_size, "micro_batch_size": run.train.micro_batch_size,
-        "rank": rank, "world": world, "workers": data.workers,
-    }  # fmt: skip
+    batches = partial(
+        Batches,
+        seed=run.seed,
+        batch_size=run.train.batch_size,
+        micro_batch_size=run.train.micro_batch_size,
+        rank=rank,
+        world=world,
+        workers=data.workers,
+    )
     if data.streaming:
-        if run.preview.every:
-            raise ConfigError(
-                "previews show held-out pairs of a data set on disk, and data.streaming has none: "
-                "set preview.every to 0."
-            )
+        _check_previews(run)
         stream = StreamedPairs(data.path, memory=run.folder / "stream.jsonl", notes=rank == 0)
-        return Batches(stream, builder, seed=run.seed, **sizes)
+        return batches(stream, builder)
     arrangement = Arrangement(
         batch_size=run.train.batch_size,
         last=data.last,
@@ -135,12 +138,13 @@ def build_batches(
         pair_weights=data.pair_weights,
     )
     stored, order = open_sets(data.mixture or {data.path: 1.0}, arrangement, seed=run.seed)
+    _check_previews(run)
     if editor is None:
-        return Batches(Joined(stored), builder, seed=run.seed, order=order, **sizes)
+        return batches(Joined(stored), builder, order=order)
     for width, height in builder.shapes or ():
         editor.codec.latent_shape(height, width)
     if not data.features:
-        return Batches(Joined(stored), builder, seed=run.seed, order=order, **sizes)
+        return batches(Joined(stored), builder, order=order)
     moving = {"vae": "codec", "clip": "vision_tower"}
     for group in (moving[kind] for kind in data.features if moving[kind] in run.train.groups):
         raise ConfigError(
@@ -150,7 +154,16 @@ def build_batches(
     llava = editor.encoder.llava if "clip" in data.features else None
     makers = Makers(builder, codec=editor.codec if "vae" in data.features else None, llava=llava)  # type: ignore[arg-type]
     pairs = with_features(stored, data.features, makers)
-    return Batches(pairs, FeatureBuilder(builder), seed=run.seed, order=order, join=join_features, **sizes)
+    return batches(pairs, FeatureBuilder(builder), order=order, join=join_features)
+
+
+def _check_previews(run: RunConfig) -> None:
+    """Refuse now what would fail at the first preview."""
+    if run.preview.every and (run.data.streaming or "test" not in stored_splits(run.data.path)):
+        raise ConfigError(
+            f"previews show pairs of the split 'test' of a data set on disk, and {run.data.path} has none: "
+            "set preview.every to 0, or hold pairs out with `mgie prepare ... --test N`."
+        )
 
 
 def build_release(parts: Parts, run: RunConfig) -> Release:

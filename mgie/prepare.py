@@ -117,7 +117,8 @@ def check(folder: str | Path, *, progress: bool = True) -> dict[str, Any]:
         folder: The data set.
         progress: Show bars.
     """
-    return verify(folder, watch=_bar if progress else None)
+    facts = verify(folder, watch=_bar if progress else None)
+    return facts | {"pairs": sum(about["rows"] for about in facts["splits"].values()), "whole": True}
 
 
 def features_wanted(store: str | None, model: str | None, format: str) -> tuple[Kind, ...]:
@@ -239,11 +240,13 @@ def command(arguments: dict[str, Any]) -> str:
 
 def table(facts: dict[str, Any]) -> str:
     """The counts of a data set as lines to print: pairs per split, rows set aside and left out per reason;
-    and what is stored beside them."""
+    pairs that a model or a file had no words for; and what is stored beside them."""
     rows = [(f"{split} pairs", about["rows"]) for split, about in facts["splits"].items()]
     rows += [("set aside", facts["rejected"]["rows"])]
     rows += [(f"  {reason}", count) for reason, count in facts["rejected"]["reasons"].items()]
     rows += [(f"left out: {reason}", count) for reason, count in facts["filtered"].items()]
+    if facts.get("express", {}).get("without"):
+        rows.append(("without expressive text", facts["express"]["without"]))
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {count:>9,}" for name, count in rows]
     if "features" in facts:

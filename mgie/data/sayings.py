@@ -131,7 +131,7 @@ class Spoken(AbstractVoice):
         if batch_size < 1:
             raise ConfigError(f"express_batch={batch_size}: expected at least 1.")
         self._path, self._speak, self._made_by, self._batch_size = path, speak, made_by, batch_size
-        self.made = self.reused = 0
+        self.made = self.reused = self.without = 0
         self._said: dict[tuple[str, str], Said] = {}
         if not self._read():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -153,11 +153,12 @@ class Spoken(AbstractVoice):
                 self._remember(names, self._speak([pair for pair, _ in batch]))
                 self.made += len(batch)
             for name, (pair, size) in zip(names, batch):
+                self.without += not self._said[name].expressive
                 yield replace(pair, expressive=self._said[name].expressive), size
 
     def facts(self) -> dict[str, Any]:
-        """How they were made, and how many."""
-        return {"express": self._made_by | {"rows": self.made + self.reused}}
+        """How they were made, how many, and of how many the model had nothing to say."""
+        return {"express": self._made_by | {"rows": self.made + self.reused, "without": self.without}}
 
     def finish(self) -> None:
         """Remove the file."""

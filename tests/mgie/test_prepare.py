@@ -14,7 +14,7 @@ from mgie.data.stored_features import StoredFeatures
 from mgie.data.stored_pairs import StoredPairs
 from mgie.data.toy import toy_pairs
 from mgie.errors import ConfigError, DataError, DeviceError
-from mgie.prepare import prepare, table
+from mgie.prepare import check, prepare, table
 
 
 def test_toy_is_written_and_read_back(tmp_path):
@@ -25,6 +25,8 @@ def test_toy_is_written_and_read_back(tmp_path):
         not facts["reused"]
         and json.loads((tmp_path / "toy" / "facts.json").read_text())["rejected"]["rows"] == 0
     )
+    checked = check(tmp_path / "toy")
+    assert (checked["pairs"], checked["whole"]) == (16, True) and checked["splits"] == facts["splits"]
     card = (tmp_path / "toy" / "README.md").read_text()
     assert "mgie prepare toy --seed 3 --count 12 --test 4 --size 48" in card
     assert facts["splits"]["test"]["sha256"] in card

@@ -252,9 +252,12 @@ def test_wishes_that_exclude_each_other(wish):
         DataConfig(**({"path": "a", "size": 32, "max_length": 64} | wish))
 
 
-def test_a_stream_has_no_previews(read, parquet):
+def test_previews_need_held_out_pairs(read, parquet, shapes_data):
     with pytest.raises(ConfigError, match=r"preview\.every"):
         read(f"--data.path={parquet}", "--data.streaming=true", "--preview.every=8")
+    with pytest.raises(ConfigError, match="--test N"):
+        read(f"--data.path={shapes_data}", "--preview.every=8")
+    read("--preview.every=8")
 
 
 def test_sets_are_data_sets(other_data, tmp_path):

@@ -9,7 +9,7 @@ from mgie.data.rejects import Rejected
 from mgie.data.sayings import Given, Silent, Spoken, open_voice
 from mgie.data.stored_pairs import StoredPairs
 from mgie.errors import ConfigError, DataError
-from mgie.prepare import prepare
+from mgie.prepare import prepare, table
 
 
 class Kill(BaseException):
@@ -45,9 +45,23 @@ def test_a_kill_loses_one_batch_at_most_and_nothing_is_made_twice(tmp_path, make
     ]
     assert first.seen == [[f"pair-{i}" for i in (0, 1, 2)], [f"pair-{i}" for i in (3, 4, 5)]]
     assert second.seen == [[f"pair-{i}" for i in (6, 7, 8)], ["pair-9"]]
-    assert voice.facts() == {"express": {"by": "model", "rows": 10}} and (voice.made, voice.reused) == (4, 6)
+    assert voice.facts() == {"express": {"by": "model", "rows": 10, "without": 0}}
+    assert (voice.made, voice.reused) == (4, 6)
     voice.finish()
     assert not list((tmp_path / "a").iterdir())
+
+
+def test_pairs_that_a_model_has_no_words_for_are_counted(tmp_path, make_pair):
+    def silent(pairs):
+        return [
+            Said(key=pair.key, paragraph="", expressive="a"[: index % 2]) for index, pair in enumerate(pairs)
+        ]
+
+    sized = [(make_pair(index), (12, 12)) for index in range(5)]
+    for _ in range(2):  # the second time from the file
+        voice = spoken(tmp_path, silent, batch_size=5)
+        list(voice.after(sized))
+        assert voice.facts()["express"]["without"] == 3
 
 
 def test_a_line_that_was_cut_off_is_made_again(tmp_path, make_pair):
@@ -130,3 +144,4 @@ def test_the_whole_way(tmp_path, llava_folder, monkeypatch):
     )
     assert again["splits"]["train"]["sha256"] == facts["splits"]["train"]["sha256"]
     assert again["express"] == {"given": 5, "without": 2}
+    assert "without expressive text          2" in table(again)
