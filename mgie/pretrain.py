@@ -1,19 +1,26 @@
 """Make the small pretrained parts that the recipe `tiny` starts from, out of the toy world.
 
-    mgie prepare toy --count 24000 --seed 100 --size 32 --out _data/toy_base
-    python -m mgie.pretrain train codec    --data _data/toy_base
-    python -m mgie.pretrain train language --data _data/toy_base
-    python -m mgie.pretrain train painter  --data _data/toy_base
-    python -m mgie.pretrain export   --out mgie/recipes/tiny_base
+    mgie prepare toy --count 60000 --seed 100 --size 32 --out _data/toy_base
+    hard=recolour,remove,swap
+    easy=add,background,darken,brighten,contrast,warm,cool,invert,grey,sepia,saturate
+    mgie prepare toy:$hard,$hard,$hard,$easy --count 60000 --seed 101 --size 32 --out _data/toy_hard
+    python -m mgie.pretrain train codec   --data _data/toy_base
+    python -m mgie.pretrain train look    --data _data/toy_base
+    python -m mgie.pretrain train speak   --data _data/toy_hard
+    python -m mgie.pretrain train words   --data _data/toy_base
+    python -m mgie.pretrain train painter --data _data/toy_base
+    python -m mgie.pretrain export --out mgie/recipes/tiny_base
 
-Three parts, each as its big sibling was made: an autoencoder; a language model that looks at a picture and
-says what an edit will do to it (as LLaVA was tuned); a UNet that paints an edit from words alone (as
-InstructPix2Pix was trained). None has seen a visual token. Each stage is a run in _ckpt/runs/tiny_base that
-stops and goes on like any other. How long they take is told in mgie/recipes/tiny_base/README.md.
+Three parts, each as its big sibling was made: an autoencoder; a language model that learns to look by
+describing pictures, then to say what an edit will do to them (as LLaVA was tuned); a UNet that paints an edit
+from words alone (as InstructPix2Pix was trained), first from each word's state, then from one for all. None
+has seen a visual token. Each stage is a run in _ckpt/runs/tiny_base that stops and goes on like any other.
+How long they take is told in mgie/recipes/tiny_base/README.md.
 """
 
 import io
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -55,7 +62,7 @@ from mgie.weights import checkpoint
 
 SETTINGS = Path(__file__).with_suffix(".yaml")
 FOLDER = "_ckpt/runs/tiny_base"
-Stage = Literal["codec", "language", "painter"]
+Stage = Literal["codec", "look", "speak", "words", "painter"]
 Task = tuple[nn.Module, Groups, Builder]
 """What a stage trains: the task, its parameter groups, and what makes a pair into an example."""
 
@@ -69,9 +76,7 @@ def train_stage(stage: Stage, *, data: str, threads: int | None = None) -> dict[
     run = stage_run(stage, settings, data=data, threads=threads)
     with World(run.folder, precision=run.train.precision, threads=run.train.threads) as world:
         torch.manual_seed(run.seed)
-        task, groups, builder = {"codec": codec_task, "language": language_task, "painter": painter_task}[
-            stage
-        ](settings, run)
+        task, groups, builder = TASKS[stage](settings, run)
         batches = Batches(
             StoredPairs(run.data.path, "train"),
             builder,
@@ -82,29 +87,29 @@ def train_stage(stage: Stage, *, data: str, threads: int | None = None) -> dict[
             world=world.size,
             workers=run.data.workers,
         )
-        draw = partial(
+        draws = partial(
             draws_for,
             run.seed,
             latent_shape=new_codec(settings).latent_shape(run.data.size, run.data.size),
             steps=settings["scheduler"]["num_train_timesteps"],
             shift=run.train.timestep_shift,
         )
-        return fit(run, world, task, groups, batches, draw)
+        return fit(run, world, task, groups, batches, lambda batch: draws(batch.positions))
 
 
 def stage_run(stage: Stage, settings: dict[str, Any], *, data: str, threads: int | None) -> RunConfig:
     """The run of a stage: the recipe `tiny` with the stage's own data, length and rates."""
     tiny, own = load_run("tiny"), settings["stages"][stage]
     base = {"ema": None, "samples": None, "epochs": None, "timestep_shift": 1.0, "drop": tiny.train.drop}
-    groups = {"codec": ("codec",), "language": ("llava",), "painter": ("text_encoder", "denoiser")}[stage]
     every = max(own["train"]["samples"] // 10, 1)
+    own["train"]["groups"] = tuple(own["train"]["groups"])
     return replace(
         tiny,
         name=stage,
         out=FOLDER,
         data=replace(tiny.data, path=data, size=settings["size"]),
         train=replace(
-            tiny.train, **{**base, **own["train"]}, groups=groups, edit_weight=1.0, threads=threads
+            tiny.train, **{**base, **own["train"]}, edit_weight=1.0, align_weight=0.0, threads=threads
         ),
         optim=replace(tiny.optim, **{**own["optim"], "betas": tuple(own["optim"]["betas"])}, lrs={}),
         save=replace(tiny.save, every=every),
@@ -123,19 +128,24 @@ def codec_task(settings: dict[str, Any], run: RunConfig) -> Task:
     )
 
 
-def language_task(settings: dict[str, Any], run: RunConfig) -> Task:
-    """Look at the picture and describe it, or read the instruction and say what will happen."""
+def language_task(settings: dict[str, Any], run: RunConfig, *, describe: bool) -> Task:
+    """Look at the picture and read the instruction, say what will happen; or, at first, also describe it."""
     llava, processor = new_llava(settings)
-    return SpeakTask(llava), {"llava": list(llava.parameters())}, BaseExamples(run, processor, speak=True)
+    if not describe:
+        restore(llava, "look")
+    lessons = Lessons(run, processor, describe=describe)
+    return SpeakTask(llava), {"llava": list(llava.parameters())}, lessons
 
 
-def painter_task(settings: dict[str, Any], run: RunConfig) -> Task:
-    """Read what will happen, paint it."""
+def painter_task(settings: dict[str, Any], run: RunConfig, *, pooled: bool) -> Task:
+    """Read what will happen, paint it; `pooled`: from one state for all words, once it knows how to paint."""
     processor = new_llava(settings)[1]
     codec, unet = new_codec(settings), UNet2DConditionModel(**settings["unet"])
     restore(codec, "codec")
+    if pooled:
+        restore(unet, "words", prefix="denoiser.unet.")
     text = new_text_model(settings, processor.tokenizer)
-    encoder = ClipTextEncoder(text, silent_ids=(processor.tokenizer.eos_id,), pooled=True)
+    encoder = ClipTextEncoder(text, silent_ids=(processor.tokenizer.eos_id,), pooled=pooled)
     editor = Editor(encoder=encoder, denoiser=UNetDenoiser(unet), codec=codec)
     task = EditTask(editor, DDPMScheduler(**settings["scheduler"]), drop=run.train.drop)
     return task, editor.groups(), BaseExamples(run, processor)
@@ -146,7 +156,7 @@ def export(*, out: str) -> None:
     settings = yaml.safe_load(SETTINGS.read_text())
     (llava, processor), codec = new_llava(settings), new_codec(settings)
     unet = UNet2DConditionModel(**settings["unet"])
-    restore(llava, "language")
+    restore(llava, "speak")
     restore(codec, "codec")
     restore(unet, "painter", prefix="denoiser.unet.")
     text = new_text_model(settings, processor.tokenizer)
@@ -210,15 +220,13 @@ def new_tokenizer(pieces: int) -> LlavaTokenizer:
 class BaseExamples:
     """Pictures and words as the recipe `tiny` makes them, but without visual tokens.
 
-    Without `processor`, there are no words at all. With `speak` the pairs are lessons for a language model:
-    half of the scenes are described instead of edited (so that it learns to see, as LLaVA first learnt from
-    captions), and of the others every second says its text twice (so that it learns to look back at it).
+    Without `processor`, there are no words at all.
     """
 
     pad_id = 0
 
-    def __init__(self, run: RunConfig, processor: Processor | None, *, speak: bool = False):
-        self.run, self.processor, self.speak = run, processor, speak
+    def __init__(self, run: RunConfig, processor: Processor | None):
+        self.run, self.processor = run, processor
 
     def __call__(self, pair: EditPair) -> Example:
         """One pair as the stages see it."""
@@ -230,7 +238,8 @@ class BaseExamples:
         )
         ids, labels, looks = [0], [IGNORE], torch.zeros(0, 3, 1, 1)
         if self.processor is not None:
-            question, answer = self._words(pair)
+            asked, answer = self.words(pair)
+            question = self.run.model.question.replace("{instruction}", asked)
             encoded = self.processor.encode(question, answer, max_length=self.run.data.max_length)
             ids, labels, looks = encoded.input_ids, encoded.labels, self.processor.looks(before)[None]
         return Example(
@@ -238,14 +247,27 @@ class BaseExamples:
             read_at=torch.zeros(0, dtype=torch.long), has_source=True, target=target, key=pair.key,
         )  # fmt: skip
 
-    def _words(self, pair: EditPair) -> tuple[str, str]:
-        lesson = zlib.crc32(pair.key.encode()) % 4 if self.speak else 0
-        asked, said = pair.instruction, pair.expressive
-        if lesson > 1 and pair.meta["world"] == "scene":
-            asked, said = DESCRIBE, pair.meta["before"]
-        elif lesson % 2 == 1:
-            said = f"{said} {said}"
-        return self.run.model.question.replace("{instruction}", asked), said
+    def words(self, pair: EditPair) -> tuple[str, str]:
+        """What is asked, and what shall be said."""
+        return pair.instruction, pair.expressive
+
+
+class Lessons(BaseExamples):
+    """Lessons for a language model: every second answer is said twice, so that it learns to look back at it.
+
+    With `describe`, half of the scenes are described instead, as LLaVA learnt to see from captions.
+    """
+
+    def __init__(self, run: RunConfig, processor: Processor, *, describe: bool):
+        super().__init__(run, processor)
+        self.describe = describe
+
+    def words(self, pair: EditPair) -> tuple[str, str]:
+        """The lesson that belongs to this pair, whenever it comes."""
+        lesson = zlib.crc32(pair.key.encode()) % 4
+        if self.describe and lesson > 1 and pair.meta["world"] == "scene":
+            return DESCRIBE, pair.meta["before"]
+        return pair.instruction, f"{pair.expressive} {pair.expressive}" if lesson % 2 else pair.expressive
 
 
 def restore(module: nn.Module, stage: Stage, *, prefix: str = "") -> None:
@@ -253,7 +275,7 @@ def restore(module: nn.Module, stage: Stage, *, prefix: str = "") -> None:
     found = checkpoint.latest(Path(FOLDER) / stage)
     if found is None:
         raise WeightsError(
-            f"{FOLDER}/{stage} has no checkpoint: run `python -m mgie.pretrain {stage}` first."
+            f"{FOLDER}/{stage} has no checkpoint: run `python -m mgie.pretrain train {stage}` first."
         )
     tensors = {
         name.removeprefix(prefix): tensor
@@ -261,6 +283,15 @@ def restore(module: nn.Module, stage: Stage, *, prefix: str = "") -> None:
         if name.startswith(prefix)
     }
     checkpoint.put(tensors, dict(module.named_parameters()), where=found)
+
+
+TASKS: dict[Stage, Callable[[dict[str, Any], RunConfig], Task]] = {
+    "codec": codec_task,
+    "look": partial(language_task, describe=True),
+    "speak": partial(language_task, describe=False),
+    "words": partial(painter_task, pooled=False),
+    "painter": partial(painter_task, pooled=True),
+}
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from mgie.training.log import RunLog
 from mgie.training.optim import Groups, build_optimizer, choose_trained, rate_factor, set_rates
 from mgie.training.task import EditTask
 from mgie.training.world import World, stop_requests
-from mgie.types import Draws, EditPair
+from mgie.types import Batch, Draws, EditPair
 from mgie.weights import checkpoint
 from mgie.weights.checkpoint import TrainState
 
@@ -53,14 +53,8 @@ def train(run: RunConfig) -> dict[str, Any]:
         # Build.
         parts = build_editor(run)
         task = EditTask(parts.editor, parts.scheduler, drop=run.train.drop, teacher=build_teacher(run, parts))
-        batches = build_batches(run, parts.processor, rank=world.rank, world=world.size)
-        draw = partial(
-            draws_for,
-            run.seed,
-            latent_shape=parts.editor.codec.latent_shape(run.data.size, run.data.size),
-            steps=parts.scheduler.config.num_train_timesteps,
-            shift=run.train.timestep_shift,
-        )
+        batches = build_batches(run, parts.processor, rank=world.rank, world=world.size, editor=parts.editor)
+        draw = partial(draw_for, run, parts)
         return fit(run, world, task, parts.editor.groups(), batches, draw, partial(preview, run, parts))
 
 
@@ -70,10 +64,10 @@ def fit(
     task: nn.Module,
     groups: Groups,
     batches: Batches,
-    draw: Callable[[tuple[int, ...]], Draws],
+    draw: Callable[[Batch], Draws],
     look: Callable[[], Image.Image] | None = None,
 ) -> dict[str, Any]:
-    """The loop: `task(batch, draws)` gives Losses, `draw(positions)` its random part, `look()` a preview.
+    """The loop: `task(batch, draws)` gives Losses, `draw(batch)` its random part, `look()` a preview.
 
     `task.editor` is what is trained; `groups` are its parameters by name.
     """
@@ -104,7 +98,7 @@ def fit(
             spoken, stopping = world.sum(counts).unbind()
             set_rates(optimizer, rate_factor(state.samples / total, run.optim))
             for micro in micros:
-                batch, draws = micro.to(world.device), draw(micro.positions).to(world.device)
+                batch, draws = micro.to(world.device), draw(micro).to(world.device)
                 with world.accumulating(task, last=micro is micros[-1]):
                     with world.autocast():
                         losses = task(batch, draws)
@@ -150,6 +144,18 @@ def fit(
         "run_dir": str(run.folder), "steps": state.steps, "samples": state.samples,
         "seconds": round(state.seconds, 1), "loss_ce": state.loss_ce, "loss_edit": state.loss_edit,
     }  # fmt: skip
+
+
+def draw_for(run: RunConfig, parts: Parts, batch: Batch) -> Draws:
+    """The random part of a batch, as large as its latents; stored moments are of squares."""
+    y, x = batch.target.shape[-2:] if batch.target.numel() else (run.data.size, run.data.size)
+    return draws_for(
+        run.seed,
+        batch.positions,
+        latent_shape=parts.editor.codec.latent_shape(y, x),
+        steps=parts.scheduler.config.num_train_timesteps,
+        shift=run.train.timestep_shift,
+    )
 
 
 def preview(run: RunConfig, parts: Parts) -> Image.Image:

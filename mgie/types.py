@@ -89,6 +89,8 @@ class Batch:
     """What to name when something goes wrong."""
     positions: tuple[int, ...]
     """Place of each sample in the run's data order, counted over all epochs; random draws derive from it."""
+    features: Float[Tensor, "_ p dv"] | None = None
+    """The vision tower's features of all images, where they were stored: then `looks` is empty."""
 
     @property
     def spoken(self) -> int:

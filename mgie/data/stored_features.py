@@ -71,12 +71,10 @@ class FeaturedExample:
 class FeatureBatch(Batch):
     """A batch whose pictures may have been read by the frozen parts already.
 
-    Where moments are there, `source` and `target` hold no pixels; where features are there, `looks` is empty.
+    Where moments are there, `source` and `target` hold no pixels; where `features` are there, in the
+    precision of the store, `looks` is empty.
     """
 
-    features: Float[Tensor, "_ p dv"] | None
-    """The vision tower's features of all images, in the order of their placeholders, in the precision of the
-    store."""
     source_mean: Float[Tensor, "b c h w"] | None
     """What Codec.encode_mode gives of the source."""
     target_mean: Float[Tensor, "b c h w"] | None
@@ -349,7 +347,7 @@ def join_features(
 ) -> FeatureBatch:
     """`collate` for examples with features: pass it to Batches as `join`."""
     plain = collate([each.example for each in examples], positions=positions, pad_id=pad_id)
-    values = {field.name: getattr(plain, field.name) for field in fields(plain)}
+    values = {field.name: getattr(plain, field.name) for field in fields(plain) if field.name != "features"}
     clip = [each.features.clip for each in examples if each.example.has_source]
     source, target = (
         _stack([getattr(each.features, name) for each in examples]) for name in ("source", "target")

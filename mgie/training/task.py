@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from llava_patch.model import Llava
+from mgie.data.stored_features import FeatureBatch
 from mgie.diffusion.guidance import DropConfig, drop_conditions
 from mgie.diffusion.noise import corrupt, prediction_target
 from mgie.models.codec import Codec
@@ -45,8 +46,7 @@ class EditTask(nn.Module):
         if self.teacher is not None:
             align = align_loss(context, self.teacher.encode(batch))
 
-        target = editor.codec.encode(batch.target, draws.posterior)  # b c h w, sampled and scaled
-        source = editor.codec.encode_mode(batch.source)  # b c h w, the mode, not scaled
+        target, source = self.latents(batch, draws)  # b c h w: sampled and scaled; the mode, not scaled
         source = source * batch.has_source[:, None, None, None]
 
         # Guidance needs a model that has also seen "no words" and "no picture".
@@ -57,6 +57,16 @@ class EditTask(nn.Module):
         wanted = prediction_target(self.scheduler, target, draws.noise, draws.t)
         edit = (guess.float() - wanted.float()).square().mean(dim=(1, 2, 3)).sum()
         return Losses(speak=speak, spoken=spoken, edit=edit, align=align, samples=len(batch.keys))
+
+    def latents(
+        self, batch: Batch, draws: Draws
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
+        """The target's latents and the source's, from pixels or from stored moments."""
+        codec = self.editor.codec
+        if isinstance(batch, FeatureBatch) and batch.target_mean is not None:
+            assert batch.target_std is not None and batch.source_mean is not None
+            return (batch.target_mean + batch.target_std * draws.posterior) * codec.scale, batch.source_mean
+        return codec.encode(batch.target, draws.posterior), codec.encode_mode(batch.source)
 
 
 def align_loss(context: Context, wanted: Context) -> Float[Tensor, ""]:

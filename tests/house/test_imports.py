@@ -48,8 +48,8 @@ HOMES = {
         "mgie.train", "mgie.training.task", "mgie.pretrain",
     ),
     "transformers": (
-        "llava_patch", "mgie.models.encoders", "mgie.controllers", "mgie.evaluation", "mgie.data.express",
-        "mgie.pretrain",
+        "llava_patch", "mgie.models.encoders", "mgie.weights", "mgie.controllers", "mgie.evaluation",
+        "mgie.data.express", "mgie.pretrain",
     ),
     "gradio": ("mgie.web",),
     "jsonargparse": ("mgie.config", "mgie.cli", "mgie.pretrain"),

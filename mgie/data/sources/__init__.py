@@ -1,6 +1,6 @@
 """Where pairs come from: one reader per layout, each an iterator of EditPair with stable keys.
 
-toy                        the world that the project makes itself
+toy, toy:KIND,KIND...      the world that the project makes itself, or some of its kinds of edits
 ipr2pr:DIR_OR_HUB          InstructPix2Pix: numbered folders, or the columns of its hub form
 magicbrush:DIR_OR_HUB      MagicBrush: train and dev Parquet, and the evaluation layout
 pairs:DIR_OR_JSONL         the user's own, or a data set that `mgie prepare` wrote
@@ -39,6 +39,6 @@ def open_source(source: str, options: Options) -> Splits:
             f"{source!r} is no source: expected one of "
             f"{', '.join(reader.example for reader in READERS.values())}."
         )
-    if bool(where) == (name == "toy") or (colon and not where):
+    if not where and (colon or name != "toy"):
         raise ConfigError(f"{source!r} is no source: expected {READERS[name].example}.")
     return READERS[name].read(where, options)

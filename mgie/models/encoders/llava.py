@@ -39,7 +39,8 @@ class LlavaEncoder(AbstractInstructionEncoder):
 
     def encode(self, batch: Batch) -> Context:
         """Read picture and words; the condition comes from the states at `batch.read_at`."""
-        states = self.llava(batch.input_ids, batch.mask, batch.looks)  # b t d
+        looks = batch.looks if batch.features is None else None
+        states = self.llava(batch.input_ids, batch.mask, looks, batch.features)  # b t d
         tokens, null = self.condition(states_at(states, batch.read_at))
         return Context(tokens=tokens, null=null, states=states)
 

@@ -263,3 +263,21 @@ def test_previews_need_held_out_pairs(read, parquet, shapes_data):
 def test_sets_are_data_sets(other_data, tmp_path):
     with pytest.raises(DataError, match="no data set"):
         open_sets({str(other_data): 1.0, str(tmp_path): 1.0}, Arrangement(batch_size=2), seed=0)
+
+
+def test_training_from_stored_features_is_training_from_pixels(tiny_run, tmp_path):
+    arguments = {"seed": 3, "count": 8, "test": 2, "size": 32, "progress": False}
+    prepare("toy", tmp_path / "toy", **arguments, store="vae,clip", model="tiny", precision="float32")
+    path = f"--data.path={tmp_path / 'toy'}"
+    pixels = train(tiny_run(path, "--name=pixels", samples=8))
+    stored = train(tiny_run(path, "--name=stored", "--data.features=[vae, clip]", samples=8))
+    for name in ("loss_ce", "loss_edit"):
+        assert stored[name] == pytest.approx(pixels[name], rel=1e-6), name
+    clip = train(tiny_run(path, "--name=clip", "--data.features=[clip]", samples=8))
+    assert clip["loss_edit"] == pytest.approx(pixels["loss_edit"], rel=1e-6)
+
+
+def test_training_on_pictures_of_several_shapes(tiny_run, shapes_data):
+    changes = ("--data.buckets=shape", "--data.shape_step=8", f"--data.path={shapes_data}")
+    found = train(tiny_run(*changes, "--train.batch_size=2", "--train.micro_batch_size=1", samples=6))
+    assert found["steps"] == 3 and found["loss_edit"] > 0
