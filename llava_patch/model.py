@@ -62,6 +62,16 @@ class Llava(nn.Module):
             return cls(config, tokens, **build_parts(config, attn_implementation=attn_implementation))
 
     @property
+    def dtype(self) -> torch.dtype:
+        """Type of its parameters."""
+        return self.projector.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return self.projector.weight.device
+
+    @property
     def vocabulary(self) -> int:
         """Rows of both embedding tables."""
         return self.language_model.config.vocab_size

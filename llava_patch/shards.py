@@ -51,12 +51,15 @@ def shard_files(folder: str | Path) -> list[Path]:
     )
 
 
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
-    """All tensors of one safetensors, .bin or .pt file, mapped rather than read where the file allows it."""
+def read_tensors(path: str | Path, *, within: str | None = None) -> dict[str, Tensor]:
+    """All tensors of one safetensors, .bin or .pt file, mapped rather than read where the file allows it.
+
+    A pickle may have them under the key `within`, beside plain values that are passed over.
+    """
     path = Path(path)
     if not path.is_file():
         raise LlavaWeightsError(f"{path} is missing; fetch the file.")
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path, within)
 
 
 def each_shard(
@@ -218,7 +221,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise LlavaWeightsError(f"{path} is damaged or cut short ({error}); fetch the file again.") from error
 
 
-def _read_pickle(path: Path) -> dict[str, Tensor]:
+def _read_pickle(path: Path, within: str | None) -> dict[str, Tensor]:
     try:
         content = _restricted_load(path)
     except UnpicklingError as error:
@@ -232,6 +235,8 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
         raise LlavaWeightsError(
             f"{path} ({path.stat().st_size} bytes) is damaged or cut short; fetch the file again."
         ) from error
+    if isinstance(content, dict) and isinstance(content.get(within), dict):
+        content = content[within]
     if not isinstance(content, dict):
         raise LlavaWeightsError(
             f"{path} holds a {type(content).__name__}, expected tensors by name; use another file."

@@ -230,7 +230,7 @@ def _all_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def _dtype_name(model: Llava) -> str:
-    return str(model.projector.weight.dtype).removeprefix("torch.")
+    return str(model.dtype).removeprefix("torch.")
 
 
 def _write_json(path: Path, content: dict) -> None:

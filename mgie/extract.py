@@ -81,8 +81,9 @@ def _from_original(shards: Path, llava: str | None, diffusion: str | None) -> tu
             "with --llava, and the diffusers folder of its VAE with --diffusion."
         )
     mllm, unet = read_training_checkpoint(shards)
-    release = assemble(mllm, unet, where=shards, llava=llava, diffusion=diffusion)
-    return release, {"checkpoint": shards.name, "trained": len(mllm) + len(unet)}
+    facts = {"checkpoint": shards.name, "trained": len(mllm) + len(unet)}
+    release = assemble(lambda: mllm, lambda: unet, where=shards, llava=llava, diffusion=diffusion)
+    return release, facts
 
 
 def _find(run_dir: Path, name: str) -> Path:

@@ -163,15 +163,6 @@ class MGIEPipeline(DiffusionPipeline):
         """The parts and settings as they are now."""
         return Release(**self.components, settings=self.parameters, run_yaml=self._run_yaml, card=self._card)
 
-    def to(self, *args: Any, **kwargs: Any) -> "MGIEPipeline":
-        """Move or cast all parts, as in any diffusers pipeline."""
-        # The library asks each part for its type; LLaVA, which is no diffusers model, has no word for it.
-        self.llava.dtype = self.edit_head.dtype
-        try:
-            return super().to(*args, **kwargs)
-        finally:
-            del self.llava.dtype
-
     @property
     def device(self) -> torch.device:
         """Where the pipeline is."""
@@ -274,7 +265,7 @@ class MGIEPipeline(DiffusionPipeline):
         imagined = self._encoder.imagine(
             input_ids.to(device),
             mask.to(device),
-            looks.to(device, next(self.llava.parameters()).dtype),
+            looks.to(device, self.llava.dtype),
             max_new_tokens=sampling.max_new_tokens,
             no_repeat_ngram_size=self.config.no_repeat_ngram_size,
             compat=sampling.compat,

@@ -9,13 +9,14 @@ from a diffusers folder (VAE, scheduler).
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import EulerAncestralDiscreteScheduler
 from torch import Tensor
+from tqdm import tqdm
 
 from llava_patch.processor import Processor
 from llava_patch.shards import each_shard, read_tensors
@@ -23,7 +24,7 @@ from llava_patch.weights import load_llava
 from mgie.errors import WeightsError
 from mgie.models.encoders.edit_head import EditHead, EditHeadConfig
 from mgie.tokens import visual_tokens
-from mgie.weights.diffusers_parts import load_diffusion
+from mgie.weights.diffusers_parts import check_fit, empty_unet, load_scheduler, load_vae
 from mgie.weights.release import Release, put, said_as_ours, visual_ids, whole_folder
 
 MLLM, UNET = "mllm.pt", "unet.pt"
@@ -48,11 +49,9 @@ def read_apple(
     Raises WeightsError listing what does not fit.
     """
     folder = Path(folder)
-    with said_as_ours():
-        mllm, unet = read_tensors(folder / MLLM), read_tensors(folder / UNET)
     return assemble(
-        mllm,
-        unet,
+        lambda: read_tensors(folder / MLLM),
+        lambda: read_tensors(folder / UNET),
         where=folder,
         llava=llava,
         diffusion=diffusion,
@@ -97,8 +96,8 @@ def is_training_checkpoint(folder: str | Path) -> bool:
 
 
 def assemble(
-    mllm: dict[str, Tensor],
-    unet: dict[str, Tensor],
+    mllm: Callable[[], dict[str, Tensor]],
+    unet: Callable[[], dict[str, Tensor]],
     *,
     where: str | Path,
     llava: str | Path,
@@ -108,45 +107,68 @@ def assemble(
     attention: str = "sdpa",
     progress: bool = True,
 ) -> Release:
-    """An editor of trained tensors under their published names, over the folders they were trained on."""
-    emb = mllm.get("emb")
-    rest = {name: tensor for name, tensor in mllm.items() if name != "emb"}
-    head = _head(rest, where, heads)
+    """An editor of trained tensors under their published names, over the folders they were trained on.
+
+    What `mllm` and `unet` give is taken out as it finds its place, the one after the other. Of the diffusion
+    side's own UNet only the configuration is read.
+    """
+    with tqdm(total=2, desc=f"loading {Path(where).name}", leave=False, disable=not progress) as bar:
+        language = _language_side(mllm, where, llava, dtype, heads, attention, progress)
+        bar.update()
+        own = empty_unet(diffusion)
+        with said_as_ours():
+            own = put(own, unet(), where=f"{where}/{UNET}", dtype=dtype)
+        bar.update()
+    vae, scheduler = load_vae(diffusion), load_scheduler(diffusion)
+    check_fit(own, vae, diffusion)
+    return Release(
+        **language,
+        unet=own,
+        vae=vae.eval() if vae.dtype == dtype else vae.eval().to(dtype),
+        scheduler=EulerAncestralDiscreteScheduler.from_config(scheduler.config),
+        settings={},
+    )
+
+
+def _language_side(
+    read: Callable[[], dict[str, Tensor]],
+    where: str | Path,
+    llava: str | Path,
+    dtype: torch.dtype,
+    heads: int,
+    attention: str,
+    progress: bool,
+) -> dict[str, Any]:
+    """The LLaVA, its processor and the edit head, with the trained tensors in their places."""
+    with said_as_ours():
+        mllm = read()
+    emb = mllm.pop("emb", None)
+    head = _head(mllm, where, heads)
     with said_as_ours():
         model, _ = load_llava(llava, dtype=dtype, attn_implementation=attention, progress=progress)
         processor = Processor.from_pretrained(llava)
-    names = visual_tokens(_visual_count(rest, processor, where))
-    processor.tokenizer.add_tokens(names)
-    model.grow(max(len(processor.tokenizer) - model.vocabulary, 0))
-    ids = visual_ids(processor, len(names))
-
-    # The two tables, the head, the UNet: each exactly the file's.
-    tables = {EMBEDDINGS: model.language_model.model.embed_tokens, LM_HEAD: model.language_model.lm_head}
-    for name, table in tables.items():
-        put(table, {"weight": rest.pop(name)}, where=f"{name} of {where}/{MLLM}", dtype=dtype)
-    with torch.device("meta"):
-        config = _head_config(head, heads, len(names))
-        width = head["llm2hid.weight"].shape[1]
-        edit_head = EditHead(config, d_in=width, e_out=head["hid2feat.weight"].shape[0])
+    width = head["llm2hid.weight"].shape[1]
     if width != model.config.language.hidden_size:
         raise WeightsError(
             f"{where}/{MLLM} is for a language model of width {width}, but {llava} has "
             f"{model.config.language.hidden_size}: use the LLaVA folder that it was trained on."
         )
+    names = visual_tokens(_visual_count(mllm, processor, where))
+    processor.tokenizer.add_tokens(names)
+    model.grow(max(len(processor.tokenizer) - model.vocabulary, 0))
+    ids = visual_ids(processor, len(names))
+
+    # The two tables and the head: each exactly the file's.
+    tables = {EMBEDDINGS: model.language_model.model.embed_tokens, LM_HEAD: model.language_model.lm_head}
+    for name, table in tables.items():
+        put(table, {"weight": mllm.pop(name)}, where=f"{name} of {where}/{MLLM}", dtype=dtype)
+    with torch.device("meta"):
+        config = _head_config(head, heads, len(names))
+        edit_head = EditHead(config, d_in=width, e_out=head["hid2feat.weight"].shape[0])
     put(edit_head, head, where=f"{where}/{MLLM}", dtype=dtype)
-    own, vae, scheduler = load_diffusion(diffusion)
-    put(own, unet, where=f"{where}/{UNET}", dtype=dtype)
     if emb is not None:
         _keep_embeddings(edit_head, emb, model.language_model.model.embed_tokens.weight[list(ids)], where)
-    return Release(
-        llava=model.eval(),
-        edit_head=edit_head,
-        unet=own,
-        vae=vae.eval() if vae.dtype == dtype else vae.eval().to(dtype),
-        scheduler=EulerAncestralDiscreteScheduler.from_config(scheduler.config),
-        processor=processor,
-        settings={},
-    )
+    return {"llava": model.eval(), "processor": processor, "edit_head": edit_head}
 
 
 def write_apple(release: Release, out: str | Path) -> Path:
@@ -176,16 +198,13 @@ def _halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _head(mllm: dict[str, Tensor], where: str | Path, heads: int) -> dict[str, Tensor]:
-    """The edit head's tensors, by its own names; everything else must be a table."""
-    head = {name[len(HEAD) :]: tensor for name, tensor in mllm.items() if name.startswith(HEAD)}
+    """Take out the edit head's tensors, by its own names; everything else must be a table."""
+    names = [name for name in mllm if name.startswith(HEAD)]
+    head = {name[len(HEAD) :]: mllm.pop(name) for name in names}
     needed = ("query", "llm2hid.weight", "hid2feat.weight", "mapper.encoder.layers.0.linear1.weight")
     problems = [f"missing {HEAD}{name}" for name in needed if name not in head]
     problems += [f"missing {name}" for name in (EMBEDDINGS, LM_HEAD) if name not in mllm]
-    problems += [
-        f"unexpected {name}"
-        for name in mllm
-        if not name.startswith(HEAD) and name not in (EMBEDDINGS, LM_HEAD)
-    ]
+    problems += [f"unexpected {name}" for name in mllm if name not in (EMBEDDINGS, LM_HEAD)]
     if problems:
         raise WeightsError(
             f"{where}/{MLLM} is no mllm.pt of MGIE: {'; '.join(problems[:20])}; fetch the file again."

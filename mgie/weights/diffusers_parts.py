@@ -14,8 +14,8 @@ from transformers import CLIPTextModel
 
 from mgie.errors import ConfigError, WeightsError
 from mgie.models.denoisers.unet import widen
-
-SINGLE_FILES = (".safetensors", ".ckpt")
+from mgie.weights.release import put, said_as_ours
+from mgie.weights.single_file import is_single_file, read_single
 
 
 def load_diffusion(where: str | Path) -> tuple[UNet2DConditionModel, AutoencoderKL, DDPMScheduler]:
@@ -24,9 +24,35 @@ def load_diffusion(where: str | Path) -> tuple[UNet2DConditionModel, Autoencoder
     `where` is a folder or hub id with unet/, vae/ and scheduler/, or a single file. Raises WeightsError
     that says what is missing, unexpected or of another shape.
     """
-    where = str(where)
-    unet = _load(UNet2DConditionModel, where, "unet")
-    vae = _load(AutoencoderKL, where, "vae")
+    unet, vae = _load(UNet2DConditionModel, str(where), "unet"), load_vae(where)
+    check_fit(unet, vae, where)
+    return widen(unet), vae, load_scheduler(where)
+
+
+def load_vae(where: str | Path) -> AutoencoderKL:
+    """The VAE alone, in float32. Raises WeightsError."""
+    return _load(AutoencoderKL, str(where), "vae")
+
+
+def empty_unet(where: str | Path) -> UNet2DConditionModel:
+    """A UNet without values, on the meta device, that sees a source picture: for weights from elsewhere.
+
+    Only the configuration is read, the weights beside it need not be there. Raises WeightsError.
+    """
+    try:
+        if is_single_file(where):
+            with said_as_ours():
+                config, _ = read_single(where, "unet")
+        else:
+            config = dict(UNet2DConditionModel.load_config(str(where), subfolder="unet"))
+        with torch.device("meta"):
+            return UNet2DConditionModel.from_config(config | {"in_channels": 2 * config["out_channels"]})
+    except (OSError, TypeError, KeyError) as error:
+        raise _absent(str(where), "unet", error) from error
+
+
+def check_fit(unet: UNet2DConditionModel, vae: AutoencoderKL, where: str | Path) -> None:
+    """Refuse a UNet and a VAE of different latents. Raises WeightsError."""
     channels = unet.config.out_channels
     if vae.config.latent_channels != channels or unet.config.in_channels not in (channels, 2 * channels):
         raise WeightsError(
@@ -34,17 +60,23 @@ def load_diffusion(where: str | Path) -> tuple[UNet2DConditionModel, Autoencoder
             f"{vae.config.latent_channels}: expected a UNet that takes {vae.config.latent_channels} or "
             "twice as many; use parts that belong together."
         )
-    return widen(unet), vae, load_scheduler(where)
 
 
 def load_text_model(where: str | Path) -> CLIPTextModel:
-    """The text encoder that the UNet was trained with, in float32. Raises WeightsError."""
+    """The text encoder that the UNet was trained with, in float32. Raises WeightsError.
+
+    It is not read from a single file.
+    """
+    if is_single_file(where):
+        raise WeightsError(
+            f"the text encoder in {where} is not read: give a diffusers folder with text_encoder/."
+        )
     return _load(CLIPTextModel, str(where), "text_encoder")
 
 
 def load_scheduler(where: str | Path) -> DDPMScheduler:
     """The training schedule of a diffusers folder; Stable Diffusion's for a single file."""
-    if Path(where).suffix in SINGLE_FILES:
+    if is_single_file(where):
         return DDPMScheduler(
             beta_start=0.00085,
             beta_end=0.012,
@@ -69,9 +101,9 @@ def load_sampler(name: str, schedule: DDPMScheduler) -> SchedulerMixin:
 
 
 def _load(kind: Any, where: str, part: str) -> Any:
+    if is_single_file(where):
+        return _load_single(kind, where, part)
     try:
-        if Path(where).suffix in SINGLE_FILES:
-            return kind.from_single_file(where, torch_dtype=torch.float32)
         model, report = kind.from_pretrained(
             where,
             subfolder=part,
@@ -88,6 +120,14 @@ def _load(kind: Any, where: str, part: str) -> Any:
             f"{f' and {len(problems) - 8} more' if len(problems) > 8 else ''}; fetch it again."
         )
     return model
+
+
+def _load_single(kind: Any, where: str, part: str) -> Any:
+    with said_as_ours():
+        config, tensors = read_single(where, part)
+    with torch.device("meta"):
+        model = kind.from_config(config)
+    return put(model, tensors, where=f"the {part} in {where}", dtype=torch.float32)
 
 
 def _absent(where: str, part: str, error: Exception) -> WeightsError:

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, MutableMapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -138,8 +138,14 @@ def visual_ids(processor: Processor, count: int) -> tuple[int, ...]:
         return tuple(processor.tokenizer.id_of(name) for name in visual_tokens(count))
 
 
-def put(module: _Module, tensors: Mapping[str, Tensor], *, where: str | Path, dtype: torch.dtype) -> _Module:
-    """Give a module exactly these tensors. Raises one WeightsError listing all that do not fit."""
+def put(
+    module: _Module, tensors: MutableMapping[str, Tensor], *, where: str | Path, dtype: torch.dtype
+) -> _Module:
+    """Give a module exactly these tensors. Raises one WeightsError listing all that do not fit.
+
+    They are copied and taken out of `tensors` one by one: nothing is in memory twice, and no file stays
+    mapped behind the module.
+    """
     wanted = module.state_dict()
     problems = [f"missing {name}" for name in wanted if name not in tensors]
     problems += [f"unexpected {name}" for name in tensors if name not in wanted]
@@ -154,7 +160,15 @@ def put(module: _Module, tensors: Mapping[str, Tensor], *, where: str | Path, dt
             f"{where} does not fit its configuration, {len(problems)} tensors differ; use the files that "
             f"belong together: {'; '.join(problems[:LISTED])}{more}"
         )
-    module.load_state_dict({name: tensor.to(dtype) for name, tensor in tensors.items()}, assign=True)
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    names = list(wanted)
+    del wanted
+    for name in names:
+        tensor = tensors.pop(name).to(dtype, copy=True)
+        owner, _, own = name.rpartition(".")
+        if (old := parameters.pop(name, None)) is not None:
+            tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
+        setattr(module.get_submodule(owner), own, tensor)
     left = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
     assert not left, f"on the meta device after loading: {left}"
     return module.eval()

@@ -30,6 +30,11 @@ def test_only_the_tower_is_frozen(model: Llava):
         assert value.requires_grad != name.startswith("vision_tower."), name
 
 
+def test_type_and_place(model: Llava):
+    assert (model.dtype, model.device) == (torch.float32, torch.device("cpu"))
+    assert model.to(torch.bfloat16).dtype == torch.bfloat16
+
+
 @torch.no_grad()
 def test_padding_on_either_side_changes_nothing(model: Llava, processor: Processor, rows: list, looks):
     alone = [

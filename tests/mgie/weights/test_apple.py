@@ -1,9 +1,12 @@
+import shutil
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from llava_patch.shards import read_tensors
 from llava_patch.weights import to_published
 from mgie.errors import WeightsError
 from mgie.pipeline import MGIEPipeline
@@ -82,6 +85,29 @@ def test_the_pipeline_opens_it(folder: Path, base, tmp_path):
     assert MGIEPipeline.from_pretrained(tmp_path / "release").config.max_new_tokens == 96
 
 
+def test_one_file_at_a_time_and_none_behind_the_model(folder: Path, base, heads, tmp_path, monkeypatch):
+    """Memory: the model and one file. Of the diffusion side's own UNet not even the file is needed."""
+    earlier: list[weakref.ref] = []
+
+    def watched(path: Path) -> dict[str, Tensor]:
+        assert not any(reference() is not None for reference in earlier), f"tensors live beside {path}"
+        tensors = read_tensors(path)
+        earlier.extend(weakref.ref(value) for value in tensors.values())
+        return tensors
+
+    monkeypatch.setattr("mgie.weights.apple.read_tensors", watched)
+    diffusion = Path(shutil.copytree(base["diffusion"], tmp_path / "sd"))
+    for weights in (diffusion / "unet").glob("*.safetensors"):
+        weights.unlink()
+    options = base | {"diffusion": diffusion}
+    again = read_apple(folder, **options, heads=heads, dtype=torch.float16, progress=False)
+    assert len(earlier) > 100 and not any(reference() is not None for reference in earlier)
+    # Rewriting the file in place changes nothing that was loaded.
+    before = again.unet.conv_in.weight.clone()
+    (folder / UNET).write_bytes(bytes((folder / UNET).stat().st_size))
+    assert torch.equal(again.unet.conv_in.weight, before) and before.any()
+
+
 # `emb`.
 
 
@@ -125,6 +151,18 @@ def test_a_file_for_another_width(folder: Path, base, heads):
     change(folder / MLLM, **{name.replace(".", "__"): tensor for name, tensor in narrow.items()})
     said = refused(folder, base, heads)
     assert EMBEDDINGS in said and "misshapen" in said and "belong together" in said
+
+
+def test_a_file_for_a_wider_language_model(folder: Path, base, heads):
+    width = load(folder / MLLM)["edit_head.llm2hid.weight"].shape[1]
+    other = {
+        name: torch.zeros(*tensor.shape[:-1], width + 2)
+        for name, tensor in load(folder / MLLM).items()
+        if name in (EMBEDDINGS, "lm_head.weight", "edit_head.llm2hid.weight")
+    }
+    change(folder / MLLM, emb=None, **{name.replace(".", "__"): tensor for name, tensor in other.items()})
+    said = refused(folder, base, heads)
+    assert f"is for a language model of width {width + 2}" in said and f"has {width}: use" in said
 
 
 def test_strange_and_missing_names(folder: Path, base, heads):

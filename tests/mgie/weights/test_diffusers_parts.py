@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from mgie.errors import ConfigError, WeightsError
@@ -69,6 +69,32 @@ def test_what_differs_from_the_configuration_is_listed(folder: Path, part: str):
     with pytest.raises(WeightsError) as error:
         load_diffusion(folder)
     assert f"missing {name}" in str(error.value) and "unexpected strange" in str(error.value)
+
+
+def test_a_vae_with_the_older_names_of_its_attention(folder: Path):
+    """As Stable Diffusion 1.5 and InstructPix2Pix are published."""
+    vae = AutoencoderKL(
+        block_out_channels=(32,), latent_channels=load_diffusion(folder)[0].config.out_channels
+    )
+    vae.save_pretrained(folder / "vae")
+    stored = load_file(folder / "vae" / WEIGHTS)
+    older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    renamed = {}
+    for name, tensor in stored.items():
+        for new, old in older.items():
+            name = name.replace(f".attentions.0.{new}.", f".attentions.0.{old}.")
+        renamed[name] = tensor
+    assert renamed.keys() != stored.keys()
+    save_file(renamed, folder / "vae" / WEIGHTS, metadata={"format": "pt"})
+    loaded = load_diffusion(folder)[1].state_dict()
+    assert not [name for name in stored if not torch.equal(stored[name], loaded[name])]
+
+
+def test_pickles_that_hold_more_than_tensors(folder: Path):
+    (folder / "unet" / WEIGHTS).unlink()
+    torch.save({"conv_in.bias": Path("/")}, folder / "unet" / "diffusion_pytorch_model.bin")
+    with pytest.raises(WeightsError, match="unet cannot be loaded from"):
+        load_diffusion(folder)
 
 
 def test_another_shape(folder: Path):
