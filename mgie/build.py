@@ -64,7 +64,7 @@ def build_editor(run: RunConfig) -> Parts:
     if run.train.gradient_checkpointing:
         llava.language_model.activation_checkpointing_enable()
     ids = tuple(processor.tokenizer.id_of(name) for name in names)
-    encoder = LlavaEncoder(llava, edit_head, visual_ids=ids)
+    encoder = LlavaEncoder(llava, edit_head, visual_ids=ids, compat=run.compat)
     editor = Editor(encoder=encoder, denoiser=UNetDenoiser(unet), codec=Codec(vae))
     return Parts(editor=editor, processor=processor, scheduler=scheduler)
 

@@ -60,7 +60,12 @@ largest sigma. Worst measured: 5.7e-5, most of it the goldens' own: a float64 ru
 than to them."""
 AMPLIFIED = 20
 """Last latents may differ by so many times what a relative change of 1e-5 in the condition does to them,
-which the goldens measured. Worst measured: 7."""
+which the goldens measured. Worst measured: 7. It begins in the first step, whose difference the later ones
+carry on, and that is the goldens' own rounding: there they are 5.7e-5 from a float64 denoiser, ours 2.5e-6.
+Nothing of ours moves it: guidance over predicted pictures as the old pipeline had it (5.63e-5 instead of
+5.64e-5), attention without the fused kernel (5.68e-5), rows one by one, no oneDNN, channels last, two threads
+(5.5e-5 to 5.8e-5). Nor does it lie in the direction of the time, the noise's or the source's scale or the
+condition: correlations of at most 0.04 with what changes of these do."""
 GREY = 1
 """Steps of 8 bits by which a picture may differ."""
 TRAINED = {"embed_tokens": "embeddings", "lm_head": "lm_head", "edit_head": "edit_head", "unet": "denoiser"}

@@ -31,11 +31,20 @@ class Imagined:
 class LlavaEncoder(AbstractInstructionEncoder):
     """Imagine the edit in the language model and hand it to the denoiser as a condition."""
 
-    def __init__(self, llava: Llava, edit_head: EditHead, *, visual_ids: tuple[int, ...]):
+    def __init__(
+        self,
+        llava: Llava,
+        edit_head: EditHead,
+        *,
+        visual_ids: tuple[int, ...],
+        compat: Literal["sound", "reference"] = "sound",
+    ):
+        """`reference` computes the null for every row of a batch, as the original program does."""
         super().__init__()
         self.llava = llava
         self.edit_head = edit_head
         self.visual_ids = tuple(visual_ids)
+        self.compat = compat
 
     def encode(self, batch: Batch) -> Context:
         """Read picture and words; the condition comes from the states at `batch.read_at`."""
@@ -47,9 +56,17 @@ class LlavaEncoder(AbstractInstructionEncoder):
     def condition(
         self, visual: Float[Tensor, "b k d"]
     ) -> tuple[Float[Tensor, "b q e"], Float[Tensor, "1 q e"]]:
-        """Condition of each sample from its visual tokens' states, and the null, in one pass."""
+        """Condition of each sample from its visual tokens' states, and the null, in one pass.
+
+        `reference`: in two passes, the second with as many equal rows, of which one comes back.
+        """
+        embeddings = self.visual_embeddings()
+        if self.compat == "reference":
+            return self.edit_head(visual, embeddings), self.edit_head(torch.zeros_like(visual), embeddings)[
+                :1
+            ]
         nothing = visual.new_zeros(1, *visual.shape[1:])
-        both = self.edit_head(torch.cat([visual, nothing]), self.visual_embeddings())
+        both = self.edit_head(torch.cat([visual, nothing]), embeddings)
         return both[:-1], both[-1:]
 
     @torch.no_grad()
