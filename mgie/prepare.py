@@ -67,7 +67,7 @@ def prepare(
         source: toy, ipr2pr:DIR_OR_HUB, magicbrush:DIR_OR_HUB, pairs:DIR_OR_JSONL or legacy:DIR.
         out: Folder to be made: a folder per split, README.md, facts.json, rejected.jsonl.
         seed: Which drawings the toy world makes.
-        count: Pairs to train on; of ipr2pr folders, prompts. All; of toy, 6000.
+        count: Pairs to train on; of ipr2pr folders, prompts. All; of toy, 16000.
         test: The same, held out, where the source has no such split. A twentieth; of toy, 500.
         size: Width of the toy world's pictures.
         clip: Filter InstructPix2Pix by CLIP scores: "paper", or such as "image=0.75,direction=0.2,best=4".

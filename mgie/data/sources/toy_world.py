@@ -3,7 +3,7 @@
 from mgie.data.sources.base import Options, Splits
 from mgie.data.toy import toy_pairs
 
-TRAIN, TEST = 6000, 500
+TRAIN, TEST = 16_000, 500
 
 
 def read(where: str, options: Options) -> Splits:
