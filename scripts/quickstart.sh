@@ -10,9 +10,9 @@ data=_data/toy examples=_data/examples run=_ckpt/runs/tiny model=_ckpt/tiny edit
 
 step() { printf '\n== %s\n' "$*"; }
 older() { [ ! -e "$1" ] || [ "$2" -nt "$1" ]; } # $1 is missing, or was made before $2
-edit() {                                         # NAME INSTRUCTION PHOTO...
+edit() {                                         # NAME INSTRUCTION SIZE PICTURE...
     if older "$edits/$1/.done" $model/model_index.json; then
-        mgie edit "${@:3}" "$2" --model $model --out "$edits/$1"
+        mgie edit "${@:4}" "$2" --size "$3" --model $model --out "$edits/$1"
         touch "$edits/$1/.done"
     fi
 }
@@ -37,9 +37,9 @@ for name in SPLITS["test"]:
     photo(name).save(f"_data/examples/{name}.png")
 for number, pair in enumerate(toy_pairs(3, seed=1, split="test", kinds=["recolour"]), start=1):
     open(f"_data/examples/scene-{number}.png", "wb").write(pair.source)'
-edit grey "make it black and white" $examples/{cat,coffee,flower}.png
-edit dark "make it darker" $examples/{cat,coffee,flower}.png
-edit pink "make the background pink" $examples/scene-{1,2,3}.png
+edit grey "make it black and white" 128 $examples/{cat,coffee,flower}.png
+edit dark "make it darker" 128 $examples/{cat,coffee,flower}.png
+edit pink "make the background pink" 32 $examples/scene-{1,2,3}.png
 
 step "5/5 evaluate: fresh held-out pairs, each output judged"
 if older $report/results.json $model/model_index.json; then
@@ -52,7 +52,7 @@ edited photographs and scenes:  $edits/
 the release:                    $model
 
 Try next, after \`source .venv/bin/activate\`:
-  mgie edit YOUR_PHOTO.jpg "make it look like an old photo" --model $model --out out.png
+  mgie edit YOUR_PHOTO.jpg "make it look like an old photo" --size 128 --model $model --out out.png
   mgie evaluate --model $model --suite toy --seed 2 --out _ckpt/tiny-report-2
   mgie train --config tiny --name longer --train.samples 80000
 END
