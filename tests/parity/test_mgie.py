@@ -61,7 +61,7 @@ AMPLIFIED = 20
 """Last latents may differ by so many times what a relative change of 1e-5 in the condition does to them,
 which the goldens measured. Worst measured: 7. It begins in the first step, whose difference the later ones
 carry on; its cause is unknown. On the same inputs a float64 denoiser is 2.5e-6 from ours and 5.7e-5 from the
-goldens. Nothing of ours moves it: guidance over predicted pictures as the old pipeline had it (5.63e-5 instead of
+goldens. Nothing of ours moves it: guidance over predicted pictures as the old pipeline had it (5.63e-5 for
 5.64e-5), attention without the fused kernel (5.68e-5), rows one by one, no oneDNN, channels last, two threads
 (5.5e-5 to 5.8e-5). Nor does it lie in the direction of the time, the noise's or the source's scale or the
 condition: correlations of at most 0.04 with what changes of these do."""
