@@ -19,6 +19,7 @@ from mgie.errors import ConfigError
 from mgie.models.encoders.edit_head import EditHeadConfig
 from mgie.training.log import LogConfig
 from mgie.training.optim import OptimConfig
+from mgie.training.world import Strategy
 from mgie.weights.checkpoint import SaveConfig
 
 RECIPES = Path(__file__).parent / "recipes"
@@ -128,6 +129,9 @@ class TrainConfig:
     """Shift of the drawn diffusion times towards noise (Stable Diffusion 3, equation 23); 1 is uniform."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Compute type; master weights stay in float32."""
+    strategy: Strategy = "ddp"
+    """What several processes share out: `ddp` only the samples; `zero1` the optimizer's state too, `zero2`
+    the gradients too, `zero3` the weights too, frozen ones included (ZeRO, Rajbhandari et al. 2020)."""
     ema: float | None = None
     """Decay of the averaged weights. None: no average."""
     gradient_checkpointing: bool = False

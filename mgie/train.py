@@ -43,8 +43,10 @@ def train(run: RunConfig) -> dict[str, Any]:
     one that is complete is left as it is. Raises ConfigError if the folder holds a run of other settings.
     """
     with World(
-        run.folder, precision=run.train.precision, trackers=run.log.trackers, threads=run.train.threads
-    ) as world:
+        run.folder, precision=run.train.precision, trackers=run.log.trackers, threads=run.train.threads,
+        strategy=run.train.strategy, batch_size=run.train.batch_size,
+        micro_batch_size=run.train.micro_batch_size, clip=run.optim.clip,
+    ) as world:  # fmt: skip
         # Everything that can be wrong is wrong now.
         run.validate(world.size)
         check_same_run(run)
@@ -74,17 +76,21 @@ def fit(
     total = run_length(run, batches)
     trained = choose_trained(task.get_submodule("editor"), groups, run.train.groups)
     optimizer = build_optimizer(groups, run.train.groups, run.optim)
-    task, optimizer = world.prepare(task, optimizer)
-    ema = EMAModel(trained.values(), decay=run.train.ema) if run.train.ema else None
-    shadow = ema.shadow_params if ema else None
 
-    # Resume where the last run stopped, or start.
-    state = TrainState()
+    # Resume where the last run stopped, or start. Processes may share out what has been read.
     found = checkpoint.latest(run.folder)
-    if found:
-        state = checkpoint.resume(found, trained=trained, optimizer=optimizer, ema=shadow)
+    state, saved = checkpoint.load(found) if found else (TrainState(), None)
+    if found and saved:
+        checkpoint.put(saved.trained, trained, where=found)
+    task, optimizer = world.prepare(task, optimizer)
+    held = world.held(trained)
+    ema = EMAModel(held, decay=run.train.ema) if run.train.ema else None
+    shadow = ema.shadow_params if ema else None
+    if saved:
+        world.scatter(saved, trained, optimizer, shadow)
         if ema:
             ema.optimization_step = state.steps
+    del saved
     log = RunLog(run.folder, world, total=total, done=state.samples, run_yaml=dump_run(run))
     since = torch.zeros(
         4, device=world.device
@@ -109,7 +115,7 @@ def fit(
             optimizer.step()
             optimizer.zero_grad()
             if ema:
-                ema.step(trained.values())
+                ema.step(held)
             before = state
             state = state.after_step(run.train.batch_size, seconds + time.monotonic() - began)
             log.advance(run.train.batch_size)
@@ -126,15 +132,14 @@ def fit(
                 )
                 check_finite(state)
                 log.step(state, grad_norm=float(norm), lr=optimizer.param_groups[0]["lr"])
-            if look and due(run.preview.every, before, state) and world.is_main:
-                with averaged(ema, trained):
-                    log.picture(f"{state.samples:010d}", look())
+            if look and due(run.preview.every, before, state):
+                with averaged(ema, held), world.whole(task):
+                    if world.is_main:
+                        log.picture(f"{state.samples:010d}", look())
             if due(run.save.every, before, state) or done:
+                snapshot = world.gather(trained, optimizer, shadow)
                 if world.is_main:
-                    checkpoint.save(
-                        run.folder, state, trained=trained, optimizer=optimizer, ema=shadow,
-                        run_yaml=dump_run(run), keep=run.save.keep,
-                    )  # fmt: skip
+                    checkpoint.save(run.folder, state, snapshot, run_yaml=dump_run(run), keep=run.save.keep)
                 world.wait()
             if done and state.samples < total:
                 log.say(f"stopped at sample {state.samples} of {total}; the same command goes on from here.")
@@ -184,17 +189,17 @@ def preview(run: RunConfig, parts: Parts) -> Image.Image:
 
 
 @contextmanager
-def averaged(ema: EMAModel | None, trained: dict[str, nn.Parameter]) -> Iterator[None]:
+def averaged(ema: EMAModel | None, held: list[nn.Parameter]) -> Iterator[None]:
     """The averaged weights inside, where the run keeps them; the trained ones again after."""
     if ema is None:
         yield
         return
-    ema.store(trained.values())
-    ema.copy_to(trained.values())
+    ema.store(held)
+    ema.copy_to(held)
     try:
         yield
     finally:
-        ema.restore(trained.values())
+        ema.restore(held)
 
 
 def check_finite(state: TrainState) -> None:
@@ -243,7 +248,7 @@ def check_same_run(run: RunConfig) -> None:
 def _comparable(text: str) -> dict[str, Any]:
     """Flat settings that decide what is learnt."""
     free = (
-        "out", "data.path", "data.workers", "train.micro_batch_size", "train.threads",
+        "out", "data.path", "data.workers", "train.micro_batch_size", "train.threads", "train.strategy",
         "save", "log", "preview", "sampling",
     )  # fmt: skip
 

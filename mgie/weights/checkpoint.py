@@ -8,7 +8,7 @@ A checkpoint is a folder `checkpoints/<samples>` with
     run.yaml               the resolved configuration
     manifest.json          size and SHA-256 of each of these files; written last
 It is written under a temporary name, synced and renamed: what has no valid manifest does not exist.
-Frozen tensors are never in it.
+Frozen tensors are never in it. Tensors are whole, whatever the processes of the run had shared out.
 """
 
 import errno
@@ -55,35 +55,31 @@ class TrainState:
         return replace(self, samples=self.samples + samples, steps=self.steps + 1, seconds=seconds)
 
 
-def save(
-    folder: Path,
-    state: TrainState,
-    *,
-    trained: dict[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    ema: list[Tensor] | None,
-    run_yaml: str,
-    keep: int,
-) -> Path:
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """All tensors that a run needs to go on: whole, and on the CPU."""
+
+    trained: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    """Of the optimizer, named "<name>|<kind>"."""
+    ema: dict[str, Tensor] | None
+    """The running average of `trained`, where the run keeps one."""
+
+
+def save(folder: Path, state: TrainState, snapshot: Snapshot, *, run_yaml: str, keep: int) -> Path:
     """Write `folder/checkpoints/<samples>` and prune to the newest `keep`.
 
-    `ema` holds averaged tensors in the order of `trained`. Raises DeviceError when the disk is full.
+    Raises DeviceError when the disk is full.
     """
     final = folder / "checkpoints" / f"{state.samples:010d}"
     partial = final.with_name(f".{final.name}.partial")
     try:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in trained.items()},
-            partial / "trained.safetensors",
-        )
-        if ema is not None:
-            averaged = {
-                name: tensor.detach().cpu().contiguous() for name, tensor in zip(trained, ema, strict=True)
-            }
-            save_file(averaged, partial / "ema.safetensors")
-        save_file(_moments(trained, optimizer), partial / "optimizer.safetensors")
+        save_file(snapshot.trained, partial / "trained.safetensors")
+        if snapshot.ema is not None:
+            save_file(snapshot.ema, partial / "ema.safetensors")
+        save_file(snapshot.moments, partial / "optimizer.safetensors")
         (partial / "state.json").write_text(json.dumps(asdict(state)))
         (partial / "run.yaml").write_text(run_yaml)
         manifest = {
@@ -128,27 +124,13 @@ def load_tensors(checkpoint: Path, *, ema: bool = False) -> dict[str, Tensor]:
     return load_file(averaged if ema and averaged.exists() else checkpoint / "trained.safetensors")
 
 
-def resume(
-    checkpoint: Path,
-    *,
-    trained: dict[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    ema: list[Tensor] | None,
-) -> TrainState:
-    """Put a checkpoint into the model, the optimizer and the average, in place.
-
-    Raises WeightsError if it is of another model.
-    """
-    put(load_tensors(checkpoint), trained, where=checkpoint)
-    if ema is not None:
-        averaged = load_tensors(checkpoint, ema=True)
-        with torch.no_grad():
-            for name, tensor in zip(trained, ema, strict=True):
-                tensor.copy_(averaged[name])
-    for key, value in load_file(checkpoint / "optimizer.safetensors").items():
-        name, kind = key.rsplit("|", 1)
-        optimizer.state[trained[name]][kind] = value if kind == "step" else value.to(trained[name].device)
-    return load_state(checkpoint)
+def load(checkpoint: Path) -> tuple[TrainState, Snapshot]:
+    """Where the run stood, and its tensors."""
+    return load_state(checkpoint), Snapshot(
+        trained=load_tensors(checkpoint),
+        moments=load_file(checkpoint / "optimizer.safetensors"),
+        ema=load_tensors(checkpoint, ema=True) if (checkpoint / "ema.safetensors").exists() else None,
+    )
 
 
 def put(tensors: dict[str, Tensor], trained: dict[str, nn.Parameter], *, where: Path) -> None:
@@ -173,14 +155,6 @@ def put(tensors: dict[str, Tensor], trained: dict[str, nn.Parameter], *, where: 
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(tensors[name])
-
-
-def _moments(trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return {
-        f"{name}|{kind}": value.detach().cpu().contiguous()
-        for name, parameter in trained.items()
-        for kind, value in optimizer.state.get(parameter, {}).items()
-    }
 
 
 def _valid(folder: Path) -> list[Path]:
