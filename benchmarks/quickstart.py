@@ -64,6 +64,31 @@ def kinds_row(kind: str, rounds: list[dict]) -> str:
     return f"| {kind} | {count} | {right:.0%} | {ratio:.2f} |"
 
 
+def report(rounds: list[dict], rows: list[str], seeds: list[int], count: int) -> str:
+    """The report of the rounds that are done."""
+    kinds = sorted({kind for facts in rounds for kind in facts["by_kind"]})
+    versions = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
+    command = f"python benchmarks/quickstart.py --seeds {' '.join(map(str, seeds[: len(rounds)]))}"
+    lines = [
+        "# How long the quick start takes, and how well its editor edits",
+        "",
+        f"`{command}`, {date.today()}; {os.cpu_count()} cores ({platform.machine()}), "
+        f"Python {platform.python_version()}, {versions}.",
+        "",
+        f"Each seed has its own data, training and {count} held-out pairs. Targets: {TARGETS}.",
+        "",
+        "| seed | right | L1 / copy's | right with other words | said exactly | "
+        "prepare s | train s | extract s | evaluate s | minutes |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        *rows,
+        "",
+        "| kind of edit | pairs | right | L1 / copy's |",
+        "| --- | --- | --- | --- |",
+        *(kinds_row(kind, rounds) for kind in kinds),
+    ]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Measure every round and write the report."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -79,32 +104,7 @@ def main() -> None:
         rounds.append(facts)
         rows.append(row(seed, facts, seconds))
         print(rows[-1], flush=True)
-    kinds = sorted({kind for facts in rounds for kind in facts["by_kind"]})
-    versions = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
-    command = f"python benchmarks/quickstart.py --seeds {' '.join(map(str, arguments.seeds))}"
-    REPORT.write_text(
-        "\n".join(
-            [
-                "# How long the quick start takes, and how well its editor edits",
-                "",
-                f"`{command}`, {date.today()}; {os.cpu_count()} cores ({platform.machine()}), "
-                f"Python {platform.python_version()}, {versions}.",
-                "",
-                f"Each seed has its own data, training and {arguments.count} held-out pairs. "
-                f"Targets: {TARGETS}.",
-                "",
-                "| seed | right | L1 / copy's | right with other words | said exactly | "
-                "prepare s | train s | extract s | evaluate s | minutes |",
-                "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-                *rows,
-                "",
-                "| kind of edit | pairs | right | L1 / copy's |",
-                "| --- | --- | --- | --- |",
-                *(kinds_row(kind, rounds) for kind in kinds),
-                "",
-            ]
-        )
-    )
+        REPORT.write_text(report(rounds, rows, arguments.seeds, arguments.count))
 
 
 if __name__ == "__main__":
