@@ -37,7 +37,7 @@ def deepspeed_config(
         # Weights stay in float32, as without DeepSpeed; only the arithmetic is shorter.
         "torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16"},
         "bf16": {"enabled": False},
-        "zero_optimization": {"stage": stage, "overlap_comm": torch.cuda.is_available()},
+        "zero_optimization": {"stage": stage, "memory_efficient_linear": False, "overlap_comm": torch.cuda.is_available()},
         # The run's own AdamW steps, on each process's share.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

@@ -502,8 +502,8 @@ def test_what_is_extracted_is_what_the_original_demo_reads(tmp_path, editor: Edi
 
     mllm, unet = read_training_checkpoint(tmp_path / "run", progress=False)
     release: Release = assemble(
-        mllm,
-        unet,
+        lambda: dict(mllm),
+        lambda: dict(unet),
         where=tmp_path / "run",
         llava=tmp_path / "llava",
         diffusion=tmp_path / "sd",
