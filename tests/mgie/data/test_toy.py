@@ -1,6 +1,7 @@
 """The toy world keeps its promises: words that fit one thing, edits that a judge tells apart, two splits."""
 
 import io
+from collections import Counter
 from itertools import combinations, islice
 from random import Random
 
@@ -194,7 +195,7 @@ def test_colours_are_far_apart():
 
 
 def test_the_corpus_holds_every_word_and_the_words_are_few():
-    words = {word for sentence in corpus(4000) for word in sentence.split()}
+    words = {word for sentence in corpus(4000) for word in sentence.replace(",", "").split()}
     assert len(words) < 150
     assert all(word.isalpha() and word.islower() for word in words)
     for split in toy_photos.SPLITS:
@@ -262,3 +263,10 @@ def test_an_edit_of_a_photograph_is_seen_and_is_like_no_other(split):
         far = toy_photos.distances(opened(pair.source), opened(pair.target))
         assert min(far.values()) == far.pop(pair.kind) < 0.01
         assert min(far.values()) > 0.06, (pair.key, pair.kind)
+
+
+def test_a_kind_that_is_named_twice_comes_twice_as_often():
+    pairs = toy_pairs(300, seed=9, size=16, kinds=["recolour", "recolour", "remove"])
+    found = Counter(pair.kind for pair in pairs)
+    twice = 2 * toy.KINDS["recolour"] / (2 * toy.KINDS["recolour"] + toy.KINDS["remove"])
+    assert found.total() == 300 and abs(found["recolour"] / 300 - twice) < 0.06

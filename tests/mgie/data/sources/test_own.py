@@ -152,9 +152,11 @@ def test_a_misspelt_field_is_told(lines):
 def test_what_is_nothing_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"see docs/data\.md"):
         rows(tmp_path)
-    for source in ("pairs", "pairs:", "toy:x", "other:x"):
+    for source in ("pairs", "pairs:", "toy:", "other:x"):
         with pytest.raises(ConfigError, match="is no source"):
             open_source(source, Options())
+    with pytest.raises(ConfigError, match=r"no kind of edit \['x'\]"):
+        next(iter(open_source("toy:x", Options())["train"]))
 
 
 @pytest.mark.parametrize("form", ["arrow", "parquet"])
