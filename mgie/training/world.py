@@ -45,19 +45,20 @@ class World:
         # A process by itself has nobody to share with.
         self.stage = int(strategy[-1]) if together and strategy != "ddp" else 0
         self.rounds = max(1, batch_size // max(1, micro_batch_size * processes))
+        self.short = precision == "bf16"
         plugin = None
         if self.stage:
             plugin = DeepSpeedPlugin(
                 hf_ds_config=zero.deepspeed_config(
                     self.stage, processes=processes, batch_size=self.rounds * micro_batch_size * processes,
-                    micro_batch_size=micro_batch_size, clip=clip, precision=precision,
+                    micro_batch_size=micro_batch_size, clip=clip,
                 ),
                 zero3_init_flag=False,  # weights are read before they are shared out
             )  # fmt: skip
         self.accelerator = Accelerator(
             # Asked for by name: accelerate takes processes under torchrun that have no GPU for lone ones.
             cpu=together and not self.stage and not torch.cuda.is_available(),
-            mixed_precision="bf16" if precision == "bf16" and not self.stage else "no",
+            mixed_precision="bf16" if self.short and not self.stage else "no",
             deepspeed_plugin=plugin,
             gradient_accumulation_steps=self.rounds if self.stage else 1,
             # Nor does it find a backend for DeepSpeed there.
@@ -82,7 +83,7 @@ class World:
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Move to the device and wrap for training together. The weights are read before, the rest after."""
         if self.stage:
-            engine, optimizer = self.accelerator.prepare(zero.AsTuple(task), optimizer)
+            engine, optimizer = self.accelerator.prepare(zero.AsTuple(task, short=self.short), optimizer)
             return zero.AsLosses(engine), optimizer
         return self.accelerator.prepare(task, optimizer)
 

@@ -19,7 +19,7 @@ from mgie.types import Batch, Draws, Losses
 
 
 def deepspeed_config(
-    stage: int, *, processes: int, batch_size: int, micro_batch_size: int, clip: float, precision: str
+    stage: int, *, processes: int, batch_size: int, micro_batch_size: int, clip: float
 ) -> dict[str, Any]:
     """DeepSpeed's dictionary of a run. Raises ConfigError where DeepSpeed is not installed."""
     try:
@@ -34,10 +34,12 @@ def deepspeed_config(
         "train_micro_batch_size_per_gpu": micro_batch_size,
         "gradient_accumulation_steps": batch_size // (micro_batch_size * processes),
         "gradient_clipping": clip,
-        # Weights stay in float32, as without DeepSpeed; only the arithmetic is shorter.
-        "torch_autocast": {"enabled": precision == "bf16", "dtype": "bfloat16"},
-        "bf16": {"enabled": False},
-        "zero_optimization": {"stage": stage, "memory_efficient_linear": False, "overlap_comm": torch.cuda.is_available()},
+        "zero_optimization": {
+            "stage": stage,
+            "overlap_comm": torch.cuda.is_available(),
+            # Linear layers stay torch's: DeepSpeed's rounds twice in bfloat16, a product and its bias.
+            "memory_efficient_linear": False,
+        },
         # The run's own AdamW steps, on each process's share.
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
@@ -45,16 +47,22 @@ def deepspeed_config(
 
 
 class AsTuple(nn.Module):
-    """A task that tells its losses as a tuple: DeepSpeed looks for tensors in those, not in records."""
+    """A task that tells its losses as a tuple: DeepSpeed looks for tensors in those, not in records.
 
-    def __init__(self, task: nn.Module):
+    It computes in bfloat16 if `short`; weights and gradients stay in float32, as without DeepSpeed. This is
+    inside, as the engine turns off what is turned on outside of it.
+    """
+
+    def __init__(self, task: nn.Module, *, short: bool):
         super().__init__()
         self.task = task
+        self.short = short
 
     def forward(self, batch: Batch, draws: Draws) -> tuple[Any, ...]:
         """The fields of the task's Losses."""
-        # Not called as a module: its own hooks would look, too.
-        losses = self.task.forward(batch, draws)
+        with torch.autocast(batch.target.device.type, torch.bfloat16, enabled=self.short):
+            # Not called as a module: its own hooks would look, too.
+            losses = self.task.forward(batch, draws)
         return tuple(getattr(losses, field.name) for field in fields(losses))
 
 
