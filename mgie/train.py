@@ -175,7 +175,8 @@ def preview(run: RunConfig, parts: Parts) -> Image.Image:
 
     sources = [shown(pair.source or pair.target, pair) for pair in pairs]
     targets = [shown(pair.target, pair) for pair in pairs]
-    edited = pipeline(sources, [pair.instruction for pair in pairs], seed=run.seed)
+    with at_rest(parts.editor):
+        edited = pipeline(sources, [pair.instruction for pair in pairs], seed=run.seed)
     assert isinstance(edited, EditOutput)
     items = [
         Item(
@@ -186,6 +187,18 @@ def preview(run: RunConfig, parts: Parts) -> Image.Image:
         for at, pair in enumerate(pairs)
     ]  # fmt: skip
     return sheet(items, run.name)
+
+
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Not in training inside: what recomputes activations cannot speak word by word."""
+    trained = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in trained:
+            module.training = True
 
 
 @contextmanager
