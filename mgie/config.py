@@ -203,6 +203,11 @@ class RunConfig:
                 f"on {world_size} process(es): the batch must be a multiple of {per_round}; "
                 "change one of them."
             )
+        if self.compat == "reference" and train.timestep_shift != 1:
+            raise ConfigError(
+                f"train.timestep_shift={train.timestep_shift} with compat=reference: the original draws "
+                "all times alike; set train.timestep_shift to 1."
+            )
         if "{instruction}" not in self.model.question:
             raise ConfigError(
                 f"model.question={self.model.question!r} has no {{instruction}}: "

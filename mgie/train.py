@@ -26,7 +26,7 @@ from mgie.data.stored_pairs import StoredPairs
 from mgie.errors import ConfigError
 from mgie.evaluation.report import Item, sheet
 from mgie.pipeline import EditOutput, MGIEPipeline
-from mgie.training.draws import draws_for
+from mgie.training.draws import draws_for, reference_draws
 from mgie.training.log import RunLog
 from mgie.training.optim import Groups, build_optimizer, choose_trained, rate_factor, set_rates
 from mgie.training.task import EditTask
@@ -154,13 +154,11 @@ def fit(
 def draw_for(run: RunConfig, parts: Parts, batch: Batch) -> Draws:
     """The random part of a batch, as large as its latents; stored moments are of squares."""
     y, x = batch.target.shape[-2:] if batch.target.numel() else (run.data.size, run.data.size)
-    return draws_for(
-        run.seed,
-        batch.positions,
-        latent_shape=parts.editor.codec.latent_shape(y, x),
-        steps=parts.scheduler.config.num_train_timesteps,
-        shift=run.train.timestep_shift,
-    )
+    shape, steps = parts.editor.codec.latent_shape(y, x), parts.scheduler.config.num_train_timesteps
+    if run.compat == "reference":
+        return reference_draws(run.seed, batch.positions, latent_shape=shape, steps=steps)
+    shift = run.train.timestep_shift
+    return draws_for(run.seed, batch.positions, latent_shape=shape, steps=steps, shift=shift)
 
 
 def preview(run: RunConfig, parts: Parts) -> Image.Image:

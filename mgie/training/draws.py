@@ -2,6 +2,7 @@
 
 A sample's draws are a function of (seed, position in the data order) and of nothing else: a resumed run,
 another number of processes or another split into micro-batches draws the same noise for the same sample.
+Those of `reference_draws` are a function of the micro-batch instead.
 """
 
 import numpy as np
@@ -32,4 +33,21 @@ def draws_for(
         noise=torch.from_numpy(np.stack(noise)),
         t=draw_timesteps(u[:, 0], steps, shift=shift),
         keep=u[:, 1],
+    )
+
+
+def reference_draws(
+    seed: int, positions: tuple[int, ...], *, latent_shape: tuple[int, int, int], steps: int
+) -> Draws:
+    """Draw as the reference does after `torch.manual_seed(seed + positions[0])` on a CPU.
+
+    Each kind for the whole micro-batch at once, in its order (specs/mgie.md, section 7).
+    """
+    rng = torch.Generator().manual_seed(seed + positions[0])
+    batch = len(positions)
+    return Draws(
+        posterior=torch.randn(batch, *latent_shape, generator=rng),
+        noise=torch.randn(batch, *latent_shape, generator=rng),
+        t=torch.randint(0, steps, (batch,), generator=rng),
+        keep=torch.rand(batch, generator=rng),
     )

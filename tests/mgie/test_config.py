@@ -65,6 +65,7 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, content):
         (["--name", "a/b"], 1, "folder name"),
         (["--save.every", "0"], 1, "save.every"),
         (["--train.groups", "[]"], 1, "train.groups"),
+        (["--compat", "reference"], 1, "timestep_shift"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_weight_is_read(overrides, world, message):

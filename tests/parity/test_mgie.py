@@ -4,6 +4,7 @@ The language side by itself (text, prompts, states, answers) is held in test_lla
 case is made of is read from its files.
 """
 
+import builtins
 import hashlib
 import json
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ from llava_patch.tokens import IMAGE_TOKENS
 from llava_patch.weights import save_llava, to_published
 from mgie.data.batches import collate
 from mgie.data.examples import ExampleBuilder
+from mgie.data.express import clean_up
 from mgie.diffusion.guidance import DropConfig, drop_conditions
 from mgie.diffusion.noise import corrupt
 from mgie.models.codec import Codec
@@ -43,6 +45,7 @@ from mgie.models.editor import Editor
 from mgie.models.encoders.edit_head import EditHead, EditHeadConfig
 from mgie.models.encoders.llava import LlavaEncoder, states_at
 from mgie.pipeline import EditOutput, MGIEPipeline
+from mgie.training.draws import reference_draws
 from mgie.training.optim import choose_trained
 from mgie.training.task import EditTask
 from mgie.types import Batch, Draws, EditPair
@@ -257,6 +260,24 @@ def test_what_the_denoiser_sees_and_says(editor: Editor, scheduler: DDPMSchedule
 
 
 @pytest.mark.parametrize("name", CASES)
+def test_draws_come_in_the_reference_s_order(name: str):
+    shape, seed = tuple(array(name, "vae_mean_ans").shape), facts("mgie", "config")["draws_seed"]
+    steps = facts("mgie", "config")["train_scheduler_DDPM"]["num_train_timesteps"]
+    kinds = {
+        "vae_sample": ("posterior", lambda: torch.randn(shape)),
+        "randn_like": ("noise", lambda: torch.randn_like(array(name, "vae_mean_ans"))),
+        "randint": ("t", lambda: torch.randint(0, steps, shape[:1])),
+        "rand": ("keep", lambda: torch.rand(shape[0])),
+    }
+    positions = tuple(range(5, 5 + shape[0]))
+    drawn = reference_draws(seed, positions, latent_shape=shape[1:], steps=steps)
+    torch.manual_seed(seed + positions[0])
+    for call in case_of(name)["calls"]:
+        kind, draw = kinds[call]
+        assert torch.equal(getattr(drawn, kind), draw())
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_the_codec(editor: Editor, name: str):
     batch = batch_of(name)
     with torch.no_grad():
@@ -393,6 +414,15 @@ def test_what_is_imagined(pipeline: MGIEPipeline, index: int):
     assert (
         relative(pipeline._encoder.visual_embeddings()[None], tensor("mgie", "infer", "EMB")) <= SINGLE_PASS
     )
+
+
+@pytest.mark.parametrize("entry", facts("mgie", "text")["clean_up"], ids=lambda entry: entry["text"])
+def test_what_was_said_is_cleaned_as_the_reference_does(entry: dict):
+    if isinstance(entry["cleaned"], str):
+        assert clean_up(entry["text"], compat="reference") == entry["cleaned"]
+        return
+    with pytest.raises(getattr(builtins, entry["cleaned"]["raises"])):
+        clean_up(entry["text"], compat="reference")
 
 
 @pytest.mark.parametrize("index", EDITS)

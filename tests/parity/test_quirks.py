@@ -10,11 +10,12 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import quirky
 import torch
 from diffusers import UNet2DConditionModel
 from goldens import facts
 from PIL import Image
-from quirky import QUESTION, draw_for, pair, picture, processor_of, tiny
+from quirky import QUESTION, pair, picture, processor_of, tiny
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
@@ -31,6 +32,7 @@ from mgie.models.denoisers.unet import widen
 from mgie.models.encoders.llava import LlavaEncoder, states_at
 from mgie.pipeline import MGIEPipeline
 from mgie.tokens import visual_tokens
+from mgie.train import draw_for
 from mgie.training.task import EditTask
 from mgie.weights.apple import apple_mllm
 from mgie.weights.release import visual_ids
@@ -285,7 +287,7 @@ def test_q11_a_step_needs_no_launcher_and_prints_nothing(
     build = build_examples(run, parts.processor)
     batch = collate([build(pair("a")), build(pair("b"))], positions=(0, 1), pad_id=build.pad_id)
     task = EditTask(parts.editor, parts.scheduler, drop=DropConfig())
-    losses = task(batch, draw_for(parts, (0, 1)))
+    losses = task(batch, quirky.draw_for(parts, (0, 1)))
     assert losses.speak.isfinite() and losses.edit.isfinite()
     captured = capsys.readouterr()
     assert not captured.out and not captured.err and "LOCAL_RANK" not in os.environ
@@ -313,10 +315,15 @@ def test_q12_the_null_is_computed_once(parts: Parts):
 
 
 def test_one_word_in_the_recipe_reaches_everything():
-    """`compat: reference` goes to the examples, the encoder and the release, whose pipeline obeys it."""
-    run = load_run("tiny", ["--compat=reference"])
+    """`compat: reference` goes to examples, draws, encoder and release, whose pipeline obeys it."""
+    run = load_run("tiny", ["--compat=reference", "--train.timestep_shift=1"])
     parts = build_editor(run)
-    assert build_examples(run, parts.processor).compat == "reference"
+    build = build_examples(run, parts.processor)
+    assert build.compat == "reference"
+    batch = collate([build(pair("a")), build(pair("b"))], positions=(6, 7), pad_id=build.pad_id)
+    drawn = draw_for(run, parts, batch)
+    torch.manual_seed(run.seed + 6)
+    assert torch.equal(drawn.posterior, torch.randn(drawn.noise.shape))
     assert encoder_of(parts).compat == "reference"
     pipe = MGIEPipeline.from_release(build_release(parts, run))
     pipe.set_progress_bar_config(disable=True)
