@@ -179,7 +179,7 @@ def whole_folder(out: str | Path) -> Iterator[Path]:
         ) from error
     try:
         yield partial
-        partial.chmod(0o755)
+        open_to_others(partial)
         if out.exists():
             out.rmdir()
         os.replace(partial, out)
@@ -189,6 +189,17 @@ def whole_folder(out: str | Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def open_to_others(path: Path) -> None:
+    """Give a file, or a folder and all in it, the rights of any new one.
+
+    Temporary files and safetensors' are for their owner alone.
+    """
+    mask = os.umask(0)
+    os.umask(mask)
+    for each in (path, *path.rglob("*")):
+        each.chmod((0o777 if each.is_dir() else 0o666) & ~mask)
 
 
 def _indexed(folder: Path, index: str) -> list[Path]:

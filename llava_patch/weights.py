@@ -22,8 +22,8 @@ _LLAVA_NAMES = (
     ("lm_head.", "language_model.lm_head."),
 )
 """Beginnings of names in a LLaVA-v1 folder or training checkpoint, and ours. The first that fits counts."""
-_TOWER_NAMES = (("vision_model.", "vision_tower."),)
-"""The same for the folder of a CLIP vision tower."""
+_TOWER_NAMES = (("vision_model.", "vision_tower."), ("", "vision_tower."))
+"""The same for the folder of a CLIP vision tower; transformers 5 saves it without a beginning."""
 _TOWER_STRANGERS = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 """What a whole CLIP folder has besides its vision tower."""
 _CONSTANTS = ("rotary_emb.inv_freq", "position_ids")

@@ -13,6 +13,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from llava_patch.shards import open_to_others
 from mgie.data.images import decode
 from mgie.errors import ConfigError, DataError, WeightsError
 
@@ -103,7 +104,7 @@ def write_whole(picture: Image.Image, target: Path) -> None:
             picture.save(file, format=FORMATS[target.suffix.lower()])
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp lets nobody else read; a picture is an ordinary file
+        open_to_others(temporary)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -171,9 +172,3 @@ def _release(model: str | Path) -> str:
             f"there is no release folder {model}: expected one that `mgie extract` wrote, or a hub id."
         )
     return str(model)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

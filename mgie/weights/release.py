@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from llava_patch.errors import LlavaError
 from llava_patch.model import Llava
 from llava_patch.processor import Processor
-from llava_patch.shards import read_tensors, shard_files
+from llava_patch.shards import open_to_others, read_tensors, shard_files
 from llava_patch.weights import load_llava, save_llava
 from mgie.errors import WeightsError
 from mgie.models.encoders.edit_head import EditHead, EditHeadConfig
@@ -188,7 +188,7 @@ def whole_folder(out: str | Path, *, replaces: str) -> Iterator[Path]:
     old = partial.with_name(partial.name + ".old")
     try:
         yield partial
-        partial.chmod(0o755)
+        open_to_others(partial)
         for path in (*partial.rglob("*"), partial):
             _sync(path)
         if out.exists():

@@ -147,6 +147,21 @@ def test_a_whole_clip_folder_is_a_tower_too(model: Llava, folder: Path):
     assert equal(quiet(folder)[0], model)
 
 
+def test_a_tower_as_transformers_saves_it(model: Llava, folder: Path, tmp_path: Path):
+    model.vision_tower.save_pretrained(tmp_path / "clip")
+    assert equal(quiet(folder, vision_tower=tmp_path / "clip")[0], model)
+
+
+def test_others_may_read_what_was_written(folder: Path):
+    plain = folder.parent / "plain"
+    plain.write_text("")
+    for path in (*folder.rglob("*"), folder):
+        if path.is_file():
+            assert path.stat().st_mode == plain.stat().st_mode, path
+        else:
+            assert path.stat().st_mode & 0o555 == 0o555
+
+
 def test_one_error_lists_every_tensor_that_does_not_fit(folder: Path):
     change(
         folder,
