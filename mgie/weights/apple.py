@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from diffusers import EulerAncestralDiscreteScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from llava_patch.processor import Processor
@@ -124,7 +124,7 @@ def assemble(
     return Release(
         **language,
         unet=own,
-        vae=vae.eval() if vae.dtype == dtype else vae.eval().to(dtype),
+        vae=nn.Module.to(vae.eval(), dtype),  # its own `to` warns of a list of nothing
         scheduler=EulerAncestralDiscreteScheduler.from_config(scheduler.config),
         settings={},
     )
