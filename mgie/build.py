@@ -40,7 +40,7 @@ class Parts:
     """The training schedule; samplers are built from its configuration."""
 
 
-def build_editor(run: RunConfig) -> Parts:
+def build_editor(run: RunConfig, *, dtype: torch.dtype = torch.float32) -> Parts:
     """Load both sides of the editor from what the run names; edit head and visual tokens' rows are new.
 
     The sides are built separately, so that no later initialiser touches what a file held
@@ -49,7 +49,7 @@ def build_editor(run: RunConfig) -> Parts:
     config = run.model
     try:
         folder = resolve(config.llava)
-        llava, _ = load_llava(folder, attn_implementation=config.attention, progress=False)
+        llava, _ = load_llava(folder, dtype=dtype, attn_implementation=config.attention, progress=False)
         processor = Processor.from_pretrained(folder, template=config.template)
     except LlavaError as error:
         raise WeightsError(str(error)) from error
@@ -66,7 +66,7 @@ def build_editor(run: RunConfig) -> Parts:
     ids = tuple(processor.tokenizer.id_of(name) for name in names)
     encoder = LlavaEncoder(llava, edit_head, visual_ids=ids, compat=run.compat)
     editor = Editor(encoder=encoder, denoiser=UNetDenoiser(unet), codec=Codec(vae))
-    return Parts(editor=editor, processor=processor, scheduler=scheduler)
+    return Parts(editor=editor.to(dtype), processor=processor, scheduler=scheduler)
 
 
 def build_teacher(run: RunConfig, parts: Parts) -> ClipTextEncoder | None:

@@ -6,6 +6,8 @@ mgie extract _ckpt/runs/tiny --out _ckpt/tiny
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from mgie.build import build_editor, build_release
 from mgie.config import load_run
 from mgie.errors import ConfigError, WeightsError
@@ -16,6 +18,8 @@ from mgie.weights.release import INDEX, Release, check_out, write_release
 
 MARKS = {"release": INDEX, "apple": MLLM}
 """What a folder of each format has."""
+DTYPES = {"release": ("float32", "float16", "bfloat16"), "apple": ("float16",)}
+"""What its tensors may be; the first is the default."""
 
 
 def extract(
@@ -23,6 +27,7 @@ def extract(
     *,
     out: str | Path,
     format: Literal["release", "apple"] = "release",
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
     checkpoint: str = "latest",
     ema: bool = True,
     llava: str | None = None,
@@ -37,6 +42,8 @@ def extract(
         run_dir: Folder of a run, or of a checkpoint of the original program.
         out: Folder to write; one of the same format that stands there is replaced.
         format: release, a diffusers pipeline folder; or apple, mllm.pt and unet.pt for the original demo.
+        dtype: Type of the release's tensors, and of all that is held in memory: float32, float16 or bfloat16.
+            Apple's files are always float16.
         checkpoint: Which checkpoint of the run: latest, or the name of its folder.
         ema: Take the averaged weights where the run kept them; --ema false for the last ones.
         llava: LLaVA-v1 folder that a checkpoint of the original program was trained on.
@@ -45,25 +52,28 @@ def extract(
     run_dir = Path(run_dir)
     if format not in MARKS:
         raise ConfigError(f"--format is {format}: expected {' or '.join(MARKS)}.")
+    dtype = dtype or DTYPES[format][0]
+    if dtype not in DTYPES[format]:
+        raise ConfigError(f"--dtype is {dtype}: expected {' or '.join(DTYPES[format])} for {format}.")
     check_out(out, replaces=MARKS[format])
     shards = next(
         (place for place in (run_dir, run_dir / "checkpoint") if is_training_checkpoint(place)), None
     )
     if shards is not None:
-        release, facts = _from_original(shards, llava, diffusion)
+        release, facts = _from_original(shards, llava, diffusion, getattr(torch, dtype))
     else:
-        release, facts = _from_run(run_dir, checkpoint, ema)
+        release, facts = _from_run(run_dir, checkpoint, ema, getattr(torch, dtype))
     (write_release if format == "release" else write_apple)(release, out)
     return {"out": str(out), "format": format, "run_dir": str(run_dir), **facts}
 
 
-def _from_run(run_dir: Path, name: str, ema: bool) -> tuple[Release, dict[str, Any]]:
+def _from_run(run_dir: Path, name: str, ema: bool, dtype: torch.dtype) -> tuple[Release, dict[str, Any]]:
     # Find the checkpoint, and what it is a checkpoint of.
     found = _find(run_dir, name)
     run = load_run(str(found / "run.yaml"))
 
     # Build the editor of that run, and put in what was trained.
-    parts = build_editor(run)
+    parts = build_editor(run, dtype=dtype)
     trained = choose_trained(parts.editor, parts.editor.groups(), run.train.groups)
     tensors = checkpoints.load_tensors(found, ema=ema)
     checkpoints.put(tensors, trained, where=found)
@@ -74,7 +84,9 @@ def _from_run(run_dir: Path, name: str, ema: bool) -> tuple[Release, dict[str, A
     return release, facts
 
 
-def _from_original(shards: Path, llava: str | None, diffusion: str | None) -> tuple[Release, dict[str, Any]]:
+def _from_original(
+    shards: Path, llava: str | None, diffusion: str | None, dtype: torch.dtype
+) -> tuple[Release, dict[str, Any]]:
     if llava is None or diffusion is None:
         raise ConfigError(
             f"{shards} is a checkpoint of the original program: name the LLaVA folder that it was trained on "
@@ -82,7 +94,9 @@ def _from_original(shards: Path, llava: str | None, diffusion: str | None) -> tu
         )
     mllm, unet = read_training_checkpoint(shards)
     facts = {"checkpoint": shards.name, "trained": len(mllm) + len(unet)}
-    release = assemble(lambda: mllm, lambda: unet, where=shards, llava=llava, diffusion=diffusion)
+    release = assemble(
+        lambda: mllm, lambda: unet, where=shards, llava=llava, diffusion=diffusion, dtype=dtype
+    )
     return release, facts
 
 

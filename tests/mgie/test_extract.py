@@ -76,6 +76,25 @@ def test_it_edits_as_the_recipe_says(trained, tmp_path):
     assert (tmp_path / "release" / "run.yaml").read_text().startswith("name: tiny")
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_a_release_in_half_precision(trained, tmp_path, dtype: str):
+    for name, kind in (("whole", None), ("half", dtype)):
+        extract(trained, out=tmp_path / name, dtype=kind)
+    whole, half = (
+        {path.relative_to(folder): load_file(path) for path in sorted(folder.rglob("*.safetensors"))}
+        for folder in (tmp_path / "whole", tmp_path / "half")
+    )
+    assert whole.keys() == half.keys() and len(whole) >= 4
+    for path, tensors in whole.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(half[path][name], tensor.to(getattr(torch, dtype))), (path, name)
+
+
+def test_apple_s_files_are_half_precision(trained, tmp_path):
+    with pytest.raises(ConfigError, match="float32: expected float16 for apple"):
+        extract(trained, out=tmp_path / "apple", format="apple", dtype="float32")
+
+
 def test_an_older_checkpoint_by_its_name(trained, tmp_path):
     names = sorted(path.name for path in (trained / "checkpoints").iterdir())
     facts = extract(trained, out=tmp_path / "release", checkpoint=names[0])
