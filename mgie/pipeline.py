@@ -223,7 +223,6 @@ class MGIEPipeline(DiffusionPipeline):
         imagined, said = self._imagine(pictures, instructions, sampling)
 
         # Paint, the pictures of one size together.
-        self._onload("edit_head")
         tokens, null = self._encoder.condition(imagined.visual.to(self.edit_head.dtype))
         fitted = [self._fit(picture, sampling) for picture in pictures]
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)

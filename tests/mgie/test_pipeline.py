@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from accelerate.hooks import CpuOffload
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from PIL import Image
 
@@ -251,6 +252,27 @@ def test_offloaded_parts_are_brought_back_when_they_are_needed(pipe: MGIEPipelin
     for _ in range(2):
         assert pipe(photo(), "make it dark", seed=1).images[0] == plain
     pipe.remove_all_hooks()
+
+
+def test_the_language_model_is_not_needed_once_the_edit_head_has_come(pipe: MGIEPipeline, monkeypatch):
+    """On a device, the one leaves it for the other: here its table becomes unreadable."""
+    plain = pipe(photo(), "make it dark", seed=1).images[0]
+    pipe.enable_model_cpu_offload(device="cpu")
+    table = pipe.llava.language_model.model.embed_tokens.weight
+    kept, bring = table.detach().clone(), CpuOffload.pre_forward
+
+    def exchange(hook: CpuOffload, module: torch.nn.Module, *args, **options):
+        if module is pipe.edit_head:
+            table.data.fill_(torch.nan)
+        return bring(hook, module, *args, **options)
+
+    monkeypatch.setattr(CpuOffload, "pre_forward", exchange)
+    try:
+        assert pipe(photo(), "make it dark", seed=1).images[0] == plain
+        assert table.isnan().all()
+    finally:
+        table.data.copy_(kept)
+        pipe.remove_all_hooks()
 
 
 def test_half_precision(pipe: MGIEPipeline, release: Release):
