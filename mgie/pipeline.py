@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mgie.data.examples import ExampleBuilder
 from mgie.data.express import clean_up
-from mgie.data.images import resize, to_image, to_pixels
+from mgie.data.images import resize, to_image, to_pixels, upright
 from mgie.diffusion.guidance import branch_count, branches, guided
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.codec import Codec
@@ -218,6 +218,7 @@ class MGIEPipeline(DiffusionPipeline):
             compat=compat,
         )
         generators = self._generators(len(pictures), seed, generator)
+        pictures = [self._read(picture, sampling) for picture in pictures]
 
         # Look and speak.
         imagined, said = self._imagine(pictures, instructions, sampling)
@@ -323,6 +324,12 @@ class MGIEPipeline(DiffusionPipeline):
 
     # What a picture is before it is edited.
 
+    def _read(self, picture: Image.Image, sampling: _Sampling) -> Image.Image:
+        """The picture in colours, upright, on white; the reference drops what is beside the colours."""
+        if sampling.compat == "reference":
+            return picture.convert("RGB")
+        return upright(picture, name="a picture")
+
     def _fit(self, picture: Image.Image, sampling: _Sampling) -> Image.Image:
         """The picture at the size that it is edited at."""
         if sampling.compat == "reference":
@@ -386,7 +393,7 @@ class MGIEPipeline(DiffusionPipeline):
                 raise DataError(
                     'an instruction is empty: say in words what to do, such as "make it black and white".'
                 )
-        return [picture.convert("RGB") for picture in pictures], instructions
+        return pictures, instructions
 
     def _sampling(self, **asked: Any) -> _Sampling:
         config = self.config

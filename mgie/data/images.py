@@ -34,7 +34,7 @@ def decode(data: bytes, *, name: str, near: int | None = None) -> Image.Image:
         if near is not None:
             image.draft("RGB", (near, near))
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image), name)
+        return upright(image, name=name)
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise about ten unrelated types on damaged files
@@ -42,6 +42,11 @@ def decode(data: bytes, *, name: str, near: int | None = None) -> Image.Image:
             f"{name} cannot be decoded ({_reason(error)}): expected a whole JPEG, PNG or WebP "
             "picture; replace the file."
         ) from error
+
+
+def upright(image: Image.Image, *, name: str) -> Image.Image:
+    """A picture that is open already, as `decode` returns it. Raises DataError."""
+    return _to_rgb(ImageOps.exif_transpose(image), name)
 
 
 def decode_mask(data: bytes, *, name: str) -> Image.Image:

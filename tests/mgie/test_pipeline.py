@@ -1,5 +1,6 @@
 """The pipeline on the recipe's own small parts, before any training."""
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from mgie.build import build_editor, build_release
 from mgie.config import load_run
+from mgie.data.images import decode
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.codec import Codec
 from mgie.pipeline import MGIEPipeline, fitted_size
@@ -273,6 +275,30 @@ def test_the_language_model_is_not_needed_once_the_edit_head_has_come(pipe: MGIE
     finally:
         table.data.copy_(kept)
         pipe.remove_all_hooks()
+
+
+def test_an_open_file_is_the_picture_that_its_bytes_are(pipe: MGIEPipeline):
+    """Turned as its EXIF data says, transparency on white, 16 bits reduced to 8; the reference just converts."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    clear = photo().convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L").resize((32, 32)))
+    deep = Image.fromarray(np.asarray(photo().convert("L")).astype(np.uint16) * 257)
+    for image, kind, extra in (
+        (photo(64, 32), "JPEG", {"exif": turned}),
+        (clear, "PNG", {}),
+        (deep, "PNG", {}),
+    ):
+        file = io.BytesIO()
+        image.save(file, kind, **extra)
+        whole = decode(file.getvalue(), name="it")
+        (ours,), (wanted,) = (pipe(each, "darker", seed=0).images for each in (Image.open(file), whole))
+        assert ours.size == whole.size and ours == wanted
+        plain = Image.open(file).convert("RGB")
+        (ours,), (wanted,) = (
+            pipe(each, "darker", seed=0, compat="reference").images for each in (Image.open(file), plain)
+        )
+        assert ours == wanted
 
 
 def test_half_precision(pipe: MGIEPipeline, release: Release):
