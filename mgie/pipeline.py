@@ -33,6 +33,8 @@ from mgie.weights.apple import MLLM, read_apple
 from mgie.weights.release import Release, fetch, read_release, visual_ids, write_release
 
 Compat = Literal["sound", "reference"]
+SHOWN = ("pil", "np", "pt", "latent")
+"""What `output_type` may be."""
 Generators = torch.Generator | list[torch.Generator] | None
 
 
@@ -218,14 +220,20 @@ class MGIEPipeline(DiffusionPipeline):
             compat=compat,
         )
         generators = self._generators(len(pictures), seed, generator)
+        if output_type not in SHOWN:
+            raise ConfigError(f"output_type is {output_type!r}: expected {', '.join(SHOWN)}.")
+        if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
+            raise ConfigError(
+                f"callbacks get latents, there are no {', '.join(sorted(unknown))}: leave them out."
+            )
         pictures = [self._read(picture, sampling) for picture in pictures]
+        fitted = [self._fit(picture, sampling) for picture in pictures]
 
         # Look and speak.
         imagined, said = self._imagine(pictures, instructions, sampling)
 
         # Paint, the pictures of one size together.
         tokens, null = self._encoder.condition(imagined.visual.to(self.edit_head.dtype))
-        fitted = [self._fit(picture, sampling) for picture in pictures]
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for row, picture in enumerate(fitted):
             groups[picture.size].append(row)
@@ -314,7 +322,7 @@ class MGIEPipeline(DiffusionPipeline):
                     guided(answers, **scales), t, latents, **extra, return_dict=False
                 )[0]
                 if callback is not None:
-                    shown = {name: {"latents": latents}[name] for name in callback_inputs}
+                    shown = dict.fromkeys(callback_inputs, latents)
                     latents = (callback(self, step, t, shown) or {}).get("latents", latents)
                 bar.update()
         if not decode:
@@ -416,6 +424,8 @@ class MGIEPipeline(DiffusionPipeline):
 
     def _generators(self, count: int, seed: int | Sequence[int] | None, given: Generators) -> Generators:
         if seed is None:
+            if isinstance(given, list) and len(given) != count:
+                raise ConfigError(f"there are {len(given)} generators for {count} pictures: give one each.")
             return given
         if given is not None:
             raise ConfigError("both seed and generator are given: expected one of them.")
@@ -450,8 +460,6 @@ def _shown(edited: list[Tensor], kind: str, sizes: list[tuple[int, int] | None])
     if kind == "pil":
         images = [to_image(pixels) for pixels in edited]
         return [image if size is None else resize(image, size) for image, size in zip(images, sizes)]
-    if kind not in ("latent", "pt", "np"):
-        raise ConfigError(f"output_type is {kind!r}: expected pil, np, pt or latent.")
     if kind != "latent":
         edited = [(pixels.float() / 2 + 0.5).clamp(0, 1) for pixels in edited]
     alike = len({pixels.shape for pixels in edited}) == 1

@@ -1,5 +1,6 @@
 """The pipeline on the recipe's own small parts, before any training."""
 
+import inspect
 import io
 from collections.abc import Sequence
 
@@ -278,7 +279,7 @@ def test_the_language_model_is_not_needed_once_the_edit_head_has_come(pipe: MGIE
 
 
 def test_an_open_file_is_the_picture_that_its_bytes_are(pipe: MGIEPipeline):
-    """Turned as its EXIF data says, transparency on white, 16 bits reduced to 8; the reference just converts."""
+    """Turned as its EXIF data says, transparency on white, 16 bits reduced to 8; the reference converts."""
     turned = Image.Exif()
     turned[0x0112] = 6
     clear = photo().convert("RGBA")
@@ -338,11 +339,24 @@ def test_pictures_that_are_none_and_lists_that_do_not_fit(pipe: MGIEPipeline):
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"seed": [1, 2, 3]}, "3 seeds for 1 pictures"),
         ({"seed": 1, "generator": torch.Generator()}, "both seed and generator"),
+        ({"generator": []}, "0 generators for 1 pictures"),
+        ({"generator": [torch.Generator()] * 2}, "2 generators for 1 pictures"),
+        ({"callback_on_step_end_tensor_inputs": ["noise"]}, "callbacks get latents, there are no noise"),
     ],
 )
-def test_options_that_cannot_be(pipe: MGIEPipeline, options: dict, sentence: str):
+def test_options_that_cannot_be(pipe: MGIEPipeline, options: dict, sentence: str, monkeypatch):
+    """Refused before any work is done."""
+    monkeypatch.delattr(MGIEPipeline, "_imagine")
     with pytest.raises(ConfigError, match=sentence):
         pipe(photo(), "darker", **options)
+
+
+def test_an_output_that_cannot_be(pipe: MGIEPipeline, monkeypatch):
+    """Also where nobody checks types."""
+    monkeypatch.delattr(MGIEPipeline, "_imagine")
+    unchecked = inspect.unwrap(MGIEPipeline.__call__)
+    with pytest.raises(ConfigError, match="output_type is 'jpeg': expected pil, np, pt, latent"):
+        unchecked(pipe, photo(), "darker", output_type="jpeg")
 
 
 def test_settings_of_a_newer_release(release: Release):
