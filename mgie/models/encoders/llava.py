@@ -98,17 +98,18 @@ class LlavaEncoder(AbstractInstructionEncoder):
         )
         count, said, visual, forced = len(self.visual_ids), [], [], []
         for ids, states, prompt, ending in zip(spoken.ids, spoken.states, spoken.prompts, spoken.endings):
-            sequence = ids.tolist()
+            sequence, answer = ids.tolist(), ids[prompt:].tolist()
             if sound:
-                first = len(sequence) - count
-                start = read_positions(first, count).start
+                start = read_positions(len(sequence) - count, count).start
             else:
+                # The original program looks for the first one in the whole conversation.
                 came = self.visual_ids[0] in sequence
                 first = sequence.index(self.visual_ids[0]) if came else len(sequence)
                 start = min(read_positions(first, count).start, len(states) - count - 1)
-            said.append(tuple(sequence[prompt:first]))
+            called = self.visual_ids[0] in answer
+            said.append(tuple(answer[: answer.index(self.visual_ids[0])] if called else answer))
             visual.append(states[start : start + count])
-            forced.append(ending != "stop" if sound else first == len(sequence))
+            forced.append(ending != "stop" if sound else not called)
         return Imagined(said=tuple(said), visual=torch.stack(visual), forced=tuple(forced))
 
     def visual_embeddings(self) -> Float[Tensor, "k d"]:

@@ -147,3 +147,18 @@ def test_the_reference_reads_the_end_where_no_visual_token_came(encoder):
     states = plain_states(encoder, [*PROMPTS[0], *script[:-1]])
     assert imagined.forced == (True,)
     assert torch.allclose(imagined.visual[0], states[-4:-1], atol=1e-5)
+
+
+def test_a_visual_token_in_the_question_is_none_that_was_said(encoder):
+    """The reference reads at the first one, wherever it is; what was said is what came after the prompt."""
+    rows = [[1, 5, VISUAL[0], 31, 30, 30, 30, 30, 32, 7]]
+    for compat, script in (("sound", [8, 9]), ("reference", [8, 9]), ("reference", [8, 9, VISUAL[0]])):
+        with torch.no_grad():
+            say(encoder, script)
+            imagined = imagine(encoder, prompts(rows), max_new_tokens=len(script), compat=compat)
+        assert imagined.said == ((8, 9),)
+        assert imagined.forced == (VISUAL[0] not in script,)
+        encoder.llava.language_model.lm_head._forward_hooks.clear()
+    whole = torch.tensor([[*rows[0], 8, 9]])
+    states = encoder.llava(whole, torch.ones_like(whole, dtype=torch.bool), prompts(rows)["looks"])
+    assert torch.allclose(imagined.visual[0], states[0, 1:4], atol=1e-5)
