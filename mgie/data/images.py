@@ -151,13 +151,6 @@ def to_image(pixels: Float[Tensor, "3 y x"]) -> Image.Image:
     return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
 
 
-def encode_jpeg(image: Image.Image, quality: int = 75) -> bytes:
-    """A JPEG file as Pillow writes it by default."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="JPEG", quality=quality)
-    return buffer.getvalue()
-
-
 def encode_png(image: Image.Image) -> bytes:
     """A PNG file: smaller than JPEG for drawn pictures, and without loss."""
     buffer = io.BytesIO()

@@ -87,10 +87,6 @@ class World:
             return zero.AsLosses(engine), optimizer
         return self.accelerator.prepare(task, optimizer)
 
-    def unwrap(self, task: nn.Module) -> nn.Module:
-        """The task itself, out of its data-parallel wrapper."""
-        return self.accelerator.unwrap_model(task)
-
     def accumulating(self, task: nn.Module, *, last: bool) -> AbstractContextManager:
         """Around every micro-batch of a step; gradients travel between processes only with the last one.
 

@@ -85,7 +85,3 @@ class EditHead(nn.Module):
         hidden = self.llm2hid(states + embeddings)
         answers = self.mapper(hidden, self.query.expand(len(hidden), -1, -1))
         return self.hid2feat(answers)
-
-    def null(self, embeddings: Float[Tensor, "k d"]) -> Float[Tensor, "1 q e"]:
-        """The condition of "no words": the states are zero, the embeddings stay."""
-        return self(torch.zeros_like(embeddings)[None], embeddings)

@@ -106,7 +106,8 @@ def test_a_dropped_condition_is_the_null_and_a_dropped_source_is_zero(parts, bat
     drop = DropConfig(text=0.1, both=0.1, image=0.1)
     _, _, source, condition = what_the_denoiser_sees(parts, batch, draws, drop)
     encoder = encoder_of(parts)
-    null = encoder.edit_head.null(encoder.visual_embeddings())
+    embeddings = encoder.visual_embeddings()
+    null = encoder.edit_head(torch.zeros_like(embeddings)[None], embeddings)
     for row, words, picture in ((0, False, True), (1, False, False), (2, True, False), (3, True, True)):
         torch.testing.assert_close(condition[row], whole[row] if words else null[0])
         assert torch.equal(source[row], whole_source[row] if picture else torch.zeros_like(source[row]))

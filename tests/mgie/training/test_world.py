@@ -31,7 +31,6 @@ def test_gradients_add_up_over_micro_batches_and_are_clipped(tmp_path):
         torch.testing.assert_close(float(norm), 5.0)
         assert model.weight.grad is not None
         torch.testing.assert_close(model.weight.grad.cpu(), torch.tensor([[0.6, 0.8]]))
-        assert world.unwrap(task) is model
 
 
 @pytest.mark.parametrize("order", [("bf16", "fp32"), ("fp32", "bf16")])

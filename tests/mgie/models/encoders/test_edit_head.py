@@ -37,13 +37,6 @@ def test_the_condition_depends_on_states_and_embeddings_together(head: EditHead)
     assert not torch.allclose(head(STATES + moved, EMBEDDINGS), condition, atol=1e-3)
 
 
-@torch.no_grad()
-def test_null_has_no_states_but_still_the_embeddings(head: EditHead):
-    null = head.null(EMBEDDINGS)
-    assert torch.equal(null, head(torch.zeros(1, 3, 16), EMBEDDINGS))
-    assert not torch.allclose(null, head.null(2 * EMBEDDINGS), atol=1e-3)
-
-
 def test_training_mode_drops_nothing(head: EditHead):
     head.train()
     assert torch.equal(head(STATES, EMBEDDINGS), head(STATES, EMBEDDINGS))
