@@ -25,7 +25,7 @@ class Generated:
     prompts: tuple[int, ...]
     """How many of the ids are the prompt."""
     endings: tuple[Ending, ...]
-    """Why the row stopped speaking: </s>, a stop token, or `max_new_tokens`."""
+    """Why the row stopped speaking: </s>, a stop token, or no room: see Speaker."""
 
     def new_ids(self, row: int) -> list[int]:
         """What was added to the prompt of one row."""
@@ -46,9 +46,10 @@ class _Room:
 class Speaker:
     """A greedy decoder over one language model.
 
-    A row speaks until it says </s> or one of `stop`, or has said `max_new_tokens`. With `then`, the token
-    that ended it (</s> or a stop token) is replaced by the tokens of `then`, which are read in one forward:
-    the states that predict each of them are there whether or not the model would have said them.
+    A row speaks until it says </s> or one of `stop`, or has said `max_new_tokens`, or all that fits with
+    `then` into the positions that the model was made for. With `then`, the token that ended it (</s> or a
+    stop token) is replaced by the tokens of `then`, which are read in one forward: the states that predict
+    each of them are there whether or not the model would have said them.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Speaker:
                 f"row {rows.index([])} of the batch has no tokens, expected a prompt in every row."
             )
         prompts = tuple(len(row) for row in rows)
+        budgets = [min(self.max_new_tokens, self._room_after(length)) for length in prompts]
         endings: list[Ending | None] = [None] * len(rows)
 
         # Read the prompts.
@@ -92,12 +94,12 @@ class Speaker:
         last = torch.stack([row_states[-1] for row_states in states])
 
         # Speak, one token a step; rows that are done wait on masked slots.
-        for step in range(self.max_new_tokens):
+        for step in range(max(budgets)):
             said = self._choose(last, rows)
             for row, token in enumerate(said):
                 if endings[row] is None:
                     rows[row].append(token)
-                    endings[row] = self._ending(token, step)
+                    endings[row] = self._ending(token, last=step + 1 == budgets[row])
             speaking = [ending is None for ending in endings]
             if not any(speaking):
                 break
@@ -127,12 +129,22 @@ class Speaker:
             scores = torch.cat([self.no_repeat(ids, scores[[row]]) for row, ids in enumerate(so_far)])
         return scores.argmax(-1).tolist()
 
-    def _ending(self, token: int, step: int) -> Ending | None:
+    def _room_after(self, prompt: int) -> int:
+        """How many tokens may be said after so many. Raises LlavaInputError if there is no room for any."""
+        positions, closing = self.model.config.max_position_embeddings, len(self.then)
+        if prompt + closing >= positions:
+            raise LlavaInputError(
+                f"a prompt has {prompt} tokens, but the language model reads {positions} in all, of which "
+                f"the answer needs {closing + 1} at least; shorten the question."
+            )
+        return positions - prompt - closing
+
+    def _ending(self, token: int, *, last: bool) -> Ending | None:
         if token == self.eos_id:
             return "eos"
         if token in self.stop:
             return "stop"
-        return "budget" if step + 1 == self.max_new_tokens else None
+        return "budget" if last else None
 
     def _read(
         self, embeddings: Tensor, room: _Room, real: Bool[Tensor, "b n"], cache

@@ -124,3 +124,18 @@ def test_prompts_and_budgets_that_make_no_sense(model: Llava, processor, rows, l
     ids, mask = processor.pad([rows[0], []])
     with pytest.raises(LlavaInputError, match="row 1 of the batch has no tokens"):
         model.generate(ids, mask, looks(1), max_new_tokens=1)
+
+
+def test_nothing_is_read_beyond_the_model_s_positions(model: Llava, processor, rows, looks):
+    """Each row stops where it would stop alone, with room for what is appended."""
+    then, config = (5, 6), model.language_model.config
+    free = answer(model, processor, rows, looks(3))
+    config.max_position_embeddings = max(map(len, rows)) + len(then) + 3
+    together = answer(model, processor, rows, looks(3), then=then)
+    for row, prompt in enumerate(rows):
+        said = min(BUDGET, config.max_position_embeddings - len(prompt) - len(then))
+        assert together.new_ids(row) == [*free.new_ids(row)[:said], *then]
+        assert together.endings[row] == "budget"
+    config.max_position_embeddings = max(map(len, rows)) + len(then)
+    with pytest.raises(LlavaInputError, match=r"tokens, but the language model reads \d+ in all, .*shorten"):
+        answer(model, processor, rows, looks(3), then=then)

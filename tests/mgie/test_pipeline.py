@@ -322,6 +322,11 @@ def test_an_empty_instruction(pipe: MGIEPipeline, prompt: str):
         pipe(photo(), prompt)
 
 
+def test_an_instruction_that_the_language_model_has_no_places_for(pipe: MGIEPipeline):
+    with pytest.raises(DataError, match=r"the language model reads 256 in all.*shorten the question"):
+        pipe(photo(), "darker " * 300)
+
+
 def test_pictures_that_are_none_and_lists_that_do_not_fit(pipe: MGIEPipeline):
     with pytest.raises(DataError, match="an image is a str: expected PIL pictures; open files with"):
         MGIEPipeline._pairs.__wrapped__(pipe, ["photo.png"], "darker")
