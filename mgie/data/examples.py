@@ -88,18 +88,17 @@ class ExampleBuilder:
         except LlavaError as error:
             raise DataError(f"pair {pair.key}: {error}") from error
         ids, labels = encoded.input_ids, encoded.labels
-        first = labels.index(self._visual_ids[0]) if self._visual_ids[0] in labels else None
-        if not reference and (
-            first is None or ids[first : first + len(self._visual_ids)] != self._visual_ids
-        ):
+        visual = [label for label in labels if label in self._visual_ids]
+        if not reference and visual != self._visual_ids:
             raise DataError(
                 f"pair {pair.key}: the answer does not end in {self.visual_tokens} visual tokens; its "
                 "expressive text "
                 "must not hold any."
             )
+        first = labels.index(self._visual_ids[0]) if self._visual_ids[0] in labels else self.max_length
         # Without visual tokens (reference only) the states lie at the end of the padded batch, which
-        # `collate` knows.
-        read_at = read_positions(2 * len(ids) if first is None else first, self.visual_tokens)
+        # `collate` knows; no batch is longer than this.
+        read_at = read_positions(first, self.visual_tokens)
         return torch.tensor(ids), torch.tensor(labels), torch.tensor(read_at)
 
     def ask(self, image: Image.Image | None, instruction: str) -> list[int]:

@@ -2,7 +2,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mgie.data.batches import Batches
+from mgie.data.batches import Batches, collate
 from mgie.data.examples import ExampleBuilder
 from mgie.data.images import decode, square, to_pixels
 from mgie.errors import DataError
@@ -82,6 +82,17 @@ def test_the_reference_cuts_from_the_right(processor, make_pair):
     assert batch.read_at[0].tolist() == [length - 5 + k for k in range(4)]
 
 
+def test_the_reference_reads_a_row_without_labels_at_the_end_of_its_batch(processor, make_pair):
+    """However much shorter the row is than another one (specs/mgie.md, section 6)."""
+    build = builder(processor, compat="reference")
+    pairs = [make_pair(0, instruction="</s>"), make_pair(1, instruction="make it very red " * 12)]
+    examples = [build(pair) for pair in pairs]
+    short, long = (len(example.input_ids) for example in examples)
+    assert (examples[0].labels == IGNORE).all() and long > 2 * short + 5
+    batch = collate(examples, positions=(0, 1), pad_id=build.pad_id)
+    assert batch.read_at[0].tolist() == list(range(long - 5, long - 1))
+
+
 def test_the_reference_resizes_twice(processor, make_pair, make_picture):
     pair = make_pair(0, source=make_picture(40, 40, 1), target=make_picture(40, 40, 2))
     twice = to_pixels(square(square(decode(pair.source, name="it"), 512), 8))
@@ -106,6 +117,7 @@ def test_errors_name_the_pair(processor, make_pair):
         {"source": b"x"},
         {"instruction": "add <im_patch>"},
         {"expressive": "[IMG0] is"},
+        {"expressive": "It is [IMG0][IMG1][IMG2][IMG3] red"},
     ):
         with pytest.raises(DataError, match="pair-1"):
             builder(processor)(make_pair(1, **changes))
