@@ -9,13 +9,22 @@ from typing import Any, Literal
 import torch
 
 from mgie.build import build_editor, build_release
-from mgie.config import load_run
+from mgie.config import RunConfig, load_run
 from mgie.errors import ConfigError, WeightsError
 from mgie.training.optim import choose_trained
 from mgie.weights import checkpoint as checkpoints
-from mgie.weights.apple import MLLM, assemble, is_training_checkpoint, read_training_checkpoint, write_apple
+from mgie.weights.apple import (
+    MLLM,
+    PUBLISHED_HEADS,
+    assemble,
+    is_training_checkpoint,
+    read_training_checkpoint,
+    write_apple,
+)
 from mgie.weights.release import INDEX, Release, check_out, write_release
 
+LANGUAGE_SIDE = {"language_model", "projector", "vision_tower"}
+"""Groups that are in the LLaVA folder beside Apple's two files, not in them."""
 MARKS = {"release": INDEX, "apple": MLLM}
 """What a folder of each format has."""
 DTYPES = {"release": ("float32", "float16", "bfloat16"), "apple": ("float16",)}
@@ -41,7 +50,8 @@ def extract(
     Args:
         run_dir: Folder of a run, or of a checkpoint of the original program.
         out: Folder to write; one of the same format that stands there is replaced.
-        format: release, a diffusers pipeline folder; or apple, mllm.pt and unet.pt for the original demo.
+        format: release, a diffusers pipeline folder; or apple, mllm.pt and unet.pt for the original demo
+            (and llava/, where the run trained more of the language model than they hold).
         dtype: Type of the release's tensors, and of all that is held in memory: float32, float16 or bfloat16.
             Apple's files are always float16.
         checkpoint: Which checkpoint of the run: latest, or the name of its folder.
@@ -60,19 +70,23 @@ def extract(
         (place for place in (run_dir, run_dir / "checkpoint") if is_training_checkpoint(place)), None
     )
     if shards is not None:
-        release, facts = _from_original(shards, llava, diffusion, getattr(torch, dtype))
+        groups, (release, facts) = (), _from_original(shards, llava, diffusion, getattr(torch, dtype))
     else:
-        release, facts = _from_run(run_dir, checkpoint, ema, getattr(torch, dtype))
-    (write_release if format == "release" else write_apple)(release, out)
+        found = _find(run_dir, checkpoint)
+        run = load_run(str(found / "run.yaml"))
+        groups = run.train.groups
+        if format == "apple":
+            _check_layout(run)
+        release, facts = _from_run(run, found, ema, getattr(torch, dtype))
+    if format == "release":
+        write_release(release, out)
+    else:
+        write_apple(release, out, llava=bool(LANGUAGE_SIDE & set(groups)))
     return {"out": str(out), "format": format, "run_dir": str(run_dir), **facts}
 
 
-def _from_run(run_dir: Path, name: str, ema: bool, dtype: torch.dtype) -> tuple[Release, dict[str, Any]]:
-    # Find the checkpoint, and what it is a checkpoint of.
-    found = _find(run_dir, name)
-    run = load_run(str(found / "run.yaml"))
-
-    # Build the editor of that run, and put in what was trained.
+def _from_run(run: RunConfig, found: Path, ema: bool, dtype: torch.dtype) -> tuple[Release, dict[str, Any]]:
+    """Build the editor of that run, and put in what was trained."""
     parts = build_editor(run, dtype=dtype)
     trained = choose_trained(parts.editor, parts.editor.groups(), run.train.groups)
     tensors = checkpoints.load_tensors(found, ema=ema)
@@ -98,6 +112,17 @@ def _from_original(
         lambda: mllm, lambda: unet, where=shards, llava=llava, diffusion=diffusion, dtype=dtype
     )
     return release, facts
+
+
+def _check_layout(run: RunConfig) -> None:
+    """Refuse what Apple's layout does not tell, and its readers would take for something else."""
+    heads = run.model.edit_head.heads
+    if heads != PUBLISHED_HEADS or "codec" in run.train.groups:
+        reason = "trained the codec" if heads == PUBLISHED_HEADS else f"has an edit head of {heads} heads"
+        raise ConfigError(
+            f"--format apple: the run {reason}, which Apple's layout does not hold (its readers take "
+            f"{PUBLISHED_HEADS} heads and a published VAE); use --format release."
+        )
 
 
 def _find(run_dir: Path, name: str) -> Path:

@@ -30,7 +30,7 @@ from mgie.models.codec import Codec
 from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.models.encoders.edit_head import EditHead
 from mgie.models.encoders.llava import Imagined, LlavaEncoder
-from mgie.weights.apple import MLLM, read_apple
+from mgie.weights.apple import LLAVA, MLLM, read_apple
 from mgie.weights.release import Release, fetch, read_release, visual_ids, write_release
 
 Compat = Literal["sound", "reference"]
@@ -125,16 +125,17 @@ class MGIEPipeline(DiffusionPipeline):
         """Load a release folder or hub id, strictly; float32 unless `torch_dtype` is given.
 
         Apple's `mgie_7b` folder (mllm.pt, unet.pt) loads too: `llava` is then a LLaVA-v1 folder (default:
-        LLaVA-7B-v1 beside it) and `diffusion` what the VAE and scheduler come from (default:
+        llava/ in it, or LLaVA-7B-v1 beside it) and `diffusion` what the VAE and scheduler come from (default:
         timbrooks/instruct-pix2pix). `hub` goes to the hub's client: revision, cache_dir, token,
         local_files_only. Raises WeightsError.
         """
         folder = fetch(where, **hub)
         dtype = torch_dtype or torch.float32
         if (folder / MLLM).is_file():
+            own = folder / LLAVA
             release = read_apple(
                 folder,
-                llava=llava or folder.parent / "LLaVA-7B-v1",
+                llava=llava or (own if own.is_dir() else folder.parent / "LLaVA-7B-v1"),
                 diffusion=diffusion or "timbrooks/instruct-pix2pix",
                 dtype=dtype,
                 attention=attn_implementation,

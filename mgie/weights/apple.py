@@ -4,7 +4,8 @@
     unet.pt   the UNet, its input widened
 
 Both in float16. What they lack comes from a LLaVA-v1 folder (language model, vision tower, tokenizer) and
-from a diffusers folder (VAE, scheduler).
+from a diffusers folder (VAE, scheduler). A run that trained more of the LLaVA than mllm.pt holds has it
+beside them, as llava/.
 """
 
 import re
@@ -20,14 +21,14 @@ from tqdm import tqdm
 
 from llava_patch.processor import Processor
 from llava_patch.shards import each_shard, read_tensors
-from llava_patch.weights import load_llava
+from llava_patch.weights import load_llava, save_llava
 from mgie.errors import WeightsError
 from mgie.models.encoders.edit_head import EditHead, EditHeadConfig
 from mgie.tokens import visual_tokens
 from mgie.weights.diffusers_parts import check_fit, empty_unet, load_scheduler, load_vae
 from mgie.weights.release import Release, put, said_as_ours, visual_ids, whole_folder
 
-MLLM, UNET = "mllm.pt", "unet.pt"
+MLLM, UNET, LLAVA = "mllm.pt", "unet.pt", "llava"
 EMBEDDINGS, LM_HEAD, HEAD = "model.embed_tokens.weight", "lm_head.weight", "edit_head."
 PUBLISHED_HEADS = 4
 """Attention heads of the published edit head: the only size that its tensors do not show."""
@@ -171,12 +172,19 @@ def _language_side(
     return {"llava": model.eval(), "processor": processor, "edit_head": edit_head}
 
 
-def write_apple(release: Release, out: str | Path) -> Path:
-    """Write mllm.pt, with `emb`, and unet.pt in float16, as the original demo reads them."""
+def write_apple(release: Release, out: str | Path, *, llava: bool = False) -> Path:
+    """Write mllm.pt, with `emb`, and unet.pt in float16, as the original demo reads them.
+
+    With `llava` the LLaVA folder that they belong to, too: one that is nobody else's.
+    """
     mllm = dict(apple_mllm(release))
     with whole_folder(out, replaces=MLLM) as partial:
         torch.save(mllm, partial / MLLM)
         torch.save(_halved(release.unet.state_dict()), partial / UNET)
+        if llava:
+            with said_as_ours():
+                save_llava(release.llava, release.processor.tokenizer, partial / LLAVA)
+                release.processor.save_pretrained(partial / LLAVA)
     return Path(out)
 
 
@@ -229,8 +237,10 @@ def _head_config(head: dict[str, Tensor], heads: int, count: int) -> EditHeadCon
 
 
 def _visual_count(mllm: dict[str, Tensor], processor: Processor, where: str | Path) -> int:
-    """How many visual tokens the tables have rows for."""
-    rows, known = mllm[EMBEDDINGS].shape[0], len(processor.tokenizer)
+    """How many visual tokens the tables have rows for; the LLaVA folder may know them already."""
+    tokenizer = processor.tokenizer
+    rows, known = mllm[EMBEDDINGS].shape[0], len(tokenizer)
+    known -= sum(name in tokenizer.added for name in visual_tokens(known))
     if rows <= known:
         raise WeightsError(
             f"{where}/{MLLM} has {rows} rows of embeddings, but the LLaVA folder's tokenizer has {known} "

@@ -3,28 +3,33 @@ import shutil
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 from mgie.build import build_editor
-from mgie.config import load_run
+from mgie.config import load_run, resolve
 from mgie.errors import ConfigError, WeightsError
 from mgie.extract import extract
 from mgie.pipeline import MGIEPipeline
 from mgie.train import train
 from mgie.weights import checkpoint as checkpoints
-from mgie.weights.apple import MLLM, UNET
+from mgie.weights.apple import LLAVA, MLLM, UNET
 from mgie.weights.release import read_release
+
+
+def tiny_options(data, out) -> list[str]:
+    """Of a run of four steps with a checkpoint in the middle."""
+    fixed = {
+        "data.path": data, "data.workers": 0, "out": out, "train.samples": 8,
+        "train.batch_size": 2, "train.micro_batch_size": 2, "train.threads": 1, "log.every": 2,
+        "save.every": 4, "preview.every": 0, "train.ema": 0.5, "optim.lrs": "{}",
+    }  # fmt: skip
+    return [f"--{key}={value}" for key, value in fixed.items()]
 
 
 @pytest.fixture(scope="module")
 def trained(toy_data, tmp_path_factory):
-    """A run of four steps with a checkpoint in the middle."""
-    fixed = {
-        "data.path": toy_data, "data.workers": 0, "out": tmp_path_factory.mktemp("runs"), "train.samples": 8,
-        "train.batch_size": 2, "train.micro_batch_size": 2, "train.threads": 1, "log.every": 2,
-        "save.every": 4, "preview.every": 0, "train.ema": 0.5,
-    }  # fmt: skip
-    run = load_run("tiny", [f"--{key}={value}" for key, value in fixed.items()])
+    run = load_run("tiny", tiny_options(toy_data, tmp_path_factory.mktemp("runs")))
     train(run)
     return run.folder
 
@@ -110,7 +115,52 @@ def test_apple_s_files(trained, tmp_path):
     mllm = torch.load(tmp_path / "apple" / MLLM, weights_only=True)
     assert torch.equal(unet["conv_in.weight"], stored["denoiser.unet.conv_in.weight"].half())
     assert torch.equal(mllm["edit_head.query"], stored["encoder.edit_head.query"].half())
+    assert sorted(path.name for path in (tmp_path / "apple").iterdir()) == [LLAVA, MLLM, UNET]
+
+
+# What the library's scheduler does to numpy.
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_apple_s_folder_holds_all_that_was_trained(trained, tmp_path):
+    """The recipe trains the language model's layers, which the two files have no place for."""
+    run = load_run(str(trained / "run.yaml"))
+    extract(trained, out=tmp_path / "release")
+    extract(trained, out=tmp_path / "apple", format="apple")
+    whole = read_release(tmp_path / "release")
+    again = MGIEPipeline.from_pretrained(tmp_path / "apple", diffusion=resolve(run.model.diffusion))
+    for name in ("llava", "edit_head", "unet", "vae"):
+        theirs = getattr(again, name).state_dict()
+        for key, tensor in getattr(whole, name).state_dict().items():
+            assert torch.equal(theirs[key].half(), tensor.half()), key
+
+
+def test_apple_s_two_files_are_enough_for_what_the_original_trains(toy_data, tmp_path):
+    run = load_run("tiny", [*tiny_options(toy_data, tmp_path), "--train.groups=[embeddings,edit_head]"])
+    train(run)
+    extract(run.folder, out=tmp_path / "apple", format="apple")
     assert sorted(path.name for path in (tmp_path / "apple").iterdir()) == [MLLM, UNET]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model": {"edit_head": {"heads": 2}}}, "has an edit head of 2 heads"),
+        ({"train": {"groups": ["codec", "edit_head"]}}, "trained the codec"),
+    ],
+)
+def test_what_apple_s_layout_does_not_tell(run_dir, tmp_path, changes: dict, reason: str):
+    """Its readers would take four heads and a published VAE without a word."""
+    last = max((run_dir / "checkpoints").iterdir())
+    content = yaml.safe_load((last / "run.yaml").read_text())
+    for section, values in changes.items():
+        for key, value in values.items():
+            content[section][key] = content[section][key] | value if isinstance(value, dict) else value
+    (last / "run.yaml").write_text(yaml.safe_dump(content))
+    manifest = json.loads((last / checkpoints.MANIFEST).read_text())
+    path = last / "run.yaml"
+    manifest["run.yaml"] = {"size": path.stat().st_size, "sha256": checkpoints._sha256(path)}
+    (last / checkpoints.MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(ConfigError, match=reason):
+        extract(run_dir, out=tmp_path / "apple", format="apple")
 
 
 def test_a_damaged_checkpoint_is_passed_over(run_dir, tmp_path):

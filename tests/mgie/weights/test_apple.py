@@ -182,8 +182,15 @@ def test_a_head_that_its_attention_heads_do_not_divide(folder: Path, base):
 
 def test_a_llava_folder_that_has_the_visual_tokens_already(release, folder: Path, base, heads, tmp_path):
     write_release(release, tmp_path / "release")
-    said = refused(folder, base | {"llava": tmp_path / "release" / "llava"}, heads)
-    assert "use the LLaVA folder that it was trained on" in said
+    read, again = (
+        read_apple(folder, **(base | {"llava": llava}), heads=heads, progress=False)
+        for llava in (base["llava"], tmp_path / "release" / "llava")
+    )
+    assert read.processor.tokenizer.added == again.processor.tokenizer.added
+    for part in ("llava", "edit_head"):
+        theirs = getattr(again, part).state_dict()
+        for name, tensor in getattr(read, part).state_dict().items():
+            assert torch.equal(theirs[name], tensor), name
 
 
 @pytest.mark.parametrize("file", [MLLM, UNET])
