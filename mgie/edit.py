@@ -13,8 +13,8 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from llava_patch.shards import open_to_others
 from mgie.data.images import decode
+from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError, DataError, WeightsError
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -32,6 +32,8 @@ def edit(
     image_guidance: float | None = None,
     seed: int = 0,
     size: int | None = None,
+    device: str | None = None,
+    dtype: Dtype = "float32",
 ) -> dict[str, Any]:
     """Edit photos by one instruction and write the results; the facts: model, seed, seconds, a row per photo.
 
@@ -45,6 +47,8 @@ def edit(
         image_guidance: How strongly the photo counts. Default: the release's.
         seed: Seed of the noise; the same seed gives the same picture.
         size: Side in pixels that the photo is edited at. Default: the release's.
+        device: Where the model runs, such as cpu or cuda:1. Default: the GPU, where there is one.
+        dtype: What it computes in: float32, float16 or bfloat16.
     """
     # Everything that can be wrong is wrong now.
     if Path(instruction).suffix.lower() in FORMATS and Path(instruction).is_file():
@@ -59,7 +63,7 @@ def edit(
     targets = _targets(photos, Path(out), is_folder=str(out).endswith("/"))
     for photo in photos:
         _open(photo)
-    release = _release(model)
+    release, place = _release(model), find_device(device)
     for folder in {target.parent for target in targets}:
         _check_writable(folder)
 
@@ -69,7 +73,7 @@ def edit(
     )  # seconds of imports: not before the request is known to be sound
 
     started = time.monotonic()
-    pipeline = MGIEPipeline.from_pretrained(release)
+    pipeline = MGIEPipeline.from_pretrained(release, torch_dtype=find_dtype(dtype)).to(place)
     pipeline.set_progress_bar_config(disable=len(photos) > 1)
 
     asked = {"steps": steps, "guidance": guidance, "image_guidance": image_guidance, "size": size}
@@ -97,14 +101,12 @@ def table(facts: dict[str, Any]) -> str:
 
 def write_whole(picture: Image.Image, target: Path) -> None:
     """Write `picture` under a temporary name and rename it, so that `target` is never half a picture."""
-    handle, name = tempfile.mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
-    temporary = Path(name)
+    temporary = target.with_name(f".{target.stem}-{os.getpid()}{target.suffix}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             picture.save(file, format=FORMATS[target.suffix.lower()])
             file.flush()
             os.fsync(file.fileno())
-        open_to_others(temporary)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from mgie.data.images import decode, square, to_pixels
 from mgie.data.stored_pairs import new_folder
 from mgie.data.toy import Verdict, neighbours
+from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError, DataError
 from mgie.evaluation.metrics import PIXEL_METRICS, ClipScores, DinoScores
 from mgie.evaluation.report import RESULTS, Item, as_table, write_report
@@ -63,6 +64,8 @@ def evaluate(
     guidance: float | None = None,
     image_guidance: float | None = None,
     size: int | None = None,
+    device: str | None = None,
+    dtype: Dtype = "float32",
 ) -> dict[str, Any]:
     """Measure an editor, write a report. Facts: suite, n, seed, right, l1_ratio, control_right, by_kind.
 
@@ -88,6 +91,8 @@ def evaluate(
         guidance: How strongly the words count. Default: the release's.
         image_guidance: How strongly the picture counts. Default: the release's.
         size: Side in pixels that pictures are edited at. Default: the release's.
+        device: Where the model runs, such as cpu or cuda:1. Default: the GPU, where there is one.
+        dtype: What it computes in: float32, float16 or bfloat16.
     """
     # Everything that can be wrong is wrong now.
     bench = find_suite(suite)
@@ -99,7 +104,7 @@ def evaluate(
     started = time.monotonic()
 
     # The model, and the pairs at the size that it works at: square, as it was trained.
-    pipeline, name = load(model)
+    pipeline, name = load(model, device, dtype)
     side = size or pipeline.size
     pairs = bench.pairs(Request(count=count, seed=seed, size=side, data=None if data is None else Path(data)))
     if not pairs:
@@ -173,13 +178,14 @@ def edit_all(
     return edited
 
 
-def load(model: str | Path | Editing) -> tuple[Editing, str]:
-    """The pipeline of a release, and what to call it in the report."""
+def load(model: str | Path | Editing, device: str | None, dtype: Dtype) -> tuple[Editing, str]:
+    """The pipeline of a release, and what to call it in the report; a pipeline stays where it is."""
     if not isinstance(model, (str, Path)):
         return model, type(model).__name__
     from mgie.pipeline import MGIEPipeline
 
-    pipeline = MGIEPipeline.from_pretrained(str(model))
+    place = find_device(device)
+    pipeline = MGIEPipeline.from_pretrained(str(model), torch_dtype=find_dtype(dtype)).to(place)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, str(model)
 

@@ -10,6 +10,7 @@ import torch
 
 from mgie.build import build_editor, build_release
 from mgie.config import RunConfig, load_run
+from mgie.devices import Dtype, find_dtype
 from mgie.errors import ConfigError, WeightsError
 from mgie.training.optim import choose_trained
 from mgie.weights import checkpoint as checkpoints
@@ -27,8 +28,6 @@ LANGUAGE_SIDE = {"language_model", "projector", "vision_tower"}
 """Groups that are in the LLaVA folder beside Apple's two files, not in them."""
 MARKS = {"release": INDEX, "apple": MLLM}
 """What a folder of each format has."""
-DTYPES = {"release": ("float32", "float16", "bfloat16"), "apple": ("float16",)}
-"""What its tensors may be; the first is the default."""
 
 
 def extract(
@@ -36,7 +35,7 @@ def extract(
     *,
     out: str | Path,
     format: Literal["release", "apple"] = "release",
-    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+    dtype: Dtype | None = None,
     checkpoint: str = "latest",
     ema: bool = True,
     llava: str | None = None,
@@ -62,22 +61,22 @@ def extract(
     run_dir = Path(run_dir)
     if format not in MARKS:
         raise ConfigError(f"--format is {format}: expected {' or '.join(MARKS)}.")
-    dtype = dtype or DTYPES[format][0]
-    if dtype not in DTYPES[format]:
-        raise ConfigError(f"--dtype is {dtype}: expected {' or '.join(DTYPES[format])} for {format}.")
+    kind = find_dtype(dtype or ("float16" if format == "apple" else "float32"))
+    if format == "apple" and kind != torch.float16:
+        raise ConfigError(f"--dtype is {dtype}: Apple's files are float16; leave it out.")
     check_out(out, replaces=MARKS[format])
     shards = next(
         (place for place in (run_dir, run_dir / "checkpoint") if is_training_checkpoint(place)), None
     )
     if shards is not None:
-        groups, (release, facts) = (), _from_original(shards, llava, diffusion, getattr(torch, dtype))
+        groups, (release, facts) = (), _from_original(shards, llava, diffusion, kind)
     else:
         found = _find(run_dir, checkpoint)
         run = load_run(str(found / "run.yaml"))
         groups = run.train.groups
         if format == "apple":
             _check_layout(run)
-        release, facts = _from_run(run, found, ema, getattr(torch, dtype))
+        release, facts = _from_run(run, found, ema, kind)
     if format == "release":
         write_release(release, out)
     else:

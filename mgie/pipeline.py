@@ -20,7 +20,6 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
-from llava_patch.errors import LlavaError
 from mgie.data.examples import ExampleBuilder
 from mgie.data.express import clean_up
 from mgie.data.images import resize, to_image, to_pixels, upright
@@ -272,17 +271,14 @@ class MGIEPipeline(DiffusionPipeline):
         looks = torch.cat([builder.looks(self._look(picture, sampling)) for picture in pictures])
         self._onload("llava")
         device = self._execution_device
-        try:
-            imagined = self._encoder.imagine(
-                input_ids.to(device),
-                mask.to(device),
-                looks.to(device, self.llava.dtype),
-                max_new_tokens=sampling.max_new_tokens,
-                no_repeat_ngram_size=self.config.no_repeat_ngram_size,
-                compat=sampling.compat,
-            )
-        except LlavaError as error:
-            raise DataError(str(error)) from error
+        imagined = self._encoder.imagine(
+            input_ids.to(device),
+            mask.to(device),
+            looks.to(device, self.llava.dtype),
+            max_new_tokens=sampling.max_new_tokens,
+            no_repeat_ngram_size=self.config.no_repeat_ngram_size,
+            compat=sampling.compat,
+        )
         decode = self.processor.tokenizer.decode
         if sampling.compat == "reference":
             whole = [[*ids, *new] for ids, new in zip(prompts, imagined.said)]

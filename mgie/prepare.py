@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from tqdm import tqdm
 
 from mgie.data.card import write_card
@@ -25,7 +24,8 @@ from mgie.data.sources.legacy import write_legacy
 from mgie.data.stored_features import Kind, Makers, Precision, store_features
 from mgie.data.stored_pairs import FACTS, REJECTED, new_folder, read_facts
 from mgie.data.verify import Watch, verify
-from mgie.errors import ConfigError, DataError, DeviceError
+from mgie.devices import find_device
+from mgie.errors import ConfigError, DataError
 
 Format = Literal["arrow", "parquet", "legacy"]
 WRITERS: dict[str, Callable[[Iterable[Sized], Path, str], SplitFacts]] = {
@@ -47,7 +47,7 @@ def prepare(
     express: str | None = None,
     summarise: str | None = None,
     express_batch: int = 8,
-    device: str = "cpu",
+    device: str | None = None,
     format: Format = "arrow",
     store: str | None = None,
     model: str | None = None,
@@ -74,7 +74,7 @@ def prepare(
         express: Expressive instructions: llava:DIR makes them (a kill loses nothing), file:JSON has them.
         summarise: What shortens the model's words: a folder, a hub id, none. The published one, if reachable.
         express_batch: Pairs that the model reads at a time.
-        device: Where the model runs.
+        device: Where the model runs, such as cpu or cuda:1. Default: the GPU, where there is one.
         format: arrow to train from, parquet for a hub, legacy for the original program.
         store: Store what frozen parts compute: vae, clip or vae,clip.
         model: Whose parts compute it: a recipe, or the folder of a run or a release.
@@ -86,11 +86,11 @@ def prepare(
     """
     arguments = {name: value for name, value in locals().items() if name in ARGUMENTS}
     kinds = features_wanted(store, model, format)
-    check_device(device)
+    place = str(find_device(device))
     facts = None if overwrite else done_already(out, arguments)
     reused = facts is not None
     if facts is None:
-        voice = open_voice(express, summarise, Path(out), batch_size=express_batch, device=device)
+        voice = open_voice(express, summarise, Path(out), batch_size=express_batch, device=place)
         facts = {"format": 1, "arguments": arguments, "command": command(arguments), "splits": {}}
         splits = open_source(source, options_of(arguments))
         with new_folder(out, overwrite=overwrite) as folder:
@@ -101,7 +101,7 @@ def prepare(
         voice.finish()
     if model is not None and kinds:
         watch = _bar if progress else None
-        facts |= {"features": store_from(out, model, kinds, precision, device=device, watch=watch)}
+        facts |= {"features": store_from(out, model, kinds, precision, device=place, watch=watch)}
     return facts | {"reused": reused}
 
 
@@ -135,17 +135,6 @@ def features_wanted(store: str | None, model: str | None, format: str) -> tuple[
             f"features belong to a data set to train from: --store needs --format arrow, not {format}."
         )
     return kinds  # type: ignore[return-value]
-
-
-def check_device(device: str) -> None:
-    """Raise DeviceError where tensors cannot be put on `device`."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # AssertionError: a torch without CUDA
-        why = " ".join(str(error).split())[:100]
-        raise DeviceError(
-            f"device={device!r} cannot be used ({why}): expected cpu, or cuda where there is a GPU."
-        ) from error
 
 
 def store_from(

@@ -5,7 +5,7 @@ import sys
 
 ROWS = [
     {"types", "tokens", "errors"},
-    {"diffusion"},
+    {"devices", "diffusion"},
     {"models"},
     {"controllers", "data", "weights"},
     {"training", "personalization", "evaluation"},

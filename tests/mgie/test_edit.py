@@ -156,6 +156,19 @@ def test_one_photo(capsys, tmp_path, photo, release):
         assert (numpy.asarray(picture) != first).any()
 
 
+def test_the_device_and_the_type(capsys, tmp_path, photo, release):
+    words = [photo, "make it dark", "--model", release, "--out", tmp_path / "out.png"]
+    assert "'cuda:99' cannot be used" in refused(capsys, *words, "--device", "cuda:99")
+    assert "dtype" in refused(capsys, *words, "--dtype", "int8")
+    assert not (tmp_path / "out.png").exists()
+    pixels = {}
+    for dtype in ("float32", "bfloat16"):
+        assert main(["edit", *map(str, words), "--dtype", dtype, "--device", "cpu"]) == 0
+        with Image.open(tmp_path / "out.png") as picture:
+            pixels[dtype] = numpy.asarray(picture, int)
+    assert 0 < abs(pixels["float32"] - pixels["bfloat16"]).mean() < 40
+
+
 def test_several_photos(tmp_path, photo, release):
     shutil.copy(photo, tmp_path / "other.jpg")
     words = ["edit", str(photo), str(tmp_path / "other.jpg"), "make it dark", "--model", str(release)]

@@ -9,7 +9,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from llava_patch.errors import LlavaError
 from llava_patch.model import Llava
+from mgie.errors import DataError
 from mgie.models.encoders.base import AbstractInstructionEncoder
 from mgie.models.encoders.edit_head import EditHead
 from mgie.tokens import IGNORE, read_positions
@@ -85,17 +87,21 @@ class LlavaEncoder(AbstractInstructionEncoder):
 
         They are appended in one forward as soon as it comes to them or stops without them. `reference` lets
         it say each one and reads where the original program would have read (specs/mgie.md, section 6).
+        Raises DataError for a prompt that leaves no room to speak.
         """
         sound = compat == "sound"
-        spoken = self.llava.generate(
-            input_ids,
-            mask,
-            looks,
-            max_new_tokens=max_new_tokens,
-            no_repeat_ngram_size=no_repeat_ngram_size,
-            stop=self.visual_ids[:1] if sound else (),
-            then=self.visual_ids if sound else (),
-        )
+        try:
+            spoken = self.llava.generate(
+                input_ids,
+                mask,
+                looks,
+                max_new_tokens=max_new_tokens,
+                no_repeat_ngram_size=no_repeat_ngram_size,
+                stop=self.visual_ids[:1] if sound else (),
+                then=self.visual_ids if sound else (),
+            )
+        except LlavaError as error:
+            raise DataError(str(error)) from error
         count, said, visual, forced = len(self.visual_ids), [], [], []
         for ids, states, prompt, ending in zip(spoken.ids, spoken.states, spoken.prompts, spoken.endings):
             sequence, answer = ids.tolist(), ids[prompt:].tolist()
