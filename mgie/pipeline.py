@@ -202,13 +202,13 @@ class MGIEPipeline(DiffusionPipeline):
     ) -> EditOutput | tuple[Any, list[str], list[bool]]:
         """Edit one picture or several; what a picture becomes does not depend on the others in the call.
 
-        One instruction may serve several pictures. `steps`, `guidance` and `image_guidance` are short names
-        of the first three; None is the release's own. A picture of any size is edited whole, at about
-        `size` x `size` pixels in its own shape, and brought back to its size; the language model sees it
-        whole too, as a square. Every picture's noise starts from `seed` (or its own, if there are several),
-        unless `generator` is given. "np", "pt" (in [0, 1]) and "latent" stay at the size of the editing.
-        `compat="reference"` reproduces the original program's crops, window and clean-up. Raises DataError
-        and ConfigError.
+        One instruction may serve several pictures, one picture several instructions. `steps`, `guidance` and
+        `image_guidance` are short names of the first three; None is the release's own. A picture of any size
+        is edited whole, at about `size` x `size` pixels in its own shape, and brought back to its size; the
+        language model sees it whole too, as a square. Every picture's noise starts from `seed` (or its own,
+        if there are several), unless `generator` is given. "np", "pt" (in [0, 1]) and "latent" stay at the
+        size of the editing. `compat="reference"` reproduces the original program's crops, window and
+        clean-up, and edits at the picture's own size. Raises DataError and ConfigError.
         """
         # Everything that can be wrong is wrong now.
         pictures, instructions = self._pairs(image, prompt)
@@ -384,12 +384,15 @@ class MGIEPipeline(DiffusionPipeline):
     def _pairs(
         self, image: Image.Image | Sequence[Image.Image], prompt: str | Sequence[str]
     ) -> tuple[list[Image.Image], list[str]]:
-        pictures = [image] if isinstance(image, Image.Image) else list(image)
+        if isinstance(image, Image.Image):
+            pictures = [image] * (1 if isinstance(prompt, str) else len(prompt))
+        else:
+            pictures = list(image)
         instructions = [prompt] * len(pictures) if isinstance(prompt, str) else list(prompt)
         if not pictures or len(pictures) != len(instructions):
             raise DataError(
                 f"there are {len(pictures)} pictures and {len(instructions)} instructions: expected at "
-                "least one picture, and one instruction for all or one for each."
+                "least one picture and one instruction, and one for all or one for each."
             )
         for picture in pictures:
             if not isinstance(picture, Image.Image):

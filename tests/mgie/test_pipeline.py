@@ -137,6 +137,15 @@ def test_one_instruction_serves_several_pictures(pipe: MGIEPipeline):
     assert len(pipe([photo(), photo(40, 32)], "make it darker", seed=0).images) == 2
 
 
+def test_one_picture_serves_several_instructions(pipe: MGIEPipeline):
+    words = ["make it darker", "red"]
+    together = pipe(photo(), words, seed=0, output_type="pt").images
+    alone = [pipe(photo(), each, seed=0, output_type="pt").images[0] for each in words]
+    assert torch.allclose(together, torch.stack(alone), atol=CLOSE)
+    with pytest.raises(DataError, match="0 pictures and 0 instructions"):
+        pipe(photo(), [])
+
+
 def test_a_generator_per_picture_is_a_seed_per_picture(pipe: MGIEPipeline):
     generators = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
     pictures = [photo(), photo(seed=1)]
