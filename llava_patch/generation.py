@@ -131,7 +131,11 @@ class Speaker:
 
     def _room_after(self, prompt: int) -> int:
         """How many tokens may be said after so many. Raises LlavaInputError if there is no room for any."""
-        positions, closing = self.model.config.max_position_embeddings, len(self.then)
+        config, closing = self.model.config, len(self.then)
+        # Linear and dynamic stretching state the length before it, beside the factor; others the one after.
+        rope = config.rope_parameters or {}
+        factor = 1 if "original_max_position_embeddings" in rope else rope.get("factor") or 1
+        positions = int(config.max_position_embeddings * factor)
         if prompt + closing >= positions:
             raise LlavaInputError(
                 f"a prompt has {prompt} tokens, but the language model reads {positions} in all, of which "

@@ -139,3 +139,6 @@ def test_nothing_is_read_beyond_the_model_s_positions(model: Llava, processor, r
     config.max_position_embeddings = max(map(len, rows)) + len(then)
     with pytest.raises(LlavaInputError, match=r"tokens, but the language model reads \d+ in all, .*shorten"):
         answer(model, processor, rows, looks(3), then=then)
+    config.rope_parameters = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
+    stretched = answer(model, processor, rows, looks(3), then=then)
+    assert [len(stretched.new_ids(row)) for row in range(3)] == [BUDGET + len(then)] * 3
