@@ -322,6 +322,18 @@ def test_half_precision(pipe: MGIEPipeline, release: Release):
             getattr(release, part).to(torch.float32)
 
 
+@pytest.mark.parametrize("part", ["llava", "edit_head", "unet", "vae"])
+def test_one_part_in_half_precision(pipe: MGIEPipeline, release: Release, part: str):
+    """Each hands over to the next in the next one's type."""
+    whole = pipe(photo(), "darker", seed=0, output_type="pt").images
+    try:
+        getattr(release, part).to(torch.bfloat16)
+        half = pipe(photo(), "darker", seed=0, output_type="pt").images
+    finally:
+        getattr(release, part).to(torch.float32)
+    assert 0 < (half - whole).abs().max() < 0.1
+
+
 # What cannot be done.
 
 

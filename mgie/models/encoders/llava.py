@@ -63,7 +63,7 @@ class LlavaEncoder(AbstractInstructionEncoder):
         `reference`: in two passes, the second with as many equal rows, of which one comes back.
         """
         # Before the head is called: offloading may then take the language model's table away.
-        embeddings = self.visual_embeddings().to(visual.device)
+        embeddings = self.visual_embeddings().to(visual)
         if self.compat == "reference":
             return self.edit_head(visual, embeddings), self.edit_head(torch.zeros_like(visual), embeddings)[
                 :1
