@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llava_patch.errors import LlavaError
+from llava_patch.errors import LlavaInputError
 from llava_patch.model import Llava
 from mgie.errors import DataError
 from mgie.models.encoders.base import AbstractInstructionEncoder
@@ -87,7 +87,7 @@ class LlavaEncoder(AbstractInstructionEncoder):
 
         They are appended in one forward as soon as it comes to them or stops without them. `reference` lets
         it say each one and reads where the original program would have read (specs/mgie.md, section 6).
-        Raises DataError for a prompt that leaves no room to speak.
+        Raises DataError for a prompt that is too long for the model.
         """
         sound = compat == "sound"
         try:
@@ -100,7 +100,7 @@ class LlavaEncoder(AbstractInstructionEncoder):
                 stop=self.visual_ids[:1] if sound else (),
                 then=self.visual_ids if sound else (),
             )
-        except LlavaError as error:
+        except LlavaInputError as error:
             raise DataError(str(error)) from error
         count, said, visual, forced = len(self.visual_ids), [], [], []
         for ids, states, prompt, ending in zip(spoken.ids, spoken.states, spoken.prompts, spoken.endings):
