@@ -22,32 +22,30 @@ from tqdm import tqdm
 from llava_patch.errors import LlavaWeightsError
 
 SAFE_FILE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
-BIN_FILE, BIN_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+STEMS = ("model", "pytorch_model")
+"""How transformers' files of weights begin: safetensors, and pickles."""
 SHARD_BYTES = 5 * 1024**3
 """Greatest size of one written file, as published models have it."""
 
 
-def shard_files(folder: str | Path) -> list[Path]:
+def shard_files(folder: str | Path, *, stems: tuple[str, str] = STEMS) -> list[Path]:
     """The files that hold a folder's weights: its index's, else the single one, else numbered ones."""
     folder = Path(folder)
+    singles = [stem + suffix for stem, suffix in zip(stems, (".safetensors", ".bin"), strict=True)]
     if not folder.is_dir():
         raise LlavaWeightsError(
-            f"{folder} is no folder; expected a folder with {SAFE_FILE} or {BIN_FILE} or shards."
+            f"{folder} is no folder; expected a folder with {' or '.join(singles)} or shards."
         )
-    for index, single, stem in (
-        (SAFE_INDEX, SAFE_FILE, "model-*.safetensors"),
-        (BIN_INDEX, BIN_FILE, "pytorch_model-*.bin"),
-    ):
-        if (folder / index).is_file():
-            return _indexed(folder, index)
+    for single in singles:
+        if (folder / f"{single}.index.json").is_file():
+            return _indexed(folder, f"{single}.index.json")
         if (folder / single).is_file():
             return [folder / single]
-        if numbered := sorted(folder.glob(stem)):
+        if numbered := sorted(folder.glob(single.replace(".", "-*."))):
             _check_numbers(folder, numbered)
             return numbered
     raise LlavaWeightsError(
-        f"{folder} holds no weights: expected {SAFE_FILE}, {BIN_FILE}, or numbered shards of either; fetch "
-        "them."
+        f"{folder} holds no weights: expected {', '.join(singles)}, or numbered shards of either; fetch them."
     )
 
 
@@ -58,19 +56,20 @@ def read_tensors(path: str | Path, *, within: str | None = None) -> dict[str, Te
     """
     path = Path(path)
     if not path.is_file():
-        raise LlavaWeightsError(f"{path} is missing; fetch the file.")
+        what = "is a folder, expected a file of weights" if path.is_dir() else "is missing"
+        raise LlavaWeightsError(f"{path} {what}; fetch the file.")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path, within)
 
 
 def each_shard(
-    source: str | Path, *, progress: bool = True, title: str = "loading"
+    source: str | Path, *, progress: bool = True, title: str = "loading", stems: tuple[str, str] = STEMS
 ) -> Iterator[tuple[Path, dict[str, Tensor]]]:
     """The files of a folder, or one file, in turn: (path, tensors). A name in two files is an error.
 
     Take the tensors out of the dictionary to hold no more than one file in memory.
     """
     source = Path(source)
-    files = [source] if source.is_file() else shard_files(source)
+    files = [source] if source.is_file() else shard_files(source, stems=stems)
     seen: dict[str, Path] = {}
     with tqdm(files, desc=f"{title} {source.name}", unit="file", disable=not progress, leave=False) as bar:
         for path in bar:
@@ -229,7 +228,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise LlavaWeightsError(f"{path} is damaged or cut short ({error}); fetch the file again.") from error
+        raise _unreadable(path, f" ({error})") from error
 
 
 def _read_pickle(path: Path, within: str | None) -> dict[str, Tensor]:
@@ -237,15 +236,13 @@ def _read_pickle(path: Path, within: str | None) -> dict[str, Tensor]:
         content = _restricted_load(path)
     except UnpicklingError as error:
         if not _is_zip(path) and path.stat().st_size and not _looks_like_pickle(path):
-            raise LlavaWeightsError(f"{path} is no file of weights; fetch the file again.") from error
+            raise _unreadable(path) from error
         raise LlavaWeightsError(
             f"{path} holds something other than tensors, so it was not opened ({_first_reason(error)}); "
             "use a file that holds only weights."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise LlavaWeightsError(
-            f"{path} ({path.stat().st_size} bytes) is damaged or cut short; fetch the file again."
-        ) from error
+        raise _unreadable(path) from error
     if isinstance(content, dict) and isinstance(content.get(within), dict):
         content = content[within]
     if not isinstance(content, dict):
@@ -253,9 +250,9 @@ def _read_pickle(path: Path, within: str | None) -> dict[str, Tensor]:
             f"{path} holds a {type(content).__name__}, expected tensors by name; use another file."
         )
     others = [
-        f"{name!r} ({type(value).__name__})"
+        f"{name!r} ({_kind(value)})"
         for name, value in content.items()
-        if not isinstance(value, Tensor)
+        if not isinstance(name, str) or _kind(value) != "tensor"
     ]
     if others:
         raise LlavaWeightsError(
@@ -264,6 +261,30 @@ def _read_pickle(path: Path, within: str | None) -> dict[str, Tensor]:
             "use a file that holds only weights."
         )
     return dict(content)
+
+
+def _unreadable(path: Path, reason: str = "") -> LlavaWeightsError:
+    """The error of a file that is whole weights no more, or never was."""
+    with path.open("rb") as file:
+        head = file.read(64).lstrip()
+    if head.startswith(b"version https://git-lfs"):
+        return LlavaWeightsError(
+            f"{path} is git-lfs's pointer to the weights; fetch the file itself (`git lfs pull`)."
+        )
+    if head.startswith(b"<"):
+        return LlavaWeightsError(f"{path} is a web page, no file of weights; fetch the file again.")
+    return LlavaWeightsError(
+        f"{path} ({path.stat().st_size} bytes) is damaged or cut short{reason}; fetch the file again."
+    )
+
+
+def _kind(value: object) -> str:
+    """What a value is: "tensor" if it is one that weights may be; one without values is not."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    if value.is_meta or value.is_complex() or value.layout != torch.strided:
+        return f"{'empty' if value.is_meta else value.dtype if value.is_complex() else value.layout} tensor"
+    return "tensor"
 
 
 def _restricted_load(path: Path) -> object:

@@ -4,6 +4,8 @@ After loading, every tensor equals the file's; only the input of a text-to-image
 source picture.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,24 +16,27 @@ from transformers import CLIPTextModel
 
 from mgie.errors import ConfigError, WeightsError
 from mgie.models.denoisers.unet import widen
-from mgie.weights.release import put, said_as_ours
+from mgie.weights.release import DIFFUSERS_STEM, empty_model, put, read_json, read_model, said_as_ours
 from mgie.weights.single_file import is_single_file, read_single
 
 
-def load_diffusion(where: str | Path) -> tuple[UNet2DConditionModel, AutoencoderKL, DDPMScheduler]:
+def load_diffusion(
+    where: str | Path, *, progress: bool = False
+) -> tuple[UNet2DConditionModel, AutoencoderKL, DDPMScheduler]:
     """UNet (widened where it was made for text alone), VAE and training schedule, in float32.
 
     `where` is a folder or hub id with unet/, vae/ and scheduler/, or a single file. Raises WeightsError
     that says what is missing, unexpected or of another shape.
     """
-    unet, vae = _load(UNet2DConditionModel, str(where), "unet"), load_vae(where)
+    scheduler, vae = load_scheduler(where), load_vae(where, progress=progress)
+    unet = _load(UNet2DConditionModel, where, "unet", progress)
     check_fit(unet, vae, where)
-    return widen(unet), vae, load_scheduler(where)
+    return widen(unet), vae, scheduler
 
 
-def load_vae(where: str | Path) -> AutoencoderKL:
+def load_vae(where: str | Path, *, progress: bool = False) -> AutoencoderKL:
     """The VAE alone, in float32. Raises WeightsError."""
-    return _load(AutoencoderKL, str(where), "vae")
+    return _load(AutoencoderKL, where, "vae", progress)
 
 
 def empty_unet(where: str | Path) -> UNet2DConditionModel:
@@ -39,16 +44,15 @@ def empty_unet(where: str | Path) -> UNet2DConditionModel:
 
     Only the configuration is read, the weights beside it need not be there. Raises WeightsError.
     """
-    try:
-        if is_single_file(where):
-            with said_as_ours():
-                config, _ = read_single(where, "unet")
-        else:
-            config = dict(UNet2DConditionModel.load_config(str(where), subfolder="unet"))
+    if is_single_file(where):
+        with said_as_ours():
+            config, _ = read_single(where, "unet")
         with torch.device("meta"):
             return UNet2DConditionModel.from_config(config | {"in_channels": 2 * config["out_channels"]})
-    except (OSError, TypeError, KeyError) as error:
-        raise _absent(str(where), "unet", error) from error
+    folder = _folder(where, "unet", weights=False)
+    with _of(where, "unet"):
+        channels = empty_model(UNet2DConditionModel, folder).config.out_channels
+        return empty_model(UNet2DConditionModel, folder, in_channels=2 * channels)
 
 
 def check_fit(unet: UNet2DConditionModel, vae: AutoencoderKL, where: str | Path) -> None:
@@ -71,7 +75,19 @@ def load_text_model(where: str | Path) -> CLIPTextModel:
         raise WeightsError(
             f"the text encoder in {where} is not read: give a diffusers folder with text_encoder/."
         )
-    return _load(CLIPTextModel, str(where), "text_encoder")
+    try:
+        model, report = CLIPTextModel.from_pretrained(
+            str(where), subfolder="text_encoder", torch_dtype=torch.float32, output_loading_info=True
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _absent(where, "text_encoder", " ".join(str(error).split())[:200]) from error
+    problems = [f"{what.removesuffix('_keys')} {key}" for what, keys in report.items() for key in keys]
+    if problems:
+        raise WeightsError(
+            f"{where}/text_encoder does not hold what its config.json says: "
+            f"{'; '.join(map(str, problems))}; fetch it again."
+        )
+    return model
 
 
 def load_scheduler(where: str | Path) -> DDPMScheduler:
@@ -84,10 +100,15 @@ def load_scheduler(where: str | Path) -> DDPMScheduler:
             num_train_timesteps=1000,
             clip_sample=False,
         )
-    try:
-        return DDPMScheduler.from_pretrained(str(where), subfolder="scheduler")
-    except OSError as error:
-        raise _absent(str(where), "scheduler", error) from error
+    folder = _folder(where, "scheduler", weights=False)
+    with _of(where, "scheduler"):
+        content = read_json(folder / "scheduler_config.json")
+        try:
+            return DDPMScheduler.from_config(content)
+        except Exception as error:  # the library has no one type for what makes no schedule
+            raise WeightsError(
+                f"{folder}/scheduler_config.json describes no schedule ({error}): fetch the file again."
+            ) from error
 
 
 def load_sampler(name: str, schedule: DDPMScheduler) -> SchedulerMixin:
@@ -100,38 +121,51 @@ def load_sampler(name: str, schedule: DDPMScheduler) -> SchedulerMixin:
     return kind.from_config(schedule.config)  # pyright: ignore[reportAttributeAccessIssue] - of ConfigMixin
 
 
-def _load(kind: Any, where: str, part: str) -> Any:
+def _load(kind: Any, where: str | Path, part: str, progress: bool) -> Any:
     if is_single_file(where):
-        return _load_single(kind, where, part)
+        with said_as_ours():
+            config, tensors = read_single(where, part)
+        with torch.device("meta"):
+            model = kind.from_config(config)
+        return put(model, tensors, where=f"the {part} in {where}", dtype=torch.float32)
+    folder = _folder(where, part)
+    with _of(where, part):
+        return read_model(kind, folder, dtype=torch.float32, progress=progress)
+
+
+def _folder(where: str | Path, part: str, *, weights: bool = True) -> Path:
+    """The folder of a part, fetched first where a hub id is given. Raises WeightsError."""
+    if Path(where).is_dir():
+        if not (Path(where) / part).is_dir():
+            raise _absent(where, part, f"it has no folder {part}")
+        return Path(where) / part
+    # The hub's client is a dependency of diffusers; it answers from its cache without a network.
+    from huggingface_hub import snapshot_download
+
     try:
-        model, report = kind.from_pretrained(
-            where,
-            subfolder=part,
-            torch_dtype=torch.float32,
-            output_loading_info=True,
-            low_cpu_mem_usage=False,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _absent(where, part, error) from error
-    problems = [f"{what.removesuffix('_keys')} {key}" for what, keys in report.items() for key in keys]
-    if problems:
-        raise WeightsError(
-            f"{where}/{part} does not hold what its config.json says: {'; '.join(map(str, problems[:8]))}"
-            f"{f' and {len(problems) - 8} more' if len(problems) > 8 else ''}; fetch it again."
-        )
-    return model
+        folder = Path(snapshot_download(str(where), allow_patterns=[f"{part}/*.json"])) / part
+        for suffix in (".safetensors", ".bin") if weights else ():
+            # By whole names: beside them lie the same weights in other precisions.
+            names = [f"{part}/{DIFFUSERS_STEM}{suffix}", f"{part}/{DIFFUSERS_STEM}-*{suffix}"]
+            folder = Path(snapshot_download(str(where), allow_patterns=[f"{part}/*.json", *names])) / part
+            if any(folder.glob(f"*{suffix}")):
+                break
+    except Exception as error:  # the client's own types of errors differ between versions
+        reason = f"there is no such folder, and the hub does not give it: {type(error).__name__}"
+        raise _absent(where, part, reason) from error
+    return folder
 
 
-def _load_single(kind: Any, where: str, part: str) -> Any:
-    with said_as_ours():
-        config, tensors = read_single(where, part)
-    with torch.device("meta"):
-        model = kind.from_config(config)
-    return put(model, tensors, where=f"the {part} in {where}", dtype=torch.float32)
+@contextmanager
+def _of(where: str | Path, part: str) -> Iterator[None]:
+    """Errors of one part as errors of the whole."""
+    try:
+        yield
+    except WeightsError as error:
+        raise WeightsError(f"{part} cannot be loaded from {where}: {error}") from error
 
 
-def _absent(where: str, part: str, error: Exception) -> WeightsError:
-    reason = " ".join(str(error).split())[:200]
+def _absent(where: str | Path, part: str, reason: str) -> WeightsError:
     return WeightsError(
         f"{part} cannot be loaded from {where} ({reason}); give a diffusers folder with unet/, vae/ and "
         "scheduler/, a hub id, or a single Stable Diffusion file."

@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from llava_patch.errors import LlavaError
 from llava_patch.model import Llava
 from llava_patch.processor import Processor
-from llava_patch.shards import open_to_others, read_tensors, shard_files
+from llava_patch.shards import each_shard, open_to_others
 from llava_patch.weights import load_llava, save_llava
 from mgie.errors import WeightsError
 from mgie.models.encoders.edit_head import EditHead, EditHeadConfig
@@ -36,6 +36,8 @@ from mgie.tokens import visual_tokens
 INDEX = "model_index.json"
 RUN, CARD = "run.yaml", "README.md"
 PIPELINE = "MGIEPipeline"
+DIFFUSERS_STEM = "diffusion_pytorch_model"
+"""How diffusers' files of weights begin."""
 LISTED = 20
 """How many tensors an error names before it counts the others."""
 
@@ -99,12 +101,11 @@ def read_release(
     with said_as_ours():
         llava, _ = load_llava(folder / "llava", dtype=dtype, attn_implementation=attention, progress=progress)
         processor = Processor.from_pretrained(folder / "llava")
-    edit_head = _read_head(folder / "edit_head", dtype)
     return Release(
         llava=llava.eval(),
-        edit_head=edit_head,
-        unet=_read_model(UNet2DConditionModel, folder / "unet", dtype),
-        vae=_read_model(AutoencoderKL, folder / "vae", dtype),
+        edit_head=_read_head(folder / "edit_head", dtype),
+        unet=read_model(UNet2DConditionModel, folder / "unet", dtype=dtype, progress=progress),
+        vae=read_model(AutoencoderKL, folder / "vae", dtype=dtype, progress=progress),
         scheduler=_read_scheduler(folder / "scheduler"),
         processor=processor,
         settings={
@@ -141,34 +142,45 @@ def visual_ids(processor: Processor, count: int) -> tuple[int, ...]:
 def put(
     module: _Module, tensors: MutableMapping[str, Tensor], *, where: str | Path, dtype: torch.dtype
 ) -> _Module:
-    """Give a module exactly these tensors. Raises one WeightsError listing all that do not fit.
+    """Give a module exactly these tensors. Raises one WeightsError listing all that do not fit."""
+    return put_shards(module, [tensors], where=where, dtype=dtype)
 
-    They are copied and taken out of `tensors` one by one: nothing is in memory twice, and no file stays
+
+def put_shards(
+    module: _Module,
+    shards: Iterable[MutableMapping[str, Tensor]],
+    *,
+    where: str | Path,
+    dtype: torch.dtype,
+) -> _Module:
+    """Give a module exactly the tensors of these files. Raises one WeightsError listing all that do not fit.
+
+    They are copied and taken out of each file one by one: nothing is in memory twice, and no file stays
     mapped behind the module.
     """
-    wanted = module.state_dict()
-    problems = [f"missing {name}" for name in wanted if name not in tensors]
-    problems += [f"unexpected {name}" for name in tensors if name not in wanted]
-    problems += [
-        f"misshapen {name}: {list(tensors[name].shape)}, expected {list(wanted[name].shape)}"
-        for name in wanted
-        if name in tensors and tensors[name].shape != wanted[name].shape
-    ]
+    absent = {name: tensor.shape for name, tensor in module.state_dict().items()}
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    problems: list[str] = []
+    for tensors in shards:
+        for name in list(tensors):
+            tensor, shape = tensors.pop(name), absent.pop(name, None)
+            if shape is None:
+                problems.append(f"unexpected {name}")
+            elif tensor.shape != shape:
+                problems.append(f"misshapen {name}: {list(tensor.shape)}, expected {list(shape)}")
+            else:
+                tensor = tensor.to(dtype, copy=True)
+                if (old := parameters.pop(name, None)) is not None:
+                    tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
+                owner, _, own = name.rpartition(".")
+                setattr(module.get_submodule(owner), own, tensor)
+    problems = [*(f"missing {name}" for name in absent), *problems]
     if problems:
         more = f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
         raise WeightsError(
             f"{where} does not fit its configuration, {len(problems)} tensors differ; use the files that "
             f"belong together: {'; '.join(problems[:LISTED])}{more}"
         )
-    parameters = dict(module.named_parameters(remove_duplicate=False))
-    names = list(wanted)
-    del wanted
-    for name in names:
-        tensor = tensors.pop(name).to(dtype, copy=True)
-        owner, _, own = name.rpartition(".")
-        if (old := parameters.pop(name, None)) is not None:
-            tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
-        setattr(module.get_submodule(owner), own, tensor)
     left = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
     assert not left, f"on the meta device after loading: {left}"
     return module.eval()
@@ -226,10 +238,10 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise WeightsError(
-            f"{path.parent} has no {path.name}: expected a whole release, as `mgie extract` writes it."
+            f"{path.parent} has no {path.name}: expected a whole folder; extract or fetch it again."
         ) from error
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read ({error}); extract or fetch the release again.") from error
+        raise WeightsError(f"{path} cannot be read ({error}); extract or fetch it again.") from error
     if not isinstance(content, dict):
         raise WeightsError(
             f"{path} holds a {type(content).__name__}, expected keys and values; fetch it again."
@@ -307,19 +319,42 @@ def _read_head(folder: Path, dtype: torch.dtype) -> EditHead:
         raise WeightsError(
             f"{folder}/config.json describes no edit head ({error}): fetch the release again."
         ) from error
-    return put(head, _tensors(folder), where=folder, dtype=dtype)
+    with said_as_ours():
+        shards = (held for _, held in each_shard(folder, progress=False))
+        return put_shards(head, shards, where=folder, dtype=dtype)
 
 
-def _read_model(kind: type[_Module], folder: Path, dtype: torch.dtype) -> _Module:
+def empty_model(kind: type[_Module], folder: Path, **changes: Any) -> _Module:
+    """A model of diffusers without values, by its config.json but for `changes`. Raises WeightsError."""
     content = read_json(folder / "config.json")
     try:
         with torch.device("meta"):
-            model = kind.from_config(content)  # pyright: ignore[reportAttributeAccessIssue] - of ConfigMixin
-    except (TypeError, ValueError) as error:
+            model = kind.from_config(content | changes)  # pyright: ignore - of ConfigMixin
+        assert isinstance(model, kind)
+        return model
+    except Exception as error:  # the library and torch have no one type for what does not go together
         raise WeightsError(
-            f"{folder}/config.json describes no {kind.__name__} ({error}): fetch the release again."
+            f"{folder}/config.json describes no {kind.__name__} ({error}): fetch the folder again."
         ) from error
-    return put(model, _tensors(folder), where=folder, dtype=dtype)
+
+
+def read_model(kind: type[_Module], folder: Path, *, dtype: torch.dtype, progress: bool = False) -> _Module:
+    """A model of diffusers from its folder: every tensor equals the file's. Raises WeightsError."""
+    model = empty_model(kind, folder)
+    with said_as_ours():
+        shards = each_shard(folder, progress=progress, stems=(DIFFUSERS_STEM, DIFFUSERS_STEM))
+        return put_shards(model, (_with_todays_names(held) for _, held in shards), where=folder, dtype=dtype)
+
+
+def _with_todays_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Attention of a VAE had other names when Stable Diffusion 1 was published."""
+    older = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+    for name in [name for name in tensors if any(part in name for part in older)]:
+        new = name
+        for old, today in older.items():
+            new = new.replace(old, today)
+        tensors[new] = tensors.pop(name)
+    return tensors
 
 
 def _read_scheduler(folder: Path) -> SchedulerMixin:
@@ -331,17 +366,6 @@ def _read_scheduler(folder: Path) -> SchedulerMixin:
             "install the diffusers that wrote it, or fetch the release again."
         )
     return kind.from_config(content)  # pyright: ignore[reportAttributeAccessIssue] - of ConfigMixin
-
-
-def _tensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a part, from one file or several. Raises WeightsError."""
-    with said_as_ours():
-        single = sorted(folder.glob("*.safetensors"))
-        files = single if single else shard_files(folder)
-        found: dict[str, Tensor] = {}
-        for file in files:
-            found |= read_tensors(file)
-        return found
 
 
 def _forget_paths(config: Path) -> None:

@@ -114,12 +114,24 @@ def test_truncated_safetensors(tmp_path: Path, tensors: dict, share: float):
         read_tensors(path)
 
 
-def test_a_text_file(tmp_path: Path):
-    (tmp_path / "pytorch_model.bin").write_text(
-        "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n"
-    )
-    with pytest.raises(LlavaWeightsError, match=r"no file of weights|damaged"):
-        read_tensors(tmp_path / "pytorch_model.bin")
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.safetensors"])
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 3\n", "git-lfs's pointer"),
+        ("\n<!DOCTYPE html><title>404</title>", "is a web page, no file of weights"),
+        ("dear", "damaged or cut short"),
+    ],
+)
+def test_a_text_file(tmp_path: Path, name: str, text: str, sentence: str):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(LlavaWeightsError, match=sentence):
+        read_tensors(tmp_path / name)
+
+
+def test_a_folder_where_a_file_should_be(tmp_path: Path):
+    with pytest.raises(LlavaWeightsError, match="is a folder, expected a file of weights"):
+        read_tensors(tmp_path)
 
 
 class Surprise:
@@ -131,7 +143,17 @@ class Surprise:
 
 @pytest.mark.parametrize("zipped", [True, False])
 @pytest.mark.parametrize(
-    "content", [{"a": torch.zeros(1), "b": Surprise()}, {"a": {"b": torch.zeros(1)}}, {"step": 3}, [1]]
+    "content",
+    [
+        {"a": torch.zeros(1), "b": Surprise()},
+        {"a": {"b": torch.zeros(1)}},
+        {"step": 3},
+        [1],
+        {7: torch.zeros(1)},
+        {"a": torch.zeros(1, device="meta")},
+        {"a": torch.zeros(1, dtype=torch.complex64)},
+        {"a": torch.zeros(1).to_sparse()},
+    ],
 )
 def test_a_pickle_with_anything_but_tensors(tmp_path: Path, content: object, zipped: bool, capsys):
     path = tmp_path / "pytorch_model.bin"

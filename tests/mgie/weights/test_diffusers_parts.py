@@ -1,5 +1,7 @@
 import json
 import shutil
+import weakref
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,9 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
+from llava_patch.shards import read_tensors
 from mgie.errors import ConfigError, WeightsError
-from mgie.weights.diffusers_parts import load_diffusion, load_sampler, load_scheduler
+from mgie.weights.diffusers_parts import empty_unet, load_diffusion, load_sampler, load_scheduler
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -90,19 +93,103 @@ def test_a_vae_with_the_older_names_of_its_attention(folder: Path):
     assert not [name for name in stored if not torch.equal(stored[name], loaded[name])]
 
 
+def in_pickles(folder: Path, count: int) -> dict[str, torch.Tensor]:
+    """Turn a part's weights into `count` pickled shards."""
+    tensors = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    for number in range(count):
+        name = f"diffusion_pytorch_model-{number + 1:05d}-of-{count:05d}.bin"
+        torch.save({key: tensors[key] for key in sorted(tensors)[number::count]}, folder / name)
+    return tensors
+
+
+def test_pickled_shards_one_at_a_time(folder: Path, monkeypatch, capsys):
+    stored = in_pickles(folder / "unet", 3)
+    earlier: list[weakref.ref] = []
+
+    def watched(path: Path) -> dict[str, torch.Tensor]:
+        assert sum(reference() is not None for reference in earlier) <= 1, f"tensors live beside {path}"
+        tensors = read_tensors(path)
+        earlier.extend(weakref.ref(value) for value in tensors.values())
+        return tensors
+
+    monkeypatch.setattr("llava_patch.shards.read_tensors", watched)
+    loaded = load_diffusion(folder, progress=True)[0].state_dict()
+    assert len(earlier) > len(stored) == len(loaded)
+    assert not [name for name in stored if not torch.equal(stored[name], loaded[name])]
+    assert "loading unet" in capsys.readouterr().err
+    (folder / "unet" / "diffusion_pytorch_model-00002-of-00003.bin").unlink()
+    with pytest.raises(WeightsError, match="has 2 of 3 shards; fetch the missing ones"):
+        load_diffusion(folder)
+
+
 def test_pickles_that_hold_more_than_tensors(folder: Path):
     (folder / "unet" / WEIGHTS).unlink()
     torch.save({"conv_in.bias": Path("/")}, folder / "unet" / "diffusion_pytorch_model.bin")
-    with pytest.raises(WeightsError, match="unet cannot be loaded from"):
+    with pytest.raises(WeightsError, match=r"unet cannot be loaded from .* holds something other than tens"):
         load_diffusion(folder)
 
 
-def test_another_shape(folder: Path):
+def test_other_shapes_are_all_listed(folder: Path):
     tensors = load_file(folder / "unet" / WEIGHTS)
-    tensors["conv_out.bias"] = torch.zeros(3)
+    for name in ("conv_out.bias", "conv_in.bias"):
+        tensors[name] = torch.zeros(3)
     save_file(tensors, folder / "unet" / WEIGHTS, metadata={"format": "pt"})
-    with pytest.raises(WeightsError, match=r"unet cannot be loaded from .*conv_out"):
+    with pytest.raises(WeightsError, match=r"unet cannot be loaded from .* 2 tensors differ") as error:
         load_diffusion(folder)
+    for name in ("conv_out.bias", "conv_in.bias"):
+        assert f"misshapen {name}: [3], expected" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("part", "content"),
+    [
+        ("unet/config.json", "3"),
+        ("unet/config.json", '{"in_channels": "x"}'),
+        ("vae/config.json", '{"act_fn": null}'),
+        ("scheduler/scheduler_config.json", '{"num_train_timesteps": "x"}'),
+    ],
+)
+def test_configurations_of_nothing(folder: Path, part: str, content: str):
+    (folder / part).write_text(content)
+    with pytest.raises(WeightsError, match=rf"cannot be loaded from .*{Path(part).name} (holds|describes)"):
+        load_diffusion(folder)
+    if part.startswith("unet"):
+        with pytest.raises(WeightsError, match=r"cannot be loaded from .* (holds|describes)"):
+            empty_unet(folder)
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_of_a_hub_s_files_only_those_that_are_read(base, tmp_path, monkeypatch, pickled: bool):
+    hub = Path(shutil.copytree(base["diffusion"], tmp_path / "hub"))
+    if pickled:
+        in_pickles(hub / "unet", 1), in_pickles(hub / "vae", 2)
+    for part in ("unet", "vae"):
+        for other in ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.non_ema.bin"):
+            (hub / part / other).write_text("another precision")
+
+    def fetch(name: str, *, allow_patterns: list[str]) -> str:
+        assert name == "somebody/painter"
+        for path in hub.rglob("*"):
+            inside = path.relative_to(hub).as_posix()
+            if path.is_file() and any(fnmatch(inside, pattern) for pattern in allow_patterns):
+                (tmp_path / "here" / inside).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, tmp_path / "here" / inside)
+        return str(tmp_path / "here")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert empty_unet("somebody/painter").conv_in.weight.is_meta
+    assert not [path for path in tmp_path.glob("here/unet/*") if path.suffix != ".json"]
+    ours, theirs = (
+        load_diffusion(where)[0].state_dict() for where in (base["diffusion"], "somebody/painter")
+    )
+    assert not [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert not list(tmp_path.glob("here/*/*fp16*")) + list(tmp_path.glob("here/*/*non_ema*"))
+
+
+def test_neither_a_folder_nor_on_the_hub(tmp_path):
+    with pytest.raises(WeightsError, match=r"scheduler cannot be loaded from .* the hub does not give it"):
+        load_diffusion(tmp_path / "gone")
 
 
 def test_parts_that_do_not_belong_together(folder: Path):
@@ -123,7 +210,7 @@ def test_missing_parts(folder: Path, part: str):
 def test_damaged_weights(folder: Path):
     path = folder / "vae" / WEIGHTS
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(WeightsError, match="vae cannot be loaded from"):
+    with pytest.raises(WeightsError, match=r"vae cannot be loaded from .*vae/diffusion.* damaged or cut sh"):
         load_diffusion(folder)
 
 
