@@ -40,7 +40,7 @@ class Parts:
     """The training schedule; samplers are built from its configuration."""
 
 
-def build_editor(run: RunConfig, *, dtype: torch.dtype = torch.float32) -> Parts:
+def build_editor(run: RunConfig, *, dtype: torch.dtype = torch.float32, progress: bool = False) -> Parts:
     """Load both sides of the editor from what the run names; edit head and visual tokens' rows are new.
 
     The sides are built separately, so that no later initialiser touches what a file held
@@ -49,11 +49,11 @@ def build_editor(run: RunConfig, *, dtype: torch.dtype = torch.float32) -> Parts
     config = run.model
     try:
         folder = resolve(config.llava)
-        llava, _ = load_llava(folder, dtype=dtype, attn_implementation=config.attention, progress=False)
+        llava, _ = load_llava(folder, dtype=dtype, attn_implementation=config.attention, progress=progress)
         processor = Processor.from_pretrained(folder, template=config.template)
     except LlavaError as error:
         raise WeightsError(str(error)) from error
-    unet, vae, scheduler = load_diffusion(resolve(config.diffusion))
+    unet, vae, scheduler = load_diffusion(resolve(config.diffusion), progress=progress)
     names = visual_tokens(config.edit_head.visual_tokens)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)

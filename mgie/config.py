@@ -32,7 +32,7 @@ class ModelConfig:
     """Which published parts the editor is made of, and what joins them."""
 
     llava: str
-    """Folder or hub id of the language side: LLaMA, projector, tokenizer, the name of its vision tower."""
+    """Folder of the language side: LLaMA, projector, tokenizer, the name of its vision tower."""
     diffusion: str
     """Folder, hub id or single file of the diffusion side: UNet, VAE, scheduler."""
     edit_head: EditHeadConfig

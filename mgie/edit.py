@@ -73,7 +73,8 @@ def edit(
     )  # seconds of imports: not before the request is known to be sound
 
     started = time.monotonic()
-    pipeline = MGIEPipeline.from_pretrained(release, torch_dtype=find_dtype(dtype)).to(place)
+    kind = find_dtype(dtype)
+    pipeline = MGIEPipeline.from_pretrained(release, torch_dtype=kind, progress=True).to(place)
     pipeline.set_progress_bar_config(disable=len(photos) > 1)
 
     asked = {"steps": steps, "guidance": guidance, "image_guidance": image_guidance, "size": size}

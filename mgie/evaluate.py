@@ -184,8 +184,8 @@ def load(model: str | Path | Editing, device: str | None, dtype: Dtype) -> tuple
         return model, type(model).__name__
     from mgie.pipeline import MGIEPipeline
 
-    place = find_device(device)
-    pipeline = MGIEPipeline.from_pretrained(str(model), torch_dtype=find_dtype(dtype)).to(place)
+    place, kind = find_device(device), find_dtype(dtype)
+    pipeline = MGIEPipeline.from_pretrained(str(model), torch_dtype=kind, progress=True).to(place)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, str(model)
 

@@ -1,12 +1,17 @@
-"""A training run becomes something to edit with: checkpoint -> release folder, or Apple's two files.
+"""A training run becomes something to edit with: release folder, or Apple's two files; and one the other.
 
 mgie extract _ckpt/runs/tiny --out _ckpt/tiny
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import yaml
+from torch import Tensor
 
 from mgie.build import build_editor, build_release
 from mgie.config import RunConfig, load_run
@@ -16,18 +21,20 @@ from mgie.training.optim import choose_trained
 from mgie.weights import checkpoint as checkpoints
 from mgie.weights.apple import (
     MLLM,
+    OWN_LLAVA,
     PUBLISHED_HEADS,
     assemble,
     is_training_checkpoint,
+    read_apple,
     read_training_checkpoint,
     write_apple,
 )
-from mgie.weights.release import INDEX, Release, check_out, write_release
+from mgie.weights.release import INDEX, Release, check_out, read_release, write_release
 
-LANGUAGE_SIDE = {"language_model", "projector", "vision_tower"}
-"""Groups that are in the LLaVA folder beside Apple's two files, not in them."""
 MARKS = {"release": INDEX, "apple": MLLM}
 """What a folder of each format has."""
+IN_APPLE = ("embeddings", "lm_head", "edit_head", "denoiser")
+"""Groups that mllm.pt and unet.pt have a place for; the language side's others are in a LLaVA folder."""
 
 
 def extract(
@@ -44,19 +51,19 @@ def extract(
     """Write what a run has trained; the facts: out, format, checkpoint, samples, trained.
 
     A checkpoint of the original program (pytorch_model-00001-of-00004.bin and so on) is read too, with
-    --llava and --diffusion.
+    --llava and --diffusion; so is a release, or Apple's mgie_7b, which becomes the other format.
 
     Args:
-        run_dir: Folder of a run, or of a checkpoint of the original program.
+        run_dir: Folder of a run, of a checkpoint of the original program, or of either format.
         out: Folder to write; one of the same format that stands there is replaced.
         format: release, a diffusers pipeline folder; or apple, mllm.pt and unet.pt for the original demo
-            (and llava/, where the run trained more of the language model than they hold).
-        dtype: Type of the release's tensors, and of all that is held in memory: float32, float16 or bfloat16.
+            (and llava/, unless it is known that nothing else of the language side was trained).
+        dtype: Type of the release's tensors, and of all that is held in memory. Default: float32.
             Apple's files are always float16.
         checkpoint: Which checkpoint of the run: latest, or the name of its folder.
         ema: Take the averaged weights where the run kept them; --ema false for the last ones.
-        llava: LLaVA-v1 folder that a checkpoint of the original program was trained on.
-        diffusion: Diffusers folder or hub id with the VAE and scheduler for it.
+        llava: LLaVA-v1 folder that it was trained on. Default: a run's own; LLaVA-7B-v1 beside Apple's.
+        diffusion: Diffusers folder or hub id of the VAE and scheduler. Default: a run's own, or Apple's.
     """
     run_dir = Path(run_dir)
     if format not in MARKS:
@@ -68,25 +75,34 @@ def extract(
     shards = next(
         (place for place in (run_dir, run_dir / "checkpoint") if is_training_checkpoint(place)), None
     )
+    groups: tuple[str, ...] | None = IN_APPLE
     if shards is not None:
-        groups, (release, facts) = (), _from_original(shards, llava, diffusion, kind)
+        release, facts = _from_original(shards, llava, diffusion, kind)
+    elif (run_dir / MLLM).is_file():
+        release, facts = read_apple(run_dir, llava=llava, diffusion=diffusion, dtype=kind), {}
+        groups = None if (run_dir / OWN_LLAVA).is_dir() else IN_APPLE
+    elif (run_dir / INDEX).is_file():
+        release, facts = read_release(run_dir, dtype=kind, progress=True), {}
+        groups = yaml.safe_load(release.run_yaml)["train"]["groups"] if release.run_yaml else None
     else:
         found = _find(run_dir, checkpoint)
         run = load_run(str(found / "run.yaml"))
         groups = run.train.groups
         if format == "apple":
-            _check_layout(run)
-        release, facts = _from_run(run, found, ema, kind)
+            _check_layout(run.model.edit_head.heads, groups)
+        moved = {"llava": llava or run.model.llava, "diffusion": diffusion or run.model.diffusion}
+        release, facts = _from_run(replace(run, model=replace(run.model, **moved)), found, ema, kind)
     if format == "release":
         write_release(release, out)
     else:
-        write_apple(release, out, llava=bool(LANGUAGE_SIDE & set(groups)))
+        _check_layout(release.edit_head.config.heads, groups or ())
+        write_apple(release, out, llava=groups is None or not set(groups) <= set(IN_APPLE))
     return {"out": str(out), "format": format, "run_dir": str(run_dir), **facts}
 
 
 def _from_run(run: RunConfig, found: Path, ema: bool, dtype: torch.dtype) -> tuple[Release, dict[str, Any]]:
     """Build the editor of that run, and put in what was trained."""
-    parts = build_editor(run, dtype=dtype)
+    parts = build_editor(run, dtype=dtype, progress=True)
     trained = choose_trained(parts.editor, parts.editor.groups(), run.train.groups)
     tensors = checkpoints.load_tensors(found, ema=ema)
     checkpoints.put(tensors, trained, where=found)
@@ -105,21 +121,31 @@ def _from_original(
             f"{shards} is a checkpoint of the original program: name the LLaVA folder that it was trained on "
             "with --llava, and the diffusers folder of its VAE with --diffusion."
         )
-    mllm, unet = read_training_checkpoint(shards)
-    facts = {"checkpoint": shards.name, "trained": len(mllm) + len(unet)}
+    facts: dict[str, Any] = {"checkpoint": shards.name}
+
+    @cache
+    def trained() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        mllm, unet = read_training_checkpoint(shards)
+        facts["trained"] = len(mllm) + len(unet)
+        return mllm, unet
+
     release = assemble(
-        lambda: mllm, lambda: unet, where=shards, llava=llava, diffusion=diffusion, dtype=dtype
+        lambda: trained()[0],
+        lambda: trained()[1],
+        where=shards,
+        llava=llava,
+        diffusion=diffusion,
+        dtype=dtype,
     )
     return release, facts
 
 
-def _check_layout(run: RunConfig) -> None:
+def _check_layout(heads: int, groups: Sequence[str]) -> None:
     """Refuse what Apple's layout does not tell, and its readers would take for something else."""
-    heads = run.model.edit_head.heads
-    if heads != PUBLISHED_HEADS or "codec" in run.train.groups:
-        reason = "trained the codec" if heads == PUBLISHED_HEADS else f"has an edit head of {heads} heads"
+    if heads != PUBLISHED_HEADS or "codec" in groups:
+        reason = f"the edit head has {heads} heads" if heads != PUBLISHED_HEADS else "the VAE was trained"
         raise ConfigError(
-            f"--format apple: the run {reason}, which Apple's layout does not hold (its readers take "
+            f"--format apple: {reason}, which Apple's layout does not hold (its readers take "
             f"{PUBLISHED_HEADS} heads and a published VAE); use --format release."
         )
 
@@ -131,7 +157,8 @@ def _find(run_dir: Path, name: str) -> Path:
         found = checkpoints.latest(run_dir)
         if found is None:
             raise WeightsError(
-                f"{run_dir} has no whole checkpoint: expected a folder that `mgie train` wrote; train first."
+                f"{run_dir} has no whole checkpoint: expected a folder that `mgie train` wrote, or one of "
+                "weights; train first."
             )
         return found
     there = sorted(path.parent.name for path in run_dir.glob(f"checkpoints/*/{checkpoints.MANIFEST}"))

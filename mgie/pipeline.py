@@ -29,7 +29,7 @@ from mgie.models.codec import Codec
 from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.models.encoders.edit_head import EditHead
 from mgie.models.encoders.llava import Imagined, LlavaEncoder
-from mgie.weights.apple import LLAVA, MLLM, read_apple
+from mgie.weights.apple import MLLM, read_apple
 from mgie.weights.release import Release, fetch, read_release, visual_ids, write_release
 
 Compat = Literal["sound", "reference"]
@@ -131,11 +131,10 @@ class MGIEPipeline(DiffusionPipeline):
         folder = fetch(where, **hub)
         dtype = torch_dtype or torch.float32
         if (folder / MLLM).is_file():
-            own = folder / LLAVA
             release = read_apple(
                 folder,
-                llava=llava or (own if own.is_dir() else folder.parent / "LLaVA-7B-v1"),
-                diffusion=diffusion or "timbrooks/instruct-pix2pix",
+                llava=llava,
+                diffusion=diffusion,
                 dtype=dtype,
                 attention=attn_implementation,
                 progress=progress,

@@ -53,7 +53,7 @@ def train(run: RunConfig) -> dict[str, Any]:
         world.start_trackers(run.name)
 
         # Build.
-        parts = build_editor(run)
+        parts = build_editor(run, progress=world.is_main)
         task = EditTask(parts.editor, parts.scheduler, drop=run.train.drop, teacher=build_teacher(run, parts))
         batches = build_batches(run, parts.processor, rank=world.rank, world=world.size, editor=parts.editor)
         draw = partial(draw_for, run, parts)

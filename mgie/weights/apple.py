@@ -28,18 +28,21 @@ from mgie.tokens import visual_tokens
 from mgie.weights.diffusers_parts import check_fit, empty_unet, load_scheduler, load_vae
 from mgie.weights.release import Release, put, said_as_ours, visual_ids, whole_folder
 
-MLLM, UNET, LLAVA = "mllm.pt", "unet.pt", "llava"
+MLLM, UNET, OWN_LLAVA = "mllm.pt", "unet.pt", "llava"
+LINEAR = "mapper.encoder.layers.0.linear1.weight"
 EMBEDDINGS, LM_HEAD, HEAD = "model.embed_tokens.weight", "lm_head.weight", "edit_head."
 PUBLISHED_HEADS = 4
 """Attention heads of the published edit head: the only size that its tensors do not show."""
 SHARDS = "pytorch_model*.bin"
+LLAVA, DIFFUSION = "LLaVA-7B-v1", "timbrooks/instruct-pix2pix"
+"""What the published files belong to: the name of a folder beside theirs, and a hub id."""
 
 
 def read_apple(
     folder: str | Path,
     *,
-    llava: str | Path,
-    diffusion: str | Path,
+    llava: str | Path | None = None,
+    diffusion: str | Path | None = None,
     dtype: torch.dtype = torch.float32,
     heads: int = PUBLISHED_HEADS,
     attention: str = "sdpa",
@@ -47,15 +50,17 @@ def read_apple(
 ) -> Release:
     """Read mllm.pt and unet.pt over the LLaVA folder and the diffusion side that they were trained on.
 
-    Raises WeightsError listing what does not fit.
+    Default: `llava` inside the folder, or LLaVA-7B-v1 beside it; and timbrooks/instruct-pix2pix. Raises
+    WeightsError listing what does not fit.
     """
     folder = Path(folder)
+    own = folder / OWN_LLAVA
     return assemble(
         lambda: read_tensors(folder / MLLM),
         lambda: read_tensors(folder / UNET),
         where=folder,
-        llava=llava,
-        diffusion=diffusion,
+        llava=llava or (own if own.is_dir() else folder.absolute().parent / LLAVA),
+        diffusion=diffusion or DIFFUSION,
         dtype=dtype,
         heads=heads,
         attention=attention,
@@ -113,17 +118,25 @@ def assemble(
     What `mllm` and `unet` give is taken out as it finds its place, the one after the other. Of the diffusion
     side's own UNet only the configuration is read.
     """
+    # What is small is read first: a wrong folder shows in seconds.
+    if not Path(llava).is_dir():
+        raise WeightsError(
+            f"there is no LLaVA folder {llava}, and {where} needs the merged LLaVA folder that it was "
+            "trained on: put it there, or name it (llava)."
+        )
+    with said_as_ours():
+        processor = Processor.from_pretrained(llava)
+    own, scheduler, vae = empty_unet(diffusion), load_scheduler(diffusion), load_vae(diffusion)
+    check_fit(own, vae, diffusion)
     with tqdm(total=2, desc=f"loading {Path(where).name}", leave=False, disable=not progress) as bar:
-        language = _language_side(mllm, where, llava, dtype, heads, attention, progress)
+        language = _language_side(mllm, where, llava, processor, dtype, heads, attention, progress)
         bar.update()
-        own = empty_unet(diffusion)
         with said_as_ours():
             own = put(own, unet(), where=f"{where}/{UNET}", dtype=dtype)
         bar.update()
-    vae, scheduler = load_vae(diffusion), load_scheduler(diffusion)
-    check_fit(own, vae, diffusion)
     return Release(
         **language,
+        processor=processor,
         unet=own,
         vae=nn.Module.to(vae.eval(), dtype),  # its own `to` warns of a list of nothing
         scheduler=EulerAncestralDiscreteScheduler.from_config(scheduler.config),
@@ -135,19 +148,19 @@ def _language_side(
     read: Callable[[], dict[str, Tensor]],
     where: str | Path,
     llava: str | Path,
+    processor: Processor,
     dtype: torch.dtype,
     heads: int,
     attention: str,
     progress: bool,
 ) -> dict[str, Any]:
-    """The LLaVA, its processor and the edit head, with the trained tensors in their places."""
+    """The LLaVA and the edit head, with the trained tensors in place; `processor` learns their tokens."""
     with said_as_ours():
         mllm = read()
     emb = mllm.pop("emb", None)
     head = _head(mllm, where, heads)
     with said_as_ours():
         model, _ = load_llava(llava, dtype=dtype, attn_implementation=attention, progress=progress)
-        processor = Processor.from_pretrained(llava)
     width = head["llm2hid.weight"].shape[1]
     if width != model.config.language.hidden_size:
         raise WeightsError(
@@ -169,7 +182,7 @@ def _language_side(
     put(edit_head, head, where=f"{where}/{MLLM}", dtype=dtype)
     if emb is not None:
         _keep_embeddings(edit_head, emb, model.language_model.model.embed_tokens.weight[list(ids)], where)
-    return {"llava": model.eval(), "processor": processor, "edit_head": edit_head}
+    return {"llava": model.eval(), "edit_head": edit_head}
 
 
 def write_apple(release: Release, out: str | Path, *, llava: bool = False) -> Path:
@@ -183,8 +196,8 @@ def write_apple(release: Release, out: str | Path, *, llava: bool = False) -> Pa
         torch.save(_halved(release.unet.state_dict()), partial / UNET)
         if llava:
             with said_as_ours():
-                save_llava(release.llava, release.processor.tokenizer, partial / LLAVA)
-                release.processor.save_pretrained(partial / LLAVA)
+                save_llava(release.llava, release.processor.tokenizer, partial / OWN_LLAVA)
+                release.processor.save_pretrained(partial / OWN_LLAVA)
     return Path(out)
 
 
@@ -209,9 +222,15 @@ def _head(mllm: dict[str, Tensor], where: str | Path, heads: int) -> dict[str, T
     """Take out the edit head's tensors, by its own names; everything else must be a table."""
     names = [name for name in mllm if name.startswith(HEAD)]
     head = {name[len(HEAD) :]: mllm.pop(name) for name in names}
-    needed = ("query", "llm2hid.weight", "hid2feat.weight", "mapper.encoder.layers.0.linear1.weight")
-    problems = [f"missing {HEAD}{name}" for name in needed if name not in head]
-    problems += [f"missing {name}" for name in (EMBEDDINGS, LM_HEAD) if name not in mllm]
+    held = {EMBEDDINGS: 2, LM_HEAD: 2, f"{HEAD}query": 3}
+    held |= {HEAD + name: 2 for name in ("llm2hid.weight", "hid2feat.weight", LINEAR)}
+    found = mllm | {HEAD + name: tensor for name, tensor in head.items()}
+    problems = [f"missing {name}" for name in held if name not in found]
+    problems += [
+        f"misshapen {name}: {list(found[name].shape)}, expected {axes} axes"
+        for name, axes in held.items()
+        if name in found and found[name].ndim != axes
+    ]
     problems += [f"unexpected {name}" for name in mllm if name not in (EMBEDDINGS, LM_HEAD)]
     if problems:
         raise WeightsError(
@@ -231,7 +250,7 @@ def _head_config(head: dict[str, Tensor], heads: int, count: int) -> EditHeadCon
         width=head["query"].shape[-1],
         heads=heads,
         layers=len(layers),
-        feedforward=head["mapper.encoder.layers.0.linear1.weight"].shape[0],
+        feedforward=head[LINEAR].shape[0],
         queries=head["query"].shape[-2],
     )
 

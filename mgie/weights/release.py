@@ -59,6 +59,16 @@ class Release:
     run_yaml: str = ""
     card: str = ""
 
+    def __post_init__(self) -> None:
+        """Refuse parts that were not made for each other. Raises WeightsError."""
+        widths = (self.edit_head.d_in, self.edit_head.e_out)
+        others = (self.llava.config.language.hidden_size, self.unet.config.cross_attention_dim)
+        if widths != others:
+            raise WeightsError(
+                f"the edit head leads from width {widths[0]} to {widths[1]}, but the language model has "
+                f"{others[0]} and the UNet takes {others[1]}: use parts that were trained together."
+            )
+
     @property
     def parts(self) -> dict[str, Any]:
         """The components of the pipeline."""

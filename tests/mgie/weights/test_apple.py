@@ -165,6 +165,24 @@ def test_a_file_for_a_wider_language_model(folder: Path, base, heads):
     assert f"is for a language model of width {width + 2}" in said and f"has {width}: use" in said
 
 
+@pytest.mark.parametrize("name", ["edit_head.query", "edit_head.llm2hid.weight", "lm_head.weight"])
+def test_tensors_of_other_axes(folder: Path, base, heads, name: str):
+    change(folder / MLLM, **{name.replace(".", "__"): torch.zeros(128)})
+    assert f"misshapen {name}: [128], expected" in refused(folder, base, heads)
+
+
+def test_a_head_for_another_unet(folder: Path, base, heads):
+    head = {name: tensor[:5] for name, tensor in load(folder / MLLM).items() if "hid2feat" in name}
+    change(folder / MLLM, **{name.replace(".", "__"): tensor for name, tensor in head.items()})
+    said = refused(folder, base, heads)
+    assert "the edit head leads from width" in said and "to 5, but" in said
+
+
+def test_without_the_llava_folder_beside_it(folder: Path, base, heads):
+    said = refused(folder, {"diffusion": base["diffusion"]}, heads)
+    assert f"there is no LLaVA folder {folder.parent / 'LLaVA-7B-v1'}" in said
+
+
 def test_strange_and_missing_names(folder: Path, base, heads):
     change(folder / MLLM, edit_head__query=None, model__norm__weight=torch.zeros(3))
     said = refused(folder, base, heads)
