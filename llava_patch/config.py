@@ -1,7 +1,6 @@
 """LlavaConfig: language model, vision tower and how they meet, from and to the JSON of LLaVA-v1 folders."""
 
 import copy
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -9,6 +8,7 @@ from typing import Any, TypeVar
 from transformers import CLIPVisionConfig, LlamaConfig
 
 from llava_patch.errors import LlavaConfigError, LlavaWeightsError
+from llava_patch.tokenizer import read_json
 
 CONFIG_FILE = "config.json"
 TOWER_FOLDER = "vision_tower"
@@ -39,7 +39,13 @@ class LlavaConfig:
     """Whether pictures stand between <im_start> and <im_end>."""
 
     def __post_init__(self) -> None:
-        """Refuse a layer that the tower does not have."""
+        """Refuse a tower without sizes, and a layer that it does not have."""
+        sizes = (self.vision.image_size, self.vision.patch_size)
+        if not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise LlavaConfigError(
+                f"the vision tower has image_size {sizes[0]} and patch_size {sizes[1]}, expected two "
+                "numbers of pixels; fetch its config.json again."
+            )
         states = self.vision.num_hidden_layers + 1
         if not -states <= self.vision_layer < states:
             raise LlavaConfigError(
@@ -83,12 +89,17 @@ class LlavaConfig:
                 "LLaVA folder, "
                 "or vision_tower, vision_layer and use_im_start_end to start one from a language model."
             )
-        tower = str(facts["mm_vision_tower"])
+        tower, layer = str(facts["mm_vision_tower"]), facts["mm_vision_select_layer"]
+        if not isinstance(layer, int):
+            raise LlavaConfigError(
+                f"{folder / CONFIG_FILE} has mm_vision_select_layer {layer!r}, expected a number such as "
+                "-2; fetch the file again."
+            )
         config = cls(
             language=_language(published),
             vision=_vision(resolve_tower(folder, tower)),
             vision_tower=tower,
-            vision_layer=int(facts["mm_vision_select_layer"]),
+            vision_layer=layer,
             use_im_start_end=bool(facts["mm_use_im_start_end"]),
         )
         width = published.get("mm_hidden_size", config.vision.hidden_size)
@@ -128,10 +139,7 @@ def read_config(folder: str | Path) -> dict:
         raise LlavaWeightsError(
             f"{folder} has no {CONFIG_FILE}; expected a folder of weights with its configuration."
         )
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise LlavaWeightsError(f"{path} is no JSON ({error}); fetch the file again.") from error
+    return read_json(path)
 
 
 def resolve_tower(folder: str | Path, name: str) -> Path:
@@ -180,7 +188,7 @@ def _language(published: dict) -> LlamaConfig:
             "config.json ties the two embedding tables (tie_word_embeddings), expected LLaVA-v1's two tables."
         )
     # LLaMA's first conversions wrote -1, which an embedding table would read as its last row.
-    if (content.get("pad_token_id") or 0) < 0:
+    if content.get("pad_token_id") == -1:
         content["pad_token_id"] = None
     return _checked(LlamaConfig, content)
 

@@ -190,8 +190,14 @@ class Parts(TypedDict):
 def build_parts(config: LlavaConfig, *, attn_implementation: str) -> Parts:
     """The parts in the configured shapes, with whatever values torch gives them."""
     vision, language = copy.deepcopy(config.vision), copy.deepcopy(config.language)
-    tower, model = CLIPVisionModel(vision), LlamaForCausalLM(language)
-    model.model.rotary_emb = FullPrecisionRotary(language)
+    try:
+        tower, model = CLIPVisionModel(vision), LlamaForCausalLM(language)
+        model.model.rotary_emb = FullPrecisionRotary(language)
+    except Exception as error:  # the libraries have no one type for sizes that do not go together
+        raise LlavaConfigError(
+            f"no model has the sizes of config.json ({type(error).__name__}: {error}); fetch the file again, "
+            "the language model's or the vision tower's."
+        ) from error
     try:
         tower.set_attn_implementation(attn_implementation)
         model.set_attn_implementation(attn_implementation)

@@ -15,7 +15,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from llava_patch.config import LlavaConfig, resolve_tower
 from llava_patch.conversation import Conversation, template
 from llava_patch.errors import LlavaConfigError, LlavaInputError
-from llava_patch.tokenizer import LlavaTokenizer
+from llava_patch.tokenizer import LlavaTokenizer, read_json
 from llava_patch.tokens import IGNORE, IM_PATCH, image_block
 
 LOOKS_FILE = "preprocessor_config.json"
@@ -53,19 +53,24 @@ class LooksConfig:
         edge, crop = content.get("size"), content.get("crop_size")
         edge = edge.get("shortest_edge") if isinstance(edge, dict) else edge
         crop = crop.get("height") if isinstance(crop, dict) else crop
-        if not edge or not crop or crop > edge:
+        if not (isinstance(edge, int) and isinstance(crop, int) and 0 < crop <= edge):
             raise LlavaConfigError(
                 f"{LOOKS_FILE} has size {content.get('size')} and crop_size {content.get('crop_size')}, "
-                "expected a "
-                "shortest edge and a square inside it; use the file of a CLIP folder."
+                "expected a shortest edge and a square inside it; use the file of a CLIP folder."
             )
-        return cls(
-            size=crop,
-            edge=edge,
-            mean=tuple(content["image_mean"]),
-            std=tuple(content["image_std"]),
-            resample=int(content.get("resample", CLIPImageProcessorPil.resample)),
-        )
+        try:
+            return cls(
+                size=crop,
+                edge=edge,
+                mean=tuple(content["image_mean"]),
+                std=tuple(content["image_std"]),
+                resample=int(content.get("resample", CLIPImageProcessorPil.resample)),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise LlavaConfigError(
+                f"{LOOKS_FILE} does not say how pictures are normalised ({type(error).__name__}: {error}); "
+                "use the file of a CLIP folder."
+            ) from error
 
     def to_published(self) -> dict:
         """The content of a CLIP folder's `preprocessor_config.json`."""
@@ -190,7 +195,7 @@ class Processor:
         content: dict = {}
         for place in (Path(folder), resolve_tower(folder, config.vision_tower)):
             if not content and (place / LOOKS_FILE).is_file():
-                content = json.loads((place / LOOKS_FILE).read_text(encoding="utf-8"))
+                content = read_json(place / LOOKS_FILE)
         size = config.image_size
         looks = LooksConfig.from_published(content) if content else LooksConfig.clip(size)
         if looks.size != size:

@@ -68,7 +68,7 @@ class LlavaTokenizer:
                 f"{folder} has no {MODEL_FILE}; expected a LLaVA, Vicuna or LLaMA folder."
             )
         model = (folder / MODEL_FILE).read_bytes()
-        config = _read_json(folder / CONFIG_FILE) | _read_json(folder / SPECIAL_FILE)
+        config = read_json(folder / CONFIG_FILE) | read_json(folder / SPECIAL_FILE)
         try:
             pieces = sentencepiece.SentencePieceProcessor()
             pieces.LoadFromSerializedProto(model)
@@ -83,7 +83,13 @@ class LlavaTokenizer:
             eos=_name(config.get("eos_token")) or pieces.IdToPiece(pieces.eos_id()),
             pad=_name(config.get("pad_token")) or unk,
         )
-        return cls(model, specials=specials, added=_added(folder, config, len(pieces)))
+        try:
+            added = _added(folder, config, len(pieces))
+        except (TypeError, ValueError, AttributeError) as error:
+            raise LlavaWeightsError(
+                f"{folder / ADDED_FILE} has ids that are no numbers ({error}); fetch the file again."
+            ) from error
+        return cls(model, specials=specials, added=added)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the four files of a published LLaVA tokenizer."""
@@ -242,7 +248,7 @@ def _common(left: list[int], right: list[int]) -> int:
 
 def _added(folder: Path, config: dict, pieces: int) -> dict[str, int]:
     """The added tokens of `added_tokens.json`, or of newer libraries' `added_tokens_decoder`."""
-    added = {name: int(index) for name, index in _read_json(folder / ADDED_FILE).items()}
+    added = {name: int(index) for name, index in read_json(folder / ADDED_FILE).items()}
     if not added:
         decoder = config.get("added_tokens_decoder", {})
         added = {_name(token): int(index) for index, token in decoder.items()}
@@ -258,7 +264,8 @@ def _declared(name: str) -> dict:
     return {"content": name, "lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
 
 
-def _read_json(path: Path) -> dict:
+def read_json(path: Path) -> dict:
+    """The content of a JSON file; empty where there is none."""
     if not path.is_file():
         return {}
     try:

@@ -146,8 +146,8 @@ class MGIEPipeline(DiffusionPipeline):
     @classmethod
     def from_release(cls, release: Release) -> "MGIEPipeline":
         """A pipeline of parts that are loaded already. Raises WeightsError for settings that do not exist."""
-        known = inspect.signature(cls.__init__).parameters
-        if unknown := sorted(set(release.settings) - set(known)):
+        known = set(inspect.signature(cls.__init__).parameters) - set(release.parts)
+        if unknown := sorted(set(release.settings) - known):
             raise WeightsError(
                 f"the release has the settings {', '.join(unknown)}, which this version of mgie does not "
                 "know: update mgie, or extract the release again."

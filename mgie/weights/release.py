@@ -325,7 +325,7 @@ def _read_head(folder: Path, dtype: torch.dtype) -> EditHead:
             head = EditHead(EditHeadConfig(**content), d_in=d_in, e_out=e_out)
             if own:
                 head.own_embeddings = torch.empty(head.config.visual_tokens, d_in)
-    except (TypeError, KeyError) as error:
+    except Exception as error:  # torch has no one type for sizes that do not go together
         raise WeightsError(
             f"{folder}/config.json describes no edit head ({error}): fetch the release again."
         ) from error
@@ -375,7 +375,12 @@ def _read_scheduler(folder: Path) -> SchedulerMixin:
             f"{folder} names the scheduler {content.get('_class_name')!r}, expected one of diffusers; "
             "install the diffusers that wrote it, or fetch the release again."
         )
-    return kind.from_config(content)  # pyright: ignore[reportAttributeAccessIssue] - of ConfigMixin
+    try:
+        return kind.from_config(content)  # pyright: ignore[reportAttributeAccessIssue] - of ConfigMixin
+    except Exception as error:  # the library has no one type for what makes no schedule
+        raise WeightsError(
+            f"{folder}/scheduler_config.json describes no schedule ({error}): fetch the release again."
+        ) from error
 
 
 def _forget_paths(config: Path) -> None:

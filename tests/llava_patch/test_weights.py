@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llava_patch import Llava, LlavaTokenizer, load_llava, save_llava, start_llava
+from llava_patch import Llava, LlavaTokenizer, Processor, load_llava, save_llava, start_llava
 from llava_patch.errors import LlavaError, LlavaWeightsError
 from llava_patch.shards import read_tensors, write_tensors
 from llava_patch.weights import from_published, to_published
@@ -179,6 +179,34 @@ def test_one_error_lists_every_tensor_that_does_not_fit(folder: Path):
     assert "unexpected edit_head.query in model.safetensors" in message
     assert "misshapen model.mm_projector.weight in model.safetensors: [16, 9], expected [16, 8]" in message
     assert "missing model.vision_tower.vision_model.pre_layrnorm.bias" in message
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("config.json", None, []),
+        ("config.json", "mm_vision_select_layer", "x"),
+        ("config.json", "head_dim", 0),
+        ("config.json", "hidden_act", "x"),
+        ("config.json", "rope_theta", None),
+        ("vision_tower/config.json", None, 3),
+        ("vision_tower/config.json", "image_size", None),
+        ("vision_tower/config.json", "patch_size", 0),
+        ("vision_tower/config.json", "hidden_act", "x"),
+        ("preprocessor_config.json", None, None),
+        ("preprocessor_config.json", "size", "x"),
+        ("preprocessor_config.json", "image_mean", None),
+        ("preprocessor_config.json", "resample", "x"),
+        ("added_tokens.json", "<im_patch>", "x"),
+    ],
+)
+def test_configurations_of_nothing(folder: Path, processor, file: str, key: str | None, value: object):
+    processor.save_pretrained(folder)
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(value if key is None else content | {key: value}))
+    with pytest.raises(LlavaError):
+        quiet(folder)
+        Processor.from_pretrained(folder)
 
 
 def test_a_folder_without_its_tokens(folder: Path):

@@ -131,12 +131,16 @@ def test_long_lists_are_cut(folder: Path):
         ("scheduler/scheduler_config.json", {"_class_name": "os.system"}, "names the scheduler 'os.system'"),
         ("edit_head/config.json", {"width": None}, "describes no edit head"),
         ("edit_head/config.json", {"colour": 3}, "describes no edit head"),
+        ("edit_head/config.json", {"heads": 0}, "describes no edit head"),
+        ("scheduler/scheduler_config.json", {"beta_schedule": "x"}, "describes no schedule"),
+        ("unet/config.json", {"cross_attention_dim": "x"}, "describes no UNet2DConditionModel"),
+        ("model_index.json", {"unet": 3}, "has the settings unet, which this version"),
     ],
 )
 def test_foreign_configurations(folder: Path, file: str, spoil: dict, sentence: str):
     change(folder / file, **spoil)
     with pytest.raises(WeightsError, match=sentence):
-        read_release(folder)
+        MGIEPipeline.from_pretrained(folder)
 
 
 @pytest.mark.parametrize(
