@@ -22,6 +22,9 @@ from llava_patch.weights import is_constant
 FACTS_FILE = "delta.json"
 """Written by `make_delta`: what the base was, so that `apply_delta` can tell another one."""
 
+BLOCK = 2048
+"""Rows that are added or subtracted at a time."""
+
 _TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 _TAKEN = ("model.mm_projector.",)
 _COPIED = ("*.json", "*.model", "*.txt", "*.md", "LICENSE*", "NOTICE*")
@@ -128,20 +131,34 @@ def _partner(name: str, tensor: Tensor, bases: TensorFolder, folder: str | Path)
 def _sum(base: Tensor, delta: Tensor, dtype: torch.dtype) -> Tensor:
     # Half precision is added in single, as the reference adds it; wider differences were made in double.
     wide = torch.float32 if delta.dtype in (torch.float16, torch.bfloat16) else torch.float64
-    total = delta.to(wide, copy=True)
-    total[: base.shape[0]] += base.to(wide)
-    return total.to(dtype)
+    total = torch.empty(delta.shape, dtype=dtype)
+    for rows in _blocks(delta):
+        block, partner = delta[rows].to(wide, copy=True), base[rows]
+        block[: len(partner)] += partner.to(wide)
+        total[rows] = block.to(dtype)
+    return total
 
 
 def _difference(name: str, base: Tensor, target: Tensor) -> Tensor:
-    exact = target.to(torch.float64, copy=True)
-    exact[: base.shape[0]] -= base.to(torch.float64)
     for dtype in dict.fromkeys((target.dtype, torch.float32, torch.float64)):
-        if torch.equal(_sum(base, exact.to(dtype), target.dtype), target):
-            return exact.to(dtype)
+        difference = torch.empty(target.shape, dtype=dtype)
+        for rows in _blocks(target):
+            block, partner = target[rows].to(torch.float64, copy=True), base[rows]
+            block[: len(partner)] -= partner.to(torch.float64)
+            difference[rows] = block.to(dtype)
+            if not torch.equal(_sum(partner, difference[rows], target.dtype), target[rows]):
+                break
+        else:
+            return difference
     raise LlavaWeightsError(
         f"{name} has no difference that restores it exactly (not a number?); mend the weights."
     )
+
+
+def _blocks(tensor: Tensor) -> Iterator[slice]:
+    """A few rows at a time: in double precision a whole table would need more memory than its file."""
+    for start in range(0, len(tensor), BLOCK):
+        yield slice(start, start + BLOCK)
 
 
 def _check_partner(
@@ -161,7 +178,8 @@ def _check_partner(
                 f"{base} is not the base that {delta} was made for: {name} has other values; pass that base."
             )
     elif first:
-        one, other = partner[: len(tensor)].double().flatten(), tensor[: len(partner)].double().flatten()
+        rows = slice(min(len(partner), len(tensor), BLOCK))
+        one, other = partner[rows].double().flatten(), tensor[rows].double().flatten()
         if torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.9:
             raise LlavaWeightsError(
                 f"{delta} holds whole weights (its {name} points where the base's does), expected "
@@ -204,10 +222,9 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _digest(tensor: Tensor) -> str:
-    head = f"{tensor.dtype} {list(tensor.shape)} ".encode()
-    return hashlib.sha256(
-        head + tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    ).hexdigest()
+    digest = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)} ".encode())
+    digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _copy_others(source: Path, out: Path) -> None:

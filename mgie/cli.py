@@ -354,12 +354,12 @@ def _as_lines(verb: Verb, facts: dict[str, Any]) -> str:
         f"{key:<{width}}  {value:.4g}" if isinstance(value, float) else f"{key:<{width}}  {value}"
         for key, value in plain.items()
     ]
-    for rows in facts.values():
+    for name, rows in facts.items():
         if isinstance(rows, list):
             lines += [
                 "  ".join(f"{key}={value}" for key, value in row.items())
                 if isinstance(row, dict)
-                else str(row)
+                else f"{name}  {row}"
                 for row in rows
             ]
     return "\n".join(lines)

@@ -1,4 +1,5 @@
 import json
+from functools import partialmethod
 from pathlib import Path
 
 import pytest
@@ -49,7 +50,12 @@ def apply(base: Path, delta: Path, out: Path):
     return apply_delta(base, delta, out, progress=False)
 
 
-def test_there_and_back_bit_for_bit(base: Path, target: Path, tmp_path: Path):
+@pytest.mark.parametrize("block", [5000, 40000])
+def test_there_and_back_bit_for_bit(base: Path, target: Path, tmp_path: Path, monkeypatch, block: int):
+    """However few rows are widened at a time; the tables' added rows lie in blocks without a partner."""
+    monkeypatch.setattr("llava_patch.delta.BLOCK", block)
+    widened = []
+    monkeypatch.setattr(torch.Tensor, "to", partialmethod(watched_to, torch.Tensor.to, widened))
     made = make(base, target, tmp_path / "delta")
     assert made.taken == ["model.mm_projector.bias", "model.mm_projector.weight"]
     applied = apply(base, tmp_path / "delta", tmp_path / "out")
@@ -60,7 +66,17 @@ def test_there_and_back_bit_for_bit(base: Path, target: Path, tmp_path: Path):
         assert after[name].dtype == value.dtype
         assert torch.equal(after[name], value), name
     assert not (tmp_path / "out" / "delta.json").exists()
+    assert max(widened) <= block
+    monkeypatch.undo()
     load_llava(tmp_path / "out", progress=False)
+
+
+def watched_to(tensor: torch.Tensor, to, widened: list[int], *args, **options) -> torch.Tensor:
+    """Tensor.to, noting how many rows are made wider at a time."""
+    result = to(tensor, *args, **options)
+    if result.element_size() > tensor.element_size():
+        widened.append(len(result))
+    return result
 
 
 def test_the_published_rule(base: Path, target: Path, tmp_path: Path):
