@@ -203,8 +203,8 @@ def whole_folder(out: str | Path, *, replaces: str) -> Iterator[Path]:
 
     A folder that already stands there is replaced if it is empty or has a file called `replaces`.
     """
-    out = Path(out)
     check_out(out, replaces=replaces)
+    out = Path(out).resolve()  # a link stays, and what it leads to is replaced
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     old = partial.with_name(partial.name + ".old")
@@ -225,8 +225,17 @@ def whole_folder(out: str | Path, *, replaces: str) -> Iterator[Path]:
 
 
 def check_out(out: str | Path, *, replaces: str) -> None:
-    """Refuse a place that holds anything but a folder with a file called `replaces`. Raises WeightsError."""
+    """Refuse a place that cannot be written, or holds anything but a folder with a file called `replaces`.
+
+    Raises WeightsError.
+    """
     out = Path(out)
+    above = next(place for place in out.resolve().parents if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise WeightsError(
+            f"{out} cannot be written, for {above} is {'read-only' if above.is_dir() else 'a file'}: choose "
+            "another place."
+        )
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / replaces).is_file())):
         raise WeightsError(
             f"{out} exists and is no folder with a {replaces}: choose another place, or remove it."

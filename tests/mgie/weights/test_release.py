@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from mgie.errors import WeightsError
 from mgie.pipeline import MGIEPipeline
 from mgie.weights import release as releases
-from mgie.weights.release import fetch, read_release, visual_ids, write_release
+from mgie.weights.release import check_out, fetch, read_release, visual_ids, write_release
 
 HEAD = "edit_head/model.safetensors"
 
@@ -89,6 +89,24 @@ def test_an_older_release_is_replaced_and_nothing_else_is(release, folder: Path,
         with pytest.raises(WeightsError, match=r"exists and is no folder with a model_index\.json"):
             write_release(release, tmp_path / place)
     assert files(tmp_path / "mine") == ["letter.txt"]
+
+
+def test_a_link_to_a_folder_stays_one(release, tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    for _ in range(2):
+        write_release(release, tmp_path / "link")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "link"]
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "disk" / "model_index.json").is_file()
+
+
+def test_places_that_cannot_be_written_are_told_at_once(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("dear")
+    with pytest.raises(WeightsError, match=r"cannot be written, for .*file is a file: choose another place"):
+        check_out(tmp_path / "file" / "deep" / "out", replaces="model_index.json")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(WeightsError, match="is read-only: choose another place"):
+        check_out(tmp_path / "out", replaces="model_index.json")
 
 
 @pytest.mark.parametrize("older", [True, False])
