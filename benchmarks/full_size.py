@@ -231,7 +231,7 @@ def through(what: str, command: list[str]) -> Door:
     print(what, flush=True)
     started, own, mapped = time.monotonic(), 0, 0
     with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=said)
         while process.poll() is None:
             try:
                 lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
