@@ -75,8 +75,9 @@ def load_text_model(where: str | Path) -> CLIPTextModel:
         raise WeightsError(
             f"the text encoder in {where} is not read: give a diffusers folder with text_encoder/."
         )
+    kind: Any = CLIPTextModel
     try:
-        model, report = CLIPTextModel.from_pretrained(
+        model, report = kind.from_pretrained(
             str(where), subfolder="text_encoder", torch_dtype=torch.float32, output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from llava_patch.errors import LlavaError
 from llava_patch.model import Llava
-from llava_patch.processor import Processor
+from llava_patch.processor import LOOKS_FILE, Processor
 from llava_patch.shards import each_shard, open_to_others
 from llava_patch.weights import load_llava, save_llava
 from mgie.errors import WeightsError
@@ -108,6 +108,7 @@ def read_release(
             f"{folder} holds a {index.get('_class_name')}, expected a {PIPELINE}; "
             "`mgie extract RUN_DIR --out FOLDER` writes one."
         )
+    read_json(folder / "llava" / LOOKS_FILE)  # a LLaVA folder may do without; a release says how it is asked
     with said_as_ours():
         llava, _ = load_llava(folder / "llava", dtype=dtype, attn_implementation=attention, progress=progress)
         processor = Processor.from_pretrained(folder / "llava")

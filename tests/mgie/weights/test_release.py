@@ -168,6 +168,7 @@ def test_foreign_configurations(folder: Path, file: str, spoil: dict, sentence: 
         ("unet/config.json", "has no config.json"),
         ("unet/diffusion_pytorch_model.safetensors", "holds no weights"),
         ("llava/tokenizer.model", "has no tokenizer.model"),
+        ("llava/preprocessor_config.json", "has no preprocessor_config.json"),
         ("llava/vision_tower/config.json", "has no config.json"),
     ],
 )
