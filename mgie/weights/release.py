@@ -32,6 +32,7 @@ from llava_patch.weights import load_llava, save_llava
 from mgie.errors import WeightsError
 from mgie.models.encoders.edit_head import EditHead, EditHeadConfig
 from mgie.tokens import visual_tokens
+from mgie.weights.model_card import card
 
 INDEX = "model_index.json"
 RUN, CARD = "run.yaml", "README.md"
@@ -89,7 +90,7 @@ def write_release(release: Release, out: str | Path) -> Path:
             _forget_paths(config)
         (partial / INDEX).write_text(json.dumps(_index(release), indent=2) + "\n", encoding="utf-8")
         (partial / RUN).write_text(release.run_yaml, encoding="utf-8")
-        (partial / CARD).write_text(release.card or card(release), encoding="utf-8")
+        (partial / CARD).write_text(release.card or card(release.parts, release.settings), encoding="utf-8")
     return Path(out)
 
 
@@ -267,46 +268,6 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path} holds a {type(content).__name__}, expected keys and values; fetch it again."
         )
     return content
-
-
-def card(release: Release) -> str:
-    """The model card of a release that has none."""
-    settings = "\n".join(f"| {name} | {value} |" for name, value in release.settings.items())
-    parts = "\n".join(
-        f"| {name} | {type(part).__name__} | {sum(p.numel() for p in part.parameters()):,} |"
-        for name, part in release.parts.items()
-        if isinstance(part, nn.Module)
-    )
-    return f"""---
-library_name: diffusers
-pipeline_tag: image-to-image
-tags: [image-editing, instruction-based-image-editing]
----
-# An editor that understands instructions by looking at the picture
-
-A multimodal language model (LLaVA) looks at the picture, says what the edit will look like, and guides a
-diffusion model that paints it (MGIE: Fu et al., Guiding Instruction-based Image Editing via Multimodal
-Large Language Models, ICLR 2024).
-
-```python
-from mgie import MGIEPipeline
-
-pipeline = MGIEPipeline.from_pretrained("THIS_FOLDER")
-result = pipeline(image=picture, prompt="make it black and white", seed=0)
-result.images[0], result.said[0]
-```
-
-| part | class | parameters |
-| --- | --- | --- |
-{parts}
-
-| setting | value |
-| --- | --- |
-{settings}
-
-`run.yaml` is the configuration of the training run. The licences of the language model, the diffusion model
-and the data that it was trained on hold for it too.
-"""
 
 
 def _index(release: Release) -> dict[str, Any]:

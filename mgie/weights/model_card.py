@@ -1,0 +1,45 @@
+"""The model card of a release that has none."""
+
+from typing import Any
+
+from torch import nn
+
+
+def card(parts: dict[str, Any], settings: dict[str, Any]) -> str:
+    """What the release is made of, how it is used, and how it edits by default."""
+    setting_rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
+    part_rows = "\n".join(
+        f"| {name} | {type(part).__name__} | {sum(p.numel() for p in part.parameters()):,} |"
+        for name, part in parts.items()
+        if isinstance(part, nn.Module)
+    )
+    return f"""---
+library_name: diffusers
+pipeline_tag: image-to-image
+tags: [image-editing, instruction-based-image-editing]
+---
+# An editor that understands instructions by looking at the picture
+
+A multimodal language model (LLaVA) looks at the picture, says what the edit will look like, and guides a
+diffusion model that paints it (MGIE: Fu et al., Guiding Instruction-based Image Editing via Multimodal
+Large Language Models, ICLR 2024).
+
+```python
+from mgie import MGIEPipeline
+
+pipeline = MGIEPipeline.from_pretrained("THIS_FOLDER")
+result = pipeline(image=picture, prompt="make it black and white", seed=0)
+result.images[0], result.said[0]
+```
+
+| part | class | parameters |
+| --- | --- | --- |
+{part_rows}
+
+| setting | value |
+| --- | --- |
+{setting_rows}
+
+`run.yaml` is the configuration of the training run. The licences of the language model, the diffusion model
+and the data that it was trained on hold for it too.
+"""
