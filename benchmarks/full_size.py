@@ -81,7 +81,7 @@ def write_shards(folder: Path, tensors: Iterator[tuple[str, Tensor]], count: int
     folder.mkdir(parents=True)
     each = -(-names // count)
     for number in range(1, count + 1):
-        part = {name: tensor for (name, tensor), _ in zip(tensors, range(each))}
+        part = {name: tensor for _, (name, tensor) in zip(range(each), tensors)}
         torch.save(part, folder / f"pytorch_model-{number:05d}-of-{count:05d}.bin")
 
 
