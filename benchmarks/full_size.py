@@ -308,8 +308,8 @@ def report(doors: list[Door]) -> str:
         f"{os.cpu_count()} cores, Python {platform.python_version()}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}, diffusers {diffusers.__version__}. LLaVA-7B (two "
         "shards), CLIP ViT-L/14, Stable Diffusion 1.5 and Apple's two files of random numbers in half "
-        'precision; each door in a process of its own. "own" is the memory that it allocated at most, '
-        '"with files" what it had of mapped files besides.',
+        'precision; each door in a process of its own. "own" is the most memory that it allocated, '
+        '"with files" the most with the files that it mapped.',
         "",
         "| door | seconds | own, GiB | with files, GiB | found |",
         "| --- | ---: | ---: | ---: | --- |",

@@ -164,11 +164,13 @@ def write_tensors(
 
 
 @contextmanager
-def whole_folder(out: str | Path) -> Iterator[Path]:
-    """A temporary folder beside `out` that becomes `out` when the block ends well, and else vanishes."""
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise LlavaWeightsError(f"{out} exists and is not empty; choose another folder or remove it.")
+def whole_folder(out: str | Path, *, replaces: str | None = None) -> Iterator[Path]:
+    """A temporary folder beside `out` that, synced, becomes `out` when the block ends well; else it vanishes.
+
+    A folder that stands there is replaced if it is empty or has a file called `replaces`.
+    """
+    check_out(out, replaces=replaces)
+    out = Path(out).resolve()  # a link stays, and what it leads to is replaced
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -176,18 +178,45 @@ def whole_folder(out: str | Path) -> Iterator[Path]:
         raise LlavaWeightsError(
             f"{out} cannot be written ({error.strerror}); choose another folder."
         ) from error
+    old = partial.with_name(partial.name + ".old")
     try:
         yield partial
         open_to_others(partial)
+        for path in (*partial.rglob("*"), partial):
+            sync(path)
         if out.exists():
-            out.rmdir()
-        os.replace(partial, out)
-    except OSError as error:
-        raise LlavaWeightsError(
-            f"writing {out} failed ({error.strerror or error}); nothing was left there."
-        ) from error
+            out.rename(old)
+        partial.rename(out)
+        sync(out.parent)
     finally:
+        if old.exists() and not out.exists():
+            old.rename(out)
         shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def check_out(out: str | Path, *, replaces: str | None = None) -> None:
+    """Refuse a place that cannot be written, or that holds anything but a folder with a file `replaces`."""
+    out = Path(out)
+    above = next(place for place in out.resolve().parents if place.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise LlavaWeightsError(
+            f"{out} cannot be written, for {above} is {'read-only' if above.is_dir() else 'a file'}: choose "
+            "another place."
+        )
+    empty = out.is_dir() and not any(out.iterdir())
+    if out.exists() and not empty and (replaces is None or not (out / replaces).is_file()):
+        wanted = f"is no folder with a {replaces}" if replaces else "is not empty"
+        raise LlavaWeightsError(f"{out} exists and {wanted}: choose another place, or remove it.")
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the list of a folder's files, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def open_to_others(path: Path) -> None:

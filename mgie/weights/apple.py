@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from llava_patch.processor import Processor
-from llava_patch.shards import each_shard, read_tensors
+from llava_patch.shards import each_shard, read_tensors, whole_folder
 from llava_patch.weights import load_llava, save_llava
 from mgie.errors import WeightsError
 from mgie.models.encoders.edit_head import EditHead, EditHeadConfig
 from mgie.tokens import visual_tokens
 from mgie.weights.diffusers_parts import check_fit, empty_unet, load_scheduler, load_vae
-from mgie.weights.release import Release, put, said_as_ours, visual_ids, whole_folder
+from mgie.weights.release import Release, put, said_as_ours, visual_ids
 
 MLLM, UNET, OWN_LLAVA = "mllm.pt", "unet.pt", "llava"
 LINEAR = "mapper.encoder.layers.0.linear1.weight"
@@ -191,13 +191,12 @@ def write_apple(release: Release, out: str | Path, *, llava: bool = False) -> Pa
     With `llava` the LLaVA folder that they belong to, too: one that is nobody else's.
     """
     mllm = dict(apple_mllm(release))
-    with whole_folder(out, replaces=MLLM) as partial:
+    with said_as_ours(), whole_folder(out, replaces=MLLM) as partial:
         torch.save(mllm, partial / MLLM)
         torch.save(_halved(release.unet.state_dict()), partial / UNET)
         if llava:
-            with said_as_ours():
-                save_llava(release.llava, release.processor.tokenizer, partial / OWN_LLAVA)
-                release.processor.save_pretrained(partial / OWN_LLAVA)
+            save_llava(release.llava, release.processor.tokenizer, partial / OWN_LLAVA)
+            release.processor.save_pretrained(partial / OWN_LLAVA)
     return Path(out)
 
 

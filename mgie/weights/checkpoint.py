@@ -14,7 +14,6 @@ Frozen tensors are never in it. Tensors are whole, whatever the processes of the
 import errno
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from llava_patch.shards import open_to_others, sync
 from mgie.errors import DeviceError, WeightsError
 
 MANIFEST = "manifest.json"
@@ -87,11 +87,12 @@ def save(folder: Path, state: TrainState, snapshot: Snapshot, *, run_yaml: str, 
             for path in sorted(partial.iterdir())
         }
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        open_to_others(partial)
         for path in [*partial.iterdir(), partial]:
-            _sync(path)
+            sync(path)
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-        _sync(final.parent)
+        sync(final.parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
         if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
@@ -180,11 +181,3 @@ def _sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

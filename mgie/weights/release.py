@@ -10,9 +10,6 @@ README.md          the model card
 
 import contextlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, MutableMapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,10 +21,11 @@ from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from llava_patch import shards
 from llava_patch.errors import LlavaError
 from llava_patch.model import Llava
 from llava_patch.processor import LOOKS_FILE, Processor
-from llava_patch.shards import each_shard, open_to_others
+from llava_patch.shards import each_shard, whole_folder
 from llava_patch.weights import load_llava, save_llava
 from mgie.errors import WeightsError
 from mgie.models.encoders.edit_head import EditHead, EditHeadConfig
@@ -79,10 +77,9 @@ class Release:
 
 def write_release(release: Release, out: str | Path) -> Path:
     """Write the folder `out`, whole or not at all, over an older release. Raises WeightsError."""
-    with whole_folder(out, replaces=INDEX) as partial:
-        with said_as_ours():
-            save_llava(release.llava, release.processor.tokenizer, partial / "llava")
-            release.processor.save_pretrained(partial / "llava")
+    with said_as_ours(), whole_folder(out, replaces=INDEX) as partial:
+        save_llava(release.llava, release.processor.tokenizer, partial / "llava")
+        release.processor.save_pretrained(partial / "llava")
         _write_head(release.edit_head, partial / "edit_head")
         for part in ("unet", "vae", "scheduler"):
             getattr(release, part).save_pretrained(partial / part)
@@ -198,50 +195,10 @@ def put_shards(
     return module.eval()
 
 
-@contextlib.contextmanager
-def whole_folder(out: str | Path, *, replaces: str) -> Iterator[Path]:
-    """A temporary folder beside `out` that, synced, becomes `out` when the block ends well, and else
-    vanishes.
-
-    A folder that already stands there is replaced if it is empty or has a file called `replaces`.
-    """
-    check_out(out, replaces=replaces)
-    out = Path(out).resolve()  # a link stays, and what it leads to is replaced
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    old = partial.with_name(partial.name + ".old")
-    try:
-        yield partial
-        open_to_others(partial)
-        for path in (*partial.rglob("*"), partial):
-            _sync(path)
-        if out.exists():
-            out.rename(old)
-        partial.rename(out)
-        _sync(out.parent)
-    finally:
-        if old.exists() and not out.exists():
-            old.rename(out)
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
 def check_out(out: str | Path, *, replaces: str) -> None:
-    """Refuse a place that cannot be written, or holds anything but a folder with a file called `replaces`.
-
-    Raises WeightsError.
-    """
-    out = Path(out)
-    above = next(place for place in out.resolve().parents if place.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise WeightsError(
-            f"{out} cannot be written, for {above} is {'read-only' if above.is_dir() else 'a file'}: choose "
-            "another place."
-        )
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / replaces).is_file())):
-        raise WeightsError(
-            f"{out} exists and is no folder with a {replaces}: choose another place, or remove it."
-        )
+    """What `whole_folder` would refuse, before the work is done. Raises WeightsError."""
+    with said_as_ours():
+        shards.check_out(out, replaces=replaces)
 
 
 @contextlib.contextmanager
@@ -363,11 +320,3 @@ def _forget_paths(config: Path) -> None:
 
 def _read_text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
