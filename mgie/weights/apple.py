@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import EulerAncestralDiscreteScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, EulerAncestralDiscreteScheduler, SchedulerMixin
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -139,8 +139,16 @@ def assemble(
         processor=processor,
         unet=own,
         vae=nn.Module.to(vae.eval(), dtype),  # its own `to` warns of a list of nothing
-        scheduler=EulerAncestralDiscreteScheduler.from_config(scheduler.config),
+        scheduler=_sampler(scheduler),
         settings={},
+    )
+
+
+def _sampler(schedule: DDPMScheduler) -> SchedulerMixin:
+    """The published sampler; DDIM's where the UNet predicts pictures, for which that is not defined."""
+    predicts = schedule.config.prediction_type
+    return (DDIMScheduler if predicts == "sample" else EulerAncestralDiscreteScheduler).from_config(
+        schedule.config
     )
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mgie.build import build_editor
@@ -171,6 +172,10 @@ def test_each_format_becomes_the_other_bit_for_bit(trained, tmp_path):
     parts = {"diffusion": resolve(load_run("tiny").model.diffusion)}
     extract(trained, out=tmp_path / "apple", format="apple")
     extract(tmp_path / "apple", out=tmp_path / "release", **parts)
+    edited = MGIEPipeline.from_pretrained(tmp_path / "release")(
+        Image.new("RGB", (40, 32)), "make it dark", seed=0, steps=1
+    )
+    assert edited.images[0].size == (40, 32)
     extract(tmp_path / "release", out=tmp_path / "again", format="apple")
     extract(tmp_path / "again", out=tmp_path / "twice", **parts)
     for file in (MLLM, UNET):

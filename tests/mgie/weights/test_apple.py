@@ -1,3 +1,4 @@
+import json
 import shutil
 import weakref
 from pathlib import Path
@@ -77,9 +78,15 @@ def test_both_directions_give_the_same_bits(folder: Path, base, heads, tmp_path)
         assert not [name for name in ours if not torch.equal(ours[name], theirs[name])]
 
 
-def test_the_pipeline_opens_it(folder: Path, base, tmp_path):
-    pipeline = MGIEPipeline.from_pretrained(folder, **base)
-    assert type(pipeline.scheduler).__name__ == "EulerAncestralDiscreteScheduler"
+@pytest.mark.parametrize(
+    ("predicts", "sampler"), [("epsilon", "EulerAncestralDiscreteScheduler"), ("sample", "DDIMScheduler")]
+)
+def test_the_pipeline_opens_it(folder: Path, base, tmp_path, predicts: str, sampler: str):
+    diffusion = shutil.copytree(base["diffusion"], tmp_path / "diffusion")
+    config = diffusion / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"prediction_type": predicts}))
+    pipeline = MGIEPipeline.from_pretrained(folder, **base | {"diffusion": diffusion})
+    assert type(pipeline.scheduler).__name__ == sampler
     assert (pipeline.config.num_inference_steps, pipeline.config.guidance_scale) == (100, 7.5)
     pipeline.save_pretrained(tmp_path / "release")
     assert MGIEPipeline.from_pretrained(tmp_path / "release").config.max_new_tokens == 96
