@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import yaml
 from torch import Tensor
 
 from mgie.build import build_editor, build_release
@@ -29,7 +28,7 @@ from mgie.weights.apple import (
     read_training_checkpoint,
     write_apple,
 )
-from mgie.weights.release import INDEX, Release, check_out, read_release, write_release
+from mgie.weights.release import INDEX, RUN, Release, check_out, read_release, write_release
 
 MARKS = {"release": INDEX, "apple": MLLM}
 """What a folder of each format has."""
@@ -83,7 +82,7 @@ def extract(
         groups = None if (run_dir / OWN_LLAVA).is_dir() else IN_APPLE
     elif (run_dir / INDEX).is_file():
         release, facts = read_release(run_dir, dtype=kind, progress=True), {}
-        groups = yaml.safe_load(release.run_yaml)["train"]["groups"] if release.run_yaml else None
+        groups = load_run(str(run_dir / RUN)).train.groups if release.run_yaml else None
     else:
         found = _find(run_dir, checkpoint)
         run = load_run(str(found / "run.yaml"))

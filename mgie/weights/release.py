@@ -258,8 +258,8 @@ def _read_head(folder: Path, dtype: torch.dtype) -> EditHead:
             f"{folder}/config.json describes no edit head ({error}): fetch the release again."
         ) from error
     with said_as_ours():
-        shards = (held for _, held in each_shard(folder, progress=False))
-        return put_shards(head, shards, where=folder, dtype=dtype)
+        files = (held for _, held in each_shard(folder, progress=False))
+        return put_shards(head, files, where=folder, dtype=dtype)
 
 
 def empty_model(kind: type[_Module], folder: Path, **changes: Any) -> _Module:
@@ -280,8 +280,8 @@ def read_model(kind: type[_Module], folder: Path, *, dtype: torch.dtype, progres
     """A model of diffusers from its folder: every tensor equals the file's. Raises WeightsError."""
     model = empty_model(kind, folder)
     with said_as_ours():
-        shards = each_shard(folder, progress=progress, stems=(DIFFUSERS_STEM, DIFFUSERS_STEM))
-        return put_shards(model, (_with_todays_names(held) for _, held in shards), where=folder, dtype=dtype)
+        files = each_shard(folder, progress=progress, stems=(DIFFUSERS_STEM, DIFFUSERS_STEM))
+        return put_shards(model, (_with_todays_names(held) for _, held in files), where=folder, dtype=dtype)
 
 
 def _with_todays_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

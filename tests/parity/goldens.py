@@ -55,7 +55,10 @@ def samples_folder(system: str) -> Path:
     for folder in (place / "samples" / system for place in near):
         if folder.is_dir():
             return folder
-    pytest.skip("needs pictures that are not in the repository: set MGIE_GOLDENS to a folder with ../samples")
+    pytest.skip(
+        "needs photographs that are not in the repository: set MGIE_GOLDENS to a folder of goldens that has "
+        "samples/ beside it"
+    )
 
 
 @cache

@@ -36,6 +36,12 @@ def test_what_is_saved_comes_back_to_the_bit(tmp_path):
         assert all(torch.equal(found[key], tensors[key]) for key in tensors)
 
 
+def test_others_may_read_it(tmp_path):
+    (tmp_path / "plain").write_text("")
+    modes = {path.stat().st_mode for path in (*save(tmp_path, 16).iterdir(), tmp_path / "plain")}
+    assert len(modes) == 1
+
+
 def test_a_run_without_an_average_has_none(tmp_path):
     whole = replace(snapshot(), ema=None)
     found = checkpoint.save(tmp_path, TrainState(samples=8), whole, run_yaml="name: x\n", keep=2)
