@@ -166,7 +166,8 @@ def test_the_device_and_the_type(capsys, tmp_path, photo, release):
         assert main(["edit", *map(str, words), "--dtype", dtype, "--device", "cpu"]) == 0
         with Image.open(tmp_path / "out.png") as picture:
             pixels[dtype] = numpy.asarray(picture, int)
-    assert 0 < abs(pixels["float32"] - pixels["bfloat16"]).mean() < 40
+    # In steps of 8 bits; measured: 2.4.
+    assert 0 < abs(pixels["float32"] - pixels["bfloat16"]).mean() < 8
 
 
 def test_several_photos(tmp_path, photo, release):
