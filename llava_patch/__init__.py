@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from llava_patch.conversation import Conversation as Conversation
     from llava_patch.delta import apply_delta as apply_delta
     from llava_patch.delta import make_delta as make_delta
-    from llava_patch.errors import LlavaError as LlavaError
+    from llava_patch.errors import UserError as UserError
     from llava_patch.generation import Generated as Generated
     from llava_patch.model import Llava as Llava
     from llava_patch.processor import LooksConfig as LooksConfig
@@ -28,7 +28,7 @@ _HOMES = {
     "Conversation": "conversation",
     "apply_delta": "delta",
     "make_delta": "delta",
-    "LlavaError": "errors",
+    "UserError": "errors",
     "Generated": "generation",
     "Llava": "model",
     "LooksConfig": "processor",

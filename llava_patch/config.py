@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from transformers import CLIPVisionConfig, LlamaConfig
 
-from llava_patch.errors import LlavaConfigError, LlavaWeightsError
+from llava_patch.errors import ConfigError, WeightsError
 from llava_patch.tokenizer import read_json
 
 CONFIG_FILE = "config.json"
@@ -42,13 +42,13 @@ class LlavaConfig:
         """Refuse a tower without sizes, and a layer that it does not have."""
         sizes = (self.vision.image_size, self.vision.patch_size)
         if not all(isinstance(size, int) and size > 0 for size in sizes):
-            raise LlavaConfigError(
+            raise ConfigError(
                 f"the vision tower has image_size {sizes[0]} and patch_size {sizes[1]}, expected two "
                 "numbers of pixels; fetch its config.json again."
             )
         states = self.vision.num_hidden_layers + 1
         if not -states <= self.vision_layer < states:
-            raise LlavaConfigError(
+            raise ConfigError(
                 f"mm_vision_select_layer is {self.vision_layer}, but the vision tower has {states} hidden "
                 "states "
                 f"(its embeddings and {states - 1} layers); choose one between {-states} and {states - 1}."
@@ -84,14 +84,14 @@ class LlavaConfig:
         }
         absent = [name for name, value in facts.items() if value is None]
         if absent:
-            raise LlavaConfigError(
+            raise ConfigError(
                 f"{folder / CONFIG_FILE} does not say {', '.join(absent)}: it is no LLaVA folder; pass a "
                 "LLaVA folder, "
                 "or vision_tower, vision_layer and use_im_start_end to start one from a language model."
             )
         tower, layer = str(facts["mm_vision_tower"]), facts["mm_vision_select_layer"]
         if not isinstance(layer, int):
-            raise LlavaConfigError(
+            raise ConfigError(
                 f"{folder / CONFIG_FILE} has mm_vision_select_layer {layer!r}, expected a number such as "
                 "-2; fetch the file again."
             )
@@ -104,7 +104,7 @@ class LlavaConfig:
         )
         width = published.get("mm_hidden_size", config.vision.hidden_size)
         if width != config.vision.hidden_size:
-            raise LlavaConfigError(
+            raise ConfigError(
                 f"{folder} expects features of width {width} (mm_hidden_size), but the vision tower {tower} "
                 "has "
                 f"{config.vision.hidden_size}; give the tower that the folder was trained with."
@@ -136,7 +136,7 @@ def read_config(folder: str | Path) -> dict:
     """The content of a folder's `config.json`."""
     path = Path(folder) / CONFIG_FILE
     if not path.is_file():
-        raise LlavaWeightsError(
+        raise WeightsError(
             f"{folder} has no {CONFIG_FILE}; expected a folder of weights with its configuration."
         )
     return read_json(path)
@@ -154,7 +154,7 @@ def resolve_tower(folder: str | Path, name: str) -> Path:
         patterns = ["*.json", "*.safetensors", "pytorch_model*.bin"]
         return Path(snapshot_download(name, allow_patterns=patterns))
     except Exception as error:
-        raise LlavaWeightsError(
+        raise WeightsError(
             f"the vision tower {name!r} is neither a folder inside {folder}, nor a folder, nor a hub id "
             "that can be "
             f"fetched ({type(error).__name__}); put the tower's folder there or pass vision_tower."
@@ -164,18 +164,18 @@ def resolve_tower(folder: str | Path, name: str) -> Path:
 def _refuse_foreign(folder: Path, published: dict) -> None:
     kind = published.get("model_type")
     if kind not in ("llava", "llama"):
-        raise LlavaConfigError(
+        raise ConfigError(
             f"{folder / CONFIG_FILE} has model_type {kind!r}, expected 'llava' (LLaVA-v1) or 'llama' "
             "(Vicuna, LLaMA)."
         )
     if "text_config" in published:
-        raise LlavaConfigError(
+        raise ConfigError(
             f"{folder} is in the layout of transformers' own LLaVA classes, expected the published LLaVA-v1 "
             "layout "
             "(a flat config.json with mm_vision_tower); fetch the original folder."
         )
     if published.get("use_mm_proj") is False or published.get("mm_projector_type", "linear") != "linear":
-        raise LlavaConfigError(
+        raise ConfigError(
             f"{folder} has the projector {published.get('mm_projector_type')!r} (use_mm_proj "
             f"{published.get('use_mm_proj')}), expected one linear layer as in LLaVA-v1."
         )
@@ -184,7 +184,7 @@ def _refuse_foreign(folder: Path, published: dict) -> None:
 def _language(published: dict) -> LlamaConfig:
     content = {name: value for name, value in published.items() if name not in _NOT_LANGUAGE}
     if content.get("tie_word_embeddings"):
-        raise LlavaConfigError(
+        raise ConfigError(
             "config.json ties the two embedding tables (tie_word_embeddings), expected LLaVA-v1's two tables."
         )
     # LLaMA's first conversions wrote -1, which an embedding table would read as its last row.
@@ -198,7 +198,7 @@ def _vision(tower: Path) -> CLIPVisionConfig:
     content = published.get("vision_config", published)
     kinds = ("clip", "clip_vision_model")
     if published.get("model_type") not in kinds:
-        raise LlavaConfigError(
+        raise ConfigError(
             f"the vision tower {tower} has model_type {published.get('model_type')!r}, expected one of "
             f"{kinds}."
         )
@@ -211,6 +211,4 @@ def _checked(kind: type[_Config], content: dict) -> _Config:
     try:
         return kind(**content)
     except Exception as error:  # the library's own types of validation errors differ between versions
-        raise LlavaConfigError(
-            f"{CONFIG_FILE} describes no {kind.__name__}: {error}; mend the file."
-        ) from error
+        raise ConfigError(f"{CONFIG_FILE} describes no {kind.__name__}: {error}; mend the file.") from error

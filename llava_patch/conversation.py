@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llava_patch.errors import LlavaConfigError, LlavaInputError
+from llava_patch.errors import ConfigError, DataError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,11 +36,9 @@ class Conversation:
         'USER: What is it? ASSISTANT:'
         """
         if not turns:
-            raise LlavaInputError("the conversation has no turns, expected at least one question; pass one.")
+            raise DataError("the conversation has no turns, expected at least one question; pass one.")
         if any(answer is None for _, answer in turns[:-1]):
-            raise LlavaInputError(
-                "a turn before the last one has no answer; only the last answer may be None."
-            )
+            raise DataError("a turn before the last one has no answer; only the last answer may be None.")
         text, answers = self.system, []
         for question, answer in turns:
             text += _line(self.roles[0], question) + self.separators[0] + self.roles[1]
@@ -78,7 +76,5 @@ TEMPLATES = {
 def template(name: str) -> Conversation:
     """The template that is called `name`."""
     if name not in TEMPLATES:
-        raise LlavaConfigError(
-            f"no template is called {name!r}; choose one of {', '.join(sorted(TEMPLATES))}."
-        )
+        raise ConfigError(f"no template is called {name!r}; choose one of {', '.join(sorted(TEMPLATES))}.")
     return TEMPLATES[name]

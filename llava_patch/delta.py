@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llava_patch.errors import LlavaWeightsError
-from llava_patch.shards import SHARD_BYTES, ShardWriter, TensorFolder, each_shard, whole_folder
+from llava_patch.errors import WeightsError
+from llava_patch.folders import MANIFEST, whole_folder
+from llava_patch.shards import SHARD_BYTES, ShardWriter, TensorFolder, each_shard
 from llava_patch.tokenizer import MODEL_FILE
 from llava_patch.weights import is_constant
 
@@ -51,7 +52,7 @@ def apply_delta(
     _check_tokenizer(Path(base), Path(delta))
     taken: list[str] = []
     done: set[str] = set()
-    with whole_folder(out) as partial:
+    with whole_folder(out, kind="LLaVA", replace=False) as partial:
         writer = ShardWriter(partial, limit=limit)
         for name, tensor in _tensors(delta, progress, "merging"):
             if not _partner(name, tensor, bases, delta):
@@ -81,7 +82,7 @@ def make_delta(
     taken: list[str] = []
     digests: dict[str, str] = {}
     types: dict[str, str] = {}
-    with whole_folder(out) as partial:
+    with whole_folder(out, kind="delta", replace=False) as partial:
         writer = ShardWriter(partial, limit=limit)
         for name, tensor in _tensors(target, progress, "subtracting"):
             if not _partner(name, tensor, bases, target):
@@ -114,14 +115,14 @@ def _partner(name: str, tensor: Tensor, bases: TensorFolder, folder: str | Path)
     if name not in bases.shapes:
         if name.startswith(_TAKEN):
             return False
-        raise LlavaWeightsError(
+        raise WeightsError(
             f"{folder} has {name}, but the base {bases.folder} has no such tensor; expected the base it was "
             "made for."
         )
     ours, theirs = tuple(tensor.shape), bases.shapes[name]
     grown = name in _TABLES and ours[1:] == theirs[1:] and ours[0] >= theirs[0]
     if ours != theirs and not grown:
-        raise LlavaWeightsError(
+        raise WeightsError(
             f"{name} has the shape {list(ours)} in {folder}, but {list(theirs)} in the base {bases.folder}; "
             "expected the base that it was made for."
         )
@@ -150,7 +151,7 @@ def _difference(name: str, base: Tensor, target: Tensor) -> Tensor:
                 break
         else:
             return difference
-    raise LlavaWeightsError(
+    raise WeightsError(
         f"{name} has no difference that restores it exactly (not a number?); mend the weights."
     )
 
@@ -174,14 +175,14 @@ def _check_partner(
     """Refuse another base than the one on record; without a record, a delta that is whole weights."""
     if facts["base"]:
         if facts["base"].get(name) != _digest(partner):
-            raise LlavaWeightsError(
+            raise WeightsError(
                 f"{base} is not the base that {delta} was made for: {name} has other values; pass that base."
             )
     elif first:
         rows = slice(min(len(partner), len(tensor), BLOCK))
         one, other = partner[rows].double().flatten(), tensor[rows].double().flatten()
         if torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.9:
-            raise LlavaWeightsError(
+            raise WeightsError(
                 f"{delta} holds whole weights (its {name} points where the base's does), expected "
                 "differences; it may "
                 "be used as it is, or pass the delta folder."
@@ -191,7 +192,7 @@ def _check_partner(
 def _check_all_used(bases: TensorFolder, done: set[str], base: str | Path, other: str | Path) -> None:
     left = [name for name in bases.shapes if name not in done and not is_constant(name)]
     if left:
-        raise LlavaWeightsError(
+        raise WeightsError(
             f"the base {base} has {len(left)} tensors that {other} lacks ({', '.join(left[:4])}"
             f"{' ...' if len(left) > 4 else ''}); expected the base it was made for."
         )
@@ -200,7 +201,7 @@ def _check_all_used(bases: TensorFolder, done: set[str], base: str | Path, other
 def _check_tokenizer(base: Path, other: Path) -> None:
     files = [folder / MODEL_FILE for folder in (base, other)]
     if all(file.is_file() for file in files) and files[0].read_bytes() != files[1].read_bytes():
-        raise LlavaWeightsError(
+        raise WeightsError(
             f"{base} and {other} have different {MODEL_FILE} files; expected the same vocabulary."
         )
 
@@ -212,9 +213,7 @@ def _facts(delta: Path) -> dict:
         facts = json.loads((delta / FACTS_FILE).read_text(encoding="utf-8"))
         return {"base": dict(facts["base"]), "types": dict(facts["types"])}
     except (ValueError, KeyError, TypeError) as error:
-        raise LlavaWeightsError(
-            f"{delta / FACTS_FILE} is damaged ({error!r}); fetch the file again."
-        ) from error
+        raise WeightsError(f"{delta / FACTS_FILE} is damaged ({error!r}); fetch the file again.") from error
 
 
 def _name(dtype: torch.dtype) -> str:
@@ -231,7 +230,11 @@ def _copy_others(source: Path, out: Path) -> None:
     """Everything but weights and their index: configuration, tokenizer, notices, the vision tower."""
     for pattern in _COPIED:
         for path in source.glob(pattern):
-            if path.is_file() and not path.name.endswith(".index.json") and path.name != FACTS_FILE:
+            if (
+                path.is_file()
+                and not path.name.endswith(".index.json")
+                and path.name not in (FACTS_FILE, MANIFEST)
+            ):
                 shutil.copyfile(path, out / path.name)
     for folder in source.iterdir():
         if folder.is_dir() and not folder.name.startswith(".") and (folder / "config.json").is_file():

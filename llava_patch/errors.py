@@ -1,17 +1,24 @@
-"""How a request to LLaVA can fail. Each message says what came, what was expected, and what to do."""
+"""The four ways a user's request can fail. Each message says what came, what was expected, and what to do.
+
+A command line prints these as one sentence; anything else is our own mistake and shows a traceback.
+"""
 
 
-class LlavaError(ValueError):
+class UserError(Exception):
     """Base of all errors that the user can mend. Never raised itself."""
 
 
-class LlavaConfigError(LlavaError):
-    """A configuration, template or option that cannot work."""
+class ConfigError(UserError):
+    """A recipe, template, option or combination of options that cannot work."""
 
 
-class LlavaInputError(LlavaError):
-    """A text, picture or batch that cannot be used."""
+class DataError(UserError):
+    """A picture, text, row, batch or data set that cannot be used."""
 
 
-class LlavaWeightsError(LlavaError):
-    """A folder or file of weights that is missing, foreign, damaged or of another shape."""
+class WeightsError(UserError):
+    """Weights, a checkpoint or a release that are missing, foreign, damaged or of another shape."""
+
+
+class DeviceError(UserError):
+    """The machine lacks what was asked for: a device, a precision, an optional package, disk space."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 from transformers.generation.logits_process import NoRepeatNGramLogitsProcessor
 
-from llava_patch.errors import LlavaInputError
+from llava_patch.errors import DataError
 
 Ending = Literal["eos", "stop", "budget"]
 
@@ -64,7 +64,7 @@ class Speaker:
     ) -> None:
         """`no_repeat_ngram_size` counts over prompt and answer; 0 allows repetition."""
         if max_new_tokens < 1:
-            raise LlavaInputError(f"max_new_tokens is {max_new_tokens}, expected 1 or more.")
+            raise DataError(f"max_new_tokens is {max_new_tokens}, expected 1 or more.")
         self.model = model
         self.max_new_tokens = max_new_tokens
         self.no_repeat = NoRepeatNGramLogitsProcessor(no_repeat_ngram_size) if no_repeat_ngram_size else None
@@ -78,7 +78,7 @@ class Speaker:
         """Continue prompts, padded on either side, whose embeddings are given."""
         rows = [ids[keep].tolist() for ids, keep in zip(input_ids, mask)]
         if not all(rows):
-            raise LlavaInputError(
+            raise DataError(
                 f"row {rows.index([])} of the batch has no tokens, expected a prompt in every row."
             )
         prompts = tuple(len(row) for row in rows)
@@ -130,14 +130,14 @@ class Speaker:
         return scores.argmax(-1).tolist()
 
     def _room_after(self, prompt: int) -> int:
-        """How many tokens may be said after so many. Raises LlavaInputError if there is no room for any."""
+        """How many tokens may be said after so many. Raises DataError if there is no room for any."""
         config, closing = self.model.config, len(self.then)
         # Linear and dynamic stretching state the length before it, beside the factor; others the one after.
         rope = config.rope_parameters or {}
         factor = 1 if "original_max_position_embeddings" in rope else rope.get("factor") or 1
         positions = int(config.max_position_embeddings * factor)
         if prompt + closing >= positions:
-            raise LlavaInputError(
+            raise DataError(
                 f"a prompt has {prompt} tokens, but the language model reads {positions} in all, of which "
                 f"the answer needs {closing + 1} at least; shorten the question."
             )

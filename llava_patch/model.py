@@ -17,7 +17,7 @@ from transformers import CLIPVisionModel, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from llava_patch.config import LlavaConfig
-from llava_patch.errors import LlavaConfigError
+from llava_patch.errors import ConfigError
 from llava_patch.generation import Generated, Speaker
 from llava_patch.splice import splice
 from llava_patch.tokens import ImageTokens, grow_tables
@@ -41,7 +41,7 @@ class Llava(nn.Module):
         widths = (projector.in_features, projector.out_features)
         expected = (vision_tower.config.hidden_size, language_model.config.hidden_size)
         if widths != expected:
-            raise LlavaConfigError(
+            raise ConfigError(
                 f"the projector goes from width {widths[0]} to {widths[1]}, but the vision tower has "
                 f"{expected[0]} "
                 f"and the language model {expected[1]}; the parts belong to different models."
@@ -162,9 +162,7 @@ def positions(mask: Bool[Tensor, "b t"]) -> Int[Tensor, "b t"]:
 
 def _single(eos_id: int | list[int] | None) -> int:
     if not isinstance(eos_id, int):
-        raise LlavaConfigError(
-            f"the language model's eos_token_id is {eos_id}, expected one id; pass eos_id."
-        )
+        raise ConfigError(f"the language model's eos_token_id is {eos_id}, expected one id; pass eos_id.")
     return eos_id
 
 
@@ -194,7 +192,7 @@ def build_parts(config: LlavaConfig, *, attn_implementation: str) -> Parts:
         tower, model = CLIPVisionModel(vision), LlamaForCausalLM(language)
         model.model.rotary_emb = FullPrecisionRotary(language)
     except Exception as error:  # the libraries have no one type for sizes that do not go together
-        raise LlavaConfigError(
+        raise ConfigError(
             f"no model has the sizes of config.json ({type(error).__name__}: {error}); fetch the file again, "
             "the language model's or the vision tower's."
         ) from error
@@ -202,7 +200,7 @@ def build_parts(config: LlavaConfig, *, attn_implementation: str) -> Parts:
         tower.set_attn_implementation(attn_implementation)
         model.set_attn_implementation(attn_implementation)
     except (ValueError, ImportError) as error:
-        raise LlavaConfigError(
+        raise ConfigError(
             f"attention {attn_implementation!r} cannot be used here ({str(error).splitlines()[0]}); "
             "choose 'sdpa', or install what it needs."
         ) from error

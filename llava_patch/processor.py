@@ -14,7 +14,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from llava_patch.config import LlavaConfig, resolve_tower
 from llava_patch.conversation import Conversation, template
-from llava_patch.errors import LlavaConfigError, LlavaInputError
+from llava_patch.errors import ConfigError, DataError
 from llava_patch.tokenizer import LlavaTokenizer, read_json
 from llava_patch.tokens import IGNORE, IM_PATCH, image_block
 
@@ -54,7 +54,7 @@ class LooksConfig:
         edge = edge.get("shortest_edge") if isinstance(edge, dict) else edge
         crop = crop.get("height") if isinstance(crop, dict) else crop
         if not (isinstance(edge, int) and isinstance(crop, int) and 0 < crop <= edge):
-            raise LlavaConfigError(
+            raise ConfigError(
                 f"{LOOKS_FILE} has size {content.get('size')} and crop_size {content.get('crop_size')}, "
                 "expected a shortest edge and a square inside it; use the file of a CLIP folder."
             )
@@ -67,7 +67,7 @@ class LooksConfig:
                 resample=int(content.get("resample", CLIPImageProcessorPil.resample)),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise LlavaConfigError(
+            raise ConfigError(
                 f"{LOOKS_FILE} does not say how pictures are normalised ({type(error).__name__}: {error}); "
                 "use the file of a CLIP folder."
             ) from error
@@ -154,7 +154,7 @@ class Processor:
             return Encoded(input_ids=ids, labels=labels)
         tail = self._closing(ids, start)
         if tail - start < excess:
-            raise LlavaInputError(
+            raise DataError(
                 f"the prompt needs {start} tokens and the answer's closing tokens {len(ids) - tail}, "
                 "together more "
                 f"than max_length={max_length}; raise max_length or shorten the question {question[:60]!r}."
@@ -172,7 +172,7 @@ class Processor:
     ) -> tuple[Int[Tensor, "b t"], Bool[Tensor, "b t"]]:
         """Rows of ids side by side, and a mask that is True where there is a token."""
         if not rows:
-            raise LlavaInputError("there are no rows to pad, expected at least one.")
+            raise DataError("there are no rows to pad, expected at least one.")
         length = max(len(row) for row in rows)
         ids = torch.full((len(rows), length), self.tokenizer.pad_id, dtype=torch.long)
         mask = torch.zeros(len(rows), length, dtype=torch.bool)
@@ -199,7 +199,7 @@ class Processor:
         size = config.image_size
         looks = LooksConfig.from_published(content) if content else LooksConfig.clip(size)
         if looks.size != size:
-            raise LlavaConfigError(
+            raise ConfigError(
                 f"{LOOKS_FILE} makes pictures of {looks.size} px, but the vision tower takes {size} px; use "
                 "the file "
                 "of the tower's own folder."
@@ -219,7 +219,7 @@ class Processor:
     def _check_images(self, ids: list[int], images: int) -> None:
         found = ids.count(self.tokenizer.id_of(IM_PATCH)) if images or IM_PATCH in self.tokenizer.added else 0
         if found != images * self.patches:
-            raise LlavaInputError(
+            raise DataError(
                 f"the conversation has {found} {IM_PATCH} tokens, expected {images} x {self.patches} for "
                 "its pictures; "
                 "remove image tokens from the question and the answer."

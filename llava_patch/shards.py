@@ -1,15 +1,12 @@
-"""Files of tensors: which ones belong to a folder, reading one safely, writing many that appear all at once.
+"""Files of tensors: which ones belong to a folder, reading one safely, writing many.
 
 Only tensors are read: safetensors, or pickles through torch's restricted loader. One file is open at a time.
 """
 
 import json
 import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -19,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from llava_patch.errors import LlavaWeightsError
+from llava_patch.errors import WeightsError
 
 SAFE_FILE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 STEMS = ("model", "pytorch_model")
@@ -33,9 +30,7 @@ def shard_files(folder: str | Path, *, stems: tuple[str, str] = STEMS) -> list[P
     folder = Path(folder)
     singles = [stem + suffix for stem, suffix in zip(stems, (".safetensors", ".bin"), strict=True)]
     if not folder.is_dir():
-        raise LlavaWeightsError(
-            f"{folder} is no folder; expected a folder with {' or '.join(singles)} or shards."
-        )
+        raise WeightsError(f"{folder} is no folder; expected a folder with {' or '.join(singles)} or shards.")
     for single in singles:
         if (folder / f"{single}.index.json").is_file():
             return _indexed(folder, f"{single}.index.json")
@@ -44,7 +39,7 @@ def shard_files(folder: str | Path, *, stems: tuple[str, str] = STEMS) -> list[P
         if numbered := sorted(folder.glob(single.replace(".", "-*."))):
             _check_numbers(folder, numbered)
             return numbered
-    raise LlavaWeightsError(
+    raise WeightsError(
         f"{folder} holds no weights: expected {', '.join(singles)}, or numbered shards of either; fetch them."
     )
 
@@ -57,7 +52,7 @@ def read_tensors(path: str | Path, *, within: str | None = None) -> dict[str, Te
     path = Path(path)
     if not path.is_file():
         what = "is a folder, expected a file of weights" if path.is_dir() else "is missing"
-        raise LlavaWeightsError(f"{path} {what}; fetch the file.")
+        raise WeightsError(f"{path} {what}; fetch the file.")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path, within)
 
 
@@ -76,7 +71,7 @@ def each_shard(
             tensors = read_tensors(path)
             for name in tensors:
                 if name in seen:
-                    raise LlavaWeightsError(
+                    raise WeightsError(
                         f"{name} is in {seen[name].name} and in {path.name} of {path.parent}, expected it "
                         "once; "
                         "remove the files of the other set."
@@ -163,93 +158,24 @@ def write_tensors(
     writer.close()
 
 
-@contextmanager
-def whole_folder(out: str | Path, *, replaces: str | None = None) -> Iterator[Path]:
-    """A temporary folder beside `out` that, synced, becomes `out` when the block ends well; else it vanishes.
-
-    A folder that stands there is replaced if it is empty or has a file called `replaces`.
-    """
-    check_out(out, replaces=replaces)
-    out = Path(out).resolve()  # a link stays, and what it leads to is replaced
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise LlavaWeightsError(
-            f"{out} cannot be written ({error.strerror}); choose another folder."
-        ) from error
-    old = partial.with_name(partial.name + ".old")
-    try:
-        yield partial
-        open_to_others(partial)
-        for path in (*partial.rglob("*"), partial):
-            sync(path)
-        if out.exists():
-            out.rename(old)
-        partial.rename(out)
-        sync(out.parent)
-    finally:
-        if old.exists() and not out.exists():
-            old.rename(out)
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def check_out(out: str | Path, *, replaces: str | None = None) -> None:
-    """Refuse a place that cannot be written, or that holds anything but a folder with a file `replaces`."""
-    out = Path(out)
-    above = next(place for place in out.resolve().parents if place.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise LlavaWeightsError(
-            f"{out} cannot be written, for {above} is {'read-only' if above.is_dir() else 'a file'}: choose "
-            "another place."
-        )
-    empty = out.is_dir() and not any(out.iterdir())
-    if out.exists() and not empty and (replaces is None or not (out / replaces).is_file()):
-        wanted = f"is no folder with a {replaces}" if replaces else "is not empty"
-        raise LlavaWeightsError(f"{out} exists and {wanted}: choose another place, or remove it.")
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the list of a folder's files, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def open_to_others(path: Path) -> None:
-    """Give a file, or a folder and all in it, the rights of any new one.
-
-    Temporary files and safetensors' are for their owner alone.
-    """
-    mask = os.umask(0)
-    os.umask(mask)
-    for each in (path, *path.rglob("*")):
-        each.chmod((0o777 if each.is_dir() else 0o666) & ~mask)
-
-
 def _indexed(folder: Path, index: str) -> list[Path]:
     try:
         weight_map = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"]
         files = [folder / name for name in sorted(set(weight_map.values()))]
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise LlavaWeightsError(
+        raise WeightsError(
             f"{folder / index} is no index of shards ({error!r}); fetch the file again."
         ) from error
     absent = [path.name for path in files if not path.is_file()]
     if absent:
-        raise LlavaWeightsError(
-            f"{folder} lacks {', '.join(absent)}, which its {index} names; fetch the files."
-        )
+        raise WeightsError(f"{folder} lacks {', '.join(absent)}, which its {index} names; fetch the files.")
     return files
 
 
 def _check_numbers(folder: Path, files: list[Path]) -> None:
     total = files[0].stem.rpartition("-of-")[2]
     if total.isdigit() and int(total) != len(files):
-        raise LlavaWeightsError(f"{folder} has {len(files)} of {int(total)} shards; fetch the missing ones.")
+        raise WeightsError(f"{folder} has {len(files)} of {int(total)} shards; fetch the missing ones.")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -266,7 +192,7 @@ def _read_pickle(path: Path, within: str | None) -> dict[str, Tensor]:
     except UnpicklingError as error:
         if not _is_zip(path) and path.stat().st_size and not _looks_like_pickle(path):
             raise _unreadable(path) from error
-        raise LlavaWeightsError(
+        raise WeightsError(
             f"{path} holds something other than tensors, so it was not opened ({_first_reason(error)}); "
             "use a file that holds only weights."
         ) from error
@@ -275,7 +201,7 @@ def _read_pickle(path: Path, within: str | None) -> dict[str, Tensor]:
     if isinstance(content, dict) and isinstance(content.get(within), dict):
         content = content[within]
     if not isinstance(content, dict):
-        raise LlavaWeightsError(
+        raise WeightsError(
             f"{path} holds a {type(content).__name__}, expected tensors by name; use another file."
         )
     others = [
@@ -284,7 +210,7 @@ def _read_pickle(path: Path, within: str | None) -> dict[str, Tensor]:
         if not isinstance(name, str) or _kind(value) != "tensor"
     ]
     if others:
-        raise LlavaWeightsError(
+        raise WeightsError(
             f"{path} holds something other than tensors: "
             f"{', '.join(others[:8])}{' ...' if len(others) > 8 else ''}; "
             "use a file that holds only weights."
@@ -292,17 +218,17 @@ def _read_pickle(path: Path, within: str | None) -> dict[str, Tensor]:
     return dict(content)
 
 
-def _unreadable(path: Path, reason: str = "") -> LlavaWeightsError:
+def _unreadable(path: Path, reason: str = "") -> WeightsError:
     """The error of a file that is whole weights no more, or never was."""
     with path.open("rb") as file:
         head = file.read(64).lstrip()
     if head.startswith(b"version https://git-lfs"):
-        return LlavaWeightsError(
+        return WeightsError(
             f"{path} is git-lfs's pointer to the weights; fetch the file itself (`git lfs pull`)."
         )
     if head.startswith(b"<"):
-        return LlavaWeightsError(f"{path} is a web page, no file of weights; fetch the file again.")
-    return LlavaWeightsError(
+        return WeightsError(f"{path} is a web page, no file of weights; fetch the file again.")
+    return WeightsError(
         f"{path} ({path.stat().st_size} bytes) is damaged or cut short{reason}; fetch the file again."
     )
 

@@ -5,7 +5,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from llava_patch.errors import LlavaInputError
+from llava_patch.errors import DataError
 from llava_patch.tokens import IM_END, IM_PATCH, IM_START, ImageTokens
 
 
@@ -42,7 +42,7 @@ def check_placeholders(
     """
     found = int((input_ids == tokens.patch).sum())
     if found != images * patches:
-        raise LlavaInputError(
+        raise DataError(
             f"the batch has {found} {IM_PATCH} tokens, but {images} pictures give {images} x {patches} = "
             f"{images * patches} features; whoever builds the prompt must insert one {IM_PATCH} per feature "
             "(was the prompt cut?)."
@@ -59,7 +59,7 @@ def check_placeholders(
             opened = first > 0 and ids[first - 1] == tokens.start
             closed = end < len(ids) and ids[end] == tokens.end
             if end - first != patches or not opened or not closed:
-                raise LlavaInputError(
+                raise DataError(
                     f"row {row} has {end - first} {IM_PATCH} tokens at position {first}, "
                     f"{'after' if opened else 'without'} {IM_START} and {'before' if closed else 'without'} "
                     f"{IM_END}; "

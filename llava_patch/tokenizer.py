@@ -15,7 +15,7 @@ from pathlib import Path
 
 import sentencepiece
 
-from llava_patch.errors import LlavaConfigError, LlavaInputError, LlavaWeightsError
+from llava_patch.errors import ConfigError, DataError, WeightsError
 
 MODEL_FILE = "tokenizer.model"
 ADDED_FILE = "added_tokens.json"
@@ -45,7 +45,7 @@ class LlavaTokenizer:
         self._specials = specials
         expected = range(len(self._pieces), len(self._pieces) + len(added))
         if sorted(added.values()) != list(expected):
-            raise LlavaConfigError(
+            raise ConfigError(
                 f"the added tokens have the ids {sorted(added.values())}, expected {list(expected)} after "
                 "the "
                 f"{len(self._pieces)} pieces of {MODEL_FILE}; {ADDED_FILE} belongs to another tokenizer."
@@ -64,16 +64,14 @@ class LlavaTokenizer:
         """Read `tokenizer.model` and, where they are, the JSON files beside it."""
         folder = Path(folder)
         if not (folder / MODEL_FILE).is_file():
-            raise LlavaWeightsError(
-                f"{folder} has no {MODEL_FILE}; expected a LLaVA, Vicuna or LLaMA folder."
-            )
+            raise WeightsError(f"{folder} has no {MODEL_FILE}; expected a LLaVA, Vicuna or LLaMA folder.")
         model = (folder / MODEL_FILE).read_bytes()
         config = read_json(folder / CONFIG_FILE) | read_json(folder / SPECIAL_FILE)
         try:
             pieces = sentencepiece.SentencePieceProcessor()
             pieces.LoadFromSerializedProto(model)
         except RuntimeError as error:
-            raise LlavaWeightsError(
+            raise WeightsError(
                 f"{folder / MODEL_FILE} ({len(model)} bytes) is no sentencepiece model; fetch the file again."
             ) from error
         unk = _name(config.get("unk_token")) or pieces.IdToPiece(pieces.unk_id())
@@ -86,7 +84,7 @@ class LlavaTokenizer:
         try:
             added = _added(folder, config, len(pieces))
         except (TypeError, ValueError, AttributeError) as error:
-            raise LlavaWeightsError(
+            raise WeightsError(
                 f"{folder / ADDED_FILE} has ids that are no numbers ({error}); fetch the file again."
             ) from error
         return cls(model, specials=specials, added=added)
@@ -125,11 +123,11 @@ class LlavaTokenizer:
         new = [name for name in dict.fromkeys(names) if name not in self._added]
         for name in new:
             if not name or name != name.strip():
-                raise LlavaConfigError(
+                raise ConfigError(
                     f"the new token {name!r} is empty or has white space at an end; mend its name."
                 )
             if self._pieces.PieceToId(name) != self._pieces.unk_id() or name in self._special_names:
-                raise LlavaConfigError(
+                raise ConfigError(
                     f"the new token {name!r} is a piece of {MODEL_FILE} already; choose another name."
                 )
             index = len(self)
@@ -143,7 +141,7 @@ class LlavaTokenizer:
             return self._added[name]
         index = self._pieces.PieceToId(name)
         if self._pieces.IdToPiece(index) != name:
-            raise LlavaConfigError(
+            raise WeightsError(
                 f"the tokenizer has no token {name!r} (it has {len(self._pieces)} pieces and the added "
                 "tokens "
                 f"{list(self._added) or 'none'}); use the tokenizer of a LLaVA folder, or add the token "
@@ -155,7 +153,7 @@ class LlavaTokenizer:
         """The token of each id, as it is written in the vocabulary."""
         beyond = [index for index in ids if not 0 <= index < len(self)]
         if beyond:
-            raise LlavaInputError(f"the ids {beyond} are outside the vocabulary of {len(self)} tokens.")
+            raise DataError(f"the ids {beyond} are outside the vocabulary of {len(self)} tokens.")
         return [
             self._names[index] if index in self._names else self._pieces.IdToPiece(index) for index in ids
         ]
@@ -271,9 +269,9 @@ def read_json(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise LlavaWeightsError(f"{path} is no JSON ({error}); fetch the file again.") from error
+        raise WeightsError(f"{path} is no JSON ({error}); fetch the file again.") from error
     if not isinstance(content, dict):
-        raise LlavaWeightsError(
+        raise WeightsError(
             f"{path} holds a {type(content).__name__}, expected an object; fetch the file again."
         )
     return content

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from llava_patch.config import CONFIG_FILE, TOWER_FOLDER, LlavaConfig, resolve_tower
-from llava_patch.errors import LlavaConfigError, LlavaWeightsError
+from llava_patch.errors import ConfigError, WeightsError
+from llava_patch.folders import whole_folder
 from llava_patch.model import FullPrecisionRotary, Llava, build_parts
-from llava_patch.shards import SHARD_BYTES, each_shard, whole_folder, write_tensors
+from llava_patch.shards import SHARD_BYTES, each_shard, write_tensors
 from llava_patch.tokenizer import LlavaTokenizer
 from llava_patch.tokens import IM_PATCH, IMAGE_TOKENS, ImageTokens
 
@@ -40,9 +41,7 @@ def to_published(name: str) -> str:
     for published, ours in _LLAVA_NAMES:
         if name.startswith(ours):
             return published + name[len(ours) :]
-    raise LlavaWeightsError(
-        f"{name} is no tensor of LLaVA, expected vision_tower., projector. or language_model."
-    )
+    raise WeightsError(f"{name} is no tensor of LLaVA, expected vision_tower., projector. or language_model.")
 
 
 def is_constant(name: str) -> bool:
@@ -67,7 +66,7 @@ def load_llava(
     tokenizer = LlavaTokenizer.from_pretrained(folder)
     missing = [name for name in IMAGE_TOKENS if name not in tokenizer.added]
     if missing and (config.use_im_start_end or IM_PATCH in missing):
-        raise LlavaWeightsError(
+        raise WeightsError(
             f"the tokenizer of {folder} lacks {', '.join(missing)} (it adds "
             f"{list(tokenizer.added) or 'nothing'}); use "
             "the tokenizer files of a LLaVA folder, or start_llava to begin with a language model."
@@ -124,20 +123,27 @@ def save_llava(
 
     With `tower` the vision tower goes into the folder too; else config.json names the one it came with.
     """
+    with whole_folder(folder, kind="LLaVA", replace=False) as partial:
+        write_llava(model, tokenizer, partial, limit=limit, tower=tower)
+
+
+def write_llava(
+    model: Llava, tokenizer: LlavaTokenizer, folder: Path, *, limit: int = SHARD_BYTES, tower: bool = True
+) -> None:
+    """What `save_llava` writes, into a folder that is being made already."""
+    folder.mkdir(exist_ok=True)
     config = replace(model.config, vision_tower=TOWER_FOLDER) if tower else model.config
-    with whole_folder(folder) as partial:
-        content = config.to_published() | {"torch_dtype": _dtype_name(model)}
-        _write_json(partial / CONFIG_FILE, content)
-        tokenizer.save_pretrained(partial)
-        write_tensors(partial, _named(model, of_tower=False), limit=limit)
-        if tower:
-            (partial / TOWER_FOLDER).mkdir()
-            vision = config.vision.to_dict() | {
-                "architectures": ["CLIPVisionModel"],
-                "torch_dtype": _dtype_name(model),
-            }
-            _write_json(partial / TOWER_FOLDER / CONFIG_FILE, vision)
-            write_tensors(partial / TOWER_FOLDER, _named(model, of_tower=True), limit=limit)
+    _write_json(folder / CONFIG_FILE, config.to_published() | {"torch_dtype": _dtype_name(model)})
+    tokenizer.save_pretrained(folder)
+    write_tensors(folder, _named(model, of_tower=False), limit=limit)
+    if tower:
+        (folder / TOWER_FOLDER).mkdir()
+        vision = config.vision.to_dict() | {
+            "architectures": ["CLIPVisionModel"],
+            "torch_dtype": _dtype_name(model),
+        }
+        _write_json(folder / TOWER_FOLDER / CONFIG_FILE, vision)
+        write_tensors(folder / TOWER_FOLDER, _named(model, of_tower=True), limit=limit)
 
 
 def _translate(name: str, table: tuple[tuple[str, str], ...]) -> str | None:
@@ -160,7 +166,7 @@ def _named(model: Llava, *, of_tower: bool) -> Iterator[tuple[str, Tensor]]:
 
 def _check_vocabulary(folder: str | Path, config: LlavaConfig, tokenizer: LlavaTokenizer) -> None:
     if len(tokenizer) > config.language.vocab_size:
-        raise LlavaConfigError(
+        raise ConfigError(
             f"the tokenizer of {folder} has {len(tokenizer)} tokens, but its config.json a vocabulary of "
             f"{config.language.vocab_size}; the files belong to different models."
         )
@@ -216,7 +222,7 @@ def _fill(model: Llava, folder: str | Path, *, progress: bool, fresh: tuple[str,
     surprises += [f"missing {to_published(name)}" for name in absent]
     if surprises:
         listed = "\n  ".join(surprises)
-        raise LlavaWeightsError(
+        raise WeightsError(
             f"{folder} (vision tower {tower}) does not fit its config.json, {len(surprises)} tensors differ; "
             f"use the files that belong together:\n  {listed}"
         )

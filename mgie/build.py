@@ -6,7 +6,6 @@ from functools import partial
 import torch
 from diffusers import DDPMScheduler
 
-from llava_patch.errors import LlavaError
 from llava_patch.processor import Processor
 from llava_patch.weights import load_llava
 from mgie.config import RunConfig, dump_run, resolve
@@ -18,7 +17,7 @@ from mgie.data.reading import Arrangement, open_sets, with_features
 from mgie.data.stored_features import FeatureBuilder, Makers, join_features
 from mgie.data.stored_pairs import stored_splits
 from mgie.data.streamed import StreamedPairs
-from mgie.errors import ConfigError, WeightsError
+from mgie.errors import ConfigError
 from mgie.models.codec import Codec
 from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.models.editor import Editor
@@ -47,12 +46,9 @@ def build_editor(run: RunConfig, *, dtype: torch.dtype = torch.float32, progress
     (specs/mgie.md, quirk Q1).
     """
     config = run.model
-    try:
-        folder = resolve(config.llava)
-        llava, _ = load_llava(folder, dtype=dtype, attn_implementation=config.attention, progress=progress)
-        processor = Processor.from_pretrained(folder, template=config.template)
-    except LlavaError as error:
-        raise WeightsError(str(error)) from error
+    folder = resolve(config.llava)
+    llava, _ = load_llava(folder, dtype=dtype, attn_implementation=config.attention, progress=progress)
+    processor = Processor.from_pretrained(folder, template=config.template)
     unet, vae, scheduler = load_diffusion(resolve(config.diffusion), progress=progress)
     names = visual_tokens(config.edit_head.visual_tokens)
     with torch.random.fork_rng(devices=[]):

@@ -151,10 +151,6 @@ def explain(error: Exception) -> str | None:
     """One sentence for an error that the user can mend; None for one that is ours."""
     if isinstance(error, UserError):
         return _one_line(str(error))
-    from llava_patch.errors import LlavaError
-
-    if isinstance(error, LlavaError):
-        return _one_line(str(error))
     full = any(words in str(error) for words in FULL_DISK)
     code = errno.ENOSPC if full else getattr(error, "errno", None)
     where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""

@@ -1,25 +1,5 @@
-"""The four ways a user's request can fail. Each message says what came, what was expected, and what to do.
+"""The four ways a user's request can fail: one family for both packages."""
 
-The command line prints these as one sentence and exits with 2; anything else is our own mistake and shows a
-traceback.
-"""
+from llava_patch.errors import ConfigError, DataError, DeviceError, UserError, WeightsError
 
-
-class UserError(Exception):
-    """Base of all errors that the user can mend. Never raised itself."""
-
-
-class ConfigError(UserError):
-    """A recipe, option or combination of options that cannot work."""
-
-
-class DataError(UserError):
-    """A picture, text, row or data set that cannot be used."""
-
-
-class WeightsError(UserError):
-    """A checkpoint or release that is missing, foreign, damaged or of another shape."""
-
-
-class DeviceError(UserError):
-    """The machine lacks what was asked for: a device, a precision, an optional package, disk space."""
+__all__ = ["ConfigError", "DataError", "DeviceError", "UserError", "WeightsError"]

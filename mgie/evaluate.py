@@ -13,13 +13,13 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from llava_patch.folders import check_out, whole_folder
 from mgie.data.images import decode, square, to_pixels
-from mgie.data.stored_pairs import new_folder
 from mgie.data.toy import Verdict, neighbours
 from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError, DataError
 from mgie.evaluation.metrics import PIXEL_METRICS, ClipScores, DinoScores
-from mgie.evaluation.report import RESULTS, Item, as_table, write_report
+from mgie.evaluation.report import REPORT, Item, as_table, write_report
 from mgie.evaluation.suites import Request, find_suite
 
 
@@ -99,7 +99,7 @@ def evaluate(
     for name, number in (("count", count), ("batch_size", batch_size)):
         if number < 1:
             raise ConfigError(f"--{name} is {number}: expected 1 or more.")
-    check_out(Path(out))
+    check_out(out, kind=REPORT)
     scorers = find_scorers([*bench.metrics, *metrics], clip, dino)
     started = time.monotonic()
 
@@ -154,7 +154,7 @@ def evaluate(
     by_kind = {kind: summary([item for item in items if item.kind == kind]) for kind in kinds}
     facts = {"model": name, "suite": suite, "seed": seed, "size": side} | summary(items)
     facts |= {"by_kind": by_kind, "seconds": round(time.monotonic() - started, 1)}
-    with new_folder(out, overwrite=True) as folder:
+    with whole_folder(out, kind=REPORT) as folder:
         write_report(folder, facts, items)
     print(as_table(facts))
     return facts | {"report": str(Path(out, "report.html")), "sheet": str(Path(out, "sheet.png"))}
@@ -188,14 +188,6 @@ def load(model: str | Path | Editing, device: str | None, dtype: Dtype) -> tuple
     pipeline = MGIEPipeline.from_pretrained(str(model), torch_dtype=kind, progress=True).to(place)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, str(model)
-
-
-def check_out(out: Path) -> None:
-    """A folder that is new, empty, or holds an older report. Raises ConfigError."""
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"--out is the file {out}: expected a folder for the report; name another.")
-    if out.is_dir() and any(out.iterdir()) and not (out / RESULTS).is_file():
-        raise ConfigError(f"--out is {out}, which holds something that is no report: name another folder.")
 
 
 def find_scorers(

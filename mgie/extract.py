@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from llava_patch.folders import MANIFEST, check_out
 from mgie.build import build_editor, build_release
 from mgie.config import RunConfig, load_run
 from mgie.devices import Dtype, find_dtype
@@ -19,6 +20,7 @@ from mgie.errors import ConfigError, WeightsError
 from mgie.training.optim import choose_trained
 from mgie.weights import checkpoint as checkpoints
 from mgie.weights.apple import (
+    APPLE,
     MLLM,
     OWN_LLAVA,
     PUBLISHED_HEADS,
@@ -28,10 +30,10 @@ from mgie.weights.apple import (
     read_training_checkpoint,
     write_apple,
 )
-from mgie.weights.release import INDEX, RUN, Release, check_out, read_release, write_release
+from mgie.weights.release import INDEX, RELEASE, RUN, Release, read_release, write_release
 
-MARKS = {"release": INDEX, "apple": MLLM}
-"""What a folder of each format has."""
+KINDS = {"release": RELEASE, "apple": APPLE}
+"""The kind of folder that each format is."""
 IN_APPLE = ("embeddings", "lm_head", "edit_head", "denoiser")
 """Groups that mllm.pt and unet.pt have a place for; the language side's others are in a LLaVA folder."""
 
@@ -65,12 +67,12 @@ def extract(
         diffusion: Diffusers folder or hub id of the VAE and scheduler. Default: a run's own, or Apple's.
     """
     run_dir = Path(run_dir)
-    if format not in MARKS:
-        raise ConfigError(f"--format is {format}: expected {' or '.join(MARKS)}.")
+    if format not in KINDS:
+        raise ConfigError(f"--format is {format}: expected {' or '.join(KINDS)}.")
     kind = find_dtype(dtype or ("float16" if format == "apple" else "float32"))
     if format == "apple" and kind != torch.float16:
         raise ConfigError(f"--dtype is {dtype}: Apple's files are float16; leave it out.")
-    check_out(out, replaces=MARKS[format])
+    check_out(out, kind=KINDS[format])
     shards = next(
         (place for place in (run_dir, run_dir / "checkpoint") if is_training_checkpoint(place)), None
     )
@@ -160,7 +162,7 @@ def _find(run_dir: Path, name: str) -> Path:
                 "weights; train first."
             )
         return found
-    there = sorted(path.parent.name for path in run_dir.glob(f"checkpoints/*/{checkpoints.MANIFEST}"))
+    there = sorted(path.parent.name for path in run_dir.glob(f"checkpoints/*/{MANIFEST}"))
     if name not in there:
         raise WeightsError(
             f"{run_dir} has no checkpoint {name}: expected latest or one of {', '.join(there)}."

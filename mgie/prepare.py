@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from llava_patch.folders import whole_folder
 from mgie.data.card import write_card
 from mgie.data.rejects import Gate
 from mgie.data.sayings import AbstractVoice, open_voice
@@ -22,7 +23,7 @@ from mgie.data.sources import open_source
 from mgie.data.sources.base import ClipFilter, Options, Splits
 from mgie.data.sources.legacy import write_legacy
 from mgie.data.stored_features import Kind, Makers, Precision, store_features
-from mgie.data.stored_pairs import FACTS, REJECTED, new_folder, read_facts
+from mgie.data.stored_pairs import FACTS, KIND, REJECTED, read_facts
 from mgie.data.verify import Watch, verify
 from mgie.devices import find_device
 from mgie.errors import ConfigError, DataError
@@ -93,7 +94,7 @@ def prepare(
         voice = open_voice(express, summarise, Path(out), batch_size=express_batch, device=place)
         facts = {"format": 1, "arguments": arguments, "command": command(arguments), "splits": {}}
         splits = open_source(source, options_of(arguments))
-        with new_folder(out, overwrite=overwrite) as folder:
+        with whole_folder(out, kind=KIND, replace=overwrite, hashed=False) as folder:
             gate = fill(folder, splits, facts, voice, workers=workers, progress=progress)
             check_rejected(gate, max_rejected)
             facts |= voice.facts()

@@ -11,11 +11,10 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from llava_patch.errors import LlavaError
 from llava_patch.processor import Processor
 from mgie.data.images import cover, decode, quick_resize, square, to_pixels, to_resized_pixels
 from mgie.data.orders import nearest_shape
-from mgie.errors import DataError
+from mgie.errors import DataError, UserError
 from mgie.tokens import read_positions, with_visual_tokens
 from mgie.tokens import visual_tokens as token_names
 from mgie.types import EditPair, Example
@@ -85,7 +84,7 @@ class ExampleBuilder:
                 max_length=self.max_length,
                 truncate="right" if reference else "text",
             )
-        except LlavaError as error:
+        except UserError as error:
             raise DataError(f"pair {pair.key}: {error}") from error
         ids, labels = encoded.input_ids, encoded.labels
         visual = [label for label in labels if label in self._visual_ids]
@@ -103,10 +102,7 @@ class ExampleBuilder:
 
     def ask(self, image: Image.Image | None, instruction: str) -> list[int]:
         """The prompt for inference: everything up to where the model begins to speak. Raises DataError."""
-        try:
-            return self.processor.encode(self._question(instruction), images=int(image is not None)).input_ids
-        except LlavaError as error:
-            raise DataError(str(error)) from error
+        return self.processor.encode(self._question(instruction), images=int(image is not None)).input_ids
 
     def looks(self, image: Image.Image | None) -> Float[Tensor, "m 3 s s"]:
         """What CLIP sees of a picture that `picture` or `crop` returned; nothing of None."""

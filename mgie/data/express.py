@@ -14,11 +14,10 @@ from typing import Literal
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 
-from llava_patch.errors import LlavaError
 from llava_patch.processor import Processor
 from llava_patch.weights import load_llava
 from mgie.data.images import decode, square
-from mgie.errors import WeightsError
+from mgie.errors import UserError, WeightsError
 from mgie.types import EditPair
 
 QUESTION = "what will this image be like if '{instruction}'  (in a short paragraph)"
@@ -128,7 +127,7 @@ class Expresser:
         try:
             self._llava, _ = load_llava(folder, device=device, progress=False)
             self._processor = Processor.from_pretrained(folder)
-        except (LlavaError, OSError) as error:
+        except (UserError, OSError) as error:
             raise WeightsError(f"{folder} cannot be loaded: {error}") from error
         self._summariser, self._device = summariser, device
         self._max_new_tokens = max_new_tokens or MAX_NEW_TOKENS

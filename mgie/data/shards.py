@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import DatasetInfo
 
+from llava_patch.folders import file_hash
 from mgie.data.stored_pairs import FEATURES, PICTURES, row_hash, to_row
 from mgie.errors import DataError
 from mgie.types import EditPair
@@ -172,15 +173,6 @@ def check_files(folder: Path, facts: dict[str, Any]) -> dict[str, list[Shard]]:
                 f"{path} is not what was written (another SHA-256): copy it again, or prepare it again."
             )
     return splits
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file of any size."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(1 << 20):
-            digest.update(data)
-    return digest.hexdigest()
 
 
 def _write_shards(pairs: Iterable[Sized], folder: Path, name: str, kind: type[AbstractWriter]) -> SplitFacts:

@@ -23,11 +23,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from llava_patch.folders import file_hash, whole_folder
 from llava_patch.model import Llava
 from mgie.data.batches import collate
 from mgie.data.examples import ExampleBuilder
-from mgie.data.shards import file_hash
-from mgie.data.stored_pairs import StoredPairs, new_folder, read_facts, stored_splits
+from mgie.data.stored_pairs import StoredPairs, read_facts, stored_splits
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.codec import Codec
 from mgie.types import Batch, EditPair, Example
@@ -164,7 +164,7 @@ def store_features(
         found = json.loads(path.read_text())
         if {name: found.get(name) for name in facts} == facts:
             return facts | {"reused": True}
-    with new_folder(Path(folder) / FOLDER, overwrite=True) as new:
+    with whole_folder(Path(folder) / FOLDER, kind="features", hashed=False) as new:
         for split in stored_splits(folder):
             pairs = StoredPairs(folder, split)
             writer = FeatureWriter(new / split, len(pairs), precision)

@@ -4,15 +4,12 @@
     DIR/README.md          the data set's card
     DIR/facts.json         counts, hashes, and the arguments that made it
 
-The bytes of a picture's file are stored as they came. A data set is written beside its place and renamed
-when it is whole.
+The bytes of a picture's file are stored as they came.
 """
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset, Features, Image, Value, load_from_disk
 
-from mgie.errors import DataError, DeviceError
+from mgie.errors import DataError
 from mgie.types import EditPair
 
 FEATURES = Features(
@@ -44,6 +41,8 @@ FEATURES = Features(
 """Columns of a stored data set. `width` and `height` are the target's, upright; `meta` is JSON."""
 PICTURES = ("source", "target", "mask")
 FACTS = "facts.json"
+KIND = "data set"
+"""Kind of the folder."""
 REJECTED = "rejected.jsonl"
 
 
@@ -150,34 +149,6 @@ def read_facts(folder: str | Path) -> dict[str, Any] | None:
         raise DataError(f"{path} cannot be read ({_line(error)}): prepare the data set again.") from error
 
 
-@contextmanager
-def new_folder(out: str | Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary folder that becomes `out` when the block ends well, and is removed when it does not.
-
-    Raises DataError if `out` holds something already, DeviceError if the disk is full or must not be
-    written to.
-    """
-    out = Path(out)
-    partial = out.parent / f".{out.name}.partial"
-    if out.exists() and not out.is_dir():
-        raise DataError(
-            f"{out} is a file: expected the name of a folder to be written; choose another --out."
-        )
-    if out.is_dir() and any(out.iterdir()) and not overwrite:
-        raise DataError(f"{out} holds something else already: choose another --out, or remove it first.")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        yield partial
-        if out.is_dir():
-            shutil.rmtree(out)
-        partial.rename(out)
-    except OSError as error:
-        raise _device_error(error, out) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def to_row(pair: EditPair, size: tuple[int, int]) -> dict[str, Any]:
     """A pair as the columns of FEATURES."""
     row: dict[str, Any] = {name: getattr(pair, name) for name in FEATURES if hasattr(pair, name)}
@@ -209,18 +180,6 @@ def row_hash(row: dict[str, Any]) -> bytes:
         digest.update(len(value).to_bytes(8, "little"))
         digest.update(value)
     return digest.digest()
-
-
-def _device_error(error: OSError, out: Path) -> DeviceError:
-    reasons = {
-        28: "the disk is full",
-        13: "there is no permission to write there",
-        30: "that disk is read-only",
-    }
-    reason = reasons.get(error.errno or 0, _line(error))
-    return DeviceError(
-        f"{out} cannot be written: {reason}; nothing was left half-written, choose another --out."
-    )
 
 
 def _line(error: Exception) -> str:

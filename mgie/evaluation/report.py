@@ -10,6 +10,8 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 RESULTS = "results.json"
+REPORT = "report"
+"""Kind of the folder."""
 TILE = 128
 """Side of a picture on the sheet."""
 SHOWN = 24

@@ -19,16 +19,19 @@ from diffusers import DDIMScheduler, DDPMScheduler, EulerAncestralDiscreteSchedu
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from llava_patch.folders import whole_folder
 from llava_patch.processor import Processor
-from llava_patch.shards import each_shard, read_tensors, whole_folder
-from llava_patch.weights import load_llava, save_llava
+from llava_patch.shards import each_shard, read_tensors
+from llava_patch.weights import load_llava, write_llava
 from mgie.errors import WeightsError
 from mgie.models.encoders.edit_head import EditHead, EditHeadConfig
 from mgie.tokens import visual_tokens
 from mgie.weights.diffusers_parts import check_fit, empty_unet, load_scheduler, load_vae
-from mgie.weights.release import Release, put, said_as_ours, visual_ids
+from mgie.weights.release import Release, put, visual_ids
 
 MLLM, UNET, OWN_LLAVA = "mllm.pt", "unet.pt", "llava"
+APPLE = "folder of mllm.pt and unet.pt"
+"""Kind of the folder."""
 LINEAR = "mapper.encoder.layers.0.linear1.weight"
 EMBEDDINGS, LM_HEAD, HEAD = "model.embed_tokens.weight", "lm_head.weight", "edit_head."
 PUBLISHED_HEADS = 4
@@ -80,14 +83,13 @@ def read_training_checkpoint(
     """
     mllm: dict[str, Tensor] = {}
     unet: dict[str, Tensor] = {}
-    with said_as_ours():
-        for _, tensors in each_shard(folder, progress=progress):
-            for name in list(tensors):
-                tensor = tensors.pop(name)
-                if re.search(r"embed_tokens|lm_head|edit_head", name):
-                    mllm[name] = tensor.clone()
-                elif "unet" in name:
-                    unet[name.replace("unet.", "")] = tensor.clone()
+    for _, tensors in each_shard(folder, progress=progress):
+        for name in list(tensors):
+            tensor = tensors.pop(name)
+            if re.search(r"embed_tokens|lm_head|edit_head", name):
+                mllm[name] = tensor.clone()
+            elif "unet" in name:
+                unet[name.replace("unet.", "")] = tensor.clone()
     if not mllm or not unet:
         raise WeightsError(
             f"{folder} holds no trained editor ({len(mllm)} tensors of the language side, {len(unet)} of "
@@ -124,15 +126,13 @@ def assemble(
             f"there is no LLaVA folder {llava}, and {where} needs the merged LLaVA folder that it was "
             "trained on: put it there, or name it (llava)."
         )
-    with said_as_ours():
-        processor = Processor.from_pretrained(llava)
+    processor = Processor.from_pretrained(llava)
     own, scheduler, vae = empty_unet(diffusion), load_scheduler(diffusion), load_vae(diffusion)
     check_fit(own, vae, diffusion)
     with tqdm(total=2, desc=f"loading {Path(where).name}", leave=False, disable=not progress) as bar:
         language = _language_side(mllm, where, llava, processor, dtype, heads, attention, progress)
         bar.update()
-        with said_as_ours():
-            own = put(own, unet(), where=f"{where}/{UNET}", dtype=dtype)
+        own = put(own, unet(), where=f"{where}/{UNET}", dtype=dtype)
         bar.update()
     return Release(
         **language,
@@ -163,12 +163,10 @@ def _language_side(
     progress: bool,
 ) -> dict[str, Any]:
     """The LLaVA and the edit head, with the trained tensors in place; `processor` learns their tokens."""
-    with said_as_ours():
-        mllm = read()
+    mllm = read()
     emb = mllm.pop("emb", None)
     head = _head(mllm, where, heads)
-    with said_as_ours():
-        model, _ = load_llava(llava, dtype=dtype, attn_implementation=attention, progress=progress)
+    model, _ = load_llava(llava, dtype=dtype, attn_implementation=attention, progress=progress)
     width = head["llm2hid.weight"].shape[1]
     if width != model.config.language.hidden_size:
         raise WeightsError(
@@ -199,11 +197,11 @@ def write_apple(release: Release, out: str | Path, *, llava: bool = False) -> Pa
     With `llava` the LLaVA folder that they belong to, too: one that is nobody else's.
     """
     mllm = dict(apple_mllm(release))
-    with said_as_ours(), whole_folder(out, replaces=MLLM) as partial:
+    with whole_folder(out, kind=APPLE) as partial:
         torch.save(mllm, partial / MLLM)
         torch.save(_halved(release.unet.state_dict()), partial / UNET)
         if llava:
-            save_llava(release.llava, release.processor.tokenizer, partial / OWN_LLAVA)
+            write_llava(release.llava, release.processor.tokenizer, partial / OWN_LLAVA)
             release.processor.save_pretrained(partial / OWN_LLAVA)
     return Path(out)
 

@@ -7,14 +7,11 @@ A checkpoint is a folder `checkpoints/<samples>` with
     state.json             samples and steps done
     run.yaml               the resolved configuration
     manifest.json          size and SHA-256 of each of these files; written last
-It is written under a temporary name, synced and renamed: what has no valid manifest does not exist.
+It is written whole or not at all: what has no valid manifest does not exist.
 Frozen tensors are never in it. Tensors are whole, whatever the processes of the run had shared out.
 """
 
-import errno
-import hashlib
 import json
-import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,10 +20,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from llava_patch.shards import open_to_others, sync
+from llava_patch.folders import MANIFEST, check_file, read_manifest, remove_folder, whole_folder
 from mgie.errors import DeviceError, WeightsError
 
-MANIFEST = "manifest.json"
+CHECKPOINT = "checkpoint"
+"""Kind of the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,37 +70,23 @@ def save(folder: Path, state: TrainState, snapshot: Snapshot, *, run_yaml: str, 
     Raises DeviceError when the disk is full.
     """
     final = folder / "checkpoints" / f"{state.samples:010d}"
-    partial = final.with_name(f".{final.name}.partial")
     try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        save_file(snapshot.trained, partial / "trained.safetensors")
-        if snapshot.ema is not None:
-            save_file(snapshot.ema, partial / "ema.safetensors")
-        save_file(snapshot.moments, partial / "optimizer.safetensors")
-        (partial / "state.json").write_text(json.dumps(asdict(state)))
-        (partial / "run.yaml").write_text(run_yaml)
-        manifest = {
-            path.name: {"size": path.stat().st_size, "sha256": _sha256(path)}
-            for path in sorted(partial.iterdir())
-        }
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
-        open_to_others(partial)
-        for path in [*partial.iterdir(), partial]:
-            sync(path)
-        shutil.rmtree(final, ignore_errors=True)
-        partial.rename(final)
-        sync(final.parent)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error):
+        with whole_folder(final, kind=CHECKPOINT) as partial:
+            save_file(snapshot.trained, partial / "trained.safetensors")
+            if snapshot.ema is not None:
+                save_file(snapshot.ema, partial / "ema.safetensors")
+            save_file(snapshot.moments, partial / "optimizer.safetensors")
+            (partial / "state.json").write_text(json.dumps(asdict(state)))
+            (partial / "run.yaml").write_text(run_yaml)
+    except (DeviceError, SafetensorError) as error:
+        if "disk is full" in str(error) or "No space left" in str(error):
             raise DeviceError(
                 f"the disk is full: checkpoint {final} could not be written, earlier ones are untouched; "
                 "free some space and run the same command again to go on."
             ) from error
         raise
     for old in _valid(folder)[:-keep]:
-        shutil.rmtree(old)
+        remove_folder(old)
     return final
 
 
@@ -165,19 +149,8 @@ def _valid(folder: Path) -> list[Path]:
 
 def _intact(checkpoint: Path) -> bool:
     try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text())
-        return all(
-            (checkpoint / name).stat().st_size == facts["size"]
-            and _sha256(checkpoint / name) == facts["sha256"]
-            for name, facts in manifest.items()
-        )
-    except (OSError, ValueError, KeyError, TypeError):
+        for name, facts in read_manifest(checkpoint)["files"].items():
+            check_file(checkpoint, name, facts)
+    except WeightsError:
         return False
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+    return True

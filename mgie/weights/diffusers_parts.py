@@ -16,7 +16,7 @@ from transformers import CLIPTextModel
 
 from mgie.errors import ConfigError, WeightsError
 from mgie.models.denoisers.unet import widen
-from mgie.weights.release import DIFFUSERS_STEM, empty_model, put, read_json, read_model, said_as_ours
+from mgie.weights.release import DIFFUSERS_STEM, empty_model, put, read_json, read_model
 from mgie.weights.single_file import is_single_file, read_single
 
 
@@ -45,8 +45,7 @@ def empty_unet(where: str | Path) -> UNet2DConditionModel:
     Only the configuration is read, the weights beside it need not be there. Raises WeightsError.
     """
     if is_single_file(where):
-        with said_as_ours():
-            config, _ = read_single(where, "unet")
+        config, _ = read_single(where, "unet")
         with torch.device("meta"):
             return UNet2DConditionModel.from_config(config | {"in_channels": 2 * config["out_channels"]})
     folder = _folder(where, "unet", weights=False)
@@ -124,8 +123,7 @@ def load_sampler(name: str, schedule: DDPMScheduler) -> SchedulerMixin:
 
 def _load(kind: Any, where: str | Path, part: str, progress: bool) -> Any:
     if is_single_file(where):
-        with said_as_ours():
-            config, tensors = read_single(where, part)
+        config, tensors = read_single(where, part)
         with torch.device("meta"):
             model = kind.from_config(config)
         return put(model, tensors, where=f"the {part} in {where}", dtype=torch.float32)

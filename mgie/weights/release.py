@@ -8,9 +8,8 @@ run.yaml           the configuration of the run that made it
 README.md          the model card
 """
 
-import contextlib
 import json
-from collections.abc import Iterable, Iterator, MutableMapping
+from collections.abc import Iterable, MutableMapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,18 +20,19 @@ from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from llava_patch import shards
-from llava_patch.errors import LlavaError
+from llava_patch.folders import whole_folder
 from llava_patch.model import Llava
 from llava_patch.processor import LOOKS_FILE, Processor
-from llava_patch.shards import each_shard, whole_folder
-from llava_patch.weights import load_llava, save_llava
+from llava_patch.shards import each_shard
+from llava_patch.weights import load_llava, write_llava
 from mgie.errors import WeightsError
 from mgie.models.encoders.edit_head import EditHead, EditHeadConfig
 from mgie.tokens import visual_tokens
 from mgie.weights.model_card import card
 
 INDEX = "model_index.json"
+RELEASE = "release"
+"""Kind of the folder."""
 RUN, CARD = "run.yaml", "README.md"
 PIPELINE = "MGIEPipeline"
 DIFFUSERS_STEM = "diffusion_pytorch_model"
@@ -76,9 +76,9 @@ class Release:
 
 
 def write_release(release: Release, out: str | Path) -> Path:
-    """Write the folder `out`, whole or not at all, over an older release. Raises WeightsError."""
-    with said_as_ours(), whole_folder(out, replaces=INDEX) as partial:
-        save_llava(release.llava, release.processor.tokenizer, partial / "llava")
+    """Write the folder `out`, whole or not at all, over an older release."""
+    with whole_folder(out, kind=RELEASE) as partial:
+        write_llava(release.llava, release.processor.tokenizer, partial / "llava")
         release.processor.save_pretrained(partial / "llava")
         _write_head(release.edit_head, partial / "edit_head")
         for part in ("unet", "vae", "scheduler"):
@@ -107,9 +107,8 @@ def read_release(
             "`mgie extract RUN_DIR --out FOLDER` writes one."
         )
     read_json(folder / "llava" / LOOKS_FILE)  # a LLaVA folder may do without; a release says how it is asked
-    with said_as_ours():
-        llava, _ = load_llava(folder / "llava", dtype=dtype, attn_implementation=attention, progress=progress)
-        processor = Processor.from_pretrained(folder / "llava")
+    llava, _ = load_llava(folder / "llava", dtype=dtype, attn_implementation=attention, progress=progress)
+    processor = Processor.from_pretrained(folder / "llava")
     return Release(
         llava=llava.eval(),
         edit_head=_read_head(folder / "edit_head", dtype),
@@ -144,8 +143,7 @@ def fetch(where: str | Path, **hub: Any) -> Path:
 
 def visual_ids(processor: Processor, count: int) -> tuple[int, ...]:
     """Ids of the visual tokens in this tokenizer. Raises WeightsError where it lacks them."""
-    with said_as_ours():
-        return tuple(processor.tokenizer.id_of(name) for name in visual_tokens(count))
+    return tuple(processor.tokenizer.id_of(name) for name in visual_tokens(count))
 
 
 def put(
@@ -195,21 +193,6 @@ def put_shards(
     return module.eval()
 
 
-def check_out(out: str | Path, *, replaces: str) -> None:
-    """What `whole_folder` would refuse, before the work is done. Raises WeightsError."""
-    with said_as_ours():
-        shards.check_out(out, replaces=replaces)
-
-
-@contextlib.contextmanager
-def said_as_ours() -> Iterator[None]:
-    """Errors of llava_patch as WeightsError."""
-    try:
-        yield
-    except LlavaError as error:
-        raise WeightsError(str(error)) from error
-
-
 def read_json(path: Path) -> dict[str, Any]:
     """The content of a JSON file that must be there. Raises WeightsError."""
     try:
@@ -257,9 +240,8 @@ def _read_head(folder: Path, dtype: torch.dtype) -> EditHead:
         raise WeightsError(
             f"{folder}/config.json describes no edit head ({error}): fetch the release again."
         ) from error
-    with said_as_ours():
-        files = (held for _, held in each_shard(folder, progress=False))
-        return put_shards(head, files, where=folder, dtype=dtype)
+    files = (held for _, held in each_shard(folder, progress=False))
+    return put_shards(head, files, where=folder, dtype=dtype)
 
 
 def empty_model(kind: type[_Module], folder: Path, **changes: Any) -> _Module:
@@ -279,9 +261,8 @@ def empty_model(kind: type[_Module], folder: Path, **changes: Any) -> _Module:
 def read_model(kind: type[_Module], folder: Path, *, dtype: torch.dtype, progress: bool = False) -> _Module:
     """A model of diffusers from its folder: every tensor equals the file's. Raises WeightsError."""
     model = empty_model(kind, folder)
-    with said_as_ours():
-        files = each_shard(folder, progress=progress, stems=(DIFFUSERS_STEM, DIFFUSERS_STEM))
-        return put_shards(model, (_with_todays_names(held) for _, held in files), where=folder, dtype=dtype)
+    files = each_shard(folder, progress=progress, stems=(DIFFUSERS_STEM, DIFFUSERS_STEM))
+    return put_shards(model, (_with_todays_names(held) for _, held in files), where=folder, dtype=dtype)
 
 
 def _with_todays_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

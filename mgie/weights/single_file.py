@@ -55,7 +55,7 @@ def is_single_file(where: str | Path) -> bool:
 def read_single(path: str | Path, part: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Configuration and tensors of the "unet" or the "vae" in a file, as diffusers has them.
 
-    Raises WeightsError, also for a file that holds anything that is not known. LlavaError where it cannot be
+    Raises WeightsError, also for a file that holds anything that is not known. UserError where it cannot be
     read.
     """
     held = read_tensors(path, within="state_dict")

@@ -5,7 +5,7 @@ import pytest
 
 from llava_patch import LlavaConfig
 from llava_patch.config import resolve_tower
-from llava_patch.errors import LlavaConfigError, LlavaError, LlavaWeightsError
+from llava_patch.errors import ConfigError, UserError, WeightsError
 
 
 def rewrite(folder: Path, **changes: object) -> None:
@@ -55,21 +55,21 @@ def test_padding_of_the_first_conversions_is_no_row(folder: Path):
 )
 def test_configurations_that_cannot_work(folder: Path, changes: dict, message: str):
     rewrite(folder, **changes)
-    with pytest.raises(LlavaError, match=message):
+    with pytest.raises(UserError, match=message):
         LlavaConfig.from_pretrained(folder)
 
 
 def test_a_tower_that_is_none(folder: Path):
     rewrite(folder / "vision_tower", model_type="dinov2")
-    with pytest.raises(LlavaConfigError, match="dinov2"):
+    with pytest.raises(ConfigError, match="dinov2"):
         LlavaConfig.from_pretrained(folder)
 
 
 def test_a_folder_without_configuration(tmp_path: Path):
-    with pytest.raises(LlavaWeightsError, match=r"has no config\.json"):
+    with pytest.raises(WeightsError, match=r"has no config\.json"):
         LlavaConfig.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(LlavaWeightsError, match="no JSON"):
+    with pytest.raises(WeightsError, match="no JSON"):
         LlavaConfig.from_pretrained(tmp_path)
 
 

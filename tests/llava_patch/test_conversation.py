@@ -1,7 +1,7 @@
 import pytest
 
 from llava_patch.conversation import TEMPLATES, template
-from llava_patch.errors import LlavaConfigError, LlavaInputError
+from llava_patch.errors import ConfigError, DataError
 
 
 def test_vicuna_speaks_as_llava_was_trained():
@@ -31,11 +31,11 @@ def test_plain_has_no_roles():
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(LlavaConfigError, match=r"'vicuna'.*brief, plain, vicuna_v1_1"):
+    with pytest.raises(ConfigError, match=r"'vicuna'.*brief, plain, vicuna_v1_1"):
         template("vicuna")
 
 
 @pytest.mark.parametrize("turns", [[], [("one", None), ("two", None)]])
 def test_conversations_that_make_no_sense(turns: list):
-    with pytest.raises(LlavaInputError):
+    with pytest.raises(DataError):
         TEMPLATES["brief"].render(turns)

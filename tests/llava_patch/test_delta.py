@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from llava_patch import apply_delta, load_llava, make_delta
-from llava_patch.errors import LlavaWeightsError
+from llava_patch.errors import WeightsError
 from llava_patch.shards import TensorFolder, write_tensors
 
 TABLES = ("model.embed_tokens.weight", "lm_head.weight")
@@ -105,15 +105,13 @@ def test_another_base_with_a_record(base: Path, target: Path, tmp_path: Path):
     name = sorted(content)[-1]
     content[name].view(-1)[0] += 1
     torch.save(content, path)
-    with pytest.raises(
-        LlavaWeightsError, match=f"is not the base that .* was made for: {name} has other values"
-    ):
+    with pytest.raises(WeightsError, match=f"is not the base that .* was made for: {name} has other values"):
         apply(base, tmp_path / "delta", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_whole_weights_are_no_delta(base: Path, target: Path, tmp_path: Path):
-    with pytest.raises(LlavaWeightsError, match="holds whole weights"):
+    with pytest.raises(WeightsError, match="holds whole weights"):
         apply(base, target, tmp_path / "out")
 
 
@@ -140,9 +138,9 @@ def rewrite(base: Path, **changes: torch.Tensor | None) -> None:
 def test_bases_of_another_shape(base: Path, target: Path, tmp_path: Path, changes: dict, message: str):
     make(base, target, tmp_path / "delta")
     rewrite(base, **changes)
-    with pytest.raises(LlavaWeightsError, match=message):
+    with pytest.raises(WeightsError, match=message):
         apply(base, tmp_path / "delta", tmp_path / "out")
-    with pytest.raises(LlavaWeightsError, match=message):
+    with pytest.raises(WeightsError, match=message):
         make(base, target, tmp_path / "other")
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "other").exists()
@@ -150,7 +148,7 @@ def test_bases_of_another_shape(base: Path, target: Path, tmp_path: Path, change
 
 def test_another_vocabulary(base: Path, target: Path, tmp_path: Path):
     (base / "tokenizer.model").write_bytes(b"other")
-    with pytest.raises(LlavaWeightsError, match=r"different tokenizer\.model"):
+    with pytest.raises(WeightsError, match=r"different tokenizer\.model"):
         make(base, target, tmp_path / "delta")
 
 
@@ -175,12 +173,12 @@ def test_weights_that_are_no_numbers(base: Path, target: Path, tmp_path: Path):
     content = {name: value.clone() for name, value in read(target).items()}
     content["model.norm.weight"][0] = float("nan")
     write_tensors(target, content.items())
-    with pytest.raises(LlavaWeightsError, match="no difference that restores it"):
+    with pytest.raises(WeightsError, match="no difference that restores it"):
         make(base, target, tmp_path / "delta")
 
 
 def test_a_damaged_record(base: Path, target: Path, tmp_path: Path):
     make(base, target, tmp_path / "delta")
     (tmp_path / "delta" / "delta.json").write_text(json.dumps({"base": 3}))
-    with pytest.raises(LlavaWeightsError, match="is damaged"):
+    with pytest.raises(WeightsError, match="is damaged"):
         apply(base, tmp_path / "delta", tmp_path / "out")

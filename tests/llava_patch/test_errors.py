@@ -1,9 +1,10 @@
-import pytest
-
+import mgie.errors
 from llava_patch import errors
 
 
-@pytest.mark.parametrize("kind", [errors.LlavaConfigError, errors.LlavaInputError, errors.LlavaWeightsError])
-def test_every_error_is_a_llava_error_and_a_value_error(kind: type[Exception]):
-    assert issubclass(kind, errors.LlavaError)
-    assert issubclass(kind, ValueError)
+def test_both_packages_have_one_family():
+    names = ["ConfigError", "DataError", "DeviceError", "UserError", "WeightsError"]
+    assert mgie.errors.__all__ == names
+    for name in names:
+        assert getattr(mgie.errors, name) is getattr(errors, name)
+        assert issubclass(getattr(errors, name), errors.UserError)

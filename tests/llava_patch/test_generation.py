@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from llava_patch import Generated, Llava, Processor
-from llava_patch.errors import LlavaInputError
+from llava_patch.errors import DataError
 
 BUDGET = 12
 
@@ -119,10 +119,10 @@ def test_tokens_that_follow_are_read_in_one_forward(model: Llava, processor, row
 
 
 def test_prompts_and_budgets_that_make_no_sense(model: Llava, processor, rows, looks):
-    with pytest.raises(LlavaInputError, match="max_new_tokens is 0"):
+    with pytest.raises(DataError, match="max_new_tokens is 0"):
         answer(model, processor, rows, looks(3), max_new_tokens=0)
     ids, mask = processor.pad([rows[0], []])
-    with pytest.raises(LlavaInputError, match="row 1 of the batch has no tokens"):
+    with pytest.raises(DataError, match="row 1 of the batch has no tokens"):
         model.generate(ids, mask, looks(1), max_new_tokens=1)
 
 
@@ -137,7 +137,7 @@ def test_nothing_is_read_beyond_the_model_s_positions(model: Llava, processor, r
         assert together.new_ids(row) == [*free.new_ids(row)[:said], *then]
         assert together.endings[row] == "budget"
     config.max_position_embeddings = max(map(len, rows)) + len(then)
-    with pytest.raises(LlavaInputError, match=r"tokens, but the language model reads \d+ in all, .*shorten"):
+    with pytest.raises(DataError, match=r"tokens, but the language model reads \d+ in all, .*shorten"):
         answer(model, processor, rows, looks(3), then=then)
     config.rope_parameters = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
     stretched = answer(model, processor, rows, looks(3), then=then)

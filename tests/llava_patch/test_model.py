@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from llava_patch import Llava, LlavaConfig, Processor
-from llava_patch.errors import LlavaConfigError, LlavaInputError
+from llava_patch.errors import ConfigError, DataError
 from llava_patch.model import positions
 from llava_patch.tokens import ImageTokens
 
@@ -90,7 +90,7 @@ def test_pictures_and_placeholders_are_counted(
     model: Llava, processor: Processor, rows: list, looks, count: int
 ):
     ids, mask = processor.pad(rows)
-    with pytest.raises(LlavaInputError, match=f"12 <im_patch> tokens, but {count} pictures give {count} x 4"):
+    with pytest.raises(DataError, match=f"12 <im_patch> tokens, but {count} pictures give {count} x 4"):
         model(ids, mask, looks(count))
 
 
@@ -136,12 +136,12 @@ def test_on_a_gpu(model: Llava, processor: Processor, rows: list, looks):
 
 def test_parts_of_different_models(model: Llava, config: LlavaConfig):
     parts = {"vision_tower": model.vision_tower, "language_model": model.language_model}
-    with pytest.raises(LlavaConfigError, match="from width 9 to 16"):
+    with pytest.raises(ConfigError, match="from width 9 to 16"):
         Llava(config, model.tokens, projector=torch.nn.Linear(9, 16), **parts)
 
 
 def test_attention_that_is_not_there(config: LlavaConfig, model: Llava):
-    with pytest.raises(LlavaConfigError, match="'flash_attention_9' cannot be used"):
+    with pytest.raises(ConfigError, match="'flash_attention_9' cannot be used"):
         Llava.from_config(config, model.tokens, attn_implementation="flash_attention_9")
 
 

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from llava_patch import LooksConfig, Processor
-from llava_patch.errors import LlavaConfigError, LlavaInputError
+from llava_patch.errors import ConfigError, DataError
 from llava_patch.tokens import IGNORE
 
 QUESTION, ANSWER = "what is this?", "A small red cat on the old mat. [A] [B]"
@@ -55,7 +55,7 @@ def test_cutting_takes_words_and_never_the_closing_tokens(processor: Processor, 
         kept = len(cut.input_ids) - 3
         assert cut.input_ids[:kept] == whole.input_ids[:kept]
         assert cut.labels[:kept] == whole.labels[:kept]
-    with pytest.raises(LlavaInputError, match=f"max_length={len(whole.input_ids) - words - 1}"):
+    with pytest.raises(DataError, match=f"max_length={len(whole.input_ids) - words - 1}"):
         processor.encode(QUESTION, ANSWER, max_length=len(whole.input_ids) - words - 1)
 
 
@@ -79,7 +79,7 @@ def test_the_reference_cannot_count_special_tokens_in_the_words(processor: Proce
 
 
 def test_image_tokens_in_the_words_are_refused(processor: Processor):
-    with pytest.raises(LlavaInputError, match=rf"{processor.patches + 1} <im_patch> tokens, expected 1 x"):
+    with pytest.raises(DataError, match=rf"{processor.patches + 1} <im_patch> tokens, expected 1 x"):
         processor.encode("what is <im_patch>?")
 
 
@@ -91,7 +91,7 @@ def test_padding_on_either_side(processor: Processor):
     ids, mask = processor.pad([[5, 6, 7], [8]], side="left")
     assert ids.tolist() == [[5, 6, 7], [pad, pad, 8]]
     assert mask.tolist() == [[True] * 3, [False, False, True]]
-    with pytest.raises(LlavaInputError, match="no rows"):
+    with pytest.raises(DataError, match="no rows"):
         processor.pad([])
 
 
@@ -123,7 +123,7 @@ def test_published_preprocessing_old_and_new():
     assert LooksConfig.from_published(old) == LooksConfig.from_published(new)
     config = LooksConfig.from_published(new)
     assert LooksConfig.from_published(config.to_published()) == config
-    with pytest.raises(LlavaConfigError, match="shortest edge"):
+    with pytest.raises(ConfigError, match="shortest edge"):
         LooksConfig.from_published(old | {"size": {"height": 28, "width": 28}})
 
 
@@ -143,5 +143,5 @@ def test_a_published_folder_speaks_vicuna_s_prompt(folder):
 def test_preprocessing_of_another_tower_is_refused(processor: Processor, folder):
     other = LooksConfig.clip(processor.looks_config.size * 2)
     Processor(processor.tokenizer, other, processor.patches, "brief", True).save_pretrained(folder)
-    with pytest.raises(LlavaConfigError, match="56 px, but the vision tower takes 28 px"):
+    with pytest.raises(ConfigError, match="56 px, but the vision tower takes 28 px"):
         Processor.from_pretrained(folder)

@@ -6,13 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llava_patch.errors import LlavaWeightsError
+from llava_patch.errors import WeightsError
 from llava_patch.shards import (
     TensorFolder,
     each_shard,
     read_tensors,
     shard_files,
-    whole_folder,
     write_tensors,
 )
 
@@ -61,33 +60,33 @@ def test_pickled_shards_of_any_number(
 def test_missing_shards(tmp_path: Path, tensors: dict):
     write_tensors(tmp_path, tensors.items(), limit=300)
     shard_files(tmp_path)[1].unlink()
-    with pytest.raises(LlavaWeightsError, match=r"lacks model-00002-of-00003\.safetensors"):
+    with pytest.raises(WeightsError, match=r"lacks model-00002-of-00003\.safetensors"):
         shard_files(tmp_path)
     (tmp_path / "model.safetensors.index.json").unlink()
-    with pytest.raises(LlavaWeightsError, match="2 of 3 shards"):
+    with pytest.raises(WeightsError, match="2 of 3 shards"):
         shard_files(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"weight_map": 3}'])
 def test_an_index_that_is_none(tmp_path: Path, content: str):
     (tmp_path / "model.safetensors.index.json").write_text(content)
-    with pytest.raises(LlavaWeightsError, match="no index of shards"):
+    with pytest.raises(WeightsError, match="no index of shards"):
         shard_files(tmp_path)
 
 
 def test_folders_and_files_that_are_none(tmp_path: Path):
-    with pytest.raises(LlavaWeightsError, match="holds no weights"):
+    with pytest.raises(WeightsError, match="holds no weights"):
         shard_files(tmp_path)
-    with pytest.raises(LlavaWeightsError, match="is no folder"):
+    with pytest.raises(WeightsError, match="is no folder"):
         shard_files(tmp_path / "none")
-    with pytest.raises(LlavaWeightsError, match="is missing"):
+    with pytest.raises(WeightsError, match="is missing"):
         read_tensors(tmp_path / "none.bin")
 
 
 def test_a_name_in_two_files(tmp_path: Path, tensors: dict):
     for number in (1, 2):
         torch.save(tensors, tmp_path / f"pytorch_model-{number:05d}-of-00002.bin")
-    with pytest.raises(LlavaWeightsError, match=r"a is in .*00001-of-00002.* and in .*00002-of-00002"):
+    with pytest.raises(WeightsError, match=r"a is in .*00001-of-00002.* and in .*00002-of-00002"):
         list(each_shard(tmp_path, progress=False))
 
 
@@ -101,7 +100,7 @@ def test_a_truncated_pickle(tmp_path: Path, tensors: dict, zipped: bool, share: 
         _use_new_zipfile_serialization=zipped,
     )
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    with pytest.raises(LlavaWeightsError, match="damaged or cut short; fetch the file again"):
+    with pytest.raises(WeightsError, match="damaged or cut short; fetch the file again"):
         read_tensors(path)
 
 
@@ -110,7 +109,7 @@ def test_truncated_safetensors(tmp_path: Path, tensors: dict, share: float):
     write_tensors(tmp_path, tensors.items())
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    with pytest.raises(LlavaWeightsError, match="damaged or cut short"):
+    with pytest.raises(WeightsError, match="damaged or cut short"):
         read_tensors(path)
 
 
@@ -125,12 +124,12 @@ def test_truncated_safetensors(tmp_path: Path, tensors: dict, share: float):
 )
 def test_a_text_file(tmp_path: Path, name: str, text: str, sentence: str):
     (tmp_path / name).write_text(text)
-    with pytest.raises(LlavaWeightsError, match=sentence):
+    with pytest.raises(WeightsError, match=sentence):
         read_tensors(tmp_path / name)
 
 
 def test_a_folder_where_a_file_should_be(tmp_path: Path):
-    with pytest.raises(LlavaWeightsError, match="is a folder, expected a file of weights"):
+    with pytest.raises(WeightsError, match="is a folder, expected a file of weights"):
         read_tensors(tmp_path)
 
 
@@ -158,40 +157,13 @@ class Surprise:
 def test_a_pickle_with_anything_but_tensors(tmp_path: Path, content: object, zipped: bool, capsys):
     path = tmp_path / "pytorch_model.bin"
     torch.save(content, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(LlavaWeightsError, match=r"other than tensors|expected tensors by name"):
+    with pytest.raises(WeightsError, match=r"other than tensors|expected tensors by name"):
         read_tensors(path)
     assert "executed" not in capsys.readouterr().out
 
 
 def test_a_bare_pickle(tmp_path: Path, capsys):
     (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Surprise()))
-    with pytest.raises(LlavaWeightsError):
+    with pytest.raises(WeightsError):
         read_tensors(tmp_path / "pytorch_model.bin")
     assert "executed" not in capsys.readouterr().out
-
-
-def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path):
-    with whole_folder(tmp_path / "deep" / "out") as partial:
-        (partial / "file").write_text("x")
-        assert not (tmp_path / "deep" / "out").exists()
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
-    with pytest.raises(KeyError), whole_folder(tmp_path / "deep" / "other") as partial:
-        (partial / "file").write_text("x")
-        raise KeyError
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
-
-
-def test_places_that_cannot_be_written(tmp_path: Path):
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "file").write_text("x")
-    for place in ("full", "full/file"):
-        with (
-            pytest.raises(LlavaWeightsError, match="exists and is not empty"),
-            whole_folder(tmp_path / place),
-        ):
-            pass
-    with (
-        pytest.raises(LlavaWeightsError, match="cannot be written"),
-        whole_folder(tmp_path / "full" / "file" / "out"),
-    ):
-        pass

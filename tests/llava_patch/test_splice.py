@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from llava_patch.errors import LlavaInputError
+from llava_patch.errors import DataError
 from llava_patch.splice import splice
 from llava_patch.tokens import ImageTokens
 
@@ -55,7 +55,7 @@ def test_features_take_the_embeddings_precision():
 )
 def test_placeholders_that_do_not_fit(row: list[int], message: str):
     ids = torch.tensor([row])
-    with pytest.raises(LlavaInputError, match=message):
+    with pytest.raises(DataError, match=message):
         splice(embed(ids), ids, torch.ones(1, 2, 2), TOKENS)
 
 

@@ -7,7 +7,7 @@ import pytest
 import sentencepiece
 
 from llava_patch import LlavaTokenizer
-from llava_patch.errors import LlavaConfigError, LlavaInputError, LlavaWeightsError
+from llava_patch.errors import ConfigError, DataError, WeightsError
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_new_tokens_get_the_next_ids_once(tokenizer: LlavaTokenizer):
 
 @pytest.mark.parametrize("name", ["", " x", "</s>", "the"])
 def test_names_that_cannot_be_added(tokenizer: LlavaTokenizer, name: str):
-    with pytest.raises(LlavaConfigError, match="the new token"):
+    with pytest.raises(ConfigError, match="the new token"):
         tokenizer.add_tokens([name])
 
 
@@ -120,22 +120,22 @@ def test_it_travels_to_another_process(tokenizer: LlavaTokenizer):
 
 
 def test_ids_and_names_that_are_not_there(tokenizer: LlavaTokenizer):
-    with pytest.raises(LlavaInputError, match=rf"{len(tokenizer)}.*outside"):
+    with pytest.raises(DataError, match=rf"{len(tokenizer)}.*outside"):
         tokenizer.decode([len(tokenizer)])
-    with pytest.raises(LlavaConfigError, match=r"no token '\[IMG0\]'.*<im_patch>"):
+    with pytest.raises(WeightsError, match=r"no token '\[IMG0\]'.*<im_patch>"):
         tokenizer.id_of("[IMG0]")
 
 
 def test_folders_that_are_none(tokenizer: LlavaTokenizer, tmp_path: Path):
-    with pytest.raises(LlavaWeightsError, match=r"has no tokenizer\.model"):
+    with pytest.raises(WeightsError, match=r"has no tokenizer\.model"):
         LlavaTokenizer.from_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     (tmp_path / "added_tokens.json").write_text('{"<im_patch>": 32005}')
-    with pytest.raises(LlavaConfigError, match=r"32005.*expected"):
+    with pytest.raises(ConfigError, match=r"32005.*expected"):
         LlavaTokenizer.from_pretrained(tmp_path)
     (tmp_path / "added_tokens.json").write_text("{")
-    with pytest.raises(LlavaWeightsError, match="is no JSON"):
+    with pytest.raises(WeightsError, match="is no JSON"):
         LlavaTokenizer.from_pretrained(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"cut short")
-    with pytest.raises(LlavaWeightsError, match="no sentencepiece model"):
+    with pytest.raises(WeightsError, match="no sentencepiece model"):
         LlavaTokenizer.from_pretrained(tmp_path)

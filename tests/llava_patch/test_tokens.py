@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from llava_patch import Llava, LlavaTokenizer
-from llava_patch.errors import LlavaConfigError
+from llava_patch.errors import WeightsError
 from llava_patch.tokens import ImageTokens, grow_tables, image_block
 
 
@@ -17,7 +17,7 @@ def test_ids_are_looked_up(tokenizer: LlavaTokenizer):
 
 
 def test_a_vocabulary_without_them_is_an_error(bare_tokenizer: LlavaTokenizer):
-    with pytest.raises(LlavaConfigError, match="no token '<im_patch>'"):
+    with pytest.raises(WeightsError, match="no token '<im_patch>'"):
         ImageTokens.of(bare_tokenizer, use_im_start_end=True)
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from llava_patch import Llava, LlavaTokenizer, Processor, load_llava, save_llava, start_llava
-from llava_patch.errors import LlavaError, LlavaWeightsError
+from llava_patch.errors import UserError, WeightsError
 from llava_patch.shards import read_tensors, write_tensors
 from llava_patch.weights import from_published, to_published
 
@@ -56,7 +56,7 @@ def test_names_there_and_back(model: Llava):
         to_published("vision_tower.pre_layrnorm.bias") == "model.vision_tower.vision_model.pre_layrnorm.bias"
     )
     assert from_published("model.layers.0.self_attn.rotary_emb.inv_freq") is None
-    with pytest.raises(LlavaWeightsError, match=r"edit\.weight is no tensor of LLaVA"):
+    with pytest.raises(WeightsError, match=r"edit\.weight is no tensor of LLaVA"):
         to_published("edit.weight")
 
 
@@ -122,7 +122,7 @@ def test_precision(model: Llava, folder: Path, tokenizer: LlavaTokenizer, tmp_pa
 
 def test_the_tower_elsewhere(model: Llava, folder: Path, tokenizer: LlavaTokenizer, tmp_path: Path):
     (folder / "vision_tower").rename(tmp_path / "clip")
-    with pytest.raises(LlavaWeightsError, match="vision_tower"):
+    with pytest.raises(WeightsError, match="vision_tower"):
         quiet(folder)
     loaded, _ = quiet(folder, vision_tower=tmp_path / "clip")
     assert equal(loaded, model)
@@ -171,7 +171,7 @@ def test_one_error_lists_every_tensor_that_does_not_fit(folder: Path):
         edit_head__query=torch.zeros(1),
     )
     change(folder / "vision_tower", vision_model__pre_layrnorm__bias=None)
-    with pytest.raises(LlavaWeightsError) as caught:
+    with pytest.raises(WeightsError) as caught:
         quiet(folder)
     message = str(caught.value)
     assert "4 tensors differ" in message
@@ -204,21 +204,21 @@ def test_configurations_of_nothing(folder: Path, processor, file: str, key: str 
     processor.save_pretrained(folder)
     content = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps(value if key is None else content | {key: value}))
-    with pytest.raises(LlavaError):
+    with pytest.raises(UserError):
         quiet(folder)
         Processor.from_pretrained(folder)
 
 
 def test_a_folder_without_its_tokens(folder: Path):
     (folder / "added_tokens.json").write_text("{}")
-    with pytest.raises(LlavaWeightsError, match="lacks <im_patch>, <im_start>, <im_end>"):
+    with pytest.raises(WeightsError, match="lacks <im_patch>, <im_start>, <im_end>"):
         quiet(folder)
 
 
 def test_a_tokenizer_larger_than_the_tables(folder: Path, tokenizer: LlavaTokenizer):
     tokenizer.add_tokens(["[A]"])
     tokenizer.save_pretrained(folder)
-    with pytest.raises(LlavaError, match=f"{len(tokenizer)} tokens.*{len(tokenizer) - 1}"):
+    with pytest.raises(UserError, match=f"{len(tokenizer)} tokens.*{len(tokenizer) - 1}"):
         quiet(folder)
 
 
@@ -240,15 +240,15 @@ def vicuna(folder: Path, tmp_path: Path) -> Path:
 
 
 def test_a_language_model_is_no_llava(vicuna: Path, folder: Path):
-    with pytest.raises(LlavaError, match="does not say mm_vision_tower"):
+    with pytest.raises(UserError, match="does not say mm_vision_tower"):
         quiet(vicuna)
-    with pytest.raises(LlavaError, match="does not say mm_vision_select_layer"):
+    with pytest.raises(UserError, match="does not say mm_vision_select_layer"):
         quiet(vicuna, vision_tower=folder / "vision_tower")
 
 
 def test_a_llava_folder_without_projector(folder: Path):
     change(folder, model__mm_projector__weight=None, model__mm_projector__bias=None)
-    with pytest.raises(LlavaWeightsError, match=r"missing model\.mm_projector\.weight"):
+    with pytest.raises(WeightsError, match=r"missing model\.mm_projector\.weight"):
         quiet(folder)
 
 

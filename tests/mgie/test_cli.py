@@ -126,10 +126,10 @@ def test_debug_shows_where(capsys):
 
 
 def test_what_is_explained():
-    from llava_patch.errors import LlavaWeightsError
+    from llava_patch.errors import WeightsError
 
     assert explain(DataError("one\n  two")) == "one two"
-    assert explain(LlavaWeightsError("torn")) == "torn"
+    assert explain(WeightsError("torn")) == "torn"
     assert explain(PermissionError(errno.EACCES, "denied", "there")).startswith("there: no permission")
     assert "disk is full" in explain(OSError(errno.ENOSPC, "No space left on device"))
     assert "disk is full" in explain(RuntimeError("I/O error: No space left on device (os error 28)"))

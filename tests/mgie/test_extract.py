@@ -8,6 +8,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from llava_patch.folders import MANIFEST, file_hash
 from mgie.build import build_editor
 from mgie.config import load_run, resolve
 from mgie.errors import ConfigError, WeightsError
@@ -160,10 +161,10 @@ def test_what_apple_s_layout_does_not_tell(run_dir, tmp_path, changes: dict, rea
         for key, value in values.items():
             content[section][key] = content[section][key] | value if isinstance(value, dict) else value
     (last / "run.yaml").write_text(yaml.safe_dump(content))
-    manifest = json.loads((last / checkpoints.MANIFEST).read_text())
+    manifest = json.loads((last / MANIFEST).read_text())
     path = last / "run.yaml"
-    manifest["run.yaml"] = {"size": path.stat().st_size, "sha256": checkpoints._sha256(path)}
-    (last / checkpoints.MANIFEST).write_text(json.dumps(manifest))
+    manifest["files"]["run.yaml"] = {"size": path.stat().st_size, "sha256": file_hash(path)}
+    (last / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(ConfigError, match=reason):
         extract(run_dir, out=tmp_path / "apple", format="apple")
 
@@ -211,10 +212,10 @@ def test_a_checkpoint_of_another_model(run_dir, tmp_path):
     tensors = load_file(last / "ema.safetensors")
     tensors["strange"] = tensors.pop("encoder.edit_head.query")
     save_file(tensors, last / "ema.safetensors")
-    manifest = json.loads((last / checkpoints.MANIFEST).read_text())
+    manifest = json.loads((last / MANIFEST).read_text())
     path = last / "ema.safetensors"
-    manifest[path.name] = {"size": path.stat().st_size, "sha256": checkpoints._sha256(path)}
-    (last / checkpoints.MANIFEST).write_text(json.dumps(manifest))
+    manifest["files"][path.name] = {"size": path.stat().st_size, "sha256": file_hash(path)}
+    (last / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(WeightsError, match=r"missing encoder.edit_head.query; unexpected strange"):
         extract(run_dir, out=tmp_path / "release")
     assert not (tmp_path / "release").exists()
@@ -228,7 +229,7 @@ def test_runs_that_are_none(tmp_path, trained):
         extract(tmp_path / "empty", out=tmp_path / "release")
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
-    with pytest.raises(WeightsError, match=r"exists and is no folder with a model_index\.json"):
+    with pytest.raises(ConfigError, match="was not written here"):
         extract(trained, out=tmp_path / "mine")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "mine"]
 

@@ -9,9 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from llava_patch.errors import LlavaInputError
 from llava_patch.model import Llava
-from mgie.errors import DataError
 from mgie.models.encoders.base import AbstractInstructionEncoder
 from mgie.models.encoders.edit_head import EditHead
 from mgie.tokens import IGNORE, read_positions
@@ -90,18 +88,15 @@ class LlavaEncoder(AbstractInstructionEncoder):
         Raises DataError for a prompt that is too long for the model.
         """
         sound = compat == "sound"
-        try:
-            spoken = self.llava.generate(
-                input_ids,
-                mask,
-                looks,
-                max_new_tokens=max_new_tokens,
-                no_repeat_ngram_size=no_repeat_ngram_size,
-                stop=self.visual_ids[:1] if sound else (),
-                then=self.visual_ids if sound else (),
-            )
-        except LlavaInputError as error:
-            raise DataError(str(error)) from error
+        spoken = self.llava.generate(
+            input_ids,
+            mask,
+            looks,
+            max_new_tokens=max_new_tokens,
+            no_repeat_ngram_size=no_repeat_ngram_size,
+            stop=self.visual_ids[:1] if sound else (),
+            then=self.visual_ids if sound else (),
+        )
         count, said, visual, forced = len(self.visual_ids), [], [], []
         for ids, states, prompt, ending in zip(spoken.ids, spoken.states, spoken.prompts, spoken.endings):
             sequence, answer = ids.tolist(), ids[prompt:].tolist()

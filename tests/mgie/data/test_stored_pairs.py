@@ -10,14 +10,15 @@ import pyarrow as pa
 import pytest
 from datasets import load_from_disk
 
+from llava_patch.folders import whole_folder
 from mgie.data import shards
 from mgie.data.shards import write_arrow
-from mgie.data.stored_pairs import FACTS, StoredPairs, new_folder, read_facts
-from mgie.errors import DataError, DeviceError
+from mgie.data.stored_pairs import FACTS, KIND, StoredPairs, read_facts
+from mgie.errors import DataError
 
 
 def write(out, pairs, split="train"):
-    with new_folder(out) as folder:
+    with whole_folder(out, kind=KIND) as folder:
         facts = write_arrow(((pair, (12, 12)) for pair in pairs), folder, split)
         (folder / FACTS).write_text(json.dumps({"splits": {split: asdict(facts)}}))
     return facts
@@ -89,7 +90,7 @@ def test_the_same_pairs_give_the_same_bytes(tmp_path, make_pair):
     for name in "ab":
         write(tmp_path / name, [make_pair(index) for index in range(3)])
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
-    assert len(files) == 4
+    assert len(files) == 5
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files)
 
 
@@ -99,29 +100,9 @@ def test_an_interrupt_leaves_nothing(tmp_path, make_pair, error):
         yield make_pair(), (12, 12)
         raise error
 
-    with pytest.raises(error), new_folder(tmp_path / "set") as folder:
+    with pytest.raises(error), whole_folder(tmp_path / "set", kind=KIND) as folder:
         write_arrow(broken(), folder, "train")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_full_disk_is_one_sentence(tmp_path):
-    with pytest.raises(DeviceError, match="disk is full") as caught, new_folder(tmp_path / "set"):
-        raise OSError(28, "No space left on device")
-    assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == []
-
-
-def test_a_folder_in_use_is_refused(tmp_path):
-    (tmp_path / "set").mkdir()
-    with new_folder(tmp_path / "set") as folder:
-        (folder / "mine").write_text("x")
-    with pytest.raises(DataError, match="holds something else"), new_folder(tmp_path / "set"):
-        pass
-    with new_folder(tmp_path / "set", overwrite=True):
-        pass
-    assert list((tmp_path / "set").iterdir()) == []
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(DataError, match="is a file"), new_folder(tmp_path / "file"):
-        pass
 
 
 def test_what_is_no_data_set_says_so(tmp_path, make_pair):

@@ -99,4 +99,4 @@ def test_another_model_is_refused_with_the_names(tmp_path):
 def test_the_manifest_names_every_file(tmp_path):
     found = save(tmp_path, 8)
     manifest = json.loads((found / "manifest.json").read_text())
-    assert set(manifest) == {path.name for path in found.iterdir()} - {"manifest.json"}
+    assert set(manifest["files"]) == {path.name for path in found.iterdir()} - {"manifest.json"}

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mgie.errors import WeightsError
+from mgie.errors import ConfigError, DeviceError, WeightsError
 from mgie.pipeline import MGIEPipeline
 from mgie.weights import release as releases
-from mgie.weights.release import check_out, fetch, read_release, visual_ids, write_release
+from mgie.weights.release import fetch, read_release, visual_ids, write_release
 
 HEAD = "edit_head/model.safetensors"
 
@@ -31,7 +31,8 @@ def change(path: Path, **values) -> None:
 
 def test_the_folder_is_a_diffusers_folder(release, folder: Path):
     assert sorted(path.name for path in folder.iterdir()) == [
-        "README.md", "edit_head", "llava", "model_index.json", "run.yaml", "scheduler", "unet", "vae",
+        "README.md", "edit_head", "llava", "manifest.json", "model_index.json",
+        "run.yaml", "scheduler", "unet", "vae",
     ]  # fmt: skip
     index = json.loads((folder / "model_index.json").read_text())
     assert index["_class_name"] == "MGIEPipeline"
@@ -79,14 +80,18 @@ def test_another_type_is_the_file_s_values_in_that_type(release, folder: Path, t
 
 
 def test_an_older_release_is_replaced_and_nothing_else_is(release, folder: Path, tmp_path):
-    (folder / "left_over.txt").write_text("of the older release")
+    (folder / "README.md").write_text("of the older release")
     write_release(release, folder)
-    assert "left_over.txt" not in files(folder)
+    assert "of the older" not in (folder / "README.md").read_text()
+    (folder / "notes.txt").write_text("dear")
+    with pytest.raises(ConfigError, match=r"notes\.txt in it was not written with it"):
+        write_release(release, folder)
+    (folder / "notes.txt").unlink()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     (tmp_path / "file").write_text("dear")
     for place in ("mine", "file"):
-        with pytest.raises(WeightsError, match=r"exists and is no folder with a model_index\.json"):
+        with pytest.raises(ConfigError, match=r"was not written here|is a file"):
             write_release(release, tmp_path / place)
     assert files(tmp_path / "mine") == ["letter.txt"]
 
@@ -100,15 +105,6 @@ def test_a_link_to_a_folder_stays_one(release, tmp_path):
         assert (tmp_path / "link").is_symlink() and (tmp_path / "disk" / "model_index.json").is_file()
 
 
-def test_places_that_cannot_be_written_are_told_at_once(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("dear")
-    with pytest.raises(WeightsError, match=r"cannot be written, for .*file is a file: choose another place"):
-        check_out(tmp_path / "file" / "deep" / "out", replaces="model_index.json")
-    monkeypatch.setattr("os.access", lambda *_: False)
-    with pytest.raises(WeightsError, match="is read-only: choose another place"):
-        check_out(tmp_path / "out", replaces="model_index.json")
-
-
 @pytest.mark.parametrize("older", [True, False])
 def test_a_failure_leaves_what_was_there(release, folder: Path, tmp_path, monkeypatch, older: bool):
     before = {file: (folder / file).read_bytes() for file in files(folder)}
@@ -118,7 +114,7 @@ def test_a_failure_leaves_what_was_there(release, folder: Path, tmp_path, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(release.vae, "save_pretrained", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(DeviceError, match="the disk is full"):
         write_release(release, out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["release"]
     assert {file: (folder / file).read_bytes() for file in files(folder)} == before

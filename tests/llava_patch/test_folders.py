@@ -1,0 +1,252 @@
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llava_patch import folders
+from llava_patch.errors import ConfigError, DeviceError, WeightsError
+from llava_patch.folders import (
+    MANIFEST,
+    check_file,
+    check_out,
+    locked,
+    read_manifest,
+    remove_folder,
+    strangers,
+    whole_folder,
+)
+
+WRITES = """
+import sys, time
+from pathlib import Path
+from llava_patch.folders import whole_folder
+with whole_folder(sys.argv[1], kind="report") as partial:
+    (partial / "file").write_text(sys.argv[2])
+    print("writing", flush=True)
+    time.sleep(float(sys.argv[3]))
+"""
+
+
+def write(out: Path, text: str = "x", **options) -> None:
+    with whole_folder(out, kind="report", **options) as partial:
+        (partial / "deep").mkdir()
+        (partial / "deep" / "file").write_text(text)
+
+
+def another(out: Path, text: str, seconds: float) -> subprocess.Popen:
+    """Another process that has begun to write `out`."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", WRITES, str(out), text, str(seconds)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "writing\n"
+    process.stdout.close()
+    return process
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path):
+    out = tmp_path / "deep" / "out"
+    with whole_folder(out, kind="report") as partial:
+        (partial / "file").write_text("x")
+        assert not out.exists()
+    assert names(out.parent) == ["out"] and names(out) == ["file", MANIFEST]
+    with pytest.raises(KeyError), whole_folder(tmp_path / "deep" / "other", kind="report") as partial:
+        (partial / "file").write_text("x")
+        raise KeyError
+    assert names(out.parent) == ["out"]
+
+
+def test_the_manifest_names_size_and_hash_of_every_file(tmp_path: Path):
+    write(tmp_path / "out")
+    write(tmp_path / "large", hashed=False)
+    assert read_manifest(tmp_path / "out") == {
+        "kind": "report",
+        "files": {
+            "deep/file": {
+                "size": 1,
+                "sha256": "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881",
+            }
+        },
+    }
+    assert read_manifest(tmp_path / "large")["files"] == {"deep/file": {"size": 1}}
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[]", "null", "x", '{"kind": "a"}', '{"kind": "a", "files": {}}', "[" * 9999]
+)
+def test_what_is_no_manifest_is_refused(tmp_path: Path, text: str):
+    (tmp_path / MANIFEST).write_text(text)
+    with pytest.raises(WeightsError, match="no manifest of a whole folder"):
+        read_manifest(tmp_path)
+
+
+def test_a_changed_file_is_noticed(tmp_path: Path):
+    write(tmp_path / "out")
+    file, facts = tmp_path / "out" / "deep" / "file", read_manifest(tmp_path / "out")["files"]["deep/file"]
+    check_file(tmp_path / "out", "deep/file", facts)
+    for text, why in (("y", "another SHA-256"), ("yy", "has 2 bytes, expected 1")):
+        file.write_text(text)
+        with pytest.raises(WeightsError, match=why):
+            check_file(tmp_path / "out", "deep/file", facts)
+    file.unlink()
+    with pytest.raises(WeightsError, match="is missing"):
+        check_file(tmp_path / "out", "deep/file", facts)
+
+
+def test_only_what_was_written_here_is_replaced(tmp_path: Path):
+    out = tmp_path / "out"
+    out.mkdir()
+    write(out)  # an empty folder may be filled
+    write(out, "y")
+    assert (out / "deep" / "file").read_text() == "y"
+    with pytest.raises(ConfigError, match="holds something already"):
+        write(out, "z", replace=False)
+    with pytest.raises(ConfigError, match="holds a report, and a release is to be written"):
+        check_out(out, kind="release")
+    (out / "photograph.jpg").write_text("dear")
+    with pytest.raises(ConfigError, match=r"photograph\.jpg in it was not written with it"):
+        write(out, "z")
+    assert (out / "photograph.jpg").read_text() == "dear" and (out / "deep" / "file").read_text() == "y"
+    (out / "photograph.jpg").unlink()
+    (out / ".DS_Store").write_text("")
+    write(out, "z")
+
+
+def test_a_folder_of_somebody_else_is_never_replaced(tmp_path: Path):
+    out = tmp_path / "mine"
+    (out / "before").mkdir(parents=True)
+    (out / "before" / "a.jpg").write_text("dear")
+    with pytest.raises(ConfigError, match="was not written here"):
+        write(out)
+    with pytest.raises(ConfigError, match="is a file"):
+        write(out / "before" / "a.jpg")
+    assert (out / "before" / "a.jpg").read_text() == "dear" and names(tmp_path) == ["mine"]
+
+
+def test_a_folder_written_within_another_is_known(tmp_path: Path):
+    write(tmp_path / "set")
+    write(tmp_path / "set" / "features")
+    assert strangers(tmp_path / "set") == []
+    (tmp_path / "set" / "features" / "mine").write_text("dear")
+    assert strangers(tmp_path / "set") == ["features/mine"]
+
+
+def test_places_that_cannot_be_written_are_told_at_once(tmp_path: Path, monkeypatch):
+    (tmp_path / "file").write_text("dear")
+    with pytest.raises(DeviceError, match=r"cannot be written, for .*file is a file: choose another place"):
+        check_out(tmp_path / "file" / "deep" / "out", kind="report")
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(DeviceError, match="is read-only: choose another place"):
+        check_out(tmp_path / "out", kind="report")
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path):
+    with (
+        pytest.raises(DeviceError, match="disk is full") as caught,
+        whole_folder(tmp_path / "o", kind="report"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert "\n" not in str(caught.value) and names(tmp_path) == []
+
+
+def test_an_error_of_a_file_that_is_read_stays_its_own(tmp_path: Path):
+    (tmp_path / "out").mkdir()
+    with (
+        pytest.raises(FileNotFoundError, match="source"),
+        whole_folder(tmp_path / "out" / "x", kind="report"),
+    ):
+        Path(tmp_path / "source").read_bytes()
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_failure_while_renaming_leaves_what_was_there(tmp_path: Path, monkeypatch, existing: bool):
+    if existing:
+        write(tmp_path / "out", "old")
+    rename = Path.rename
+
+    def failing(self: Path, target: Path) -> Path:
+        if self.name.endswith("partial"):
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(DeviceError, match="Input/output error"):
+        write(tmp_path / "out", "new")
+    assert names(tmp_path) == (["out"] if existing else [])
+    assert not existing or (tmp_path / "out" / "deep" / "file").read_text() == "old"
+
+
+def test_a_second_writer_is_told_who_writes(tmp_path: Path):
+    process = another(tmp_path / "out", "first", 1.5)
+    with pytest.raises(ConfigError, match=rf"out is in use by process {process.pid} on \S+ since \d{{4}}-"):
+        write(tmp_path / "out", "second")
+    assert process.wait() == 0
+    assert (tmp_path / "out" / "file").read_text() == "first" and names(tmp_path) == ["out"]
+    write(tmp_path / "out", "second")
+
+
+def test_what_a_killed_process_left_is_cleaned_up_and_what_a_live_one_writes_is_not(tmp_path: Path):
+    dead, live = another(tmp_path / "a", "x", 60), another(tmp_path / "b", "live", 3)
+    dead.kill()
+    dead.wait()
+    assert sum(path.name.endswith("mgie-partial") for path in tmp_path.iterdir()) == 2
+    write(tmp_path / "c")
+    assert [path.name[:3] for path in tmp_path.iterdir() if path.name.endswith("mgie-partial")] == [".b."]
+    assert live.wait() == 0 and (tmp_path / "b" / "file").read_text() == "live"
+    assert names(tmp_path) == ["b", "c"]
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path):
+    write(tmp_path / "out", "old")
+    (tmp_path / "out").rename(tmp_path / ".out.abcdefgh.mgie-replaced")
+    write(tmp_path / "other")
+    assert (tmp_path / "out" / "deep" / "file").read_text() == "old" and names(tmp_path) == ["other", "out"]
+
+
+def test_folders_of_others_that_look_alike_stay(tmp_path: Path):
+    for name in (".out.abcdefgh.partial", ".git", ".out.mgie-partial"):
+        (tmp_path / name).mkdir()
+    write(tmp_path / "out")
+    assert names(tmp_path) == [".git", ".out.abcdefgh.partial", ".out.mgie-partial", "out"]
+
+
+def test_a_removed_folder_is_gone_at_once(tmp_path: Path, monkeypatch):
+    write(tmp_path / "out")
+    monkeypatch.setattr(folders.shutil, "rmtree", lambda _: None)  # killed before the first file is gone
+    remove_folder(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_lock_ends_with_its_process(tmp_path: Path):
+    process = another(tmp_path / "out", "x", 60)
+    with pytest.raises(ConfigError, match="in use"), locked(tmp_path / "out"):
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with locked(tmp_path / "out"):
+        assert json.loads((tmp_path / ".out.holder.json").read_text())["process"] == os.getpid()
+    assert not any(name.startswith(".out.lock") or "holder" in name for name in names(tmp_path))
+
+
+def test_a_lock_is_not_inherited_by_helpers(tmp_path: Path):
+    """A loader's worker lives some seconds longer than a parent that was killed."""
+    code = """
+import os, sys, time
+from pathlib import Path
+from llava_patch.folders import locked
+with locked(Path(sys.argv[1])):
+    if os.fork() == 0:
+        time.sleep(2)
+    os._exit(1)
+"""
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")])
+    with locked(tmp_path / "run"):
+        pass
