@@ -4,7 +4,7 @@ core.
     python benchmarks/loading.py
 
 Pairs are 512 px JPEGs; CLIP looks at 224 px (256 patches of width 1024), the codec at 256 px, as the 7B
-model's. The original's way is written from its description (specs/mgie.md, sections 8 and 9, quirk Q17):
+model's. The original's way is written from its description (docs/coming-from-ml-mgie.md, Q17):
 open the file, seek, split a line of base64, decode and crop every picture twice, tokenize the prompt three
 times. Every way makes ids, labels, looks and pixels of the same pairs; rates are samples per second of
 processor time, so other programs on the machine do not count.

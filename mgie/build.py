@@ -43,7 +43,7 @@ def build_editor(run: RunConfig, *, dtype: torch.dtype = torch.float32, progress
     """Load both sides of the editor from what the run names; edit head and visual tokens' rows are new.
 
     The sides are built separately, so that no later initialiser touches what a file held
-    (specs/mgie.md, quirk Q1).
+    (docs/coming-from-ml-mgie.md, Q1).
     """
     config = run.model
     folder = resolve(config.llava)

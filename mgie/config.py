@@ -119,7 +119,7 @@ class TrainConfig:
     groups: tuple[str, ...]
     """Names of the parameter groups that are trained; the others are frozen."""
     edit_weight: float = 0.5
-    """Weight of the diffusion loss beside the language loss (specs/mgie.md, section 7)."""
+    """Weight of the diffusion loss beside the language loss (MGIE, Fu et al. 2024, section 3.3)."""
     align_weight: float = 0.0
     """Weight, beside the diffusion loss, of the condition's distance from what the diffusion side's own text
     encoder makes of the same words (GILL, Koh et al. 2023, section 3.2)."""

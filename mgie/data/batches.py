@@ -176,7 +176,7 @@ def collate(examples: Sequence[Example], *, positions: tuple[int, ...], pad_id: 
     """Examples side by side, padded on the right to the longest.
 
     Where an example asks for states beyond its last token but one (it was built as the reference builds
-    it), they are read at the end of the padded batch, as the reference does (specs/mgie.md, section 6).
+    it), they are read at the end of the padded batch, as the reference does.
     """
     longest = max(len(example.input_ids) for example in examples)
     input_ids = torch.full((len(examples), longest), pad_id)

@@ -20,7 +20,7 @@ from mgie.tokens import visual_tokens as token_names
 from mgie.types import EditPair, Example
 
 REFERENCE_SIDE = 512
-"""The reference makes every picture this large before it makes it smaller (specs/mgie.md, section 8)."""
+"""The reference makes every picture this large before it makes it smaller."""
 
 
 class ExampleBuilder:

@@ -1,7 +1,6 @@
 """EditPair -> expressive instruction: a multimodal language model looks and speaks, a summariser shortens.
 
-The wording, the cleaning and the summariser's settings are the reference's (specs/mgie.md, sections 9 and
-10).
+The wording, the cleaning and the summariser's settings are the reference's (docs/coming-from-ml-mgie.md).
 """
 
 import re

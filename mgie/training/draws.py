@@ -19,7 +19,7 @@ def draws_for(
 
     `latent_shape` is (c, h, w); `steps` the number of diffusion times; `shift` moves the times towards noise
     (1: uniform).
-    The order within a sample is the reference's: posterior, noise, time, dropout (specs/mgie.md, section 7).
+    The order within a sample is the reference's: posterior, noise, time, dropout.
     """
     posterior, noise, uniform = [], [], []
     for position in positions:
@@ -41,7 +41,7 @@ def reference_draws(
 ) -> Draws:
     """Draw as the reference does after `torch.manual_seed(seed + positions[0])` on a CPU.
 
-    Each kind for the whole micro-batch at once, in its order (specs/mgie.md, section 7).
+    Each kind for the whole micro-batch at once, in its order.
     """
     rng = torch.Generator().manual_seed(seed + positions[0])
     batch = len(positions)

@@ -17,7 +17,7 @@ from mgie.types import Batch, Context, Draws, Losses
 
 
 class EditTask(nn.Module):
-    """Learn to say what the edit will look like, and to paint it (specs/mgie.md, section 7).
+    """Learn to say what the edit will look like, and to paint it (MGIE, Fu et al. 2024, section 3.3).
 
     A `teacher`, the text encoder that the denoiser was pretrained with, adds a third loss: the condition
     shall be what it makes of the same words (GILL, Koh et al. 2023, section 3.2). It is not trained.

@@ -78,8 +78,8 @@ def read_training_checkpoint(
     unet.pt's.
 
     Its frozen parts are left out, as its own extraction does: they are those of the LLaVA folder, and a VAE
-    that an initialiser has touched (specs/mgie.md, quirk Q1). Tensors that are kept are held in memory.
-    Raises WeightsError.
+    that an initialiser has touched (docs/coming-from-ml-mgie.md, Q1). Tensors that are kept are held in
+    memory. Raises WeightsError.
     """
     mllm: dict[str, Tensor] = {}
     unet: dict[str, Tensor] = {}

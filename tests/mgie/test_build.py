@@ -46,7 +46,7 @@ def published(folder: Path) -> dict[str, Tensor]:
 
 
 def test_every_tensor_of_the_base_is_in_the_editor_as_the_file_has_it(run):
-    """specs/mgie.md, quirk Q1: the reference initialised the UNet anew after reading it."""
+    """docs/coming-from-ml-mgie.md, Q1: the reference initialised the UNet anew after reading it."""
     parts = build_editor(run)
     editor, llava = parts.editor, encoder_of(parts).llava
     assert isinstance(editor.denoiser, UNetDenoiser)

@@ -1,4 +1,4 @@
-"""The reference's quirks Q13 to Q22 (specs/mgie.md, section 11) and what we do; nobody wants them back."""
+"""The reference's quirks Q13 to Q22 (docs/coming-from-ml-mgie.md) and what we do; nobody wants them back."""
 
 import copy
 from dataclasses import replace

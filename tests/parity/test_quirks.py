@@ -1,4 +1,4 @@
-"""The reference's quirks Q1 to Q12 (specs/mgie.md, section 11): what we do, and what `reference` does.
+"""The reference's quirks Q1 to Q12 (docs/coming-from-ml-mgie.md): what we do, and what `reference` does.
 
 Q13 to Q22 are in test_more_quirks.py. All on the parts of the recipe `tiny`.
 """

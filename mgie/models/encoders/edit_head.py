@@ -1,4 +1,6 @@
-"""The edit head: the states of the visual tokens -> the condition of the denoiser (specs/mgie.md, section 2).
+"""The edit head: the states of the visual tokens -> the condition of the denoiser.
+
+MGIE, Fu et al. 2024, section 3.2.
 
 Parameter names are the published ones: `query`, `llm2hid`, `mapper` (torch.nn.Transformer), `hid2feat`.
 """

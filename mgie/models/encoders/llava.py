@@ -84,7 +84,7 @@ class LlavaEncoder(AbstractInstructionEncoder):
         """Let the model speak, then read its visual tokens.
 
         They are appended in one forward as soon as it comes to them or stops without them. `reference` lets
-        it say each one and reads where the original program would have read (specs/mgie.md, section 6).
+        it say each one and reads where the original program would have read.
         Raises DataError for a prompt that is too long for the model.
         """
         sound = compat == "sound"

@@ -83,7 +83,7 @@ def test_the_reference_cuts_from_the_right(processor, make_pair):
 
 
 def test_the_reference_reads_a_row_without_labels_at_the_end_of_its_batch(processor, make_pair):
-    """However much shorter the row is than another one (specs/mgie.md, section 6)."""
+    """However much shorter the row is than another one."""
     build = builder(processor, compat="reference")
     pairs = [make_pair(0, instruction="</s>"), make_pair(1, instruction="make it very red " * 12)]
     examples = [build(pair) for pair in pairs]
