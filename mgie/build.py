@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler
+from torch import Tensor
 
 from llava_patch.processor import Processor
 from llava_patch.weights import load_llava
@@ -17,7 +19,7 @@ from mgie.data.reading import Arrangement, open_sets, with_features
 from mgie.data.stored_features import FeatureBuilder, Makers, join_features
 from mgie.data.stored_pairs import stored_splits
 from mgie.data.streamed import StreamedPairs
-from mgie.errors import ConfigError
+from mgie.errors import ConfigError, WeightsError
 from mgie.models.codec import Codec
 from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.models.editor import Editor
@@ -25,8 +27,10 @@ from mgie.models.encoders.clip_text import ClipTextEncoder
 from mgie.models.encoders.edit_head import EditHead
 from mgie.models.encoders.llava import LlavaEncoder
 from mgie.tokens import visual_tokens
+from mgie.weights import checkpoint
+from mgie.weights.checkpoint import TrainState
 from mgie.weights.diffusers_parts import load_diffusion, load_sampler, load_text_model
-from mgie.weights.release import Release
+from mgie.weights.release import INDEX, Release, read_release
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +67,57 @@ def build_editor(run: RunConfig, *, dtype: torch.dtype = torch.float32, progress
     encoder = LlavaEncoder(llava, edit_head, visual_ids=ids, compat=run.compat)
     editor = Editor(encoder=encoder, denoiser=UNetDenoiser(unet), codec=Codec(vae))
     return Parts(editor=editor.to(dtype), processor=processor, scheduler=scheduler)
+
+
+def first_checkpoint(where: str) -> str:
+    """What `model.start` means by a folder: of a run its newest checkpoint; a checkpoint or a release itself.
+
+    Raises WeightsError where it is none of these, or damaged.
+    """
+    place = Path(where)
+    if (place / "checkpoints").is_dir() and (found := checkpoint.latest(place)):
+        return str(found)
+    if (place / "state.json").is_file():
+        checkpoint.check(place)
+    elif not (place / INDEX).is_file():
+        raise WeightsError(
+            f"model.start is {where}: expected the folder of a run that has a checkpoint, of a checkpoint, "
+            "or of a release (`mgie extract` writes one)."
+        )
+    return where
+
+
+def _read_start(where: str) -> dict[str, Tensor]:
+    """What a checkpoint or a release can give a run to begin with, by the names of an editor's parameters."""
+    if not (Path(where) / INDEX).is_file():
+        return checkpoint.load_begun(Path(where)) | checkpoint.load_tensors(Path(where))
+    release = read_release(where)
+    if release.edit_head.own_embeddings is not None:
+        raise WeightsError(
+            f"{where} has rows of visual tokens beside its language model's, which no run can begin with: "
+            "take a release that `mgie train` made."
+        )
+    encoder = LlavaEncoder(release.llava, release.edit_head, visual_ids=())
+    editor = Editor(encoder=encoder, denoiser=UNetDenoiser(release.unet), codec=Codec(release.vae))
+    return {name: parameter.detach() for name, parameter in editor.named_parameters()}
+
+
+def begin_run(run: RunConfig, parts: Parts, data: str) -> tuple[TrainState, dict[str, Tensor]]:
+    """A new run's state, and the tensors of `model.start`, put in, that it leaves as they are then.
+
+    Those of them that its parts have just so are not among them. Raises WeightsError for tensors that the
+    editor has no place for.
+    """
+    if run.model.start is None:
+        return TrainState(data=data), {}
+    tensors, editor = _read_start(run.model.start), dict(parts.editor.named_parameters())
+    left = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name in editor and not editor[name].requires_grad and not torch.equal(tensor, editor[name])
+    }
+    checkpoint.put(tensors, editor, where=run.model.start, every=False)
+    return TrainState(data=data), left
 
 
 def build_teacher(run: RunConfig, parts: Parts) -> ClipTextEncoder | None:
@@ -117,7 +172,7 @@ def build_batches(
         Batches,
         seed=run.seed,
         batch_size=run.train.batch_size,
-        micro_batch_size=run.train.micro_batch_size,
+        micro_batch_size=run.train.micro_batch(world),
         rank=rank,
         world=world,
         workers=data.workers,
@@ -133,7 +188,7 @@ def build_batches(
         shapes=builder.shapes or (),
         pair_weights=data.pair_weights,
     )
-    stored, order = open_sets(data.mixture or {data.path: 1.0}, arrangement, seed=run.seed)
+    stored, order = open_sets(data.shares, arrangement, seed=run.seed)
     _check_previews(run)
     if editor is None:
         return batches(Joined(stored), builder, order=order)
@@ -175,7 +230,7 @@ def build_release(parts: Parts, run: RunConfig) -> Release:
         edit_head=editor.encoder.edit_head,
         unet=editor.denoiser.unet,
         vae=editor.codec.vae,
-        scheduler=load_sampler(run.sampling.scheduler, parts.scheduler),
+        scheduler=load_sampler(run.sampling.scheduler, parts.scheduler, steps=run.sampling.steps),
         processor=parts.processor,
         settings={
             "question": run.model.question,

@@ -206,11 +206,17 @@ def _train(words: list[str]) -> dict[str, Any] | None:
         prog="mgie train",
         description=f"{verb.about.capitalize()}.",
         epilog=f"example: {verb.example}",
-        usage="mgie train --config NAME|PATH.yaml [--a.b VALUE ...] [--dry_run] [--print_config]",
+        usage="mgie train --config NAME|PATH.yaml [--from RUN] [--a.b VALUE ...] [--dry_run|--print_config]",
         allow_abbrev=False,
     )
     parser.add_argument(
         "--config", metavar="NAME|PATH.yaml", help="recipe in mgie/recipes, or a YAML file (required)"
+    )
+    parser.add_argument(
+        "--from",
+        metavar="RUN",
+        dest="start",
+        help="begin with the tensors of this run, checkpoint or release: short for --model.start",
     )
     parser.add_argument("--dry_run", action="store_true", help="check and print the configuration, and stop")
     parser.add_argument(
@@ -226,7 +232,7 @@ def _train(words: list[str]) -> dict[str, Any] | None:
             f"`mgie train` does not take {words[0]!r} by itself: did you mean --config {words[0]}?"
         )
     known, overrides = parser.parse_known_args(words)
-    own = ["--config", "--dry_run", "--print_config", *EVERY_VERB]
+    own = ["--config", "--from", "--dry_run", "--print_config", *EVERY_VERB]
     for option in [word.split("=", 1)[0] for word in overrides if word.startswith("--") and "." not in word]:
         near = difflib.get_close_matches(f"--{option[2:].replace('-', '_')}", own, n=1, cutoff=0.8)
         if near:
@@ -236,7 +242,7 @@ def _train(words: list[str]) -> dict[str, Any] | None:
 
     from mgie.config import dump_run, load_run
 
-    run = load_run(known.config, overrides)
+    run = load_run(known.config, [*overrides, *([f"--model.start={known.start}"] if known.start else [])])
     if known.dry_run or known.print_config:
         if known.dry_run:
             run.validate()
@@ -251,7 +257,7 @@ def _arguments(name: str, story: Callable[..., Any], words: list[str]) -> dict[s
     for word in words:
         if word == "--":
             break
-        option = word.split("=", 1)[0]
+        option = re.split("[=.]", word, maxsplit=1)[0]  # --sampling.steps is a part of --sampling
         if re.match(r"--\w", word) and option not in known:
             raise ConfigError(
                 f"`mgie {name}` has no option {option}: {_nearest(option, known)}"

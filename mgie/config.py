@@ -43,6 +43,9 @@ class ModelConfig:
     """What the model is asked; `{instruction}` stands for the user's words."""
     attention: str = "sdpa"
     """Attention kernel of the language model and the vision tower, as transformers names it."""
+    start: str | None = None
+    """Run, checkpoint or release whose tensors the run begins with, as `--from` gives it; None: as the parts
+    are. The recorded run names the checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +77,11 @@ class DataConfig:
     """Read `path` in passing instead of from a disk: for hub ids, and sets larger than the disk."""
     features: tuple[Literal["vae", "clip"], ...] = ()
     """What is taken from the stored features (`mgie prepare --store`) instead of computed from pixels."""
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Folder: its share of the samples, also where there is only one."""
+        return self.mixture or {self.path: 1.0}
 
     def __post_init__(self) -> None:
         """Refuse what cannot be had together. Raises ConfigError."""
@@ -114,8 +122,9 @@ class TrainConfig:
     """Length of the run in passes over the data. Give this or `samples`."""
     batch_size: int
     """Samples per optimizer step, over all processes and micro-batches."""
-    micro_batch_size: int
-    """Samples that one process holds at a time; what is missing to `batch_size` is accumulated."""
+    micro_batch_size: int | None = None
+    """Samples that one process holds at a time; what is missing to `batch_size` is accumulated. None: a
+    process holds its whole share of the batch."""
     groups: tuple[str, ...]
     """Names of the parameter groups that are trained; the others are frozen."""
     edit_weight: float = 0.5
@@ -138,6 +147,12 @@ class TrainConfig:
     """Recompute the language model's activations in the backward pass."""
     threads: int | None = None
     """Threads per process on a CPU. None: all cores shared among the processes."""
+
+    def micro_batch(self, processes: int) -> int:
+        """Samples that each of so many processes holds at a time."""
+        if self.micro_batch_size is None:
+            return max(1, self.batch_size // processes)
+        return self.micro_batch_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,11 +211,12 @@ class RunConfig:
                 f"train.samples={train.samples} and train.epochs={train.epochs}: "
                 "expected exactly one of them; set the other to null."
             )
-        per_round = train.micro_batch_size * world_size
-        if train.batch_size < 1 or train.micro_batch_size < 1 or train.batch_size % per_round:
+        per_round = world_size * (1 if train.micro_batch_size is None else train.micro_batch_size)
+        if train.batch_size < 1 or per_round < 1 or train.batch_size % per_round:
+            share = "null" if train.micro_batch_size is None else train.micro_batch_size
             raise ConfigError(
-                f"train.batch_size={train.batch_size} with train.micro_batch_size={train.micro_batch_size} "
-                f"on {world_size} process(es): the batch must be a multiple of {per_round}; "
+                f"train.batch_size={train.batch_size} with train.micro_batch_size={share} "
+                f"on {world_size} process(es): the batch must be a multiple of {max(per_round, 1)}; "
                 "change one of them."
             )
         if self.compat == "reference" and train.timestep_shift != 1:

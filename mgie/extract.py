@@ -3,6 +3,7 @@
 mgie extract _ckpt/runs/tiny --out _ckpt/tiny
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -48,6 +49,7 @@ def extract(
     ema: bool = True,
     llava: str | None = None,
     diffusion: str | None = None,
+    sampling: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write what a run has trained; the facts: out, format, checkpoint, samples, trained.
 
@@ -65,6 +67,8 @@ def extract(
         ema: Take the averaged weights where the run kept them; --ema false for the last ones.
         llava: LLaVA-v1 folder that it was trained on. Default: a run's own; LLaVA-7B-v1 beside Apple's.
         diffusion: Diffusers folder or hub id of the VAE and scheduler. Default: a run's own, or Apple's.
+        sampling: How a run's release edits unless a call says otherwise, key by key over what the run says:
+            --sampling.scheduler DDIMScheduler --sampling.steps 20.
     """
     run_dir = Path(run_dir)
     if format not in KINDS:
@@ -72,6 +76,8 @@ def extract(
     kind = find_dtype(dtype or ("float16" if format == "apple" else "float32"))
     if format == "apple" and kind != torch.float16:
         raise ConfigError(f"--dtype is {dtype}: Apple's files are float16; leave it out.")
+    if sampling and (format == "apple" or not (run_dir / "checkpoints").is_dir()):
+        raise ConfigError("--sampling is for the release of a run: name a run's folder, or leave it out.")
     check_out(out, kind=KINDS[format])
     shards = next(
         (place for place in (run_dir, run_dir / "checkpoint") if is_training_checkpoint(place)), None
@@ -87,12 +93,14 @@ def extract(
         groups = load_run(str(run_dir / RUN)).train.groups if release.run_yaml else None
     else:
         found = _find(run_dir, checkpoint)
-        run = load_run(str(found / "run.yaml"))
+        mended = [f"--sampling.{key}={value}" for key, value in (sampling or {}).items()]
+        run = load_run(str(found / "run.yaml"), mended)
         groups = run.train.groups
         if format == "apple":
             _check_layout(run.model.edit_head.heads, groups)
         moved = {"llava": llava or run.model.llava, "diffusion": diffusion or run.model.diffusion}
         release, facts = _from_run(replace(run, model=replace(run.model, **moved)), found, ema, kind)
+    _check_finite(release, run_dir)
     if format == "release":
         write_release(release, out)
     else:
@@ -107,6 +115,8 @@ def _from_run(run: RunConfig, found: Path, ema: bool, dtype: torch.dtype) -> tup
     trained = choose_trained(parts.editor, parts.editor.groups(), run.train.groups)
     tensors = checkpoints.load_tensors(found, ema=ema)
     checkpoints.put(tensors, trained, where=found)
+    begun = checkpoints.load_begun(found)
+    checkpoints.put(begun, dict(parts.editor.named_parameters()), where=found, every=False)
     parts.editor.eval()
     release, state = build_release(parts, run), checkpoints.load_state(found)
     averaged = ema and (found / "ema.safetensors").is_file()
@@ -141,6 +151,12 @@ def _from_original(
     return release, facts
 
 
+def _check_finite(release: Release, where: Path) -> None:
+    """Refuse to hand out what diverged, or what does not fit into half precision."""
+    for name in ("llava", "edit_head", "unet", "vae"):
+        checkpoints.check_finite(getattr(release, name).state_dict().items(), f"the {name} of {where}")
+
+
 def _check_layout(heads: int, groups: Sequence[str]) -> None:
     """Refuse what Apple's layout does not tell, and its readers would take for something else."""
     if heads != PUBLISHED_HEADS or "codec" in groups:
@@ -155,16 +171,19 @@ def _find(run_dir: Path, name: str) -> Path:
     if not run_dir.is_dir():
         raise WeightsError(f"there is no run folder {run_dir}: expected one that `mgie train` wrote.")
     if name == "latest":
-        found = checkpoints.latest(run_dir)
-        if found is None:
+        found = checkpoints.find(run_dir)
+        if found.path is None:
             raise WeightsError(
                 f"{run_dir} has no whole checkpoint: expected a folder that `mgie train` wrote, or one of "
                 "weights; train first."
             )
-        return found
+        for damaged in found.skipped:
+            print(f"mgie: skipped {damaged}.", file=sys.stderr)
+        return found.path
     there = sorted(path.parent.name for path in run_dir.glob(f"checkpoints/*/{MANIFEST}"))
     if name not in there:
         raise WeightsError(
             f"{run_dir} has no checkpoint {name}: expected latest or one of {', '.join(there)}."
         )
+    checkpoints.check(run_dir / "checkpoints" / name)
     return run_dir / "checkpoints" / name

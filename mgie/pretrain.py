@@ -52,7 +52,7 @@ from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.models.editor import Editor
 from mgie.models.encoders.clip_text import ClipTextEncoder
 from mgie.tokens import IGNORE
-from mgie.train import fit
+from mgie.train import find_start, fit
 from mgie.training.draws import draws_for
 from mgie.training.optim import Groups
 from mgie.training.task import CodecTask, EditTask, SpeakTask
@@ -74,7 +74,11 @@ def train_stage(stage: Stage, *, data: str, threads: int | None = None) -> dict[
     """
     settings = yaml.safe_load(SETTINGS.read_text())
     run = stage_run(stage, settings, data=data, threads=threads)
-    with World(run.folder, precision=run.train.precision, threads=run.train.threads) as world:
+    with (
+        World(run.folder, precision=run.train.precision, threads=run.train.threads) as world,
+        world.holding(run.folder),
+    ):
+        run, found, _ = find_start(run, world)
         torch.manual_seed(run.seed)
         task, groups, builder = TASKS[stage](settings, run)
         batches = Batches(
@@ -82,7 +86,7 @@ def train_stage(stage: Stage, *, data: str, threads: int | None = None) -> dict[
             builder,
             seed=run.seed,
             batch_size=run.train.batch_size,
-            micro_batch_size=run.train.micro_batch_size,
+            micro_batch_size=run.train.micro_batch(world.size),
             rank=world.rank,
             world=world.size,
             workers=run.data.workers,
@@ -94,7 +98,7 @@ def train_stage(stage: Stage, *, data: str, threads: int | None = None) -> dict[
             steps=settings["scheduler"]["num_train_timesteps"],
             shift=run.train.timestep_shift,
         )
-        return fit(run, world, task, groups, batches, lambda batch: draws(batch.positions))
+        return fit(run, world, task, groups, batches, lambda batch: draws(batch.positions), found=found)
 
 
 def stage_run(stage: Stage, settings: dict[str, Any], *, data: str, threads: int | None) -> RunConfig:

@@ -10,54 +10,76 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from diffusers.training_utils import EMAModel
 from PIL import Image
-from torch import nn
+from torch import Tensor, nn
 
-from mgie.build import Parts, build_batches, build_editor, build_release, build_teacher
+from llava_patch.folders import check_out
+from mgie.build import (
+    Parts,
+    begin_run,
+    build_batches,
+    build_editor,
+    build_release,
+    build_teacher,
+    first_checkpoint,
+)
 from mgie.config import RunConfig, dump_run
 from mgie.data.batches import Batches
 from mgie.data.images import decode, square
+from mgie.data.reading import identity
 from mgie.data.stored_pairs import StoredPairs
-from mgie.errors import ConfigError
+from mgie.errors import ConfigError, WeightsError
 from mgie.evaluation.report import Item, sheet
 from mgie.pipeline import EditOutput, MGIEPipeline
 from mgie.training.draws import draws_for, reference_draws
 from mgie.training.log import RunLog
-from mgie.training.optim import Groups, build_optimizer, choose_trained, rate_factor, set_rates
+from mgie.training.optim import (
+    Average,
+    Groups,
+    LeftOut,
+    build_optimizer,
+    choose_trained,
+    rate_factor,
+    set_rates,
+)
 from mgie.training.task import EditTask
-from mgie.training.world import World, stop_requests
+from mgie.training.world import Stopped, World, processes, stop_requests, stopping_at_once
 from mgie.types import Batch, Draws, EditPair
 from mgie.weights import checkpoint
-from mgie.weights.checkpoint import TrainState
+from mgie.weights.checkpoint import Found, TrainState
 
 
 def train(run: RunConfig) -> dict[str, Any]:
     """Run, or go on with, the training that `run` describes.
 
-    Its facts: run_dir, steps, samples, seconds, loss_ce, loss_edit. A run folder with checkpoints is resumed;
-    one that is complete is left as it is. Raises ConfigError if the folder holds a run of other settings.
+    Its facts: run_dir, steps, samples, skipped, seconds, loss_ce, loss_edit. A run folder with checkpoints is
+    resumed; one that is complete is left as it is. Raises ConfigError if the folder holds a run of other
+    settings or other data.
     """
+    run.validate(processes())
     with World(
         run.folder, precision=run.train.precision, trackers=run.log.trackers, threads=run.train.threads,
         strategy=run.train.strategy, batch_size=run.train.batch_size,
-        micro_batch_size=run.train.micro_batch_size, clip=run.optim.clip,
-    ) as world:  # fmt: skip
+        micro_batch_size=run.train.micro_batch(processes()), clip=run.optim.clip,
+    ) as world, stopping_at_once(), world.holding(run.folder):  # fmt: skip
         # Everything that can be wrong is wrong now.
-        run.validate(world.size)
-        check_same_run(run)
+        run, found, data = find_start(run, world)
         world.start_trackers(run.name)
 
         # Build.
         parts = build_editor(run, progress=world.is_main)
+        MGIEPipeline.from_release(build_release(parts, run))  # what cannot be extracted is not trained
         task = EditTask(parts.editor, parts.scheduler, drop=run.train.drop, teacher=build_teacher(run, parts))
         batches = build_batches(run, parts.processor, rank=world.rank, world=world.size, editor=parts.editor)
-        draw = partial(draw_for, run, parts)
-        return fit(run, world, task, parts.editor.groups(), batches, draw, partial(preview, run, parts))
+        return fit(
+            run, world, task, parts.editor.groups(), batches, partial(draw_for, run, parts), found=found,
+            begin=partial(begin_run, run, parts, data), look=partial(preview, run, parts),
+        )  # fmt: skip
 
 
 def fit(
@@ -67,42 +89,61 @@ def fit(
     groups: Groups,
     batches: Batches,
     draw: Callable[[Batch], Draws],
+    *,
+    found: Path | None,
+    begin: Callable[[], tuple[TrainState, dict[str, Tensor]]] = lambda: (TrainState(), {}),
     look: Callable[[], Image.Image] | None = None,
 ) -> dict[str, Any]:
     """The loop: `task(batch, draws)` gives Losses, `draw(batch)` its random part, `look()` a preview.
 
-    `task.editor` is what is trained; `groups` are its parameters by name.
+    `task.editor` is what is trained; `groups` are its parameters by name. It goes on from the checkpoint
+    `found`; else `begin()` puts in what a new run begins with, and gives its state and what checkpoints shall
+    hold beside what is trained.
     """
     total = run_length(run, batches)
     trained = choose_trained(task.get_submodule("editor"), groups, run.train.groups)
-    optimizer = build_optimizer(groups, run.train.groups, run.optim)
+    optimizer = build_optimizer(groups, run.train.groups, run.optim, fused=world.fused)
 
     # Resume where the last run stopped, or start. Processes may share out what has been read.
-    found = checkpoint.latest(run.folder)
-    state, saved = checkpoint.load(found) if found else (TrainState(), None)
-    if found and saved:
+    saved, begun = None, {}
+    if found:
+        state, saved = checkpoint.load(found)
         checkpoint.put(saved.trained, trained, where=found)
+        begun = saved.begun
+        checkpoint.put(begun, dict(task.get_submodule("editor").named_parameters()), where=found, every=False)
+    else:
+        state, begun = begin()
+    if state.samples > total:
+        raise ConfigError(
+            f"{run.folder} has done {state.samples} samples already, and the run shall have {total}: "
+            "expected train.samples (or train.epochs) of more, or another --name."
+        )
     task, optimizer = world.prepare(task, optimizer)
     held = world.held(trained)
-    ema = EMAModel(held, decay=run.train.ema) if run.train.ema else None
+    ema = Average(held, decay=run.train.ema) if run.train.ema else None
     shadow = ema.shadow_params if ema else None
     if saved:
         world.scatter(saved, trained, optimizer, shadow)
         if ema:
             ema.optimization_step = state.steps
     del saved
+    if state.samples >= total:
+        world.say(f"complete: all {total} samples are done.")
     log = RunLog(run.folder, world, total=total, done=state.samples, run_yaml=dump_run(run))
-    since = torch.zeros(
-        4, device=world.device
-    )  # sums of loss_ce, spoken, loss_edit, loss_align since the last line
+    if state.samples < total:
+        log.outlook(state, run.optim, batch_size=run.train.batch_size, epoch=epoch_length(batches))
+    state = replace(state, total=total)
+    # Sums of loss_ce, spoken, loss_edit, loss_align, samples over the steps taken since the last line.
+    since = torch.zeros(5, device=world.device)
+    left_out = LeftOut(world.device, before=state.skipped)
     began, seconds = time.monotonic(), state.seconds
 
     with stop_requests() as stop:
         for micros in batches.steps(state.samples, total):
             # One optimizer step. Its means are over all processes and micro-batches: no split matters.
-            counts = torch.tensor([sum(micro.spoken for micro in micros), len(stop)])
-            spoken, stopping = world.sum(counts).unbind()
+            spoken = world.sum(torch.tensor(sum(micro.spoken for micro in micros)))
             set_rates(optimizer, rate_factor(state.samples / total, run.optim))
+            until_now = since.clone()
             for micro in micros:
                 batch, draws = micro.to(world.device), draw(micro).to(world.device)
                 with world.accumulating(task, last=micro is micros[-1]):
@@ -110,44 +151,54 @@ def fit(
                         losses = task(batch, draws)
                     edit = (losses.edit + run.train.align_weight * losses.align) / run.train.batch_size
                     world.backward(losses.speak / spoken.clamp(min=1) + run.train.edit_weight * edit)
-                since += torch.stack([losses.speak, losses.spoken, losses.edit, losses.align]).detach()
+                count = torch.full_like(losses.edit, losses.samples)
+                since += torch.stack([losses.speak, losses.spoken, losses.edit, losses.align, count]).detach()
+            # A step whose gradient is not finite is left out, as if it had not been.
             norm = world.clip(list(trained.values()), run.optim.clip)
-            optimizer.step()
+            taken = world.step(optimizer, norm)
             optimizer.zero_grad()
+            since = torch.where(taken > 0, since, until_now)
+            left_out.note(taken)
             if ema:
-                ema.step(held)
+                ema.step(held, taken)
             before = state
             state = state.after_step(run.train.batch_size, seconds + time.monotonic() - began)
             log.advance(run.train.batch_size)
 
-            # Once in a while: say how it goes, look at pictures, save. Reading numbers waits for the device.
-            done = state.samples >= total
+            # Once in a while: say how it goes, save, look at pictures. Reading numbers waits for the device.
+            # Who is asked to stop does it now, whatever is due.
+            done, row = world.any(bool(stop)) or state.samples >= total, 0
+            if due(run.log.every, before, state) or due(run.save.every, before, state) or done:
+                skipped, row = left_out.read(steps=total // run.train.batch_size, folder=run.folder)
+                if skipped > state.skipped:
+                    log.say(f"{skipped - state.skipped} steps left out: their gradient was not finite.")
+                state = replace(state, skipped=skipped)
             if due(run.log.every, before, state) or done:
-                done = done or bool(stopping)
-                ce, count, edit, align = world.sum(since).tolist()
+                ce, words, edit, align, samples = world.sum(since).tolist()
                 since.zero_()
-                samples = log.samples_since_line(state.samples)
-                state = replace(
-                    state, loss_ce=ce / max(count, 1), loss_edit=edit / samples, loss_align=align / samples
-                )
-                check_finite(state)
+                if samples:
+                    ce, edit, align = ce / max(words, 1), edit / samples, align / samples
+                    state = replace(state, loss_ce=ce, loss_edit=edit, loss_align=align)
                 log.step(state, grad_norm=float(norm), lr=optimizer.param_groups[0]["lr"])
+            # While steps are left out nothing is saved: what was saved before is better.
+            if (due(run.save.every, before, state) and not row) or done:
+                snapshot = world.gather(trained, optimizer, shadow)
+                if world.is_main:
+                    snapshot = replace(snapshot, begun=begun)
+                    checkpoint.save(run.folder, state, snapshot, run_yaml=dump_run(run), keep=run.save.keep)
+                world.wait()
             if look and due(run.preview.every, before, state):
                 with averaged(ema, held), world.whole(task):
                     if world.is_main:
                         log.picture(f"{state.samples:010d}", look())
-            if due(run.save.every, before, state) or done:
-                snapshot = world.gather(trained, optimizer, shadow)
-                if world.is_main:
-                    checkpoint.save(run.folder, state, snapshot, run_yaml=dump_run(run), keep=run.save.keep)
-                world.wait()
             if done and state.samples < total:
-                log.say(f"stopped at sample {state.samples} of {total}; the same command goes on from here.")
-                raise KeyboardInterrupt
+                log.say(f"saved at sample {state.samples} of {total}; the same command goes on from here.")
+                raise Stopped
     log.close()
     return {
         "run_dir": str(run.folder), "steps": state.steps, "samples": state.samples,
-        "seconds": round(state.seconds, 1), "loss_ce": state.loss_ce, "loss_edit": state.loss_edit,
+        "skipped": state.skipped, "seconds": round(state.seconds, 1),
+        "loss_ce": state.loss_ce, "loss_edit": state.loss_edit,
     }  # fmt: skip
 
 
@@ -200,7 +251,7 @@ def at_rest(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def averaged(ema: EMAModel | None, held: list[nn.Parameter]) -> Iterator[None]:
+def averaged(ema: Average | None, held: list[nn.Parameter]) -> Iterator[None]:
     """The averaged weights inside, where the run keeps them; the trained ones again after."""
     if ema is None:
         yield
@@ -211,15 +262,6 @@ def averaged(ema: EMAModel | None, held: list[nn.Parameter]) -> Iterator[None]:
         yield
     finally:
         ema.restore(held)
-
-
-def check_finite(state: TrainState) -> None:
-    """Stop a run whose numbers mean nothing any more."""
-    if not math.isfinite(state.loss_ce + state.loss_edit):
-        raise ConfigError(
-            f"the losses are {state.loss_ce} and {state.loss_edit} at sample {state.samples}: "
-            "training has diverged; lower optim.lr (the last checkpoint is intact)."
-        )
 
 
 def run_length(run: RunConfig, batches: Batches) -> int:
@@ -238,14 +280,66 @@ def due(every: int, before: TrainState, now: TrainState) -> bool:
     return every > 0 and now.samples // every > before.samples // every
 
 
-def check_same_run(run: RunConfig) -> None:
-    """Refuse to go on with the folder of a run that would learn something else.
+def find_start(run: RunConfig, world: World) -> tuple[RunConfig, Path | None, str]:
+    """What all processes start with: the run, the checkpoint that it goes on from (None: it is new; one line
+    says which), and the identity of its data.
 
-    Where it runs, and how often it is saved and looked at, may be another.
+    The main process chooses and verifies. Raises WeightsError where no checkpoint is intact or another
+    process sees another one, ConfigError if the folder holds a run of other settings, DataError.
     """
-    found = checkpoint.latest(run.folder)
-    if not found:
-        return
+
+    def choose() -> tuple[Found, RunConfig, str]:
+        check_out(run.folder / "checkpoints" / "new", kind=checkpoint.CHECKPOINT)
+        found = checkpoint.find(run.folder)
+        return found, settle_start(run, found.path), identity(run.data.shares, streaming=run.data.streaming)
+
+    found, run, data = world.from_main(choose)
+    for rank, problem in enumerate(world.from_all(found.otherwise_here())):
+        if problem:
+            raise WeightsError(f"process {rank} {problem}")
+    if found.path is None:
+        world.say(f"new: {run.folder}.")
+        return run, None, data
+    check_same_run(run, found.path, data)
+    for damaged in found.skipped:
+        world.say(f"skipped {damaged}.")
+    world.say(f"goes on from {found.path} at sample {found.samples}.")
+    return run, found.path, data
+
+
+def epoch_length(batches: Batches) -> int | None:
+    """Samples of one epoch; None where nobody knows, as of a stream."""
+    try:
+        return batches.epoch
+    except ConfigError:
+        return None
+
+
+def settle_start(run: RunConfig, found: Path | None) -> RunConfig:
+    """The run with the checkpoint that `model.start` means, decided once: one that goes on from `found` keeps
+    its own."""
+    start = run.model.start
+    if found:
+        recorded = yaml.safe_load((found / "run.yaml").read_text())["model"].get("start")
+        if recorded and (start is None or Path(start) in (Path(recorded), *Path(recorded).parents[:2])):
+            start = recorded
+    elif start is not None:
+        start = first_checkpoint(start)
+    return replace(run, model=replace(run.model, start=start))
+
+
+def check_same_run(run: RunConfig, found: Path, data: str) -> None:
+    """Refuse to go on with a checkpoint of a run that would learn something else, or from other data.
+
+    Where it runs, how long, and how often it is saved and looked at, may be another.
+    """
+    state = checkpoint.load_state(found)
+    if state.data not in ("", data):
+        raise ConfigError(
+            f"{run.folder} holds a run that learnt from other data than {run.data.path} has now (identity "
+            f"{state.data}, now {data}): give this run another --name, and --from {run.folder} to go on "
+            "from its weights."
+        )
     before, now = (_comparable(text) for text in ((found / "run.yaml").read_text(), dump_run(run)))
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if changed:
@@ -259,7 +353,8 @@ def check_same_run(run: RunConfig) -> None:
 def _comparable(text: str) -> dict[str, Any]:
     """Flat settings that decide what is learnt."""
     free = (
-        "out", "data.path", "data.workers", "train.micro_batch_size", "train.threads", "train.strategy",
+        "out", "data.path", "data.mixture", "data.workers", "train.samples", "train.epochs",
+        "train.micro_batch_size", "train.threads", "train.strategy",
         "save", "log", "preview", "sampling",
     )  # fmt: skip
 

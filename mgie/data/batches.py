@@ -5,8 +5,10 @@ whatever the number of processes, micro-batches or loader workers; so the state 
 the samples done.
 """
 
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -17,6 +19,9 @@ from mgie.data.orders import AbstractOrder, Last, Shuffled
 from mgie.errors import ConfigError, UserError
 from mgie.tokens import IGNORE
 from mgie.types import Batch, EditPair, Example
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+"""Signals that ask a run to stop. Schedulers and terminals send them to all of its processes."""
 
 
 @runtime_checkable
@@ -123,7 +128,9 @@ class Batches:
             prefetch_factor=4 if self._workers else None,
             generator=torch.Generator().manual_seed(0),  # of no consequence; keeps the global one untouched
         )
-        for micro in loader:
+        with _blocked(*STOPS):
+            micros = iter(loader)
+        for micro in micros:
             if isinstance(micro, UserError):
                 raise micro
             yield micro
@@ -155,6 +162,16 @@ class Batches:
             for micro in range(first, first + self._share, self.micro_batch_size):
                 yield micro, micro + self.micro_batch_size
             start += self.batch_size
+
+
+@contextmanager
+def _blocked(*signals: signal.Signals) -> Iterator[None]:
+    """Keep signals waiting. Processes that are started inside never get them, and end with their parent."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Micros(Dataset):

@@ -1,16 +1,20 @@
 """Which pairs a run reads, and in which order: what a recipe says of its data, made into one set and one
 order."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from mgie.data.batches import Pairs
 from mgie.data.mixture import Joined, Weighted, mixture
 from mgie.data.orders import AbstractOrder, Bucketed, ByLength, Last, Shuffled, by_shape
+from mgie.data.sources import tables
 from mgie.data.stored_features import FeaturedPairs, Kind, Makers, StoredFeatures
-from mgie.data.stored_pairs import StoredPairs
+from mgie.data.stored_pairs import FACTS, StoredPairs, data_identity
 
 Buckets = Literal["length", "shape"]
 
@@ -63,6 +67,22 @@ def with_features(stored: Sequence[StoredPairs], kinds: Sequence[Kind], makers: 
         features.require(makers)
         parts.append(FeaturedPairs(pairs, features))
     return Joined(parts)
+
+
+def identity(shares: dict[str, float], *, streaming: bool = False) -> str:
+    """What is learnt from, in 16 letters: the rows of every data set and its share, wherever they lie.
+
+    Of a stream that `mgie prepare` did not write: names and sizes of its files, or id and revision.
+    Raises DataError for a folder that holds no data set.
+    """
+    if len(shares) == 1:
+        shares = dict.fromkeys(shares, 1.0)
+    total = sum(shares.values())
+    parts = []
+    for where, share in shares.items():
+        foreign = streaming and not (Path(where) / FACTS).is_file()
+        parts.append([tables.identity(where) if foreign else data_identity(where), share / total])
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
 def _arranged(arrangement: Arrangement, part: Pairs, seed: int) -> AbstractOrder:

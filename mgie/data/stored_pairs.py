@@ -149,6 +149,19 @@ def read_facts(folder: str | Path) -> dict[str, Any] | None:
         raise DataError(f"{path} cannot be read ({_line(error)}): prepare the data set again.") from error
 
 
+def data_identity(folder: str | Path) -> str:
+    """SHA-256 over the names and rows of all splits of a data set, as its facts tell them: what a run was
+    trained on. The same whatever files the rows lie in; nothing but facts.json is read. Raises DataError."""
+    facts = read_facts(folder)
+    if facts is None:
+        raise DataError(f"{folder} is no data set (it has no {FACTS}): expected one by `mgie prepare`.")
+    try:
+        rows = sorted((str(split), str(about["sha256"])) for split, about in facts["splits"].items())
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{folder}/{FACTS} names no splits: prepare the data set again.") from error
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
 def to_row(pair: EditPair, size: tuple[int, int]) -> dict[str, Any]:
     """A pair as the columns of FEATURES."""
     row: dict[str, Any] = {name: getattr(pair, name) for name in FEATURES if hasattr(pair, name)}

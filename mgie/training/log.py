@@ -4,6 +4,7 @@ Names of all metrics are here.
 """
 
 import json
+import math
 import sys
 import time
 from dataclasses import dataclass
@@ -13,10 +14,13 @@ from typing import Literal
 from PIL import Image
 from tqdm import tqdm
 
+from mgie.training.optim import OptimConfig, rate_factor
 from mgie.training.world import World
 from mgie.weights.checkpoint import TrainState
 
 LINES = "log.jsonl"
+MANY_EPOCHS = 50
+"""From here on it is said that pairs are learnt by heart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +40,8 @@ class RunLog:
         self.world = world
         self.folder = folder
         self.started = time.monotonic()
-        self.done_before = self.samples_of_line = done
+        self.done_before, self.total = done, total
+        self.told_time = False
         self.bar = tqdm(
             total=total, initial=done, unit="sample", desc="train", disable=not world.is_main, smoothing=0.05
         )
@@ -49,29 +54,54 @@ class RunLog:
         """Move the bar."""
         self.bar.update(samples)
 
-    def samples_since_line(self, samples: int) -> int:
-        """How many of `samples` came after the last line."""
-        return samples - self.samples_of_line
-
     def step(self, state: TrainState, *, grad_norm: float, lr: float) -> None:
-        """One line: losses are means since the last one, `samples_per_second` since this process began."""
+        """One line: losses are means over the steps taken since the last one, `skipped` counts all that were
+        left out, `samples_per_second` is since this process began.
+
+        The first one of a process says how long the rest will take.
+        """
         seconds = time.monotonic() - self.started
+        rate = (state.samples - self.done_before) / max(seconds, 1e-9)
         line = {
             "step": state.steps,
             "samples": state.samples,
             "loss_ce": state.loss_ce,
             "loss_edit": state.loss_edit,
             "loss_align": state.loss_align,
-            "grad_norm": grad_norm,
+            "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
             "lr": lr,
-            "samples_per_second": round((state.samples - self.done_before) / max(seconds, 1e-9), 2),
+            "skipped": state.skipped,
+            "samples_per_second": round(rate, 2),
         }
-        self.samples_of_line = state.samples
         self.bar.set_postfix(ce=f"{state.loss_ce:.3f}", edit=f"{state.loss_edit:.4f}", refresh=False)
         if self.world.is_main:
             with (self.folder / LINES).open("a") as file:
                 file.write(json.dumps(line) + "\n")
-        self.world.track({k: v for k, v in line.items() if k not in ("step", "samples")}, step=state.samples)
+        numbers = {k: v for k, v in line.items() if k not in ("step", "samples") and v is not None}
+        self.world.track(numbers, step=state.samples)
+        if not self.told_time and state.samples < self.total:
+            left = (self.total - state.samples) / rate
+            self.say(f"{rate:.3g} samples per second: about {_duration(left)} to go.")
+        self.told_time = True
+
+    def outlook(self, state: TrainState, optim: OptimConfig, *, batch_size: int, epoch: int | None) -> None:
+        """One line: how long the run is, how often each pair comes, and what it means that it was to be of
+        another length."""
+        line = f"{self.total} samples in {self.total // batch_size} steps"
+        if state.total not in (0, self.total):
+            was, now = (rate_factor(state.samples / total, optim) for total in (state.total, self.total))
+            line += (
+                f" instead of {state.total} samples (the learning rate follows the schedule of the new "
+                f"length: it goes on at {now:.3g} of its peak, not at {was:.3g})"
+            )
+        if epoch:
+            line += f": {self.total / epoch:.3g} epochs of {epoch} pairs"
+        if epoch and self.total > MANY_EPOCHS * epoch:
+            line += (
+                f". Each pair comes {self.total / epoch:.0f} times and is learnt by heart: "
+                f"{MANY_EPOCHS} epochs are train.samples={MANY_EPOCHS * epoch}"
+            )
+        self.say(f"{line}.")
 
     def picture(self, name: str, image: Image.Image) -> None:
         """Keep a preview as previews/<name>.png."""
@@ -88,12 +118,36 @@ class RunLog:
         self.bar.close()
 
     def _forget_after(self, done: int) -> None:
-        """Drop the lines of steps that were taken after the checkpoint and are taken again now."""
+        """Drop the lines of steps that were taken after the checkpoint and are taken again now.
+
+        Where nothing is resumed, and of lines that are not ours, none is lost.
+        """
         path = self.folder / LINES
-        if path.exists():
-            lines = [
-                line
-                for line in path.read_text().splitlines()
-                if line.endswith("}") and json.loads(line)["samples"] <= done
-            ]
-            path.write_text("".join(line + "\n" for line in lines))
+        if not path.exists():
+            return
+        lines = path.read_bytes().splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            lines[-1] += b"\n"
+            if _samples(lines[-1]) is None and lines[-1].startswith(b'{"step": '):  # its process was killed
+                lines.pop()
+        kept = [line for line in lines if not done or (_samples(line) or 0) <= done]
+        beside = path.with_suffix(".new")
+        beside.write_bytes(b"".join(kept))
+        beside.replace(path)
+
+
+def _samples(line: bytes) -> int | None:
+    """The samples that a line is about; None where it is no line of ours."""
+    try:
+        samples = json.loads(line)["samples"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return samples if isinstance(samples, int) else None
+
+
+def _duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"

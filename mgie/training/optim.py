@@ -1,15 +1,22 @@
 """Which tensors are trained and how: parameter groups, the optimizer, the schedule of the learning rate."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import nn
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
 
 from mgie.errors import ConfigError
 
 Groups = dict[str, list[nn.Parameter]]
+
+MOST_LEFT_OUT = 8
+"""So many steps in a row whose gradient is not finite end a run (half of its steps, if that is less): what
+comes after them is no better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +57,14 @@ def choose_trained(model: nn.Module, groups: Groups, trained: tuple[str, ...]) -
     return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in chosen}
 
 
-def build_optimizer(groups: Groups, trained: tuple[str, ...], config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW with one parameter group per trained group, at its own learning rate."""
+def build_optimizer(
+    groups: Groups, trained: tuple[str, ...], config: OptimConfig, *, fused: bool = False
+) -> torch.optim.AdamW:
+    """AdamW with one parameter group per trained group, at its own learning rate.
+
+    A `fused` one can be told on the device to leave a step out (`found_inf`); its sums are rounded
+    differently.
+    """
     unknown = [name for name in config.lrs if name not in trained]
     if unknown:
         raise ConfigError(
@@ -63,6 +76,7 @@ def build_optimizer(groups: Groups, trained: tuple[str, ...], config: OptimConfi
         betas=config.betas,
         eps=config.eps,
         weight_decay=config.weight_decay,
+        fused=fused or None,
     )
 
 
@@ -79,3 +93,46 @@ def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Put every group's learning rate at `factor` of its peak."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor
+
+
+class Average(EMAModel):
+    """The running average of the weights, which also leaves out the steps that are left out."""
+
+    @torch.no_grad()
+    def step(self, parameters: Iterable[nn.Parameter], taken: Tensor | float = 1.0) -> None:
+        """Move towards `parameters`, in the library's arithmetic; `taken` 0 leaves everything as it is."""
+        self.optimization_step += 1
+        weight = (1 - self.get_decay(self.optimization_step)) * taken
+        for average, parameter in zip(self.shadow_params, parameters, strict=True):
+            average.sub_(weight * (average - parameter))
+
+
+class LeftOut:
+    """Counts the steps whose gradient was not finite. The counts stay on the device until they are read."""
+
+    def __init__(self, device: torch.device, *, before: int = 0):
+        """`before`: how many there were until the checkpoint that the run goes on from."""
+        self._all = torch.full((), float(before), device=device)
+        self._row = torch.zeros((), device=device)
+        self._longest = torch.zeros((), device=device)
+
+    def note(self, taken: Tensor) -> None:
+        """Count a step: 1 for one that was taken, 0 for one that was left out."""
+        left = 1 - taken
+        self._all += left
+        self._row = (self._row + left) * left
+        self._longest = torch.maximum(self._longest, self._row)
+
+    def read(self, *, steps: int, folder: Path) -> tuple[int, int]:
+        """All of them, and those in a row until now. Waits for the device.
+
+        Raises ConfigError where too many were in a row for a run of so many `steps`, which lies in `folder`.
+        """
+        every, row, longest = map(int, torch.stack([self._all, self._row, self._longest]).tolist())
+        if longest >= min(MOST_LEFT_OUT, math.ceil(steps / 2)):
+            raise ConfigError(
+                f"training has diverged: the gradient was not finite for {longest} steps in a row, which "
+                "were left out; train again under another --name with a lower optim.lr, from the start, or "
+                f"--from a checkpoint in {folder}."
+            )
+        return every, row

@@ -2,10 +2,13 @@
 
 import os
 import signal
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from types import FrameType
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,11 +17,35 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor, nn
 
+from llava_patch.folders import locked
+from mgie.data.batches import STOPS
+from mgie.errors import DeviceError, UserError
 from mgie.training import zero
 from mgie.weights.checkpoint import Snapshot
 
+Answer = TypeVar("Answer")
+
 Strategy = Literal["ddp", "zero1", "zero2", "zero3"]
 """What processes share out: the samples; with zero1 to zero3 also what zero.py tells."""
+
+FATES = {
+    "DataLoader worker": "a process that reads data was killed, often for want of memory: lower data.workers",
+    "Connection closed by peer": "another process of this run has ended: read what it said before",
+    "Connection reset by peer": "another process of this run has ended: read what it said before",
+}
+"""What torch says, in the midst of a longer text, when a process is gone; and what to say."""
+
+PATIENCE = 10
+"""Seconds in which the process that has failed tells why, before the others tell that it is gone."""
+
+
+class Stopped(KeyboardInterrupt):
+    """All processes have agreed to stop, and what was done is saved."""
+
+
+def processes() -> int:
+    """How many processes were started to train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 class World:
@@ -40,17 +67,17 @@ class World:
 
         `batch_size`, `micro_batch_size` and `clip` are the run's; DeepSpeed wants to know them beforehand.
         """
-        processes = int(os.environ.get("WORLD_SIZE", "1"))
-        together = processes > 1
+        count = processes()
+        together = count > 1
         # A process by itself has nobody to share with.
         self.stage = int(strategy[-1]) if together and strategy != "ddp" else 0
-        self.rounds = max(1, batch_size // max(1, micro_batch_size * processes))
+        self.rounds = max(1, batch_size // max(1, micro_batch_size * count))
         self.short = precision == "bf16"
         plugin = None
         if self.stage:
             plugin = DeepSpeedPlugin(
                 hf_ds_config=zero.deepspeed_config(
-                    self.stage, processes=processes, batch_size=self.rounds * micro_batch_size * processes,
+                    self.stage, processes=count, batch_size=self.rounds * micro_batch_size * count,
                     micro_batch_size=micro_batch_size, clip=clip,
                 ),
                 zero3_init_flag=False,  # weights are read before they are shared out
@@ -75,6 +102,10 @@ class World:
         self.size: int = self.accelerator.num_processes
         self.device: torch.device = self.accelerator.device
         self.is_main: bool = self.accelerator.is_main_process
+        # What processes tell each other besides tensors goes from CPU to CPU: no GPU is waited for.
+        self.hosts = dist.new_group(backend="gloo") if together else None
+        # An optimizer that can be told on the device to leave a step out; DeepSpeed's sees to that itself.
+        self.fused: bool = self.device.type == "cuda" and not self.stage
         if self.device.type == "cpu":
             torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // self.size))
 
@@ -111,6 +142,19 @@ class World:
         if self.stage:
             return torch.as_tensor(self.accelerator.deepspeed_engine_wrapped.engine.get_global_grad_norm())
         return self.accelerator.clip_grad_norm_(parameters, norm)
+
+    def step(self, optimizer: Any, norm: Tensor) -> Tensor:
+        """Step, unless `norm` is not finite: 1, or 0 for a step that leaves weights and moments as they are.
+
+        Nobody waits for a GPU to know. Under ZeRO the step is taken or left out already: DeepSpeed looks at
+        the norm of the gradient itself.
+        """
+        taken = norm.to(self.device).isfinite().float()
+        if self.fused:
+            _inner(optimizer).found_inf = 1 - taken
+        if self.fused or self.stage or taken:
+            optimizer.step()
+        return taken
 
     def held(self, trained: dict[str, nn.Parameter]) -> list[nn.Parameter]:
         """What this process holds of the trained tensors, to be averaged: all, or its shares of them."""
@@ -165,11 +209,61 @@ class World:
             return
         for key, value in snapshot.moments.items():
             name, kind = key.rsplit("|", 1)
-            optimizer.state[trained[name]][kind] = value if kind == "step" else value.to(self.device)
+            on_host = kind == "step" and not self.fused
+            optimizer.state[trained[name]][kind] = value if on_host else value.to(self.device)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum of a small tensor over all processes."""
         return self.accelerator.reduce(values.to(self.device), reduction="sum")
+
+    def any(self, mine: bool) -> bool:
+        """Whether it is so on any process."""
+        if self.size == 1:
+            return mine
+        flag = torch.tensor(mine, dtype=torch.int32)
+        dist.all_reduce(flag, group=self.hosts)
+        return bool(flag)
+
+    def from_main(self, ask: Callable[[], Answer]) -> Answer:
+        """What `ask` gives on the main process, for all of them; likewise the UserError that it raises."""
+        told: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                told[0] = ask()
+            except UserError as error:
+                told[1] = error
+        if self.size > 1:
+            dist.broadcast_object_list(told, group=self.hosts)
+        if told[1] is not None:
+            raise told[1]
+        return told[0]
+
+    def from_all(self, mine: Answer) -> list[Answer]:
+        """What each process has, by rank."""
+        everyones: list[Any] = [mine] * self.size
+        if self.size > 1:
+            dist.all_gather_object(everyones, mine, group=self.hosts)
+        return everyones
+
+    @contextmanager
+    def holding(self, folder: Path) -> Iterator[None]:
+        """Hold a run's folder against other runs, for all processes.
+
+        Raises ConfigError that tells who holds it.
+        """
+
+        def hold() -> None:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(folder.resolve()))
+
+        with ExitStack() as held:
+            self.from_main(hold)
+            yield
+
+    def say(self, sentence: str) -> None:
+        """One line for people, from the main process."""
+        if self.is_main:
+            print(f"mgie: {sentence}", file=sys.stderr)
 
     def autocast(self) -> AbstractContextManager:
         """Around the forward pass: the run's compute type."""
@@ -191,12 +285,13 @@ class World:
     def __enter__(self) -> "World":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *rest: object) -> None:
         """Flush the trackers and leave the process group.
 
         All leave together, as one that leaves early kills the others; but one that fails does not wait.
+        Raises DeviceError where the error is that another process is gone.
         """
-        if kind is None or issubclass(kind, KeyboardInterrupt):
+        if kind is None or issubclass(kind, Stopped):
             if dist.is_initialized():
                 dist.barrier()
             self.accelerator.end_training()
@@ -205,10 +300,15 @@ class World:
         os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
         # The next run of this process (in a notebook, say) may want another precision.
         AcceleratorState._reset_state(reset_partial_state=True)
+        fate = next((FATES[words] for words in FATES if words in str(error)), None)
+        if fate and isinstance(error, RuntimeError):
+            if self.size > 1:
+                time.sleep(PATIENCE)
+            raise DeviceError(f"{fate}; the same command goes on from the last checkpoint.") from error
 
 
 def _inner(optimizer: Any) -> Any:
-    """DeepSpeed's optimizer, out of accelerate's wrapper."""
+    """The optimizer, out of accelerate's wrapper."""
     return optimizer.optimizer
 
 
@@ -222,24 +322,40 @@ def _moments(
 
 @contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Collect Ctrl-C and SIGTERM instead of dying, so that the loop can save first.
+    """Collect Ctrl-C and what schedulers send instead of dying, so that the loop can save first.
 
     A second Ctrl-C dies at once.
     """
     received: list[int] = []
 
-    def note(number: int, frame: Any) -> None:
-        del frame
+    def note(number: int, frame: FrameType | None) -> None:
         if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            signal.default_int_handler(number, frame)
         received.append(number)
 
+    with _handling(note):
+        yield received
+
+
+def stopping_at_once() -> AbstractContextManager[None]:
+    """What schedulers send ends what is done inside as Ctrl-C does: there is nothing to be saved yet."""
+    return _handling(signal.default_int_handler)
+
+
+@contextmanager
+def _handling(handler: Callable[[int, FrameType | None], Any]) -> Iterator[None]:
+    wanted = [number for number in STOPS if number != signal.SIGHUP or not _ignored(number)]
     try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, handler) for number in wanted}
     except ValueError:  # signals belong to the main thread, and this is another one (a web server's, say)
         before = {}
     try:
-        yield received
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
+
+
+def _ignored(number: int) -> bool:
+    """As under nohup, whose runs outlive their terminal."""
+    return signal.getsignal(number) == signal.SIG_IGN

@@ -4,15 +4,20 @@ A checkpoint is a folder `checkpoints/<samples>` with
     trained.safetensors    the trained tensors, by their names in the editor
     ema.safetensors        their running average, where the run keeps one
     optimizer.safetensors  "<name>|<kind of moment>" for each trained tensor
-    state.json             samples and steps done
+    begun.safetensors      of a run that began with another one's tensors (model.start): those that it leaves
+                           as they were, and that its parts have otherwise
+    state.json             samples and steps done, and which data they were of
     run.yaml               the resolved configuration
     manifest.json          size and SHA-256 of each of these files; written last
-It is written whole or not at all: what has no valid manifest does not exist.
-Frozen tensors are never in it. Tensors are whole, whatever the processes of the run had shared out.
+It is written whole or not at all: one whose files are not what its manifest says is damaged, and skipped.
+Other frozen tensors are never in it, nor a number that is not finite. Tensors are whole, whatever the
+processes of the run had shared out.
 """
 
+import itertools
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,11 +25,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from llava_patch.folders import MANIFEST, check_file, read_manifest, remove_folder, whole_folder
+from llava_patch.folders import (
+    MANIFEST,
+    check_file,
+    file_hash,
+    read_manifest,
+    remove_folder,
+    whole_folder,
+)
 from mgie.errors import DeviceError, WeightsError
 
 CHECKPOINT = "checkpoint"
 """Kind of the folder."""
+BEGUN = "begun.safetensors"
+FILES = ("trained.safetensors", "optimizer.safetensors", "state.json", "run.yaml")
+"""What every checkpoint has."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +62,12 @@ class TrainState:
     loss_ce: float = float("nan")
     loss_edit: float = float("nan")
     loss_align: float = 0.0
+    skipped: int = 0
+    """Steps among these that were left out, as their gradient was not finite."""
+    total: int = 0
+    """Length of the run in samples, as it was meant to be."""
+    data: str = ""
+    """Identity of what was learnt from."""
 
     def after_step(self, samples: int, seconds: float) -> "TrainState":
         """The state one optimizer step and `samples` samples later, `seconds` into the run."""
@@ -62,20 +83,51 @@ class Snapshot:
     """Of the optimizer, named "<name>|<kind>"."""
     ema: dict[str, Tensor] | None
     """The running average of `trained`, where the run keeps one."""
+    begun: dict[str, Tensor] = field(default_factory=dict)
+    """Frozen tensors that are not those of the run's parts, as the run began with another one's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What there is to go on from, and what was passed over."""
+
+    path: Path | None
+    """The newest intact checkpoint; None where there is none at all."""
+    samples: int = 0
+    identity: str = ""
+    """SHA-256 of its manifest, which has those of its files."""
+    skipped: tuple[str, ...] = ()
+    """The damaged ones that are newer, each with its reason."""
+
+    def otherwise_here(self) -> str | None:
+        """A sentence where this process sees something else under `path` than the one that found it."""
+        if self.path is None:
+            return None
+        manifest = self.path / MANIFEST
+        if manifest.is_file() and file_hash(manifest) == self.identity:
+            return None
+        seen = "another checkpoint" if manifest.is_file() else "no checkpoint"
+        return f"sees {seen} at {self.path}: expected a folder that all processes share; let `out` name one."
 
 
 def save(folder: Path, state: TrainState, snapshot: Snapshot, *, run_yaml: str, keep: int) -> Path:
-    """Write `folder/checkpoints/<samples>` and prune to the newest `keep`.
+    """Write `folder/checkpoints/<samples>`; older ones go until, with it, `keep` intact ones are left.
 
-    Raises DeviceError when the disk is full.
+    Raises DeviceError when the disk is full, WeightsError for weights that are not finite: then nothing is
+    written, and nothing pruned.
     """
     final = folder / "checkpoints" / f"{state.samples:010d}"
+    for tensors in (snapshot.trained, snapshot.ema or {}, snapshot.moments):
+        check_finite(tensors.items(), f"checkpoint {final}, which was therefore not written,")
+    _make_way(final)
     try:
         with whole_folder(final, kind=CHECKPOINT) as partial:
             save_file(snapshot.trained, partial / "trained.safetensors")
             if snapshot.ema is not None:
                 save_file(snapshot.ema, partial / "ema.safetensors")
             save_file(snapshot.moments, partial / "optimizer.safetensors")
+            if snapshot.begun:
+                save_file(snapshot.begun, partial / BEGUN)
             (partial / "state.json").write_text(json.dumps(asdict(state)))
             (partial / "run.yaml").write_text(run_yaml)
     except (DeviceError, SafetensorError) as error:
@@ -85,17 +137,53 @@ def save(folder: Path, state: TrainState, snapshot: Snapshot, *, run_yaml: str, 
                 "free some space and run the same command again to go on."
             ) from error
         raise
-    for old in _valid(folder)[:-keep]:
-        remove_folder(old)
+    _prune([path for path in _all(folder) if path.name < final.name], keep - 1)
     return final
 
 
+def find(folder: Path) -> Found:
+    """The newest intact checkpoint of a run. Raises WeightsError where there are some, and none is intact."""
+    skipped: list[str] = []
+    for path in reversed(_all(folder)):
+        if reason := _damage(path):
+            skipped.append(f"{path} (damaged: {reason})")
+            continue
+        identity = file_hash(path / MANIFEST)
+        return Found(path=path, samples=load_state(path).samples, identity=identity, skipped=tuple(skipped))
+    if skipped:
+        raise WeightsError(
+            f"none of the checkpoints of {folder} is intact, not even {skipped[0]}: to start over, choose "
+            "another --name, or remove that folder."
+        )
+    return Found(path=None)
+
+
 def latest(folder: Path) -> Path | None:
-    """The newest checkpoint of a run whose manifest holds, or None."""
-    for path in reversed(_valid(folder)):
-        if _intact(path):
-            return path
-    return None
+    """The newest intact checkpoint of a run, None where there is none at all. Raises as `find` does."""
+    return find(folder).path
+
+
+def check(checkpoint: Path) -> None:
+    """Raise WeightsError unless all files of a checkpoint are there and what its manifest says."""
+    manifest = read_manifest(checkpoint)
+    for name in FILES:
+        if manifest["kind"] != CHECKPOINT or name not in manifest["files"]:
+            raise WeightsError(
+                f"{checkpoint / MANIFEST} is no checkpoint's, which names {name}: train again."
+            )
+    for name, facts in manifest["files"].items():
+        check_file(checkpoint, name, facts)
+
+
+def check_finite(tensors: Iterable[tuple[str, Tensor]], what: str) -> None:
+    """Raise WeightsError where a tensor holds NaN or infinity; `what` they are tensors of."""
+    bad = [name for name, tensor in tensors if not tensor.isfinite().all()]
+    if bad:
+        raise WeightsError(
+            f"{what} has {len(bad)} tensors with numbers that are not finite (the first is {bad[0]}): its "
+            "training has diverged; take an earlier checkpoint, or train again under another --name with a "
+            "lower optim.lr."
+        )
 
 
 def load_state(checkpoint: Path) -> TrainState:
@@ -109,21 +197,29 @@ def load_tensors(checkpoint: Path, *, ema: bool = False) -> dict[str, Tensor]:
     return load_file(averaged if ema and averaged.exists() else checkpoint / "trained.safetensors")
 
 
+def load_begun(checkpoint: Path) -> dict[str, Tensor]:
+    """Tensors that the run neither trained nor has from its parts, by name."""
+    return load_file(checkpoint / BEGUN) if (checkpoint / BEGUN).exists() else {}
+
+
 def load(checkpoint: Path) -> tuple[TrainState, Snapshot]:
     """Where the run stood, and its tensors."""
     return load_state(checkpoint), Snapshot(
         trained=load_tensors(checkpoint),
         moments=load_file(checkpoint / "optimizer.safetensors"),
         ema=load_tensors(checkpoint, ema=True) if (checkpoint / "ema.safetensors").exists() else None,
+        begun=load_begun(checkpoint),
     )
 
 
-def put(tensors: dict[str, Tensor], trained: dict[str, nn.Parameter], *, where: Path) -> None:
-    """Copy `tensors` into the parameters of the same names.
+def put(
+    tensors: dict[str, Tensor], trained: dict[str, nn.Parameter], *, where: str | Path, every: bool = True
+) -> None:
+    """Copy `tensors` into the parameters of the same names: into every one, or into some.
 
-    Raises WeightsError unless names and shapes agree exactly.
+    Raises WeightsError unless names and shapes agree exactly, and all numbers are finite.
     """
-    problems = [f"missing {name}" for name in trained.keys() - tensors.keys()]
+    problems = [f"missing {name}" for name in trained.keys() - tensors.keys() if every]
     problems += [f"unexpected {name}" for name in tensors.keys() - trained.keys()]
     problems += [
         f"{name} is {tuple(tensors[name].shape)} but the model has {tuple(parameter.shape)}"
@@ -137,20 +233,38 @@ def put(tensors: dict[str, Tensor], trained: dict[str, nn.Parameter], *, where: 
         raise WeightsError(
             f"checkpoint {where} does not fit this model: {shown}; use the recipe it was trained with."
         )
+    check_finite(tensors.items(), f"checkpoint {where}")
     with torch.no_grad():
-        for name, parameter in trained.items():
-            parameter.copy_(tensors[name])
+        for name, tensor in tensors.items():
+            trained[name].copy_(tensor)
 
 
-def _valid(folder: Path) -> list[Path]:
+def _all(folder: Path) -> list[Path]:
+    """Folders of checkpoints, damaged or not, oldest first."""
     found = (folder / "checkpoints").glob("[0-9]*")
-    return sorted(path for path in found if (path / MANIFEST).is_file())
+    return sorted(path for path in found if path.name.isdecimal() and path.is_dir())
 
 
-def _intact(checkpoint: Path) -> bool:
+def _damage(checkpoint: Path) -> str:
+    """What is wrong with it, in half a sentence; empty where nothing is."""
     try:
-        for name, facts in read_manifest(checkpoint)["files"].items():
-            check_file(checkpoint, name, facts)
-    except WeightsError:
-        return False
-    return True
+        check(checkpoint)
+    except WeightsError as error:
+        return str(error).rsplit(": ", 1)[0]
+    return ""
+
+
+def _make_way(final: Path) -> None:
+    """Move a damaged checkpoint aside whose samples are done again."""
+    if final.is_dir() and _damage(final):
+        names = (final.with_name(f"{final.name}.damaged{number or ''}") for number in itertools.count())
+        final.rename(next(name for name in names if not name.exists()))
+
+
+def _prune(older: list[Path], keep: int) -> None:
+    """Remove all but the newest that hold `keep` intact ones. What is removed was written here."""
+    for path in reversed(older if len(older) > keep else []):
+        if keep > 0:
+            keep -= not _damage(path)
+        elif (path / MANIFEST).is_file():
+            remove_folder(path)

@@ -6,6 +6,7 @@ source picture.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,14 +112,34 @@ def load_scheduler(where: str | Path) -> DDPMScheduler:
             ) from error
 
 
-def load_sampler(name: str, schedule: DDPMScheduler) -> SchedulerMixin:
-    """The diffusers scheduler called `name`, over a training schedule. Raises ConfigError."""
+def load_sampler(name: str, schedule: DDPMScheduler, *, steps: int = 1) -> SchedulerMixin:
+    """The diffusers scheduler called `name`, over a training schedule.
+
+    Raises ConfigError where there is none, or where it cannot sample in so many steps as an editor does.
+    """
     kind = getattr(diffusers, name, None)
     if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
         raise ConfigError(
             f"sampling.scheduler is {name!r}: expected a scheduler of diffusers, such as DDIMScheduler."
         )
-    return kind.from_config(schedule.config)  # pyright: ignore[reportAttributeAccessIssue] - of ConfigMixin
+    new: Any = partial(kind.from_config, schedule.config)  # pyright: ignore[reportAttributeAccessIssue]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            sampler, latents = new(), torch.zeros(1, 4, 8, 8)
+            sampler.set_timesteps(steps)
+            latents = latents * sampler.init_noise_sigma
+            for t in sampler.timesteps[:2]:
+                noisy = sampler.scale_model_input(latents, t)
+                latents = sampler.step(noisy, t, latents, return_dict=False)[0]
+        if not len(sampler.timesteps):
+            raise ValueError("no step at all")
+    except Exception as error:  # the library has no one type for what makes no schedule, or lacks a package
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ConfigError(
+            f"sampling.scheduler={name} with sampling.steps={steps} cannot sample here ({reason}): expected "
+            "a scheduler such as DDIMScheduler, and from 1 step to as many as the training schedule has."
+        ) from error
+    return new()
 
 
 def _load(kind: Any, where: str | Path, part: str, progress: bool) -> Any:

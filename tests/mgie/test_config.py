@@ -82,3 +82,12 @@ def test_a_value_of_the_wrong_type_is_refused(value):
 def test_builtin_paths_lie_beside_the_recipes():
     assert resolve("builtin:tiny_base/sd") == str(RECIPES / "tiny_base" / "sd")
     assert resolve("some/hub-id") == "some/hub-id"
+
+
+def test_a_process_holds_its_whole_share_unless_told_otherwise():
+    tiny = load_run("tiny")
+    assert [tiny.train.micro_batch(processes) for processes in (1, 2, 8)] == [16, 8, 2]
+    tiny.validate(2)
+    assert load_run("tiny", ["--train.micro_batch_size=4"]).train.micro_batch(2) == 4
+    with pytest.raises(ConfigError, match="must be a multiple of 3"):
+        tiny.validate(3)

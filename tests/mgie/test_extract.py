@@ -114,6 +114,15 @@ def test_an_older_checkpoint_by_its_name(trained, tmp_path):
         extract(trained, out=tmp_path / "release", checkpoint="77")
 
 
+def test_a_checkpoint_named_by_hand_is_verified_and_a_skipped_one_is_told(run_dir, tmp_path, capsys):
+    found = checkpoints.latest(run_dir)
+    (found / "trained.safetensors").write_bytes(b"nothing")
+    with pytest.raises(WeightsError, match=r"trained\.safetensors has 7 bytes"):
+        extract(run_dir, out=tmp_path / "release", checkpoint=found.name)
+    assert extract(run_dir, out=tmp_path / "release")["samples"] == 4
+    assert f"skipped {found} (damaged: " in capsys.readouterr().err
+
+
 def test_apple_s_files(trained, tmp_path):
     extract(trained, out=tmp_path / "apple", format="apple")
     stored = load_file(checkpoints.latest(trained) / "ema.safetensors")

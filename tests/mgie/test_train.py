@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from mgie.build import build_editor
 from mgie.config import dump_run
-from mgie.errors import ConfigError
+from mgie.errors import ConfigError, WeightsError
 from mgie.train import train
 from mgie.training.task import EditTask
 from mgie.weights import checkpoint
@@ -82,7 +82,7 @@ def torchrun(run, processes: int) -> None:
 def test_a_run_leaves_its_facts_log_and_checkpoints(tiny_run):
     run = tiny_run()
     facts = train(run)
-    assert facts.keys() == {"run_dir", "steps", "samples", "seconds", "loss_ce", "loss_edit"}
+    assert facts.keys() == {"run_dir", "steps", "samples", "skipped", "seconds", "loss_ce", "loss_edit"}
     assert (facts["steps"], facts["samples"]) == (4, 16)
     assert len(losses(run)) == 4
     assert losses(run)[-1] == (facts["loss_ce"], facts["loss_edit"])
@@ -126,11 +126,15 @@ def interrupt_at(run, samples: int) -> None:
         RunLog.step = step
 
 
-def test_a_finished_run_is_left_alone_and_another_one_is_refused(tiny_run):
+def test_a_finished_run_is_left_alone_and_another_one_is_refused(tiny_run, capsys):
     run = tiny_run()
     first = train(run)
     began = time.time()
+    assert "new: " in capsys.readouterr().err
     assert train(run) == first
+    said = capsys.readouterr().err
+    assert f"goes on from {run.folder}/checkpoints/0000000016 at sample 16." in said
+    assert "complete: all 16 samples are done." in said
     assert checkpoint.latest(run.folder).stat().st_mtime < began
     with pytest.raises(ConfigError, match=r"optim\.lr=[\d.]+, now optim\.lr=0\.5"):
         train(tiny_run("--optim.lr=0.5"))
@@ -339,6 +343,23 @@ def test_lines_after_the_last_checkpoint_are_not_told_twice(tiny_run):
         12,
         16,
     ]
+
+
+def test_damaged_checkpoints_are_told_and_never_taken_for_none(tiny_run, capsys):
+    run = tiny_run()
+    train(run)
+    told = (run.folder / "log.jsonl").read_text()
+    (checkpoint.latest(run.folder) / "state.json").write_text("{}")
+    capsys.readouterr()
+    train(run)
+    said = capsys.readouterr().err
+    assert "skipped " in said and "0000000016 (damaged: " in said
+    assert "0000000008 at sample 8." in said
+    for found in (run.folder / "checkpoints").glob("0*"):
+        (found / "manifest.json").write_text("{}")
+    with pytest.raises(WeightsError, match="none of the checkpoints"):
+        train(run)
+    assert len((run.folder / "log.jsonl").read_text().splitlines()) == len(told.splitlines())
 
 
 def test_gradient_checkpointing_changes_no_number(tiny_run):

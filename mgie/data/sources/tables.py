@@ -39,6 +39,21 @@ def parquet_files(folder: Path) -> dict[str, list[str]]:
     return found
 
 
+def identity(where: str) -> str:
+    """What tells a table from another without reading it: names and sizes of its files, or id and revision on
+    the hub. Raises DataError where the hub does not answer."""
+    if Path(where).exists():
+        files = sorted(Path(path) for paths in parquet_files(Path(where)).values() for path in paths)
+        return repr([(path.name, path.stat().st_size) for path in files])
+    try:
+        return f"{where} {HfApi().dataset_info(where, timeout=10).sha}"
+    except Exception as error:  # the client's own types of errors differ between versions
+        raise DataError(
+            f"{where} is neither a folder nor a hub id that can be reached ({type(error).__name__}): "
+            "download it first."
+        ) from error
+
+
 def open_tables(where: str) -> dict[str, IterableDataset]:
     """Split -> a stream of rows with pictures as {"bytes", "path"}. Raises DataError where nothing can be
     opened."""

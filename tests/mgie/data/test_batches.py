@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mgie.data.batches import Batches, collate
+from mgie.data.batches import STOPS, Batches, collate
 from mgie.data.orders import Shuffled
 from mgie.errors import ConfigError, DataError
 from mgie.tokens import IGNORE
@@ -167,3 +168,16 @@ def test_other_processes_see_the_same_order():
         for seed in "12"
     }
     assert len(runs) == 1
+
+
+def test_workers_outlive_what_asks_the_run_to_stop(make_pair):
+    """Schedulers send it to all processes of a run; the loop needs its workers until it has saved."""
+    data = batches(make_pair, micro_batch_size=6, workers=2)
+    steps, plain = data.steps(0, 120), batches(make_pair, micro_batch_size=6).steps(0, 120)
+    seen = [next(steps)]
+    workers = multiprocessing.active_children()
+    assert len(workers) == 2
+    for worker in workers:
+        for number in STOPS:
+            os.kill(worker.pid, number)
+    assert keys([*seen, *steps]) == keys(plain)

@@ -10,7 +10,7 @@ import torch
 from mgie.build import build_batches, build_editor
 from mgie.config import DataConfig, dump_run, load_run
 from mgie.data import examples, shards, streamed
-from mgie.data.reading import Arrangement, open_sets
+from mgie.data.reading import Arrangement, identity, open_sets
 from mgie.data.stored_features import FeatureBatch
 from mgie.data.stored_pairs import StoredPairs
 from mgie.errors import ConfigError, DataError, WeightsError
@@ -281,3 +281,25 @@ def test_training_on_pictures_of_several_shapes(tiny_run, shapes_data):
     changes = ("--data.buckets=shape", "--data.shape_step=8", f"--data.path={shapes_data}")
     found = train(tiny_run(*changes, "--train.batch_size=2", "--train.micro_batch_size=1", samples=6))
     assert found["steps"] == 3 and found["loss_edit"] > 0
+
+
+def test_data_is_known_by_its_rows_and_shares_wherever_it_lies(toy_data, other_data, tmp_path):
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    (moved / "facts.json").write_text((toy_data / "facts.json").read_text())
+    assert identity({str(toy_data): 1.0}) == identity({str(moved): 3.0})
+    assert identity({str(toy_data): 1.0}) != identity({str(other_data): 1.0})
+    half = identity({str(toy_data): 1.0, str(other_data): 1.0})
+    assert half == identity({str(moved): 0.5, str(other_data): 0.5})
+    assert half != identity({str(toy_data): 2.0, str(other_data): 1.0})
+    with pytest.raises(DataError, match="is no data set"):
+        identity({str(tmp_path): 1.0})
+
+
+def test_a_stream_is_known_by_its_files(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train-0.parquet").write_bytes(b"x" * 9)
+    assert len({identity({str(tmp_path / name): 1.0}, streaming=True) for name in ("one", "two")}) == 1
+    (tmp_path / "two" / "train-1.parquet").write_bytes(b"y")
+    assert len({identity({str(tmp_path / name): 1.0}, streaming=True) for name in ("one", "two")}) == 2

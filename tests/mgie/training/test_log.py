@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from mgie.training.log import LINES, RunLog
+from mgie.training.optim import OptimConfig
 from mgie.training.world import World
 from mgie.weights.checkpoint import TrainState
 
@@ -48,16 +49,42 @@ def test_a_line_has_the_names_of_all_metrics(tmp_path, world):
         "loss_align": 0.0,
         "grad_norm": 2.0,
         "lr": 0.1,
+        "skipped": 0,
     }
     assert (second["step"], second["samples"]) == (2, 16)
     assert (tmp_path / "run" / "run.yaml").read_text() == "name: x\n"
 
 
-def test_means_are_over_the_samples_since_the_last_line(tmp_path, world):
+def test_the_first_line_says_how_long_the_rest_will_take(tmp_path, world, capsys):
     log = opened(tmp_path, world, done=8)
-    assert log.samples_since_line(24) == 16
-    told(log, 24)
-    assert log.samples_since_line(32) == 8
+    told(log, 16), told(log, 24)
+    assert len(re.findall(r"samples per second: about \d+ seconds to go", capsys.readouterr().err)) == 1
+
+
+def test_a_gradient_that_is_no_number_is_null(tmp_path, world):
+    log = opened(tmp_path, world)
+    log.step(TrainState(samples=8, steps=1, skipped=3), grad_norm=float("nan"), lr=0.1)
+    assert (lines(tmp_path)[0]["grad_norm"], lines(tmp_path)[0]["skipped"]) == (None, 3)
+
+
+def test_the_outlook_says_epochs_and_what_another_length_means(tmp_path, world, capsys):
+    new = TrainState()
+
+    def outlook(state, **facts):
+        opened(tmp_path, world).outlook(state, OptimConfig(lr=1.0, warmup=0.0), batch_size=8, **facts)
+        return capsys.readouterr().err
+
+    assert "32 samples in 4 steps: 2 epochs of 16 pairs.\n" in outlook(new, epoch=16)
+    assert "32 samples in 4 steps.\n" in outlook(new, epoch=None)
+    assert "by heart" not in outlook(new, epoch=1)
+    RunLog(tmp_path, world, total=60, done=0, run_yaml="").outlook(
+        TrainState(), OptimConfig(lr=1.0), batch_size=4, epoch=1
+    )
+    assert "Each pair comes 60 times and is learnt by heart: 50 epochs are train.samples=50." in (
+        capsys.readouterr().err
+    )
+    longer = outlook(TrainState(samples=16, total=16), epoch=16)
+    assert "instead of 16 samples" in longer and "it goes on at 0.5 of its peak, not at 0)" in longer
 
 
 def test_steps_that_are_taken_again_are_told_once(tmp_path, world):
@@ -113,3 +140,19 @@ def test_tensorboard_gets_the_numbers(tmp_path):
     assert len(events) == 1
     content = events[0].read_bytes()
     assert all(name in content for name in (b"loss_ce", b"loss_edit", b"grad_norm", b"lr"))
+
+
+def test_lines_of_others_stay_and_crash_nothing(tmp_path, world):
+    foreign = [b"my note", b'{"samples": "many"}', b"[" * 5000, b"\xff\xfe", b"[1]", b""]
+    told(opened(tmp_path, world), 8)
+    with (tmp_path / LINES).open("ab") as file:
+        file.write(b"".join(line + b"\n" for line in foreign))
+    told(opened(tmp_path, world, done=8), 16)
+    opened(tmp_path, world, done=8)
+    assert (tmp_path / LINES).read_bytes().splitlines()[1:] == foreign
+
+
+def test_where_nothing_is_resumed_no_line_is_lost(tmp_path, world):
+    told(opened(tmp_path, world), 8)
+    told(opened(tmp_path, world), 8)
+    assert [line["samples"] for line in lines(tmp_path)] == [8, 8]

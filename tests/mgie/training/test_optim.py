@@ -1,9 +1,18 @@
 import pytest
 import torch
+from diffusers.training_utils import EMAModel
 from torch import nn
 
 from mgie.errors import ConfigError
-from mgie.training.optim import OptimConfig, build_optimizer, choose_trained, rate_factor, set_rates
+from mgie.training.optim import (
+    Average,
+    LeftOut,
+    OptimConfig,
+    build_optimizer,
+    choose_trained,
+    rate_factor,
+    set_rates,
+)
 
 
 def two_parts():
@@ -45,3 +54,38 @@ def test_the_rate_warms_up_and_falls_to_zero():
     factors = [rate_factor(progress, config) for progress in (0.0, 0.05, 0.1, 0.55, 1.0)]
     torch.testing.assert_close(factors, [0.0, 0.5, 1.0, 0.5, 0.0])
     assert rate_factor(0.9, OptimConfig(lr=1.0, schedule="constant")) == 1.0
+
+
+def test_the_average_is_the_library_s_to_the_bit():
+    weights = [nn.Parameter(torch.randn(5, 7)), nn.Parameter(torch.randn(3))]
+    ours, theirs = (kind(weights, decay=0.9) for kind in (Average, EMAModel))
+    for _ in range(30):
+        for weight in weights:
+            weight.data += torch.randn_like(weight)
+        ours.step(weights, torch.ones(()))
+        theirs.step(weights)
+    assert all(torch.equal(*pair) for pair in zip(ours.shadow_params, theirs.shadow_params))
+
+
+def test_steps_that_are_left_out_are_counted_and_a_row_of_them_ends_the_run(tmp_path):
+    counts = LeftOut(torch.device("cpu"), before=5)
+
+    def note(taken: str) -> tuple[int, int]:
+        for each in taken:
+            counts.note(torch.tensor(float(each)))
+        return counts.read(steps=100, folder=tmp_path)
+
+    assert note("1101") == (6, 0)
+    assert note("0000000") == (13, 7)
+    assert note("1") == (13, 0)
+    with pytest.raises(ConfigError, match="not finite for 8 steps in a row"):
+        note("000000001")
+
+
+def test_half_of_a_short_run_is_enough_to_end_it(tmp_path):
+    counts = LeftOut(torch.device("cpu"))
+    counts.note(torch.zeros(()))
+    assert counts.read(steps=4, folder=tmp_path) == (1, 1)
+    counts.note(torch.zeros(()))
+    with pytest.raises(ConfigError, match="training has diverged"):
+        counts.read(steps=4, folder=tmp_path)

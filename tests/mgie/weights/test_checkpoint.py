@@ -100,3 +100,96 @@ def test_the_manifest_names_every_file(tmp_path):
     found = save(tmp_path, 8)
     manifest = json.loads((found / "manifest.json").read_text())
     assert set(manifest["files"]) == {path.name for path in found.iterdir()} - {"manifest.json"}
+
+
+def names(folder):
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
+def damage(found):
+    (found / "trained.safetensors").write_bytes(b"nothing")
+
+
+@pytest.mark.parametrize("keep", [-1, 0, 1])
+def test_the_one_just_written_always_stays(tmp_path, keep):
+    save(tmp_path, 8, keep=keep)
+    save(tmp_path, 16, keep=keep)
+    assert names(tmp_path) == [f"{16:010d}"]
+
+
+@pytest.mark.parametrize("newer", [24, 8])
+def test_a_damaged_one_does_not_push_out_a_good_one(tmp_path, newer):
+    save(tmp_path, 4)
+    damage(save(tmp_path, newer))
+    save(tmp_path, 16)
+    assert {f"{4:010d}", f"{16:010d}"} <= set(names(tmp_path))
+
+
+def test_a_damaged_one_is_told_and_moved_aside_when_it_is_in_the_way(tmp_path):
+    save(tmp_path, 8)
+    damage(save(tmp_path, 16))
+    (tmp_path / "checkpoints" / f"{16:010d}" / "mine.txt").write_text("do not lose me")
+    found = checkpoint.find(tmp_path)
+    assert found.path and found.samples == 8
+    assert "damaged: " in found.skipped[0] and "trained.safetensors has 7 bytes" in found.skipped[0]
+    save(tmp_path, 16)
+    aside = tmp_path / "checkpoints" / f"{16:010d}.damaged"
+    assert (aside / "mine.txt").read_text() == "do not lose me"
+    assert checkpoint.find(tmp_path).samples == 16
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "", '{"kind": "checkpoint", "files": {"x": {"size": 1}}}'])
+def test_where_none_is_intact_nothing_is_begun_anew(tmp_path, text):
+    (save(tmp_path, 8) / "manifest.json").write_text(text)
+    with pytest.raises(WeightsError, match=r"none of the checkpoints .* choose another --name, or remove"):
+        checkpoint.latest(tmp_path)
+
+
+def test_others_see_the_same_one_or_say_so(tmp_path):
+    found = checkpoint.find(tmp_path)
+    assert found.path is None and found.otherwise_here() is None
+    save(tmp_path, 8)
+    found = checkpoint.find(tmp_path)
+    assert found.otherwise_here() is None
+    save(tmp_path, 8, seed=1)
+    assert "another checkpoint" in str(found.otherwise_here())
+
+
+@pytest.mark.parametrize("part", ["trained", "ema", "moments"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_not_saved_and_nothing_goes(tmp_path, part, bad):
+    for samples in (8, 16):
+        save(tmp_path, samples)
+    broken = snapshot()
+    name = next(iter(getattr(broken, part)))
+    getattr(broken, part)[name].view(-1)[-1] = bad
+    with pytest.raises(
+        WeightsError, match=rf"was therefore not written, has 1 tensors.*{name[:6]}.*diverged"
+    ):
+        checkpoint.save(tmp_path, TrainState(samples=24), broken, run_yaml="name: x\n", keep=2)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [f"{8:010d}", f"{16:010d}"]
+
+
+def test_what_is_not_finite_is_not_put_into_a_model():
+    model = nn.Linear(3, 2)
+    before = model.weight.detach().clone()
+    with pytest.raises(WeightsError, match="checkpoint there has 1 tensors"):
+        checkpoint.put(
+            {"weight": torch.full((2, 3), float("nan")), "bias": torch.zeros(2)},
+            dict(model.named_parameters()),
+            where="there",
+        )
+    assert torch.equal(model.weight, before)
+
+
+def test_what_a_run_began_with_comes_back(tmp_path):
+    whole = replace(snapshot(), begun={"frozen": torch.ones(2)})
+    found = checkpoint.save(tmp_path, TrainState(samples=8), whole, run_yaml="name: x\n", keep=2)
+    assert torch.equal(checkpoint.load(found)[1].begun["frozen"], torch.ones(2))
+    assert checkpoint.load_tensors(found).keys() == {"weight", "bias"}
+    model = nn.ModuleDict({"frozen": nn.Linear(1, 2)})
+    names = {"frozen": model["frozen"].bias, "other": model["frozen"].weight}
+    checkpoint.put(checkpoint.load_begun(found), names, where=found, every=False)
+    assert torch.equal(model["frozen"].bias.detach(), torch.ones(2))
+    with pytest.raises(WeightsError, match="unexpected frozen"):
+        checkpoint.put(checkpoint.load_begun(found), {}, where=found, every=False)

@@ -222,3 +222,18 @@ def test_samplers_by_name():
     for name in ("Nonsense", "UNet2DConditionModel"):
         with pytest.raises(ConfigError, match=f"sampling.scheduler is '{name}': expected a scheduler"):
             load_sampler(name, schedule)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps"), [("DDIMScheduler", 0), ("DDIMScheduler", 1001), ("VQDiffusionScheduler", 4)]
+)
+def test_a_sampler_that_cannot_sample_is_refused(name, steps):
+    with pytest.raises(ConfigError, match=rf"sampling\.scheduler={name} with sampling\.steps={steps} cannot"):
+        load_sampler(name, DDPMScheduler(), steps=steps)
+
+
+def test_trying_a_sampler_draws_nothing():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    load_sampler("DDPMScheduler", DDPMScheduler(), steps=4)
+    assert torch.equal(before, torch.get_rng_state())
