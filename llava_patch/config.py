@@ -23,6 +23,8 @@ _OUR_KEYS = (
     "use_mm_proj",
 )
 _NOT_LANGUAGE = (*_OUR_KEYS, "model_type", "architectures", "transformers_version", "_name_or_path")
+_CODE = ("attn_implementation", "experts_implementation", "auto_map", "trust_remote_code", "kernel")
+"""Parts of keys that name code to run: whoever loads a folder chooses that, not the folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +210,7 @@ def _vision(tower: Path) -> CLIPVisionConfig:
 
 
 def _checked(kind: type[_Config], content: dict) -> _Config:
+    content = {name: value for name, value in content.items() if not any(code in name for code in _CODE)}
     try:
         return kind(**content)
     except Exception as error:  # the library's own types of validation errors differ between versions

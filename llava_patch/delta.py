@@ -212,7 +212,7 @@ def _facts(delta: Path) -> dict:
     try:
         facts = json.loads((delta / FACTS_FILE).read_text(encoding="utf-8"))
         return {"base": dict(facts["base"]), "types": dict(facts["types"])}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsError(f"{delta / FACTS_FILE} is damaged ({error!r}); fetch the file again.") from error
 
 

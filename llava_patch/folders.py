@@ -12,21 +12,29 @@ import os
 import re
 import shutil
 import socket
+import stat
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import FileLock, SoftFileLock, Timeout
 
 from llava_patch.errors import ConfigError, DeviceError, WeightsError
 
 MANIFEST = "manifest.json"
 """In each written folder: what kind of folder it is, and size and SHA-256 of each file."""
-TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.mgie-(?P<state>partial|replaced)")
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}\.mgie-(?P<state>partial|replaced)", re.DOTALL)
 """Names of folders that are being written, or have made way: nobody else calls one so."""
+ABOUT_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE}
+"""Errors without a file's name that writing meets; others are somebody else's."""
+UNSYNCED = {errno.EINVAL, errno.ENOTSUP, errno.EACCES}
+"""What disks of other systems answer to the wish to sync a folder."""
+ROOM = len("..12345678.mgie-replaced")
+"""Bytes by which a temporary name is longer than its folder's."""
 DROPPINGS = {".DS_Store", "Thumbs.db", "desktop.ini"}
 """Files that file managers leave behind."""
 
@@ -40,13 +48,13 @@ def whole_folder(out: str | Path, *, kind: str, replace: bool = True, hashed: bo
     ConfigError where `out` must not be written, DeviceError where it cannot be.
     """
     check_out(out, kind=kind, replace=replace)
-    out = Path(out).resolve()  # a link stays, and what it leads to is replaced
+    out = _resolved(out)  # a link stays, and what it leads to is replaced
+    partial = _beside(out, "partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with locked(out):
             sweep(out.parent, held=out.name)
             check_out(out, kind=kind, replace=replace)
-            partial = _beside(out, "partial")
             partial.mkdir()
             try:
                 yield partial
@@ -54,19 +62,32 @@ def whole_folder(out: str | Path, *, kind: str, replace: bool = True, hashed: bo
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        # One about a file elsewhere, which was to be read, tells of that file.
-        if error.filename and not Path(error.filename).is_relative_to(out.parent):
-            raise
-        raise _device_error(error, out) from error
+        # One about a file elsewhere, which was to be read, tells of that file; a broken pipe is none of ours.
+        about = error.filename and Path(os.fsdecode(error.filename))
+        ours = about in (out, *out.parents, *_lock_files(out)) or (about and about.is_relative_to(partial))
+        if ours or (not about and error.errno in ABOUT_THE_DISK):
+            raise _device_error(error, out) from error
+        raise
 
 
 def check_out(out: str | Path, *, kind: str, replace: bool = True) -> None:
     """What `whole_folder` would refuse, before the work is done. Raises ConfigError or DeviceError."""
-    out = Path(out)
-    above = next(place for place in out.resolve().parents if place.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
+    out, place = Path(out), _resolved(out)
+    if place in (Path.cwd(), *Path.cwd().parents) or os.path.ismount(place):
+        raise ConfigError(
+            f"{out} is where this runs, above that, or a disk of its own, and cannot be put in place as a "
+            "whole: name a folder in it."
+        )
+    above = next(folder for folder in place.parents if os.path.exists(folder))
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
         what = "read-only" if above.is_dir() else "a file"
         raise DeviceError(f"{out} cannot be written, for {above} is {what}: choose another place.")
+    longest = os.pathconf(above, "PC_NAME_MAX") if hasattr(os, "pathconf") else 255
+    names = (*place.relative_to(above).parts, _beside(place, "replaced").name)
+    if max(len(os.fsencode(name)) for name in names) > longest:
+        raise DeviceError(
+            f"{out} cannot be written: its name is too long, choose one of at most {longest - ROOM} bytes."
+        )
     if out.exists() and not out.is_dir():
         raise ConfigError(f"{out} is a file: expected the name of a folder to be written; choose another.")
     if not out.exists() or not any(out.iterdir()):
@@ -91,7 +112,7 @@ def check_out(out: str | Path, *, kind: str, replace: bool = True) -> None:
 
 def remove_folder(folder: Path) -> None:
     """Remove a folder that `whole_folder` wrote; a kill in the middle leaves nothing that looks whole."""
-    gone = _beside(folder, "replaced")
+    gone = _beside(folder, "partial")  # nobody takes it for an older one that is to come back
     folder.rename(gone)
     shutil.rmtree(gone)
 
@@ -102,20 +123,27 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         files = {
-            str(name): {"size": int(facts["size"])} | dict(facts) for name, facts in manifest["files"].items()
+            str(name): dict(facts) | {"size": int(facts["size"])} for name, facts in manifest["files"].items()
         }
         if not files:
             raise ValueError("it names no file")
+        for name in files:
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
+                raise ValueError(f"it names {name!r}, which is not inside")
         return {"kind": str(manifest["kind"]), "files": files}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError
+    ) as error:  # fmt: skip
         reason = " ".join(str(error).split()) or type(error).__name__
         raise WeightsError(
             f"{path} is no manifest of a whole folder ({reason}): write or fetch the folder again."
         ) from error
 
 
-def check_file(folder: str | Path, name: str, facts: dict[str, Any]) -> None:
-    """Raise WeightsError unless a file is what the manifest says of it."""
+def check_file(
+    folder: str | Path, name: str, facts: dict[str, Any], *, stop: threading.Event | None = None
+) -> None:
+    """Raise WeightsError unless a file is what the manifest says of it. `stop`, when set, gives up."""
     path = Path(folder) / name
     if not path.is_file():
         raise WeightsError(f"{path} is missing: write or fetch the folder again.")
@@ -124,7 +152,7 @@ def check_file(folder: str | Path, name: str, facts: dict[str, Any]) -> None:
             f"{path} has {path.stat().st_size} bytes, expected {facts['size']}: it is damaged or was "
             "changed; write or fetch the folder again."
         )
-    if "sha256" in facts and file_hash(path) != facts["sha256"]:
+    if "sha256" in facts and file_hash(path, stop=stop) != facts["sha256"]:
         raise WeightsError(
             f"{path} is not what was written (another SHA-256): it is damaged or was changed; write or fetch "
             "the folder again."
@@ -157,13 +185,15 @@ def locked(place: Path) -> Iterator[None]:
     The system frees it when this process ends, however it ends; on network file systems their server does.
     Raises ConfigError that tells who holds it.
     """
-    path, holder = place.with_name(f".{place.name}.lock"), place.with_name(f".{place.name}.holder.json")
+    path, holder = _lock_files(place)
     lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
+        # Where the disk knows no locks, the file itself is one, and outlives a machine that has died.
+        dead = f", remove {path} if that machine is gone" if isinstance(lock, SoftFileLock) else ""
         raise ConfigError(
-            f"{place} is in use by {_who(holder)}: wait until that has ended, or choose another place."
+            f"{place} is in use by {_who(holder)}: wait until that has ended{dead}, or choose another place."
         ) from error
     try:
         facts = {
@@ -196,8 +226,8 @@ def sweep(folder: Path, *, held: str = "") -> None:
         try:
             with locked(folder / found["name"]):
                 _clean(path, folder / found["name"], found["state"])
-        except ConfigError:
-            continue  # its process lives
+        except (ConfigError, OSError):
+            continue  # its process lives, or it is another user's
 
 
 def sync(path: Path) -> None:
@@ -205,6 +235,9 @@ def sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if not (path.is_dir() and error.errno in UNSYNCED):
+            raise
     finally:
         os.close(handle)
 
@@ -212,19 +245,23 @@ def sync(path: Path) -> None:
 def open_to_others(path: Path) -> None:
     """Give a file, or a folder and all in it, the rights of any new one.
 
-    Temporary files and safetensors' are for their owner alone.
+    Temporary files and safetensors' are for their owner alone. A folder goes on giving its group to what is
+    made in it; disks that know no rights keep what they have.
     """
     mask = os.umask(0)
     os.umask(mask)
     for each in (path, *path.rglob("*")):
-        each.chmod((0o777 if each.is_dir() else 0o666) & ~mask)
+        if each.is_symlink():
+            continue
+        with suppress(PermissionError):
+            each.chmod((0o777 if each.is_dir() else 0o666) & ~mask | each.stat().st_mode & stat.S_ISGID)
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file of any size."""
+def file_hash(path: Path, *, stop: threading.Event | None = None) -> str:
+    """SHA-256 of a file of any size; of its beginning, where `stop` was set meanwhile."""
     digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
+        while not (stop and stop.is_set()) and (block := file.read(1 << 20)):
             digest.update(block)
     return digest.hexdigest()
 
@@ -262,6 +299,19 @@ def _clean(path: Path, home: Path, state: str) -> None:
         path.rename(home)
     else:
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _resolved(out: str | Path) -> Path:
+    """Where `out` really is. Raises ConfigError for what is no path."""
+    try:
+        return Path(out).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, a null character
+        raise ConfigError(f"{str(out)!r} leads nowhere ({error}): choose another place.") from error
+
+
+def _lock_files(place: Path) -> tuple[Path, Path]:
+    """The lock, and who holds it."""
+    return place.with_name(f".{place.name}.lock"), place.with_name(f".{place.name}.holder.json")
 
 
 def _beside(out: Path, state: str) -> Path:

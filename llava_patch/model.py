@@ -23,6 +23,9 @@ from llava_patch.splice import splice
 from llava_patch.tokens import ImageTokens, grow_tables
 from llava_patch.vision import patch_features
 
+ATTENTION = ("sdpa", "eager", "flash_attention_2", "flash_attention_3")
+"""Kernels of attention; transformers would take any other name for code to fetch from a hub and run."""
+
 
 class Llava(nn.Module):
     """A language model that reads pictures through projected CLIP features, and offers its states."""
@@ -187,6 +190,10 @@ class Parts(TypedDict):
 
 def build_parts(config: LlavaConfig, *, attn_implementation: str) -> Parts:
     """The parts in the configured shapes, with whatever values torch gives them."""
+    if attn_implementation not in ATTENTION:
+        raise ConfigError(
+            f"attention {attn_implementation!r} is not known: expected one of {', '.join(ATTENTION)}."
+        )
     vision, language = copy.deepcopy(config.vision), copy.deepcopy(config.language)
     try:
         tower, model = CLIPVisionModel(vision), LlamaForCausalLM(language)

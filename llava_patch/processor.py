@@ -53,7 +53,7 @@ class LooksConfig:
         edge, crop = content.get("size"), content.get("crop_size")
         edge = edge.get("shortest_edge") if isinstance(edge, dict) else edge
         crop = crop.get("height") if isinstance(crop, dict) else crop
-        if not (isinstance(edge, int) and isinstance(crop, int) and 0 < crop <= edge):
+        if not (isinstance(edge, int) and isinstance(crop, int) and 0 < crop <= edge <= 16 * crop):
             raise ConfigError(
                 f"{LOOKS_FILE} has size {content.get('size')} and crop_size {content.get('crop_size')}, "
                 "expected a shortest edge and a square inside it; use the file of a CLIP folder."

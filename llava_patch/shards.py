@@ -161,11 +161,16 @@ def write_tensors(
 def _indexed(folder: Path, index: str) -> list[Path]:
     try:
         weight_map = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"]
-        files = [folder / name for name in sorted(set(weight_map.values()))]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        names = sorted(set(weight_map.values()))
+        files = [folder / name for name in names]
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise WeightsError(
             f"{folder / index} is no index of shards ({error!r}); fetch the file again."
         ) from error
+    if outside := [name for name in names if name in ("", "..") or set(name) & {"/", "\\", "\0"}]:
+        raise WeightsError(
+            f"{folder / index} names {outside[0]!r}, expected files beside it; fetch the file again."
+        )
     absent = [path.name for path in files if not path.is_file()]
     if absent:
         raise WeightsError(f"{folder} lacks {', '.join(absent)}, which its {index} names; fetch the files.")

@@ -268,8 +268,8 @@ def read_json(path: Path) -> dict:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise WeightsError(f"{path} is no JSON ({error}); fetch the file again.") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} cannot be read ({error}); fetch the file again.") from error
     if not isinstance(content, dict):
         raise WeightsError(
             f"{path} holds a {type(content).__name__}, expected an object; fetch the file again."

@@ -12,7 +12,8 @@ from llava_patch.config import CONFIG_FILE, TOWER_FOLDER, LlavaConfig, resolve_t
 from llava_patch.errors import ConfigError, WeightsError
 from llava_patch.folders import whole_folder
 from llava_patch.model import FullPrecisionRotary, Llava, build_parts
-from llava_patch.shards import SHARD_BYTES, each_shard, write_tensors
+from llava_patch.shards import SHARD_BYTES, each_shard, shard_files, write_tensors
+from llava_patch.sizes import no_larger_than
 from llava_patch.tokenizer import LlavaTokenizer
 from llava_patch.tokens import IM_PATCH, IMAGE_TOKENS, ImageTokens
 
@@ -73,7 +74,8 @@ def load_llava(
         )
     _check_vocabulary(folder, config, tokenizer)
     tokens = ImageTokens.of(tokenizer, use_im_start_end=config.use_im_start_end)
-    model = _empty(config, tokens, dtype=dtype, device=device, attn_implementation=attn_implementation)
+    with no_larger_than(_files(folder, config), folder):
+        model = _empty(config, tokens, dtype=dtype, device=device, attn_implementation=attn_implementation)
     _fill(model, folder, progress=progress)
     return model, tokenizer
 
@@ -101,7 +103,8 @@ def start_llava(
     _check_vocabulary(folder, config, tokenizer)
     tokenizer.add_tokens(IMAGE_TOKENS if use_im_start_end else [IM_PATCH])
     tokens = ImageTokens.of(tokenizer, use_im_start_end=use_im_start_end)
-    model = _empty(config, tokens, dtype=dtype, device=device, attn_implementation=attn_implementation)
+    with no_larger_than(_files(folder, config), folder):
+        model = _empty(config, tokens, dtype=dtype, device=device, attn_implementation=attn_implementation)
     generator = torch.Generator().manual_seed(seed)
     bound = config.vision.hidden_size**-0.5
     for value in model.projector.parameters():
@@ -228,6 +231,11 @@ def _fill(model: Llava, folder: str | Path, *, progress: bool, fresh: tuple[str,
         )
     left = [name for name, tensor in _all_tensors(model) if tensor.is_meta]
     assert not left, f"on the meta device after loading: {left}"
+
+
+def _files(folder: str | Path, config: LlavaConfig) -> list[Path]:
+    """All files that the model and its tower are filled from."""
+    return [*shard_files(folder), *shard_files(resolve_tower(folder, config.vision_tower))]
 
 
 def _all_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

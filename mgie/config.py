@@ -248,7 +248,7 @@ def load_run(config: str, overrides: list[str] | tuple[str, ...] = ()) -> RunCon
     try:
         text = path.read_text()
         raw = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"recipe {path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ConfigError(

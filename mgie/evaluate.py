@@ -66,6 +66,7 @@ def evaluate(
     size: int | None = None,
     device: str | None = None,
     dtype: Dtype = "float32",
+    verify: bool = True,
 ) -> dict[str, Any]:
     """Measure an editor, write a report. Facts: suite, n, seed, right, l1_ratio, control_right, by_kind.
 
@@ -93,6 +94,7 @@ def evaluate(
         size: Side in pixels that pictures are edited at. Default: the release's.
         device: Where the model runs, such as cpu or cuda:1. Default: the GPU, where there is one.
         dtype: What it computes in: float32, float16 or bfloat16.
+        verify: Compare the release with its manifest; --verify false to take it as it is.
     """
     # Everything that can be wrong is wrong now.
     bench = find_suite(suite)
@@ -104,7 +106,7 @@ def evaluate(
     started = time.monotonic()
 
     # The model, and the pairs at the size that it works at: square, as it was trained.
-    pipeline, name = load(model, device, dtype)
+    pipeline, name = load(model, device, dtype, verify=verify)
     side = size or pipeline.size
     pairs = bench.pairs(Request(count=count, seed=seed, size=side, data=None if data is None else Path(data)))
     if not pairs:
@@ -178,14 +180,17 @@ def edit_all(
     return edited
 
 
-def load(model: str | Path | Editing, device: str | None, dtype: Dtype) -> tuple[Editing, str]:
+def load(
+    model: str | Path | Editing, device: str | None, dtype: Dtype, *, verify: bool = True
+) -> tuple[Editing, str]:
     """The pipeline of a release, and what to call it in the report; a pipeline stays where it is."""
     if not isinstance(model, (str, Path)):
         return model, type(model).__name__
     from mgie.pipeline import MGIEPipeline
 
     place, kind = find_device(device), find_dtype(dtype)
-    pipeline = MGIEPipeline.from_pretrained(str(model), torch_dtype=kind, progress=True).to(place)
+    pipeline = MGIEPipeline.from_pretrained(str(model), torch_dtype=kind, progress=True, verify=verify)
+    pipeline = pipeline.to(place)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline, str(model)
 

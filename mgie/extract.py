@@ -50,6 +50,7 @@ def extract(
     llava: str | None = None,
     diffusion: str | None = None,
     sampling: dict[str, Any] | None = None,
+    verify: bool = True,
 ) -> dict[str, Any]:
     """Write what a run has trained; the facts: out, format, checkpoint, samples, trained.
 
@@ -69,6 +70,7 @@ def extract(
         diffusion: Diffusers folder or hub id of the VAE and scheduler. Default: a run's own, or Apple's.
         sampling: How a run's release edits unless a call says otherwise, key by key over what the run says:
             --sampling.scheduler DDIMScheduler --sampling.steps 20.
+        verify: Compare a release that is read with its manifest; --verify false to take it as it is.
     """
     run_dir = Path(run_dir)
     if format not in KINDS:
@@ -86,10 +88,10 @@ def extract(
     if shards is not None:
         release, facts = _from_original(shards, llava, diffusion, kind)
     elif (run_dir / MLLM).is_file():
-        release, facts = read_apple(run_dir, llava=llava, diffusion=diffusion, dtype=kind), {}
+        release, facts = read_apple(run_dir, llava=llava, diffusion=diffusion, dtype=kind, verify=verify), {}
         groups = None if (run_dir / OWN_LLAVA).is_dir() else IN_APPLE
     elif (run_dir / INDEX).is_file():
-        release, facts = read_release(run_dir, dtype=kind, progress=True), {}
+        release, facts = read_release(run_dir, dtype=kind, progress=True, verify=verify), {}
         groups = load_run(str(run_dir / RUN)).train.groups if release.run_yaml else None
     else:
         found = _find(run_dir, checkpoint)

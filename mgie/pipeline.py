@@ -5,6 +5,7 @@ result = pipeline(image=picture, prompt="make it black and white", seed=0)
 result.images[0], result.said[0]
 """
 
+import difflib
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.models.encoders.edit_head import EditHead
 from mgie.models.encoders.llava import Imagined, LlavaEncoder
 from mgie.weights.apple import MLLM, read_apple
-from mgie.weights.release import Release, fetch, read_release, visual_ids, write_release
+from mgie.weights.release import HUB, Release, fetch, read_release, visual_ids, write_release
 
 Compat = Literal["sound", "reference"]
 SHOWN = ("pil", "np", "pt", "latent")
@@ -119,15 +120,23 @@ class MGIEPipeline(DiffusionPipeline):
         llava: str | Path | None = None,
         diffusion: str | Path | None = None,
         progress: bool = False,
+        verify: bool = True,
         **hub: Any,
     ) -> "MGIEPipeline":
         """Load a release folder or hub id, strictly; float32 unless `torch_dtype` is given.
 
+        With `verify` every file is compared with the release's manifest while it is read; a release without
+        one is taken as it is, with a warning.
         Apple's `mgie_7b` folder (mllm.pt, unet.pt) loads too: `llava` is then a LLaVA-v1 folder (default:
         llava/ in it, or LLaVA-7B-v1 beside it) and `diffusion` what the VAE and scheduler come from (default:
         timbrooks/instruct-pix2pix). `hub` goes to the hub's client: revision, cache_dir, token,
-        local_files_only. Raises WeightsError.
+        local_files_only, force_download. Raises WeightsError, and ConfigError for what is not an option.
         """
+        known = [*list(inspect.signature(cls.from_pretrained).parameters)[1:-1], *HUB]
+        if unknown := [name for name in hub if name not in known]:
+            near = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"expected some of {', '.join(known)}."
+            raise ConfigError(f"from_pretrained has no option {unknown[0]}: {hint}")
         folder = fetch(where, **hub)
         dtype = torch_dtype or torch.float32
         if (folder / MLLM).is_file():
@@ -138,9 +147,17 @@ class MGIEPipeline(DiffusionPipeline):
                 dtype=dtype,
                 attention=attn_implementation,
                 progress=progress,
+                verify=verify,
+            )
+        elif llava or diffusion:
+            raise ConfigError(
+                f"llava and diffusion are for Apple's files, but {where} is a release and has both: leave "
+                "them out."
             )
         else:
-            release = read_release(folder, dtype=dtype, attention=attn_implementation, progress=progress)
+            release = read_release(
+                folder, dtype=dtype, attention=attn_implementation, progress=progress, verify=verify
+            )
         return cls.from_release(release)
 
     @classmethod

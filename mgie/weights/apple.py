@@ -27,6 +27,7 @@ from mgie.errors import WeightsError
 from mgie.models.encoders.edit_head import EditHead, EditHeadConfig
 from mgie.tokens import visual_tokens
 from mgie.weights.diffusers_parts import check_fit, empty_unet, load_scheduler, load_vae
+from mgie.weights.intact import intact
 from mgie.weights.release import Release, put, visual_ids
 
 MLLM, UNET, OWN_LLAVA = "mllm.pt", "unet.pt", "llava"
@@ -50,25 +51,28 @@ def read_apple(
     heads: int = PUBLISHED_HEADS,
     attention: str = "sdpa",
     progress: bool = True,
+    verify: bool = True,
 ) -> Release:
     """Read mllm.pt and unet.pt over the LLaVA folder and the diffusion side that they were trained on.
 
-    Default: `llava` inside the folder, or LLaVA-7B-v1 beside it; and timbrooks/instruct-pix2pix. Raises
-    WeightsError listing what does not fit.
+    Default: `llava` inside the folder, or LLaVA-7B-v1 beside it; and timbrooks/instruct-pix2pix. With
+    `verify` the folder's own files are compared with its manifest, which the published one does not have.
+    Raises WeightsError listing what does not fit.
     """
     folder = Path(folder)
     own = folder / OWN_LLAVA
-    return assemble(
-        lambda: read_tensors(folder / MLLM),
-        lambda: read_tensors(folder / UNET),
-        where=folder,
-        llava=llava or (own if own.is_dir() else folder.absolute().parent / LLAVA),
-        diffusion=diffusion or DIFFUSION,
-        dtype=dtype,
-        heads=heads,
-        attention=attention,
-        progress=progress,
-    )
+    with intact(folder, kind=APPLE, verify=verify, expected=False):
+        return assemble(
+            lambda: read_tensors(folder / MLLM),
+            lambda: read_tensors(folder / UNET),
+            where=folder,
+            llava=llava or (own if own.is_dir() else folder.absolute().parent / LLAVA),
+            diffusion=diffusion or DIFFUSION,
+            dtype=dtype,
+            heads=heads,
+            attention=attention,
+            progress=progress,
+        )
 
 
 def read_training_checkpoint(

@@ -17,7 +17,7 @@ from transformers import CLIPTextModel
 
 from mgie.errors import ConfigError, WeightsError
 from mgie.models.denoisers.unet import widen
-from mgie.weights.release import DIFFUSERS_STEM, empty_model, put, read_json, read_model
+from mgie.weights.release import DIFFUSERS_STEM, empty_model, put, read_json, read_model, schedule
 from mgie.weights.single_file import is_single_file, read_single
 
 
@@ -103,13 +103,7 @@ def load_scheduler(where: str | Path) -> DDPMScheduler:
         )
     folder = _folder(where, "scheduler", weights=False)
     with _of(where, "scheduler"):
-        content = read_json(folder / "scheduler_config.json")
-        try:
-            return DDPMScheduler.from_config(content)
-        except Exception as error:  # the library has no one type for what makes no schedule
-            raise WeightsError(
-                f"{folder}/scheduler_config.json describes no schedule ({error}): fetch the file again."
-            ) from error
+        return schedule(DDPMScheduler, read_json(folder / "scheduler_config.json"), folder)
 
 
 def load_sampler(name: str, schedule: DDPMScheduler, *, steps: int = 1) -> SchedulerMixin:

@@ -4,6 +4,8 @@ from typing import Any
 
 from torch import nn
 
+CARD = "README.md"
+
 
 def card(parts: dict[str, Any], settings: dict[str, Any]) -> str:
     """What the release is made of, how it is used, and how it edits by default."""

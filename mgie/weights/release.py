@@ -6,10 +6,11 @@ edit_head/         config.json, model.safetensors
 unet/ vae/ scheduler/   as diffusers writes them
 run.yaml           the configuration of the run that made it
 README.md          the model card
+manifest.json      size and SHA-256 of each of these files
 """
 
 import json
-from collections.abc import Iterable, MutableMapping
+from collections.abc import Iterable, MutableMapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,23 +21,33 @@ from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from llava_patch.config import CONFIG_FILE, TOWER_FOLDER
 from llava_patch.folders import whole_folder
 from llava_patch.model import Llava
 from llava_patch.processor import LOOKS_FILE, Processor
-from llava_patch.shards import each_shard
+from llava_patch.shards import TensorFolder, each_shard, shard_files
+from llava_patch.sizes import no_larger_than
+from llava_patch.tokenizer import read_json as read_json_if_there
 from llava_patch.weights import load_llava, write_llava
-from mgie.errors import WeightsError
+from mgie.errors import ConfigError, WeightsError
 from mgie.models.encoders.edit_head import EditHead, EditHeadConfig
 from mgie.tokens import visual_tokens
-from mgie.weights.model_card import card
+from mgie.weights.intact import intact
+from mgie.weights.model_card import CARD, card
 
 INDEX = "model_index.json"
 RELEASE = "release"
 """Kind of the folder."""
-RUN, CARD = "run.yaml", "README.md"
+RUN = "run.yaml"
 PIPELINE = "MGIEPipeline"
 DIFFUSERS_STEM = "diffusion_pytorch_model"
 """How diffusers' files of weights begin."""
+HUB = ("revision", "cache_dir", "token", "local_files_only", "force_download")
+"""What the hub's client may be told."""
+OF_A_VERSION = ("revision", "force_download")
+"""Which of these mean nothing to a folder that is here already, though whoever says them means something."""
+LONGEST_SCHEDULE = 100_000
+"""Most training steps of a schedule; published ones have 1000, and tables of that length are made at once."""
 LISTED = 20
 """How many tensors an error names before it counts the others."""
 
@@ -97,38 +108,54 @@ def read_release(
     dtype: torch.dtype = torch.float32,
     attention: str = "sdpa",
     progress: bool = False,
+    verify: bool = True,
 ) -> Release:
-    """Read a release: every tensor equals the file's. Raises WeightsError listing what does not fit."""
+    """Read a release: every tensor equals the file's. Raises WeightsError listing what does not fit.
+
+    With `verify` its files are compared with its manifest while they are read.
+    """
     folder = Path(folder)
-    index = read_json(folder / INDEX)
-    if index.get("_class_name") != PIPELINE:
-        raise WeightsError(
-            f"{folder} holds a {index.get('_class_name')}, expected a {PIPELINE}; "
-            "`mgie extract RUN_DIR --out FOLDER` writes one."
+    with intact(folder, kind=RELEASE, verify=verify):
+        index = read_json(folder / INDEX)
+        if index.get("_class_name") != PIPELINE:
+            raise WeightsError(
+                f"{folder} holds a {index.get('_class_name')}, expected a {PIPELINE}; "
+                "`mgie extract RUN_DIR --out FOLDER` writes one."
+            )
+        # A LLaVA folder may lack this, or name a tower elsewhere; a release has it all inside.
+        own = folder / "llava"
+        read_json(own / LOOKS_FILE)
+        _check_tower(own)
+        processor = Processor.from_pretrained(own)
+        llava, _ = load_llava(own, dtype=dtype, attn_implementation=attention, progress=progress)
+        return Release(
+            llava=llava.eval(),
+            edit_head=_read_head(folder / "edit_head", dtype),
+            unet=read_model(UNet2DConditionModel, folder / "unet", dtype=dtype, progress=progress),
+            vae=read_model(AutoencoderKL, folder / "vae", dtype=dtype, progress=progress),
+            scheduler=_read_scheduler(folder / "scheduler"),
+            processor=processor,
+            settings={
+                name: value
+                for name, value in index.items()
+                if not name.startswith("_") and not isinstance(value, list)
+            },
+            run_yaml=_read_text(folder / RUN),
+            card=_read_text(folder / CARD),
         )
-    read_json(folder / "llava" / LOOKS_FILE)  # a LLaVA folder may do without; a release says how it is asked
-    llava, _ = load_llava(folder / "llava", dtype=dtype, attn_implementation=attention, progress=progress)
-    processor = Processor.from_pretrained(folder / "llava")
-    return Release(
-        llava=llava.eval(),
-        edit_head=_read_head(folder / "edit_head", dtype),
-        unet=read_model(UNet2DConditionModel, folder / "unet", dtype=dtype, progress=progress),
-        vae=read_model(AutoencoderKL, folder / "vae", dtype=dtype, progress=progress),
-        scheduler=_read_scheduler(folder / "scheduler"),
-        processor=processor,
-        settings={
-            name: value
-            for name, value in index.items()
-            if not name.startswith("_") and not isinstance(value, list)
-        },
-        run_yaml=_read_text(folder / RUN),
-        card=_read_text(folder / CARD),
-    )
 
 
 def fetch(where: str | Path, **hub: Any) -> Path:
-    """The folder that `where` names, fetched first where it is a hub id. Raises WeightsError."""
+    """The folder that `where` names, fetched first where it is a hub id; `hub` takes the names in HUB.
+
+    Raises WeightsError, and ConfigError for what a folder that is here already cannot heed.
+    """
     if Path(where).is_dir():
+        if told := [name for name in OF_A_VERSION if hub.get(name)]:
+            raise ConfigError(
+                f"{told[0]}={hub[told[0]]!r} is for the hub, but {where} is a folder here: leave it out, or "
+                "name a hub id."
+            )
         return Path(where)
     from huggingface_hub import snapshot_download
 
@@ -143,6 +170,11 @@ def fetch(where: str | Path, **hub: Any) -> Path:
 
 def visual_ids(processor: Processor, count: int) -> tuple[int, ...]:
     """Ids of the visual tokens in this tokenizer. Raises WeightsError where it lacks them."""
+    if count > len(processor.tokenizer):
+        raise WeightsError(
+            f"there are to be {count} visual tokens, but the tokenizer has {len(processor.tokenizer)} tokens "
+            "in all: use parts that were trained together."
+        )
     return tuple(processor.tokenizer.id_of(name) for name in visual_tokens(count))
 
 
@@ -195,19 +227,11 @@ def put_shards(
 
 def read_json(path: Path) -> dict[str, Any]:
     """The content of a JSON file that must be there. Raises WeightsError."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.is_file():
         raise WeightsError(
             f"{path.parent} has no {path.name}: expected a whole folder; extract or fetch it again."
-        ) from error
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read ({error}); extract or fetch it again.") from error
-    if not isinstance(content, dict):
-        raise WeightsError(
-            f"{path} holds a {type(content).__name__}, expected keys and values; fetch it again."
         )
-    return content
+    return read_json_if_there(path)
 
 
 def _index(release: Release) -> dict[str, Any]:
@@ -228,30 +252,52 @@ def _write_head(head: EditHead, folder: Path) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _read_head(folder: Path, dtype: torch.dtype) -> EditHead:
-    content = read_json(folder / "config.json")
-    try:
-        d_in, e_out, own = content.pop("d_in"), content.pop("e_out"), content.pop("own_embeddings", False)
-        with torch.device("meta"):
-            head = EditHead(EditHeadConfig(**content), d_in=d_in, e_out=e_out)
-            if own:
-                head.own_embeddings = torch.empty(head.config.visual_tokens, d_in)
-    except Exception as error:  # torch has no one type for sizes that do not go together
+def _check_tower(llava: Path) -> None:
+    """Refuse a release whose vision tower lies elsewhere."""
+    named = read_json(llava / CONFIG_FILE).get("mm_vision_tower")
+    if named != TOWER_FOLDER or not (llava / TOWER_FOLDER).is_dir():
         raise WeightsError(
-            f"{folder}/config.json describes no edit head ({error}): fetch the release again."
-        ) from error
+            f"{llava} names the vision tower {named!r}, expected its own {TOWER_FOLDER}: a release has "
+            "all its parts inside; extract or fetch it again."
+        )
+
+
+def _read_head(folder: Path, dtype: torch.dtype) -> EditHead:
+    content = read_json(folder / CONFIG_FILE)
+    names = TensorFolder(folder, progress=False).shapes
+    with no_larger_than(shard_files(folder), folder):
+        try:
+            d_in, e_out = content.pop("d_in"), content.pop("e_out")
+            own, config = content.pop("own_embeddings", False), EditHeadConfig(**content)
+            if config.layers > len(names):  # torch copies a layer without telling of it
+                raise ValueError(f"{config.layers} layers in {len(names)} tensors")
+            with torch.device("meta"):
+                head = EditHead(config, d_in=d_in, e_out=e_out)
+                if own:
+                    head.own_embeddings = torch.empty(config.visual_tokens, d_in)
+        except Exception as error:  # torch has no one type for sizes that do not go together
+            raise WeightsError(
+                f"{folder}/config.json describes no edit head ({error}): fetch the release again."
+            ) from error
     files = (held for _, held in each_shard(folder, progress=False))
     return put_shards(head, files, where=folder, dtype=dtype)
 
 
-def empty_model(kind: type[_Module], folder: Path, **changes: Any) -> _Module:
-    """A model of diffusers without values, by its config.json but for `changes`. Raises WeightsError."""
-    content = read_json(folder / "config.json")
+def empty_model(
+    kind: type[_Module], folder: Path, *, files: Sequence[Path] | None = None, **changes: Any
+) -> _Module:
+    """A model of diffusers without values, by its config.json but for `changes`. Raises WeightsError.
+
+    `files` are those of its weights, where they are known already: it may not be larger than they are.
+    """
+    content = read_json(folder / CONFIG_FILE)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), no_larger_than(files, folder):
             model = kind.from_config(content | changes)  # pyright: ignore - of ConfigMixin
         assert isinstance(model, kind)
         return model
+    except WeightsError:
+        raise
     except Exception as error:  # the library and torch have no one type for what does not go together
         raise WeightsError(
             f"{folder}/config.json describes no {kind.__name__} ({error}): fetch the folder again."
@@ -260,9 +306,10 @@ def empty_model(kind: type[_Module], folder: Path, **changes: Any) -> _Module:
 
 def read_model(kind: type[_Module], folder: Path, *, dtype: torch.dtype, progress: bool = False) -> _Module:
     """A model of diffusers from its folder: every tensor equals the file's. Raises WeightsError."""
-    model = empty_model(kind, folder)
-    files = each_shard(folder, progress=progress, stems=(DIFFUSERS_STEM, DIFFUSERS_STEM))
-    return put_shards(model, (_with_todays_names(held) for _, held in files), where=folder, dtype=dtype)
+    stems = (DIFFUSERS_STEM, DIFFUSERS_STEM)
+    model = empty_model(kind, folder, files=shard_files(folder, stems=stems))
+    shards = each_shard(folder, progress=progress, stems=stems)
+    return put_shards(model, (_with_todays_names(held) for _, held in shards), where=folder, dtype=dtype)
 
 
 def _with_todays_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -284,11 +331,19 @@ def _read_scheduler(folder: Path) -> SchedulerMixin:
             f"{folder} names the scheduler {content.get('_class_name')!r}, expected one of diffusers; "
             "install the diffusers that wrote it, or fetch the release again."
         )
+    return schedule(kind, content, folder)
+
+
+def schedule(kind: Any, content: dict[str, Any], folder: Path) -> Any:
+    """A scheduler of this class from a folder's scheduler_config.json. Raises WeightsError."""
+    steps = content.get("num_train_timesteps", 1000)
     try:
-        return kind.from_config(content)  # pyright: ignore[reportAttributeAccessIssue] - of ConfigMixin
+        if not 1 <= steps <= LONGEST_SCHEDULE:
+            raise ValueError(f"num_train_timesteps is {steps}, expected 1 to {LONGEST_SCHEDULE}")
+        return kind.from_config(content)
     except Exception as error:  # the library has no one type for what makes no schedule
         raise WeightsError(
-            f"{folder}/scheduler_config.json describes no schedule ({error}): fetch the release again."
+            f"{folder}/scheduler_config.json describes no schedule ({error}): fetch the folder again."
         ) from error
 
 
@@ -300,4 +355,8 @@ def _forget_paths(config: Path) -> None:
 
 
 def _read_text(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+    """A text, or nothing where there is none."""
+    try:
+        return path.read_text(encoding="utf-8") if path.is_file() else ""
+    except UnicodeDecodeError as error:
+        raise WeightsError(f"{path} is no text in UTF-8 ({error}); extract or fetch it again.") from error

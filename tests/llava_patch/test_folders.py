@@ -250,3 +250,132 @@ with locked(Path(sys.argv[1])):
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")])
     with locked(tmp_path / "run"):
         pass
+
+
+@pytest.mark.parametrize("name", ["{}", "{}/", "{}/..", "/", "."])
+def test_what_the_command_stands_in_is_not_replaced(tmp_path: Path, monkeypatch, name: str):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ConfigError, match="is where this runs, above that, or a disk of its own"):
+        check_out(name.format(tmp_path / "here"), kind="report")
+
+
+def test_a_disk_of_its_own_is_refused_before_the_work(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("os.path.ismount", lambda path: path == tmp_path / "out")
+    with pytest.raises(ConfigError, match="a disk of its own"):
+        check_out(tmp_path / "out", kind="report")
+
+
+def test_links_in_a_circle_lead_nowhere(tmp_path: Path):
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for out in (tmp_path / "a", f"{tmp_path}/x\0y"):
+        with pytest.raises((ConfigError, DeviceError), match=r"leads nowhere|cannot be written"):
+            write(Path(out))
+
+
+@pytest.mark.parametrize(
+    "name", [".hidden", "..two", "a b", "zwei\nZeilen", "größe 漢字", "x.lock", "x" * 231]
+)
+def test_names_of_all_kinds(tmp_path: Path, name: str):
+    write(tmp_path / name, "first")
+    (tmp_path / f".{name}.abcdefgh.mgie-partial").mkdir()  # somebody was killed
+    write(tmp_path / name, "second")
+    assert names(tmp_path) == [name]
+    assert (tmp_path / name / "deep" / "file").read_text() == "second"
+
+
+def test_a_name_is_too_long_before_the_work_is_done(tmp_path: Path):
+    for out in (tmp_path / ("x" * 232), tmp_path / ("x" * 300), tmp_path / ("x" * 300) / "out"):
+        with pytest.raises(DeviceError, match="too long, choose one of at most 231 bytes"):
+            check_out(out, kind="report")
+
+
+def test_a_manifest_names_nothing_outside(tmp_path: Path):
+    for name in ("/etc/passwd", "../x", "a/../../x", "a\0b"):
+        (tmp_path / MANIFEST).write_text(json.dumps({"kind": "report", "files": {name: {"size": 1}}}))
+        with pytest.raises(WeightsError, match="which is not inside"):
+            read_manifest(tmp_path)
+    (tmp_path / MANIFEST).write_text('{"kind": "report", "files": {"a": {"size": Infinity}}}')
+    with pytest.raises(WeightsError, match="no manifest of a whole folder"):
+        read_manifest(tmp_path)
+
+
+def test_a_removal_that_was_killed_brings_nothing_back(tmp_path: Path, monkeypatch):
+    write(tmp_path / "out")
+    with monkeypatch.context() as patched:
+        patched.setattr(folders.shutil, "rmtree", lambda _: None)
+        remove_folder(tmp_path / "out")
+    write(tmp_path / "other")
+    assert names(tmp_path) == ["other"]
+
+
+def test_what_another_user_left_does_not_stop_the_work(tmp_path: Path, monkeypatch):
+    (tmp_path / ".theirs.abcdefgh.mgie-partial").mkdir()
+    acquire = folders.FileLock.acquire
+
+    def refused(self, *args, **options):
+        if "theirs" in str(self.lock_file):
+            raise PermissionError(errno.EACCES, "Permission denied", self.lock_file)
+        return acquire(self, *args, **options)
+
+    monkeypatch.setattr(folders.FileLock, "acquire", refused)
+    write(tmp_path / "mine")
+    assert names(tmp_path) == [".theirs.abcdefgh.mgie-partial", "mine"]
+
+
+def test_an_error_of_what_is_read_beside_it_stays_its_own(tmp_path: Path):
+    for error in (
+        PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "source")),
+        BrokenPipeError(errno.EPIPE, "Broken pipe"),
+        ConnectionError("no route"),
+    ):
+        with pytest.raises(type(error)) as caught, whole_folder(tmp_path / "out", kind="report"):
+            raise error
+        assert caught.value is error and names(tmp_path) == []
+
+
+def test_disks_that_know_no_rights_and_sync_no_folders(tmp_path: Path, monkeypatch):
+    sync = os.fsync
+
+    def files_only(handle: int) -> None:
+        if os.path.isdir(f"/proc/self/fd/{handle}"):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        sync(handle)
+
+    def refused(self: Path, _mode: int) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(self))
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    monkeypatch.setattr(Path, "chmod", refused)
+    write(tmp_path / "out")
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_shared_folder_stays_one(tmp_path: Path):
+    tmp_path.chmod(0o2770)
+    write(tmp_path / "out")
+    assert (tmp_path / "out" / "deep").stat().st_mode & 0o2000
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_disk_that_knows_no_locks(tmp_path: Path, monkeypatch):
+    """As some network file systems: the lock file itself is the lock, and a warning says so."""
+    import fcntl
+
+    def flock(*_: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.warns(UserWarning, match="falling back to SoftFileLock") as warned:
+        with (
+            locked(tmp_path / "run"),
+            pytest.raises(ConfigError, match=r"in use by process \d+ on .*remove .*run\.lock if that"),
+            locked(tmp_path / "run"),
+        ):
+            pass
+        assert names(tmp_path) == []
+        write(tmp_path / "out")
+        write(tmp_path / "out", "second")
+    assert names(tmp_path) == ["out"]
+    assert not [warning for warning in warned if "\n" in str(warning.message)]

@@ -141,7 +141,7 @@ def test_parts_of_different_models(model: Llava, config: LlavaConfig):
 
 
 def test_attention_that_is_not_there(config: LlavaConfig, model: Llava):
-    with pytest.raises(ConfigError, match="'flash_attention_9' cannot be used"):
+    with pytest.raises(ConfigError, match="'flash_attention_9' is not known: expected one of sdpa"):
         Llava.from_config(config, model.tokens, attn_implementation="flash_attention_9")
 
 

@@ -167,3 +167,21 @@ def test_a_bare_pickle(tmp_path: Path, capsys):
     with pytest.raises(WeightsError):
         read_tensors(tmp_path / "pytorch_model.bin")
     assert "executed" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../model.safetensors", "a/b.safetensors", "", "..", "a\\b"])
+def test_an_index_names_files_beside_it(tmp_path: Path, tensors: dict, name: str):
+    (tmp_path / "here").mkdir()
+    for folder in (tmp_path, tmp_path / "here"):
+        write_tensors(folder, tensors.items())
+    index = tmp_path / "here" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"a": "model.safetensors", "b": name}}))
+    with pytest.raises(WeightsError, match="expected files beside it"):
+        shard_files(tmp_path / "here")
+
+
+@pytest.mark.parametrize("text", ["[]", '{"weight_map": [1]}', '{"weight_map": {"a": 1}}', "[" * 30_000])
+def test_indexes_that_are_none(tmp_path: Path, text: str):
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(WeightsError, match="is no index of shards"):
+        shard_files(tmp_path)

@@ -1,5 +1,8 @@
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -256,3 +259,38 @@ def test_a_checkpoint_of_the_original_needs_its_folders(tmp_path):
     torch.save({"edit_head.query": torch.zeros(1)}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ConfigError, match="--llava, and the diffusers folder of its VAE with --diffusion"):
         extract(tmp_path, out=tmp_path / "release")
+
+
+def test_what_a_killed_extract_left_is_gone_after_the_next(trained, tmp_path):
+    command = [sys.executable, "-m", "mgie", "extract", str(trained), "--out", str(tmp_path / "release")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob(".release.*.mgie-partial/*")):
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert any(path.name.endswith("mgie-partial") for path in tmp_path.iterdir())
+    extract(trained, out=tmp_path / "other")
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def test_a_release_is_compared_with_its_manifest_before_it_becomes_the_other(trained, tmp_path):
+    extract(trained, out=tmp_path / "release")
+    whole = (tmp_path / "release" / MANIFEST).read_text()
+    for text in ("[]", "[" * 30_000):
+        (tmp_path / "release" / MANIFEST).write_text(text)
+        with pytest.raises(WeightsError, match="no manifest of a whole folder"):
+            extract(tmp_path / "release", out=tmp_path / "apple", format="apple")
+    (tmp_path / "release" / MANIFEST).write_text(whole)
+    for text in ("a: " + "[" * 30_000, "[]", "{", "colour: 3"):
+        (tmp_path / "release" / "run.yaml").write_text(text)
+        with pytest.raises(WeightsError, match=r"run\.yaml .* set verify to false"):
+            extract(tmp_path / "release", out=tmp_path / "apple", format="apple")
+        with pytest.raises(ConfigError, match=r"recipe .*run\.yaml"):
+            extract(tmp_path / "release", out=tmp_path / "apple", format="apple", verify=False)
+    extract(trained, out=tmp_path / "apple", format="apple")
+    content = bytearray((tmp_path / "apple" / UNET).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / "apple" / UNET).write_bytes(content)
+    with pytest.raises(WeightsError, match=r"unet\.pt is not what was written"):
+        extract(tmp_path / "apple", out=tmp_path / "again", diffusion=str(tmp_path / "release"))
