@@ -10,12 +10,14 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from llava_patch.errors import WeightsError
 from llava_patch.folders import MANIFEST, whole_folder
+from llava_patch.ranges import Range, in_range
 from llava_patch.shards import SHARD_BYTES, ShardWriter, TensorFolder, each_shard
 from llava_patch.tokenizer import MODEL_FILE
 from llava_patch.weights import is_constant
@@ -25,6 +27,8 @@ FACTS_FILE = "delta.json"
 
 BLOCK = 2048
 """Rows that are added or subtracted at a time."""
+
+Bytes = Annotated[int, Range(ge=1, le=2**50)]
 
 _TABLES = ("model.embed_tokens.weight", "lm_head.weight")
 _TAKEN = ("model.mm_projector.",)
@@ -43,8 +47,9 @@ class Merge:
     """Differences that need a wider type than the weights to restore them exactly."""
 
 
+@in_range
 def apply_delta(
-    base: str | Path, delta: str | Path, out: str | Path, *, limit: int = SHARD_BYTES, progress: bool = True
+    base: str | Path, delta: str | Path, out: str | Path, *, limit: Bytes = SHARD_BYTES, progress: bool = True
 ) -> Merge:
     """Write base + delta into the new folder `out`, in the delta's types, with the delta's other files."""
     facts = _facts(Path(delta))
@@ -70,8 +75,14 @@ def apply_delta(
     return Merge(added=len(done), taken=taken)
 
 
+@in_range
 def make_delta(
-    base: str | Path, target: str | Path, out: str | Path, *, limit: int = SHARD_BYTES, progress: bool = True
+    base: str | Path,
+    target: str | Path,
+    out: str | Path,
+    *,
+    limit: Bytes = SHARD_BYTES,
+    progress: bool = True,
 ) -> Merge:
     """Write target - base into the new folder `out`, with the target's other files and digests of the base.
 

@@ -139,7 +139,7 @@ class Speaker:
         if prompt + closing >= positions:
             raise DataError(
                 f"a prompt has {prompt} tokens, but the language model reads {positions} in all, of which "
-                f"the answer needs {closing + 1} at least; shorten the question."
+                f"the answer needs {closing + 1} at least; shorten the instruction."
             )
         return positions - prompt - closing
 

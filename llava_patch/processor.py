@@ -156,8 +156,8 @@ class Processor:
         if tail - start < excess:
             raise DataError(
                 f"the prompt needs {start} tokens and the answer's closing tokens {len(ids) - tail}, "
-                "together more "
-                f"than max_length={max_length}; raise max_length or shorten the question {question[:60]!r}."
+                f"together more than max_length={max_length}; raise max_length or shorten the instruction "
+                f"{question[:60]!r}."
             )
         keep = slice(tail - excess, tail)
         del ids[keep], labels[keep]

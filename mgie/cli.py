@@ -9,6 +9,7 @@ import difflib
 import errno
 import importlib
 import inspect
+import io
 import json
 import os
 import re
@@ -18,12 +19,12 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
-from mgie.errors import ConfigError, UserError
+from mgie.errors import ConfigError, UserError, mended
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +119,9 @@ def main(words: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if words is None else words)
     options = {option: option in words for option in EVERY_VERB}
     words = [word for word in words if word not in EVERY_VERB]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name or word that the terminal lacks is no error
+            stream.reconfigure(errors="backslashreplace")
     try:
         done = _run(words)
         if done is not None and _speaks():
@@ -266,14 +270,14 @@ def _arguments(name: str, story: Callable[..., Any], words: list[str]) -> dict[s
     try:
         parsed = parser.parse_args(words)
     except argparse.ArgumentError as error:
-        raise ConfigError(f"{_mended(str(error))}; `mgie {name} --help` shows an example.") from error
+        raise ConfigError(f"{mended(str(error), '--')}; `mgie {name} --help` shows an example.") from error
     return dict(parser.instantiate(parsed))
 
 
 def _parser(name: str, story: Callable[..., Any]) -> tuple[ArgumentParser, list[str]]:
     """The parser of a verb, and the names of its options."""
     verb = VERBS[name]
-    parameters = inspect.signature(story, eval_str=True).parameters
+    parameters = inspect.signature(story).parameters
     docstring = parse_docstring(story.__doc__ or "")
     details = re.split(r"\sRaises\s", docstring.long_description or "")[0]  # the errors explain themselves
     about = {entry.arg_name: entry.description or "" for entry in docstring.params}
@@ -283,17 +287,18 @@ def _parser(name: str, story: Callable[..., Any]) -> tuple[ArgumentParser, list[
         epilog=f"example: {verb.example}",
         exit_on_error=False,
     )
+    types = get_type_hints(story)  # without the ranges, which the story holds its arguments to itself
     for parameter, facts in parameters.items():
         required = facts.default is inspect.Parameter.empty
         texts: dict[str, Any] = {"help": about.get(parameter)}
         if parameter in verb.positionals:
             several: dict[str, Any] = {"nargs": "+"} if parameter == verb.several else {}
             parser.add_argument(parameter, type=str, **texts, **several)
-        elif facts.annotation is bool and not facts.default:
+        elif types[parameter] is bool and not facts.default:
             parser.add_argument(f"--{parameter}", action="store_true", **texts)
         elif parameter not in LEFT_OUT:
             default: dict[str, Any] = {"required": True} if required else {"default": facts.default}
-            parser.add_argument(f"--{parameter}", type=_typed(facts.annotation), **texts, **default)
+            parser.add_argument(f"--{parameter}", type=_typed(types[parameter]), **texts, **default)
     for option, meaning in EVERY_VERB.items():  # taken by `main` before; here for the help
         parser.add_argument(option, action=_Shown, help=meaning)
     known = [f"--{parameter}" for parameter in parameters if parameter not in {*verb.positionals, *LEFT_OUT}]
@@ -305,18 +310,6 @@ def _typed(annotation: Any) -> Any:
     if get_origin(annotation) not in (Union, UnionType) or str not in get_args(annotation):
         return annotation
     return str | None if type(None) in get_args(annotation) else str
-
-
-def _mended(message: str) -> str:
-    """A parser's message as the beginning of a sentence: what came, and what was expected."""
-    key = re.search(r'Parser key "([\w.]+)":', message)
-    given = re.search(r"(?:Given|Got) value: (.*)", message)
-    kinds = re.findall(r"Expected an? (?:typing\.)?(?:<class '(\w+)'>|(\w+\[.*?\])|(\w+))", message)
-    kinds = [kind for kind in dict.fromkeys("".join(names) for names in kinds) if kind != "NoneType"]
-    if key and given and kinds:
-        return f"--{key[1]} is {given[1].rstrip('.')}: expected {' or '.join(kinds)}"
-    message = _one_line(message).rstrip(".")
-    return message.replace("the following arguments are required: ", "something is missing: ")
 
 
 class _Words(argparse.ArgumentParser):

@@ -9,14 +9,16 @@ import re
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 
+from llava_patch.ranges import Range, check_ranges
 from mgie.diffusion.guidance import DropConfig
-from mgie.errors import ConfigError
+from mgie.errors import ConfigError, mended
 from mgie.models.encoders.edit_head import EditHeadConfig
+from mgie.ranges import Few, NewTokens, Ngram, Number, NumberOrNone, Scale, Seed, Side, Steps, Threads, Weight
 from mgie.training.log import LogConfig
 from mgie.training.optim import OptimConfig
 from mgie.training.world import Strategy
@@ -54,13 +56,13 @@ class DataConfig:
 
     path: str
     """Folder that `mgie prepare` wrote. With `streaming` also a hub id, or a folder of Parquet files."""
-    size: int
+    size: Side
     """Side of the pictures the codec sees, in pixels."""
-    max_length: int
+    max_length: Annotated[int, Range(ge=1, le=2**20)]
     """Longest sequence in tokens; the expressive text is shortened to fit, the visual tokens never."""
-    workers: int = 1
-    """Loader processes per training process."""
-    mixture: dict[str, float] | None = None
+    workers: Annotated[int, Range(ge=0, le=1024)] = 1
+    """Loader processes per training process; 0 for none."""
+    mixture: dict[str, Annotated[float, Range(gt=0, le=10**9)]] | None = None
     """Folder: its share of the samples, to learn from several data sets; `path` is one of them, from which
     previews are taken. Shares need not sum to 1."""
     pair_weights: bool = False
@@ -68,7 +70,7 @@ class DataConfig:
     buckets: Literal["length", "shape"] | None = None
     """Steps of pairs that are alike: `length` in their texts, so that little is padded; `shape` in their
     pictures, which then keep about their ratio of width to height. None: any pairs, pictures cut square."""
-    shape_step: int = 64
+    shape_step: Side = 64
     """Sides of pictures in shape buckets are multiples of it."""
     last: Literal["straddle", "drop", "pad"] | None = None
     """The last, incomplete step of an epoch (of a shape bucket): filled from the next epoch, left out, or
@@ -106,46 +108,42 @@ class DataConfig:
                 f"data.buckets=shape and {other} exclude each other: a step there has pictures of one shape, "
                 "and stored features are of squares; leave one out."
             )
-        if self.size < 1 or self.shape_step < 1:
-            raise ConfigError(
-                f"data.size={self.size}, data.shape_step={self.shape_step}: expected at least 1."
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How long and in which portions is trained, which parts, and towards what."""
 
-    samples: int | None = None
+    samples: Number | None = None
     """Length of the run in samples. Give this or `epochs`."""
-    epochs: float | None = None
+    epochs: Annotated[float, Range(gt=0, le=10**6)] | None = None
     """Length of the run in passes over the data. Give this or `samples`."""
-    batch_size: int
+    batch_size: Annotated[int, Range(ge=1, le=10**6)]
     """Samples per optimizer step, over all processes and micro-batches."""
-    micro_batch_size: int | None = None
+    micro_batch_size: Annotated[int, Range(ge=1, le=10**6)] | None = None
     """Samples that one process holds at a time; what is missing to `batch_size` is accumulated. None: a
     process holds its whole share of the batch."""
     groups: tuple[str, ...]
     """Names of the parameter groups that are trained; the others are frozen."""
-    edit_weight: float = 0.5
+    edit_weight: Weight = 0.5
     """Weight of the diffusion loss beside the language loss (MGIE, Fu et al. 2024, section 3.3)."""
-    align_weight: float = 0.0
+    align_weight: Weight = 0.0
     """Weight, beside the diffusion loss, of the condition's distance from what the diffusion side's own text
     encoder makes of the same words (GILL, Koh et al. 2023, section 3.2)."""
     drop: DropConfig = field(default_factory=DropConfig)
     """How often conditions are dropped, for guidance."""
-    timestep_shift: float = 1.0
+    timestep_shift: Annotated[float, Range(gt=0, le=1000)] = 1.0
     """Shift of the drawn diffusion times towards noise (Stable Diffusion 3, equation 23); 1 is uniform."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Compute type; master weights stay in float32."""
     strategy: Strategy = "ddp"
     """What several processes share out: `ddp` only the samples; `zero1` the optimizer's state too, `zero2`
     the gradients too, `zero3` the weights too, frozen ones included (ZeRO, Rajbhandari et al. 2020)."""
-    ema: float | None = None
+    ema: Annotated[float, Range(ge=0, lt=1)] | None = None
     """Decay of the averaged weights. None: no average."""
     gradient_checkpointing: bool = False
     """Recompute the language model's activations in the backward pass."""
-    threads: int | None = None
+    threads: Threads | None = None
     """Threads per process on a CPU. None: all cores shared among the processes."""
 
     def micro_batch(self, processes: int) -> int:
@@ -159,9 +157,9 @@ class TrainConfig:
 class PreviewConfig:
     """The pictures that are edited on the way, to be looked at."""
 
-    every: int
+    every: NumberOrNone
     """Samples between previews; 0 for none."""
-    count: int = 4
+    count: Few = 4
     """How many held-out pairs are shown."""
 
 
@@ -169,13 +167,13 @@ class PreviewConfig:
 class SamplingConfig:
     """How the trained editor edits unless it is told otherwise; a release carries these."""
 
-    steps: int
-    guidance: float
-    image_guidance: float
+    steps: Steps
+    guidance: Scale
+    image_guidance: Scale
     scheduler: str
     """Name of a diffusers scheduler class, built from the training schedule."""
-    max_new_tokens: int
-    no_repeat_ngram_size: int
+    max_new_tokens: NewTokens
+    no_repeat_ngram_size: Ngram
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +184,7 @@ class RunConfig:
     """Name of the run and of its folder."""
     out: str = "_ckpt/runs"
     """Folder of all runs."""
-    seed: int = 0
+    seed: Seed = 0
     compat: Literal["sound", "reference"] = "sound"
     """`reference` reproduces the quirks of the original program (docs/coming-from-ml-mgie.md)."""
     model: ModelConfig
@@ -197,6 +195,21 @@ class RunConfig:
     log: LogConfig
     preview: PreviewConfig
     sampling: SamplingConfig
+
+    def __post_init__(self) -> None:
+        """Hold every number to its range. Raises ConfigError."""
+        check_ranges(self)
+        drop, head = self.train.drop, self.model.edit_head
+        if drop.text + drop.both + drop.image > 1:
+            raise ConfigError(
+                f"train.drop.text={drop.text}, both={drop.both} and image={drop.image} are more than 1 "
+                "together: they are shares of the samples; lower them."
+            )
+        if head.width % head.heads:
+            raise ConfigError(
+                f"model.edit_head.width={head.width} is no multiple of model.edit_head.heads={head.heads}: "
+                "each head has an equal part of the width; change one of them."
+            )
 
     @property
     def folder(self) -> Path:
@@ -212,11 +225,11 @@ class RunConfig:
                 "expected exactly one of them; set the other to null."
             )
         per_round = world_size * (1 if train.micro_batch_size is None else train.micro_batch_size)
-        if train.batch_size < 1 or per_round < 1 or train.batch_size % per_round:
+        if train.batch_size % per_round:
             share = "null" if train.micro_batch_size is None else train.micro_batch_size
             raise ConfigError(
                 f"train.batch_size={train.batch_size} with train.micro_batch_size={share} "
-                f"on {world_size} process(es): the batch must be a multiple of {max(per_round, 1)}; "
+                f"on {world_size} process(es): the batch must be a multiple of {per_round}; "
                 "change one of them."
             )
         if self.compat == "reference" and train.timestep_shift != 1:
@@ -231,9 +244,6 @@ class RunConfig:
             )
         if not re.fullmatch(r"[\w.-]+", self.name):
             raise ConfigError(f"name={self.name!r} is no folder name: use letters, digits, '-', '_' and '.'.")
-        for name, value in (("save.every", self.save.every), ("log.every", self.log.every)):
-            if value < 1:
-                raise ConfigError(f"{name}={value}: expected a number of samples of at least 1.")
         if not train.groups:
             raise ConfigError("train.groups is empty: name the parameter groups to be trained.")
 
@@ -246,16 +256,18 @@ def load_run(config: str, overrides: list[str] | tuple[str, ...] = ()) -> RunCon
     """
     path = recipe_path(config)
     try:
-        text = path.read_text()
-        raw = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raw = yaml.safe_load(path.read_text())
+        keys = _flatten(raw) if isinstance(raw, dict) else []
+    except RecursionError as error:
+        raise ConfigError(f"recipe {path} is nested too deeply: expected a few keys below keys.") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"recipe {path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ConfigError(
             f"recipe {path} holds {type(raw).__name__}: expected keys like those of mgie/recipes/tiny.yaml."
         )
     known = _keys(RunConfig)
-    _check_keys([key for key in _flatten(raw) if not _known(key, known)], known, f"recipe {path}")
+    _check_keys([key for key in keys if not _known(key, known)], known, f"recipe {path}")
     named = [word[2:].split("=", 1)[0] for word in overrides if word.startswith("--")]
     _check_keys([key for key in named if not _known(key, known)], known, "the command line")
     parser = _parser()
@@ -263,7 +275,7 @@ def load_run(config: str, overrides: list[str] | tuple[str, ...] = ()) -> RunCon
         # jsonargparse reads the file again, so that its types are checked by the same rules as the options.
         namespace = parser.parse_args(["--config", str(path), *overrides])
     except (SystemExit, Exception) as error:
-        raise ConfigError(f"{config}: {_first_sentence(error)}") from error
+        raise ConfigError(f"{config}: {mended(str(error)) or type(error).__name__}.") from error
     return _instantiate(parser, namespace)
 
 
@@ -352,11 +364,6 @@ def _nearest(wrong: str, known: list[str]) -> list[str]:
     alike = difflib.get_close_matches(wrong, known, n=3, cutoff=0.5)
     ends_alike = [key for key in known if SequenceMatcher(None, last(wrong), last(key)).ratio() > 0.7]
     return list(dict.fromkeys(alike + ends_alike))[:3]
-
-
-def _first_sentence(error: BaseException) -> str:
-    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines)[:400] or type(error).__name__
 
 
 def _plain(value: Any) -> Any:

@@ -13,25 +13,31 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from llava_patch.ranges import in_range
 from mgie.data.images import decode
+from mgie.data.rejects import check_instruction
 from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError, DataError, WeightsError
+from mgie.ranges import Scale, Seed, Side, Steps
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """What `out` may end in, and the format that Pillow writes for it."""
+LONGEST = {"JPEG": 65500, "WEBP": 16383}
+"""Pixels along a side that a format can hold. (libjpeg's and libwebp's own bounds)"""
 
 
+@in_range
 def edit(
     photos: Sequence[str | Path],
     instruction: str,
     *,
     model: str | Path,
     out: str | Path,
-    steps: int | None = None,
-    guidance: float | None = None,
-    image_guidance: float | None = None,
-    seed: int = 0,
-    size: int | None = None,
+    steps: Steps | None = None,
+    guidance: Scale | None = None,
+    image_guidance: Scale | None = None,
+    seed: Seed = 0,
+    size: Side | None = None,
     device: str | None = None,
     dtype: Dtype = "float32",
     verify: bool = True,
@@ -57,15 +63,12 @@ def edit(
         raise DataError(
             f"the last word is a photo, {instruction}: the instruction belongs behind the photos."
         )
-    if not instruction.strip():
-        raise DataError(
-            'the instruction is empty: say in words what to do, such as "make it black and white".'
-        )
+    check_instruction(instruction)
     photos = [Path(photo) for photo in photos]
     targets = _targets(photos, Path(out), is_folder=str(out).endswith("/"))
-    for photo in photos:
-        _open(photo)
-    release, place = _release(model), find_device(device)
+    for photo, target in zip(photos, targets):
+        _check_format(_open(photo), target)
+    release, place, kind = _release(model), find_device(device), find_dtype(dtype)
     for folder in {target.parent for target in targets}:
         _check_writable(folder)
 
@@ -73,9 +76,10 @@ def edit(
         EditOutput,
         MGIEPipeline,
     )  # seconds of imports: not before the request is known to be sound
+    from mgie.weights.limits import check_request
 
+    check_request(release, steps=steps, size=size, pictures=1, dtype=kind, device=place)
     started = time.monotonic()
-    kind = find_dtype(dtype)
     pipeline = MGIEPipeline.from_pretrained(release, torch_dtype=kind, progress=True, verify=verify)
     pipeline = pipeline.to(place)
     pipeline.set_progress_bar_config(disable=len(photos) > 1)
@@ -152,6 +156,16 @@ def _open(photo: Path) -> Image.Image:
     if not photo.is_file():
         raise DataError(f"there is no photo {photo}: expected the path of a JPEG, PNG or WebP file.")
     return decode(photo.read_bytes(), name=str(photo))
+
+
+def _check_format(picture: Image.Image, target: Path) -> None:
+    """Refuse a file that cannot hold a picture of the photo's size, which the edited one has too."""
+    kind = FORMATS[target.suffix.lower()]
+    if max(picture.size) > LONGEST.get(kind, max(picture.size)):
+        raise ConfigError(
+            f"out is {target}, but {kind} holds at most {LONGEST[kind]} pixels a side and the photo has "
+            f"{picture.width} x {picture.height}: choose a name that ends in .png."
+        )
 
 
 def _check_writable(folder: Path) -> None:

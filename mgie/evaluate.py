@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from llava_patch.folders import check_out, whole_folder
+from llava_patch.ranges import in_range
 from mgie.data.images import decode, square, to_pixels
 from mgie.data.toy import Verdict, neighbours
 from mgie.devices import Dtype, find_device, find_dtype
@@ -21,6 +22,7 @@ from mgie.errors import ConfigError, DataError
 from mgie.evaluation.metrics import PIXEL_METRICS, ClipScores, DinoScores
 from mgie.evaluation.report import REPORT, Item, as_table, write_report
 from mgie.evaluation.suites import Request, find_suite
+from mgie.ranges import Few, Number, Scale, Seed, Side, Steps
 
 
 @runtime_checkable
@@ -47,23 +49,24 @@ class Editing(Protocol):
 Scorer = Callable[[Item], Tensor]
 
 
+@in_range
 def evaluate(
     model: str | Path | Editing,
     *,
     suite: str = "toy",
     data: str | Path | None = None,
     out: str | Path,
-    count: int = 200,
-    seed: int = 1,
-    batch_size: int = 25,
+    count: Number = 200,
+    seed: Seed = 1,
+    batch_size: Few = 25,
     control: bool = True,
     metrics: Sequence[str] = (),
     clip: str | Path | None = None,
     dino: str | Path | None = None,
-    steps: int | None = None,
-    guidance: float | None = None,
-    image_guidance: float | None = None,
-    size: int | None = None,
+    steps: Steps | None = None,
+    guidance: Scale | None = None,
+    image_guidance: Scale | None = None,
+    size: Side | None = None,
     device: str | None = None,
     dtype: Dtype = "float32",
     verify: bool = True,
@@ -98,10 +101,12 @@ def evaluate(
     """
     # Everything that can be wrong is wrong now.
     bench = find_suite(suite)
-    for name, number in (("count", count), ("batch_size", batch_size)):
-        if number < 1:
-            raise ConfigError(f"--{name} is {number}: expected 1 or more.")
     check_out(out, kind=REPORT)
+    if isinstance(model, (str, Path)):
+        from mgie.weights.limits import check_request
+
+        place, kind, pictures = find_device(device), find_dtype(dtype), min(count, batch_size)
+        check_request(model, steps=steps, size=size, pictures=pictures, dtype=kind, device=place)
     scorers = find_scorers([*bench.metrics, *metrics], clip, dino)
     started = time.monotonic()
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from llava_patch.folders import MANIFEST, check_out
+from llava_patch.ranges import in_range
 from mgie.build import build_editor, build_release
 from mgie.config import RunConfig, load_run
 from mgie.devices import Dtype, find_dtype
@@ -39,6 +40,7 @@ IN_APPLE = ("embeddings", "lm_head", "edit_head", "denoiser")
 """Groups that mllm.pt and unet.pt have a place for; the language side's others are in a LLaVA folder."""
 
 
+@in_range
 def extract(
     run_dir: str | Path,
     *,

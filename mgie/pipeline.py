@@ -7,7 +7,7 @@ result.images[0], result.said[0]
 
 import difflib
 import inspect
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,16 +21,20 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor, nn
 
+from llava_patch.ranges import check_ranges, in_range
 from mgie.data.examples import ExampleBuilder
 from mgie.data.express import clean_up
 from mgie.data.images import resize, to_image, to_pixels, upright
+from mgie.data.rejects import check_instruction
 from mgie.diffusion.guidance import branch_count, branches, guided
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.codec import Codec
 from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.models.encoders.edit_head import EditHead
 from mgie.models.encoders.llava import Imagined, LlavaEncoder
+from mgie.ranges import NewTokens, Ngram, Scale, Seed, Side, Steps
 from mgie.weights.apple import MLLM, read_apple
+from mgie.weights.limits import Limits
 from mgie.weights.release import HUB, Release, fetch, read_release, visual_ids, write_release
 
 Compat = Literal["sound", "reference"]
@@ -55,11 +59,12 @@ class EditOutput(BaseOutput):
 class _Sampling:
     """How one call samples."""
 
-    steps: int
-    guidance: float
-    image_guidance: float
-    side: int
-    max_new_tokens: int
+    steps: Steps
+    guidance: Scale
+    image_guidance: Scale
+    size: Side
+    max_new_tokens: NewTokens
+    no_repeat_ngram_size: Ngram
     compat: Compat
 
 
@@ -194,21 +199,22 @@ class MGIEPipeline(DiffusionPipeline):
 
     # Editing.
 
+    @in_range
     @torch.no_grad()
     def __call__(
         self,
         image: Image.Image | Sequence[Image.Image],
         prompt: str | Sequence[str],
         *,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        image_guidance_scale: float | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        image_guidance: float | None = None,
-        size: int | None = None,
-        max_new_tokens: int | None = None,
-        seed: int | Sequence[int] | None = None,
+        num_inference_steps: Steps | None = None,
+        guidance_scale: Scale | None = None,
+        image_guidance_scale: Scale | None = None,
+        steps: Steps | None = None,
+        guidance: Scale | None = None,
+        image_guidance: Scale | None = None,
+        size: Side | None = None,
+        max_new_tokens: NewTokens | None = None,
+        seed: Seed | Sequence[Seed] | None = None,
         generator: Generators = None,
         output_type: Literal["pil", "np", "pt", "latent"] = "pil",
         compat: Compat | None = None,
@@ -232,7 +238,7 @@ class MGIEPipeline(DiffusionPipeline):
             steps=_one_of(num_inference_steps, steps),
             guidance=_one_of(guidance_scale, guidance),
             image_guidance=_one_of(image_guidance_scale, image_guidance),
-            side=size,
+            size=size,
             max_new_tokens=max_new_tokens,
             compat=compat,
         )
@@ -244,6 +250,9 @@ class MGIEPipeline(DiffusionPipeline):
                 f"callbacks get latents, there are no {', '.join(sorted(unknown))}: leave them out."
             )
         pictures = [self._read(picture, sampling) for picture in pictures]
+        sizes = [self._size(picture, sampling) for picture in pictures]
+        pixels = max(width * height * count for (width, height), count in Counter(sizes).items())
+        self._limits.check_memory(pixels, dtype=self.unet.dtype, device=self._execution_device)
         fitted = [self._fit(picture, sampling) for picture in pictures]
 
         # Look and speak.
@@ -292,7 +301,7 @@ class MGIEPipeline(DiffusionPipeline):
             mask.to(device),
             looks.to(device, self.llava.dtype),
             max_new_tokens=sampling.max_new_tokens,
-            no_repeat_ngram_size=self.config.no_repeat_ngram_size,
+            no_repeat_ngram_size=sampling.no_repeat_ngram_size,
             compat=sampling.compat,
         )
         decode = self.processor.tokenizer.decode
@@ -355,8 +364,8 @@ class MGIEPipeline(DiffusionPipeline):
             return picture.convert("RGB")
         return upright(picture, name="a picture")
 
-    def _fit(self, picture: Image.Image, sampling: _Sampling) -> Image.Image:
-        """The picture at the size that it is edited at."""
+    def _size(self, picture: Image.Image, sampling: _Sampling) -> tuple[int, int]:
+        """Width and height that the picture is edited at."""
         if sampling.compat == "reference":
             factor = Codec(self.vae).factor
             sides = (picture.width // factor * factor, picture.height // factor * factor)
@@ -365,8 +374,14 @@ class MGIEPipeline(DiffusionPipeline):
                     f"a picture of {picture.width} x {picture.height} pixels is too small: expected at least "
                     f"{factor} x {factor}."
                 )
-            return picture if sides == picture.size else picture.resize(sides, Image.Resampling.LANCZOS)
-        return resize(picture, fitted_size(picture.size, side=sampling.side, multiple=self._multiple))
+            return sides
+        return fitted_size(picture.size, side=sampling.size, multiple=self._limits.multiple)
+
+    def _fit(self, picture: Image.Image, sampling: _Sampling) -> Image.Image:
+        """The picture at the size that it is edited at."""
+        size = self._size(picture, sampling)
+        kind = Image.Resampling.LANCZOS if sampling.compat == "reference" else Image.Resampling.BICUBIC
+        return picture if size == picture.size else picture.resize(size, kind)
 
     def _look(self, picture: Image.Image, sampling: _Sampling) -> Image.Image:
         """The picture as the language model's tower gets it: whole, unless the reference's crop is wanted."""
@@ -376,16 +391,15 @@ class MGIEPipeline(DiffusionPipeline):
         return resize(picture, (side, side))
 
     @property
-    def _multiple(self) -> int:
-        """What the sides of an edited picture are multiples of: the codec's factor times the UNet's."""
-        return Codec(self.vae).factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+    def _limits(self) -> Limits:
+        return Limits.of(self.unet.config, self.vae.config, self.scheduler.config)
 
     def _builder(self, sampling: _Sampling) -> ExampleBuilder:
         return ExampleBuilder(
             self.processor,
             question=self.config.question,
             visual_tokens=self.edit_head.config.visual_tokens,
-            size=sampling.side,
+            size=sampling.size,
             max_length=1,
             compat=sampling.compat,
         )
@@ -417,10 +431,7 @@ class MGIEPipeline(DiffusionPipeline):
                     "PIL.Image.open(PATH)."
                 )
         for instruction in instructions:
-            if not isinstance(instruction, str) or not instruction.strip():
-                raise DataError(
-                    'an instruction is empty: say in words what to do, such as "make it black and white".'
-                )
+            check_instruction(instruction)
         return pictures, instructions
 
     def _sampling(self, **asked: Any) -> _Sampling:
@@ -429,17 +440,16 @@ class MGIEPipeline(DiffusionPipeline):
             "steps": config.num_inference_steps,
             "guidance": config.guidance_scale,
             "image_guidance": config.image_guidance_scale,
-            "side": config.size,
+            "size": config.size,
             "max_new_tokens": config.max_new_tokens,
+            "no_repeat_ngram_size": config.no_repeat_ngram_size,
             "compat": config.compat,
         }
-        sampling = _Sampling(**{name: own[name] if asked[name] is None else asked[name] for name in own})
+        sampling = _Sampling(**{name: own[name] if asked.get(name) is None else asked[name] for name in own})
         if sampling.compat not in ("sound", "reference"):
             raise ConfigError(f"compat is {sampling.compat!r}: expected sound or reference.")
-        for name, least in (("steps", 1), ("max_new_tokens", 1), ("side", self._multiple)):
-            if getattr(sampling, name) < least:
-                said = "size" if name == "side" else name
-                raise ConfigError(f"{said} is {getattr(sampling, name)}: expected {least} or more.")
+        check_ranges(sampling)
+        self._limits.check(steps=sampling.steps, size=sampling.size)
         return sampling
 
     def _generators(self, count: int, seed: int | Sequence[int] | None, given: Generators) -> Generators:

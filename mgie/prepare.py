@@ -15,6 +15,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from llava_patch.folders import whole_folder
+from llava_patch.ranges import in_range
 from mgie.data.card import write_card
 from mgie.data.rejects import Gate
 from mgie.data.sayings import AbstractVoice, open_voice
@@ -27,6 +28,7 @@ from mgie.data.stored_pairs import FACTS, KIND, REJECTED, read_facts
 from mgie.data.verify import Watch, verify
 from mgie.devices import find_device
 from mgie.errors import ConfigError, DataError
+from mgie.ranges import Few, Number, NumberOrNone, Seed, Share, Side, Threads
 
 Format = Literal["arrow", "parquet", "legacy"]
 WRITERS: dict[str, Callable[[Iterable[Sized], Path, str], SplitFacts]] = {
@@ -36,25 +38,26 @@ WRITERS: dict[str, Callable[[Iterable[Sized], Path, str], SplitFacts]] = {
 }
 
 
+@in_range
 def prepare(
     source: str,
     out: str | Path,
     *,
-    seed: int = 0,
-    count: int | None = None,
-    test: int | None = None,
-    size: int = 32,
+    seed: Seed = 0,
+    count: Number | None = None,
+    test: NumberOrNone | None = None,
+    size: Side = 32,
     clip: str | None = None,
     express: str | None = None,
     summarise: str | None = None,
-    express_batch: int = 8,
+    express_batch: Few = 8,
     device: str | None = None,
     format: Format = "arrow",
     store: str | None = None,
     model: str | None = None,
     precision: Precision = "float16",
-    max_rejected: float = 0.01,
-    workers: int = 1,
+    max_rejected: Share = 0.01,
+    workers: Threads = 1,
     overwrite: bool = False,
     progress: bool = True,
 ) -> dict[str, Any]:

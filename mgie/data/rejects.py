@@ -116,6 +116,23 @@ def check(pair: EditPair) -> tuple[int, int]:
     return target
 
 
+def check_instruction(instruction: str) -> None:
+    """Hold a user's instruction to the rule that those of training pairs are held to. Raises DataError."""
+    if not instruction.strip():
+        raise DataError(
+            'the instruction is empty: say in words what to do, such as "make it black and white".'
+        )
+    if found := RESERVED.search(instruction):
+        raise DataError(
+            f"the instruction holds {found[0]}, which is no word to the model: leave it out, or write it "
+            "in other words."
+        )
+    try:
+        instruction.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"the instruction {instruction!a} is no Unicode: write it as UTF-8.") from error
+
+
 class BadPair(DataError):
     """A pair that must be set aside."""
 

@@ -13,16 +13,18 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from mgie.ranges import Share
+
 
 @dataclass(frozen=True, kw_only=True)
 class DropConfig:
-    """How often a sample is trained without its conditions, as parts of 1."""
+    """How often a sample is trained without its conditions, as parts of 1; at most 1 together."""
 
-    text: float = 0.05
+    text: Share = 0.05
     """Only the words are dropped."""
-    both: float = 0.05
+    both: Share = 0.05
     """Words and picture are dropped."""
-    image: float = 0.05
+    image: Share = 0.05
     """Only the picture is dropped."""
 
 

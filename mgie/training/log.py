@@ -14,6 +14,7 @@ from typing import Literal
 from PIL import Image
 from tqdm import tqdm
 
+from mgie.ranges import Number
 from mgie.training.optim import OptimConfig, rate_factor
 from mgie.training.world import World
 from mgie.weights.checkpoint import TrainState
@@ -27,7 +28,7 @@ MANY_EPOCHS = 50
 class LogConfig:
     """How often a run says how it goes, and where."""
 
-    every: int
+    every: Number
     """Samples between log lines."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Where the numbers go besides the console and log.jsonl."""

@@ -4,15 +4,18 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 
+from llava_patch.ranges import Range
 from mgie.errors import ConfigError
 
 Groups = dict[str, list[nn.Parameter]]
+Rate = Annotated[float, Range(gt=0, le=10**9)]
+Beta = Annotated[float, Range(ge=0, lt=1)]
 
 MOST_LEFT_OUT = 8
 """So many steps in a row whose gradient is not finite end a run (half of its steps, if that is less): what
@@ -23,16 +26,16 @@ comes after them is no better."""
 class OptimConfig:
     """AdamW, and how its learning rate goes up and down."""
 
-    lr: float
+    lr: Rate
     """Learning rate of every group that `lrs` does not name."""
-    lrs: dict[str, float] = field(default_factory=dict)
+    lrs: dict[str, Rate] = field(default_factory=dict)
     """Learning rates of single groups."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    clip: float = 1.0
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+    eps: Annotated[float, Range(gt=0, le=1)] = 1e-8
+    weight_decay: Annotated[float, Range(ge=0, le=1)] = 0.0
+    clip: Annotated[float, Range(gt=0, le=10**9)] = 1.0
     """Largest norm of the gradient; longer ones are scaled down."""
-    warmup: float = 0.03
+    warmup: Annotated[float, Range(ge=0, lt=1)] = 0.03
     """Part of the run in which the learning rate grows from 0."""
     schedule: Literal["cosine", "constant"] = "cosine"
 

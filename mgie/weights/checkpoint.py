@@ -34,6 +34,7 @@ from llava_patch.folders import (
     whole_folder,
 )
 from mgie.errors import DeviceError, WeightsError
+from mgie.ranges import Few, Number
 
 CHECKPOINT = "checkpoint"
 """Kind of the folder."""
@@ -46,10 +47,10 @@ FILES = ("trained.safetensors", "optimizer.safetensors", "state.json", "run.yaml
 class SaveConfig:
     """How often a run is saved, and how much of that is kept."""
 
-    every: int
+    every: Number
     """Samples between checkpoints."""
-    keep: int = 2
-    """How many checkpoints are kept; the newest ones."""
+    keep: Few = 2
+    """How many checkpoints are kept, at least 1; the newest ones."""
 
 
 @dataclass(frozen=True, kw_only=True)

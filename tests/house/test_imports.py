@@ -4,7 +4,7 @@ import re
 import sys
 
 ROWS = [
-    {"types", "tokens", "errors"},
+    {"types", "tokens", "errors", "ranges"},
     {"devices", "diffusion"},
     {"models"},
     {"controllers", "data", "weights"},
@@ -32,8 +32,8 @@ NEVER = {("controllers", "models")}
 LLAVA_USERS = {"models", "data", "weights", "config", "build", "training", "pretrain"}
 """Rooms of mgie that may import llava_patch; `training` has a task that tunes it."""
 
-SHARED = ("llava_patch.folders", "llava_patch.errors")
-"""What everybody may import: how folders are written, and how requests fail."""
+SHARED = ("llava_patch.folders", "llava_patch.errors", "llava_patch.ranges")
+"""What everybody may import: how folders are written, how requests fail, how numbers are held to ranges."""
 
 LLAVA_NEEDS = {
     "torch", "transformers", "einops", "safetensors",

@@ -1,6 +1,7 @@
 """The command line: what it prints, what it exits with, and that a user's mistake gets one sentence."""
 
 import errno
+import io
 import json
 import os
 import signal
@@ -146,6 +147,14 @@ def test_our_own_mistakes_are_not_hidden(monkeypatch):
     monkeypatch.setattr("mgie.cli._run", lambda _: {}["nothing"])
     with pytest.raises(KeyError):
         main(["prepare"])
+
+
+def test_a_terminal_that_lacks_a_letter(monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(["train", "--config", "tiny", "--name", "caf\u00e9", "--print_config"]) == 0
+    terminal.flush()
+    assert rb"name: caf\xe9" in terminal.buffer.getvalue()
 
 
 def test_a_closed_pipe_is_no_error():

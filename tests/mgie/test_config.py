@@ -48,7 +48,7 @@ def test_an_unknown_recipe_is_refused_with_what_exists(config, message):
         recipe_path(config)
 
 
-@pytest.mark.parametrize("content", ["- a list", "a: [", ""])
+@pytest.mark.parametrize("content", ["- a list", "a: [", "", "a: " + "[" * 5000, "a: &a {b: *a}"])
 def test_a_file_that_is_no_recipe_is_refused(tmp_path, content):
     (tmp_path / "mine.yaml").write_text(content)
     with pytest.raises(ConfigError, match=r"mine\.yaml"):
@@ -64,6 +64,11 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, content):
         (["--model.question", "what happens?"], 1, "{instruction}"),
         (["--name", "a/b"], 1, "folder name"),
         (["--save.every", "0"], 1, "save.every"),
+        (["--save.keep", "0"], 1, "save.keep=0"),
+        (["--train.drop.text", "0.99"], 1, "more than 1 together"),
+        (["--model.edit_head.heads", "3"], 1, "no multiple of model.edit_head.heads=3"),
+        (["--optim.betas", "[0.9, 2]"], 1, r"optim\.betas\[1\]=2"),
+        (["--optim.lrs", "{denoiser: .nan}"], 1, "optim.lrs.denoiser=nan"),
         (["--train.groups", "[]"], 1, "train.groups"),
         (["--compat", "reference"], 1, "timestep_shift"),
     ],
@@ -75,7 +80,7 @@ def test_what_cannot_work_is_refused_before_any_weight_is_read(overrides, world,
 
 @pytest.mark.parametrize("value", ["many", "1.5", "[1]"])
 def test_a_value_of_the_wrong_type_is_refused(value):
-    with pytest.raises(ConfigError, match="batch_size"):
+    with pytest.raises(ConfigError, match=r"^tiny: train\.batch_size is .*: expected int\.$"):
         load_run("tiny", ["--train.batch_size", value])
 
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from mgie.cli import main
+from mgie.config import RECIPES
 from mgie.edit import write_whole
 
 
@@ -98,6 +99,37 @@ def test_no_release(capsys, tmp_path, photo):
     (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     assert str(tmp_path) in refused(capsys, *words, tmp_path)
     assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--steps", "1001"), "steps=1001: expected at most 1000"),
+        (("--size", "1"), "size=1: expected at least 8 pixels"),
+        (("--size", "16000"), "choose a smaller size"),
+        (("--device", "meta"), "computes nothing"),
+        (("--guidance", ".nan"), "guidance=nan: expected a number, at least 0 and at most 100"),
+    ],
+)
+def test_what_cannot_be_is_told_before_any_weight_is_read(capsys, tmp_path, photo, words, sentence):
+    base = RECIPES / "tiny_base" / "sd"
+    (tmp_path / "model_index.json").write_text("{}")
+    for part in ("unet", "vae", "scheduler"):
+        shutil.copytree(base / part, tmp_path / part, ignore=shutil.ignore_patterns("*.safetensors"))
+    rest = ["make it dark", "--model", tmp_path, "--out", tmp_path / "out.png"]
+    assert sentence in refused(capsys, photo, *rest, *words)
+
+
+@pytest.mark.parametrize("token", ["</s>", "[IMG0]", "<image>"])
+def test_an_instruction_with_what_is_no_word(capsys, tmp_path, photo, token):
+    rest = ["--model", tmp_path, "--out", tmp_path / "out.png"]
+    assert f"{token}, which is no word" in refused(capsys, photo, f"make {token} dark", *rest)
+
+
+def test_a_picture_too_long_for_its_format(capsys, tmp_path):
+    Image.new("RGB", (16384, 2)).save(tmp_path / "long.png")
+    words = [tmp_path / "long.png", "make it dark", "--model", tmp_path, "--out", tmp_path / "out.webp"]
+    assert "WEBP holds at most 16383 pixels a side" in refused(capsys, *words)
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):

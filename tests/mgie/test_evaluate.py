@@ -146,7 +146,7 @@ def test_a_prepared_data_set_is_measured_too(pairs, tmp_path):
     ("wrong", "error", "says"),
     [
         ({"suite": "toys"}, ConfigError, "did you mean toy"),
-        ({"count": 0}, ConfigError, "--count is 0"),
+        ({"count": 0}, ConfigError, "count=0: expected a whole number, at least 1"),
         ({"metrics": ["lpips"]}, ConfigError, "no metric 'lpips'"),
         ({"suite": "pairs"}, ConfigError, "--data"),
         ({"data": "nowhere"}, DataError, "nowhere"),

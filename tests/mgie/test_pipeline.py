@@ -177,13 +177,13 @@ def test_a_photo_comes_back_whole_at_its_size(pipe: MGIEPipeline, width: int, he
     assert pipe(photo(width, height), "make it darker", **given).images[0].size == (width, height)
     factor = Codec(pipe.vae).factor
     latent = [factor * side for side in seen[0][-2:]]
-    assert latent[::-1] == list(fitted_size((width, height), side=32, multiple=pipe._multiple))
-    assert all(side % pipe._multiple == 0 for side in latent)
+    assert latent[::-1] == list(fitted_size((width, height), side=32, multiple=pipe._limits.multiple))
+    assert all(side % pipe._limits.multiple == 0 for side in latent)
 
 
 def test_a_square_of_the_trained_size_is_not_resampled(pipe: MGIEPipeline):
     picture = photo()
-    fitted = pipe._fit(picture, pipe._sampling(steps=1, guidance=1.0, image_guidance=1.0, side=None,
+    fitted = pipe._fit(picture, pipe._sampling(steps=1, guidance=1.0, image_guidance=1.0, size=None,
                                                max_new_tokens=1, compat="sound"))  # fmt: skip
     assert fitted is picture
 
@@ -199,7 +199,7 @@ def test_all_see_the_same_whole_picture_unless_the_reference_s_crop_is_wanted(pi
     outside = picture.copy()
     outside.paste((0, 0, 0), (0, 0, 20, 32))  # beyond the centre square
     for compat, blind in (("sound", False), ("reference", True)):
-        options = pipe._sampling(steps=1, guidance=1.0, image_guidance=1.0, side=None, max_new_tokens=1,
+        options = pipe._sampling(steps=1, guidance=1.0, image_guidance=1.0, size=None, max_new_tokens=1,
                                  compat=compat)  # fmt: skip
         looks = [pipe.processor.looks(pipe._look(each, options)) for each in (picture, outside)]
         assert torch.equal(*looks) is blind
@@ -339,13 +339,25 @@ def test_one_part_in_half_precision(pipe: MGIEPipeline, release: Release, part: 
 
 @pytest.mark.parametrize("prompt", ["", " \n"])
 def test_an_empty_instruction(pipe: MGIEPipeline, prompt: str):
-    with pytest.raises(DataError, match="an instruction is empty: say in words what to do"):
+    with pytest.raises(DataError, match="the instruction is empty: say in words what to do"):
         pipe(photo(), prompt)
 
 
 def test_an_instruction_that_the_language_model_has_no_places_for(pipe: MGIEPipeline):
-    with pytest.raises(DataError, match=r"the language model reads 256 in all.*shorten the question"):
+    with pytest.raises(DataError, match=r"the language model reads 256 in all.*shorten the instruction"):
         pipe(photo(), "darker " * 300)
+
+
+@pytest.mark.parametrize("token", ["</s>", "[IMG0]", "<image>"])
+def test_an_instruction_with_what_is_no_word(pipe: MGIEPipeline, token: str):
+    with pytest.raises(DataError, match="which is no word to the model"):
+        pipe(photo(), f"make it {token} darker")
+
+
+def test_a_release_whose_own_settings_cannot_be(release: Release):
+    strange = Release(**release.parts, settings={**release.settings, "num_inference_steps": 0})
+    with pytest.raises(ConfigError, match="steps=0"):
+        MGIEPipeline.from_release(strange)(photo(), "darker")
 
 
 def test_pictures_that_are_none_and_lists_that_do_not_fit(pipe: MGIEPipeline):
@@ -360,9 +372,14 @@ def test_pictures_that_are_none_and_lists_that_do_not_fit(pipe: MGIEPipeline):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"steps": 0}, "steps is 0: expected 1 or more"),
-        ({"size": 4}, "size is 4: expected 8 or more"),
-        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"steps": 0}, "steps=0: expected a whole number, at least 1"),
+        ({"size": 4}, "size=4: expected at least 8 pixels"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0"),
+        ({"steps": 1001}, "steps=1001: expected at most 1000"),
+        ({"size": 16384}, "choose a smaller size"),
+        ({"guidance": float("nan")}, "guidance=nan: expected a number, at least 0"),
+        ({"image_guidance_scale": 1e38}, "image_guidance_scale=1e.38: expected a number"),
+        ({"seed": [1, -1]}, r"seed\[1\]=-1"),
         ({"seed": [1, 2, 3]}, "3 seeds for 1 pictures"),
         ({"seed": 1, "generator": torch.Generator()}, "both seed and generator"),
         ({"generator": []}, "0 generators for 1 pictures"),

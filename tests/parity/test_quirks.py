@@ -237,7 +237,7 @@ def test_q09_all_see_the_same_crop(parts: Parts, pipeline: MGIEPipeline):
     wide = picture(96, 32)
     covered = wide.copy()
     covered.paste((0, 0, 0), (0, 0, 20, 32))  # beyond the centre square
-    asked = {"steps": 1, "guidance": 1.0, "image_guidance": 1.0, "side": None, "max_new_tokens": 1}
+    asked = {"steps": 1, "guidance": 1.0, "image_guidance": 1.0, "size": None, "max_new_tokens": 1}
     for compat in ("sound", "reference"):
         options = pipeline._sampling(**asked, compat=compat)
         build = pipeline._builder(options)

@@ -4,15 +4,18 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
+from llava_patch.ranges import Range, check_ranges
 from mgie.data.rejects import Rejected
 from mgie.errors import ConfigError, DataError
+from mgie.ranges import Number
 from mgie.types import EditPair
 
 Rows = Iterable[EditPair | Rejected]
 Splits = dict[str, Rows]
 Group = TypeVar("Group")
+Similarity = Annotated[float, Range(ge=-1, le=1)]
 
 HELD_OUT = 0.05
 """Share of the groups that become the test split, from the end of the source's order (as InstructPix2Pix
@@ -23,13 +26,13 @@ does)."""
 class ClipFilter:
     """Which pairs of InstructPix2Pix are kept, by the CLIP similarities that were published with them."""
 
-    image: float = -1.0
+    image: Similarity = -1.0
     """Least similarity of the two pictures."""
-    text: float = -1.0
+    text: Similarity = -1.0
     """Least similarity of each picture to its caption."""
-    direction: float = -1.0
+    direction: Similarity = -1.0
     """Least similarity of the change in pictures to the change in captions."""
-    best: int | None = None
+    best: Number | None = None
     """How many of a prompt's pairs are kept at most, those with the best `direction`."""
 
     @classmethod
@@ -40,12 +43,14 @@ class ClipFilter:
         try:
             values = dict(part.split("=", 1) for part in text.split(","))
             best = int(values.pop("best")) if "best" in values else None
-            return cls(best=best, **{name: float(value) for name, value in values.items()})
+            parsed = cls(best=best, **{name: float(value) for name, value in values.items()})
         except (ValueError, TypeError) as error:
             raise ConfigError(
                 f"clip={text!r} is no filter: expected 'paper' or something like "
                 "'image=0.75,text=0.2,direction=0.2,best=4'."
             ) from error
+        check_ranges(parsed, name="clip")
+        return parsed
 
 
 PAPER = ClipFilter(image=0.75, text=0.2, direction=0.2, best=4)

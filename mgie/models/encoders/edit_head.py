@@ -6,29 +6,34 @@ Parameter names are the published ones: `query`, `llm2hid`, `mapper` (torch.nn.T
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from llava_patch.ranges import Range
+
+Width = Annotated[int, Range(ge=1, le=2**20)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EditHeadConfig:
     """Sizes of the head."""
 
-    visual_tokens: int
+    visual_tokens: Annotated[int, Range(ge=1, le=1024)]
     """How many visual tokens the language model emits."""
-    width: int
-    """Width inside the head."""
-    heads: int
+    width: Width
+    """Width inside the head, a multiple of `heads`."""
+    heads: Annotated[int, Range(ge=1, le=1024)]
     """Attention heads."""
-    layers: int
+    layers: Annotated[int, Range(ge=1, le=256)]
     """Encoder layers, and as many decoder layers."""
-    feedforward: int
+    feedforward: Width
     """Width of the feed-forward layers."""
-    queries: int
+    queries: Annotated[int, Range(ge=1, le=65536)]
     """Length of the condition."""
-    initializer_range: float | None = None
+    initializer_range: Annotated[float, Range(gt=0, le=1)] | None = None
     """Deviation of a new head's linear layers (biases zero); the reference's is 0.02. None: torch's own."""
 
 

@@ -1,0 +1,30 @@
+"""The ranges that several recipes' keys and several verbs' options share.
+
+An upper bound far beyond all use is there for slips: a machine that runs out of memory tells nothing.
+"""
+
+from typing import Annotated
+
+from llava_patch.ranges import Range
+
+Seed = Annotated[int, Range(ge=0, lt=2**63)]
+"""What torch and NumPy take alike."""
+Number = Annotated[int, Range(ge=1, le=10**12)]
+"""Of samples or pairs."""
+NumberOrNone = Annotated[int, Range(ge=0, le=10**12)]
+"""The same where 0 means none."""
+Few = Annotated[int, Range(ge=1, le=10_000)]
+"""Of what is held in memory at once."""
+Threads = Annotated[int, Range(ge=1, le=1024)]
+Share = Annotated[float, Range(ge=0, le=1)]
+Weight = Annotated[float, Range(ge=0, le=10**6)]
+"""Of a loss."""
+Side = Annotated[int, Range(ge=1, le=16384)]
+"""Of a picture, in pixels."""
+Steps = Annotated[int, Range(ge=1, le=10_000)]
+"""Of sampling; never more than the schedule has, which the pipeline knows."""
+Scale = Annotated[float, Range(ge=0, le=100)]
+"""Of guidance."""
+NewTokens = Annotated[int, Range(ge=1, le=10_000)]
+Ngram = Annotated[int, Range(ge=0, le=1000)]
+"""Length of word groups that are not said twice; 0 for any."""

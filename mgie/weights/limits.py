@@ -1,0 +1,104 @@
+"""What an editor can be asked for, told by its small files before its weights are read.
+
+The pipeline asks the same of the parts that it holds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+from mgie.errors import ConfigError, WeightsError
+from mgie.weights.release import INDEX, read_json
+
+HELD = 3
+"""Tensors of the widest layer at the picture's own size that are in memory at once, at least."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How far the options of one editor go."""
+
+    steps: int
+    """Steps of the training schedule: sampling cannot take more."""
+    multiple: int
+    """What the sides of an edited picture are multiples of: the codec's factor times the UNet's."""
+    numbers: int
+    """Numbers that are held at least for every pixel of an edited picture."""
+
+    @classmethod
+    def of(cls, unet: Mapping[str, Any], vae: Mapping[str, Any], scheduler: Mapping[str, Any]) -> "Limits":
+        """Those of parts with these configurations, as diffusers writes them."""
+        painter, codec = unet["block_out_channels"], vae["block_out_channels"]
+        factor = 2 ** (len(codec) - 1)
+        # A decoder's last block gets what the one before it has made wide: at the picture's full size.
+        widest = max(codec[min(1, len(codec) - 1)], painter[0] / factor**2)
+        return cls(
+            steps=int(scheduler["num_train_timesteps"]),
+            multiple=factor * 2 ** (len(painter) - 1),
+            numbers=int(HELD * widest),
+        )
+
+    def check(self, *, steps: int | None, size: int | None) -> None:
+        """Refuse steps and sizes that cannot be, where they are given. Raises ConfigError."""
+        if steps is not None and steps > self.steps:
+            raise ConfigError(
+                f"steps={steps}: expected at most {self.steps}, as many as the editor was trained with."
+            )
+        if size is not None and size < self.multiple:
+            raise ConfigError(f"size={size}: expected at least {self.multiple} pixels for this editor.")
+
+    def check_memory(self, pixels: int, *, dtype: torch.dtype, device: torch.device) -> None:
+        """Refuse so many pixels in all as surely do not fit into what is free. Raises ConfigError."""
+        needed, free = pixels * self.numbers * dtype.itemsize, free_memory(device)
+        if needed > free:
+            side = int((free / needed * pixels) ** 0.5)
+            raise ConfigError(
+                f"pictures of {pixels} pixels in all need at least {_told(needed)} of memory, and "
+                f"{_told(free)} are free: choose a smaller size (nothing above {side} x {side} could fit) or "
+                "fewer at a time."
+            )
+
+
+def check_request(
+    model: str | Path,
+    *,
+    steps: int | None,
+    size: int | None,
+    pictures: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """Refuse, before weights are read, what a release on disk cannot do. Raises ConfigError and WeightsError.
+
+    Of a hub id or of Apple's files too little is known; the pipeline asks again.
+    """
+    folder = Path(model)
+    if not (folder / INDEX).is_file():
+        return
+    parts = {"unet": "config.json", "vae": "config.json", "scheduler": "scheduler_config.json"}
+    contents = {part: read_json(folder / part / name) for part, name in parts.items()}
+    try:
+        limits = Limits.of(**contents)
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+        raise WeightsError(
+            f"{folder}: unet/, vae/ and scheduler/ do not say how they are built "
+            f"({type(error).__name__}: {error}); extract or fetch the release again."
+        ) from error
+    limits.check(steps=steps, size=size)
+    if size is not None:
+        limits.check_memory(pictures * size**2, dtype=dtype, device=device)
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can be had on a device now; of one that does not tell, the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return psutil.virtual_memory().available
+
+
+def _told(size: float) -> str:
+    return f"{size / 1e9:.1f} GB"
