@@ -242,8 +242,10 @@ class RunConfig:
                 f"model.question={self.model.question!r} has no {{instruction}}: "
                 "write {instruction} where the user's words belong."
             )
-        if not re.fullmatch(r"[\w.-]+", self.name):
-            raise ConfigError(f"name={self.name!r} is no folder name: use letters, digits, '-', '_' and '.'.")
+        if not re.fullmatch(r"[\w-][\w.-]*", self.name):
+            raise ConfigError(
+                f"name={self.name!r} is no folder name: use letters, digits, '-', '_' and, not first, '.'."
+            )
         if not train.groups:
             raise ConfigError("train.groups is empty: name the parameter groups to be trained.")
 

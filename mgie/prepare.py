@@ -23,6 +23,7 @@ from mgie.data.shards import Sized, SplitFacts, write_arrow, write_parquet
 from mgie.data.sources import open_source
 from mgie.data.sources.base import ClipFilter, Options, Splits
 from mgie.data.sources.legacy import write_legacy
+from mgie.data.sources.seen import fingerprint
 from mgie.data.stored_features import Kind, Makers, Precision, store_features
 from mgie.data.stored_pairs import FACTS, KIND, REJECTED, read_facts
 from mgie.data.verify import Watch, verify
@@ -76,7 +77,7 @@ def prepare(
         size: Width of the toy world's pictures.
         clip: Filter InstructPix2Pix by CLIP scores: "paper", or such as "image=0.75,direction=0.2,best=4".
         express: Expressive instructions: llava:DIR makes them (a kill loses nothing), file:JSON has them.
-        summarise: What shortens the model's words: a folder, a hub id, none. The published one, if reachable.
+        summarise: What shortens the model's words: a folder, a hub id, none. Default: the published one.
         express_batch: Pairs that the model reads at a time.
         device: Where the model runs, such as cpu or cuda:1. Default: the GPU, where there is one.
         format: arrow to train from, parquet for a hub, legacy for the original program.
@@ -85,19 +86,21 @@ def prepare(
         precision: Of the stored numbers. With float32 a training step has the loss of one from pixels.
         max_rejected: Largest share of rows that may be set aside.
         workers: Threads that decode and check the pictures.
-        overwrite: Replace what is in `out`.
+        overwrite: Replace the data set in `out`; what was not written with it is never removed.
         progress: Show bars.
     """
     arguments = {name: value for name, value in locals().items() if name in ARGUMENTS}
     kinds = features_wanted(store, model, format)
     place = str(find_device(device))
+    check_apart(out, source, express, model)
     facts = None if overwrite else done_already(out, arguments)
     reused = facts is not None
     if facts is None:
-        voice = open_voice(express, summarise, Path(out), batch_size=express_batch, device=place)
         facts = {"format": 1, "arguments": arguments, "command": command(arguments), "splits": {}}
-        splits = open_source(source, options_of(arguments))
         with whole_folder(out, kind=KIND, replace=overwrite, hashed=False) as folder:
+            facts |= {"read": seen(arguments)}
+            voice = open_voice(express, summarise, Path(out), batch_size=express_batch, device=place)
+            splits = open_source(source, options_of(arguments))
             gate = fill(folder, splits, facts, voice, workers=workers, progress=progress)
             check_rejected(gate, max_rejected)
             facts |= voice.facts()
@@ -174,14 +177,51 @@ def options_of(arguments: dict[str, Any]) -> Options:
     return Options(clip=ClipFilter.parse(clip) if clip else None, **taken)
 
 
+def check_apart(out: str | Path, source: str, express: str | None, model: str | None) -> None:
+    """Raise ConfigError where `out` is something that is read, lies in it, or has it inside."""
+    kind, _, where = source.partition(":")
+    read = {
+        "the source": where if kind != "toy" else "",
+        "--express": (express or "").partition(":")[2],
+        "--model": model or "",
+    }
+    target = Path(out).resolve()
+    for name, where in read.items():
+        place = Path(where).resolve()
+        if where and place.exists() and (place in (target, *target.parents) or target in place.parents):
+            raise ConfigError(
+                f"--out {out} is {name}, {where}, or one lies in the other, and what is read must not be "
+                "written: choose another --out."
+            )
+
+
+def seen(arguments: dict[str, Any]) -> dict[str, Any]:
+    """What the source and the expressive instructions look like from outside."""
+    return {what: fingerprint(what) for what in (arguments["source"], arguments["express"]) if what}
+
+
 def done_already(out: str | Path, arguments: dict[str, Any]) -> dict[str, Any] | None:
-    """The facts of a data set that the same arguments made. Raises DataError where others made one."""
+    """The facts of a data set that the same arguments made of the same files. Raises DataError where others
+    did.
+
+    Where nothing of the source can be looked at (a hub id, a folder that is gone) it is taken as it is.
+    """
     found = read_facts(out)
     if found is not None and found.get("arguments") != arguments:
         raise DataError(
             f"{out} holds a data set made by `{found.get('command')}`: choose another --out, or say "
             "--overwrite."
         )
+    for what, now in seen(arguments).items() if found is not None else ():
+        then = found.get("read", {}).get(what, now)
+        if now != then and now["files"]:
+            how = f"{then['files']} files then, {now['files']} now"
+            if now["files"] == then["files"]:
+                how = "the same number of files, but not the same names, sizes and times"
+            raise DataError(
+                f"{what} has changed since {out} was made of it ({how}): say --overwrite to make it anew, or "
+                "choose another --out."
+            )
     return found
 
 
@@ -242,6 +282,8 @@ def table(facts: dict[str, Any]) -> str:
         rows.append(("without expressive text", facts["express"]["without"]))
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {count:>9,}" for name, count in rows]
+    if facts.get("reused"):
+        lines.append("reused: this was made before, and no picture was read")
     if "features" in facts:
         kinds, precision = ", ".join(facts["features"]["made_by"]), facts["features"]["precision"]
         lines.append(f"stored features: {kinds} in {precision}")

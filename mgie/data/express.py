@@ -23,6 +23,8 @@ QUESTION = "what will this image be like if '{instruction}'  (in a short paragra
 SUMMARISER = "jordiclive/flan-t5-11b-summarizer-filtered"
 SUMMARY_PROMPT = "summarize the following paragraph in 32 words:\n\n"
 MAX_NEW_TOKENS = 1024
+CLEANING = 1
+"""Which rules `clean_up` and `clean_up_summary` follow: to be counted up when they change."""
 SENTENCES = 2
 """How many sentences of the model's paragraph are kept."""
 
@@ -133,7 +135,9 @@ class Expresser:
         self._llava.eval()
 
     def __call__(self, pairs: Sequence[EditPair]) -> list[Said]:
-        """What each pair's result will look like. Every pair gets what it would get alone."""
+        """What each pair's result will look like. Every pair gets what it would get alone, but for rounding:
+        where two words are equally likely to the last bits, the number of pairs can decide between them, as
+        the device can."""
         processor, tokenizer = self._processor, self._processor.tokenizer
         rows, looks = [], []
         for pair in pairs:
@@ -167,10 +171,17 @@ def clean_up_summary(text: str) -> str:
 
 
 def summariser(choice: str | None, *, device: str = "cpu") -> AbstractSummariser:
-    """What a user names: "none", a folder or a hub id. None: the published one, or none where that is out of
-    reach."""
-    if choice == "none" or (choice is None and not _published_is_reachable()):
+    """What a user names: "none", a folder or a hub id. None: the published one.
+
+    Raises WeightsError where it cannot be had: other words are not taken silently.
+    """
+    if choice == "none":
         return Verbatim()
+    if choice is None and not _published_is_reachable():
+        raise WeightsError(
+            f"the summariser {SUMMARISER} cannot be reached: try again, name a folder or another one with "
+            "--summarise, or say --summarise none to keep the model's own sentences."
+        )
     return SequenceSummariser(choice or SUMMARISER, device=device)
 
 

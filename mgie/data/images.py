@@ -2,6 +2,7 @@
 here."""
 
 import io
+import re
 
 import numpy as np
 import torch
@@ -14,6 +15,12 @@ from mgie.errors import DataError
 
 MAX_PIXELS = 89_478_485
 """Larger pictures are refused before they are decoded (Pillow's own threshold for a decompression bomb)."""
+MAX_SIDE = 65_535
+"""What a JPEG can have, and a row or column that fits into memory."""
+MAX_RATIO = 100
+"""Of the longer side to the shorter: a line is no picture, and to resize one takes all memory."""
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+"""What stands between the parts of a JPEG; FF within one is followed by 00 or by a restart mark."""
 _PIXELS = (2 * (np.arange(256) / 255) - 1).astype(np.float32)
 """8-bit value -> pixel: computed in double precision as the reference does, and only once."""
 SINGLE_FRAMES = {"MPO"}
@@ -171,16 +178,38 @@ def _open(data: bytes, name: str) -> Image.Image:
             f"{name} is {image.width} x {image.height} pixels: expected at most {MAX_PIXELS} in all; "
             "make it smaller."
         )
+    if max(image.size) > min(MAX_SIDE, MAX_RATIO * min(image.size)):
+        raise DataError(
+            f"{name} is {image.width} x {image.height} pixels: expected sides of at most {MAX_SIDE}, the "
+            f"longer at most {MAX_RATIO} times the shorter; cut it."
+        )
     frames = getattr(image, "n_frames", 1)
     if frames > 1 and image.format not in SINGLE_FRAMES:
         raise DataError(
             f"{name} is animated ({frames} frames): expected one still picture; save one frame of it."
         )
-    if image.format in {"JPEG", "MPO"} and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+    if image.format in {"JPEG", "MPO"} and not _has_end(data):
         raise DataError(
             f"{name} is truncated (a JPEG without its end): expected a whole file; download it again."
         )
     return image
+
+
+def _has_end(data: bytes) -> bool:
+    """Whether the first picture of a JPEG file has its end mark, whatever lies behind it, such as a film.
+
+    Pillow decodes one without as if it were whole where other bytes follow: half a download and zeros is a
+    picture that is grey below.
+    """
+    at = 2
+    while found := _MARKER.search(data, at):
+        marker = data[found.start() + 1]
+        if marker == 0xD9:
+            return True
+        at = found.end()
+        if marker not in (0x01, 0xD8):  # these two have no length
+            at += int.from_bytes(data[at : at + 2], "big")
+    return False
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:

@@ -12,6 +12,7 @@ from typing import Literal
 from mgie.data.batches import Pairs
 from mgie.data.mixture import Joined, Weighted, mixture
 from mgie.data.orders import AbstractOrder, Bucketed, ByLength, Last, Shuffled, by_shape
+from mgie.data.shards import check_unchanged
 from mgie.data.sources import tables
 from mgie.data.stored_features import FeaturedPairs, Kind, Makers, StoredFeatures
 from mgie.data.stored_pairs import FACTS, StoredPairs, data_identity
@@ -49,8 +50,11 @@ def open_sets(
 ) -> tuple[list[StoredPairs], AbstractOrder]:
     """The training pairs of each folder, and the order of them laid end to end (Joined).
 
-    `shares` are the folders' parts of the samples. Raises DataError for a folder that holds no data set.
+    `shares` are the folders' parts of the samples. Raises DataError for a folder that holds no data set, or
+    one that has changed since it was prepared.
     """
+    for folder in shares:
+        check_unchanged(folder)
     stored = [StoredPairs(folder, "train") for folder in shares]
     if len(stored) == 1:
         return stored, arrangement(stored[0], seed)

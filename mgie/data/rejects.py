@@ -15,6 +15,8 @@ SHAPE_TOLERANCE = 0.02
 """How much the width-to-height ratios of source and target may differ, relatively."""
 RESERVED = re.compile(r"<s>|</s>|<unk>|<image>|<im_patch>|<im_start>|<im_end>|\[IMG\d+\]")
 """Texts that the tokenizer reads as something else than words."""
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
+"""What no name holds: control characters, and a backslash, which is a slash elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +92,10 @@ def check(pair: EditPair) -> tuple[int, int]:
         raise BadPair("empty instruction", f"{pair.key} has no instruction: expected a few words.")
     if not pair.key:
         raise BadPair("empty key", "a pair has no key: expected a name.")
+    if not is_name(pair.key):
+        raise BadPair(
+            "bad key", f"the key {pair.key!r} is no name: expected one without '..' or a slash first."
+        )
     if not 0 <= pair.weight < float("inf"):
         raise BadPair(
             "bad weight", f"the weight of {pair.key} is {pair.weight}: expected a number of at least 0."
@@ -131,6 +137,12 @@ def check_instruction(instruction: str) -> None:
         instruction.encode()
     except UnicodeEncodeError as error:
         raise DataError(f"the instruction {instruction!a} is no Unicode: write it as UTF-8.") from error
+
+
+def is_name(text: str) -> bool:
+    """Whether a text that came with data may name something in a folder: it leads nowhere else. Slashes may
+    join its parts."""
+    return not CONTROL.search(text) and not {"", ".", ".."} & set(text.split("/"))
 
 
 class BadPair(DataError):

@@ -1,7 +1,8 @@
 """Where the expressive instructions of a data set come from: from nowhere, from a file, or from a model.
 
 What a model made is kept line by line beside the data set that is being written, so a kill costs one batch
-at most and the same command goes on where it was. The file goes away with the last row.
+at most and the same command goes on where it was. The file goes away with the last row. What another model or
+summariser made is kept in a file of its own, which nobody else touches.
 """
 
 import hashlib
@@ -14,9 +15,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from mgie.data.express import Expresser, Said, summariser
+from mgie.data.express import CLEANING, MAX_NEW_TOKENS, QUESTION, SUMMARY_PROMPT, Expresser, Said, summariser
 from mgie.data.rejects import Rejected
-from mgie.data.shards import Sized
+from mgie.data.shards import Sized, sampled_hash
+from mgie.data.sources.base import regular
 from mgie.errors import ConfigError, DataError
 from mgie.types import EditPair
 
@@ -66,7 +68,7 @@ class Given(AbstractVoice):
     def __init__(self, path: str | Path):
         """Raises DataError if the file holds anything else."""
         try:
-            rows = json.loads(Path(path).read_text(encoding="utf-8"))
+            rows = json.loads(regular(Path(path)).read_text(encoding="utf-8"))
             self._said: dict[str, tuple[str, str | None]] = {
                 key: (value, None)
                 if isinstance(value, str)
@@ -75,7 +77,7 @@ class Given(AbstractVoice):
             }
         except OSError as error:
             raise DataError(f"{path} cannot be read ({error.strerror}): expected a JSON file.") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
                 f'{path} is not understood: expected {{key: {{"instruction", "expressive"}}}} as JSON.'
             ) from error
@@ -121,37 +123,39 @@ class Spoken(AbstractVoice):
 
     def __init__(
         self,
-        path: Path,
+        out: Path,
         speak: Callable[[Sequence[EditPair]], list[Said]],
         *,
         made_by: dict[str, Any],
         batch_size: int,
     ):
-        """`made_by` says how they are made: what was made in another way is not gone on with."""
+        """`made_by` says what decides the texts: what was made in another way is not gone on with, but kept.
+        How many pairs are spoken of at a time is no part of it."""
         if batch_size < 1:
             raise ConfigError(f"express_batch={batch_size}: expected at least 1.")
-        self._path, self._speak, self._made_by, self._batch_size = path, speak, made_by, batch_size
+        self._speak, self._made_by, self._batch_size = speak, made_by, batch_size
+        identity = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:12]
+        self._path = out.parent / f".{out.name}.express-{identity}.jsonl"
         self.made = self.reused = self.without = 0
         self._said: dict[tuple[str, str], Said] = {}
-        if not self._read():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(made_by) + "\n", encoding="utf-8")
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._read()
 
     def before(self, items: Iterable[EditPair | Rejected]) -> Iterable[EditPair | Rejected]:
         """The rows."""
         return items
 
     def after(self, pairs: Iterable[Sized]) -> Iterator[Sized]:
-        """The pairs with what was made of them, in their order. Batches are the same whatever was made
-        before."""
+        """The pairs with what was made of them, in their order; only what was not made before is made."""
         pairs = iter(pairs)
         while batch := list(itertools.islice(pairs, self._batch_size)):
             names = [(pair.key, _hash(pair)) for pair, _ in batch]
-            if all(name in self._said for name in names):
-                self.reused += len(batch)
-            else:
-                self._remember(names, self._speak([pair for pair, _ in batch]))
-                self.made += len(batch)
+            missing = [place for place, name in enumerate(names) if name not in self._said]
+            if missing:
+                made = self._speak([batch[place][0] for place in missing])
+                self._remember([names[place] for place in missing], made)
+            self.made += len(missing)
+            self.reused += len(batch) - len(missing)
             for name, (pair, size) in zip(names, batch):
                 self.without += not self._said[name].expressive
                 yield replace(pair, expressive=self._said[name].expressive), size
@@ -172,21 +176,20 @@ class Spoken(AbstractVoice):
             os.fsync(file.fileno())
         self._said |= dict(zip(names, made))
 
-    def _read(self) -> bool:
-        """Take up what an interrupted run left; False where there is nothing that fits."""
-        if not self._path.is_file():
-            return False
-        *whole, rest = self._path.read_bytes().split(b"\n")  # the rest is empty, or a line that was cut off
-        try:
-            rows = [json.loads(line) for line in whole]
-            if not rows or rows[0] != json.loads(json.dumps(self._made_by)):
-                return False
-            self._said = {(row["key"], row.pop("of")): Said(**row) for row in rows[1:]}
-        except (ValueError, KeyError, TypeError):
-            return False
-        if rest:
-            self._path.write_bytes(b"\n".join([*whole, b""]))
-        return True
+    def _read(self) -> None:
+        """Take up what an interrupted run left. A line that was cut off or damaged is made again."""
+        data = self._path.read_bytes() if self._path.is_file() else b""
+        for line in data.split(b"\n"):
+            try:
+                row = json.loads(line)
+                self._said[row["key"], row.pop("of")] = Said(**row)
+            except (ValueError, KeyError, TypeError):
+                continue
+        if not data:
+            self._path.write_text(json.dumps(self._made_by) + "\n", encoding="utf-8")
+        elif not data.endswith(b"\n"):
+            with self._path.open("ab") as file:
+                file.write(b"\n")
 
 
 def open_voice(
@@ -202,8 +205,24 @@ def open_voice(
         return Given(where)
     short = summariser(summarise, device=device)
     speak = Expresser(where, short, device=device)
-    made_by = {"by": express, "summariser": short.name, "batch": batch_size}
-    return Spoken(out.parent / f".{out.name}.express.jsonl", speak, made_by=made_by, batch_size=batch_size)
+    made_by = {
+        "llava": weights_identity(where),
+        "summariser": weights_identity(short.name),
+        "wording": [QUESTION, SUMMARY_PROMPT, MAX_NEW_TOKENS, CLEANING],
+    }
+    return Spoken(out, speak, made_by=made_by, batch_size=batch_size)
+
+
+def weights_identity(name: str) -> str:
+    """What a model's words depend on: a hash of the files of a folder, wherever it lies; of a hub id or
+    "none", the name."""
+    if not Path(name).is_dir():
+        return name
+    digest = hashlib.sha256()
+    for path in sorted(Path(name).iterdir()):
+        if path.is_file() and path.suffix != ".md" and not path.name.startswith("."):
+            digest.update(f"{path.name} {sampled_hash(path)}\n".encode())
+    return digest.hexdigest()
 
 
 def _hash(pair: EditPair) -> str:

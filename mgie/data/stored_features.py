@@ -27,6 +27,7 @@ from llava_patch.folders import file_hash, whole_folder
 from llava_patch.model import Llava
 from mgie.data.batches import collate
 from mgie.data.examples import ExampleBuilder
+from mgie.data.rejects import is_name
 from mgie.data.stored_pairs import StoredPairs, read_facts, stored_splits
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.codec import Codec
@@ -186,6 +187,8 @@ def check_features(folder: str | Path) -> None:
     try:
         facts = json.loads(path.read_text())
         files, pairs = dict(facts["files"]), facts["pairs"]
+        if not all(is_name(name) for name in files):
+            raise ValueError("a path leads out of the folder")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{path} is not what `mgie prepare --store` writes: store the features again, or remove "

@@ -15,8 +15,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-from datasets import Dataset, Features, Image, Value, load_from_disk
+from datasets import Features, Image, Value
+from datasets.table import MemoryMappedTable, concat_tables
 
+from mgie.data.rejects import is_name
 from mgie.errors import DataError
 from mgie.types import EditPair
 
@@ -52,7 +54,8 @@ class StoredPairs:
     def __init__(self, folder: str | Path, split: str):
         self.folder = Path(folder)
         self.split = split
-        if not (self.folder / FACTS).is_file():
+        facts = read_facts(folder)
+        if facts is None:
             raise DataError(
                 f"{folder} is no data set (it has no {FACTS}): expected a folder that `mgie prepare "
                 f"... --out {folder}` wrote."
@@ -61,16 +64,17 @@ class StoredPairs:
             found = ", ".join(stored_splits(folder)) or "none"
             raise DataError(f"{folder} has no split {split!r}: expected one of {found}.")
         try:
-            self.rows: Dataset = load_from_disk(str(self.folder / split))  # type: ignore[assignment]
-            self._table = self.rows.data
+            names = [shard["file"] for shard in facts["splits"][split]["shards"]]
+            if not all(is_name(name) for name in names):
+                raise ValueError(f"{FACTS} names a file outside")
+            self._table = concat_tables([MemoryMappedTable.from_file(f"{folder}/{name}") for name in names])
         except Exception as error:  # the library lets through whatever a damaged file makes it stumble over
             raise DataError(
                 f"{self.folder / split} cannot be opened ({_line(error)}): it is damaged; prepare the "
                 "data set again."
             ) from error
-        missing = [name for name in FEATURES if name not in self.rows.column_names]
-        if missing:
-            raise DataError(f"{self.folder / split} has no column {missing[0]}: prepare the data set again.")
+        if not self._table.schema.equals(FEATURES.arrow_schema):
+            raise DataError(f"{self.folder / split} has other columns: prepare the data set again.")
 
     def __len__(self) -> int:
         return self._table.num_rows
@@ -141,11 +145,14 @@ def read_facts(folder: str | Path) -> dict[str, Any] | None:
     """What facts.json of a data set says; None where there is no data set. Raises DataError if it cannot be
     read."""
     path = Path(folder) / FACTS
-    if not path.exists():
+    if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(facts, dict):
+            raise ValueError(f"it holds {type(facts).__name__}")
+        return facts
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read ({_line(error)}): prepare the data set again.") from error
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL.Image import Image
 
+from mgie.data.shards import check_unchanged
 from mgie.data.stored_pairs import StoredPairs
 from mgie.data.toy import Verdict, judge, toy_pairs
 from mgie.errors import ConfigError, DataError
@@ -62,6 +63,7 @@ def _held_out(request: Request) -> list[EditPair]:
         raise ConfigError(
             "The suite 'pairs' measures on a data set of yours: give --data DIR that `mgie prepare` wrote."
         )
+    check_unchanged(request.data)
     stored = StoredPairs(request.data, "test")
     pairs = [stored[index] for index in islice(range(len(stored)), request.count)]
     if any(pair.source is None for pair in pairs):

@@ -62,7 +62,7 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, content):
         (["--train.batch_size", "10"], 1, "multiple of 16"),
         ([], 3, "multiple of 48"),
         (["--model.question", "what happens?"], 1, "{instruction}"),
-        (["--name", "a/b"], 1, "folder name"),
+        *((["--name", name], 1, "folder name") for name in ("a/b", "..", ".", ".hidden", "a\nb", "")),
         (["--save.every", "0"], 1, "save.every"),
         (["--save.keep", "0"], 1, "save.keep=0"),
         (["--train.drop.text", "0.99"], 1, "more than 1 together"),

@@ -1,5 +1,6 @@
 import inspect
 import json
+import multiprocessing
 import subprocess
 import sys
 import time
@@ -129,12 +130,16 @@ def test_a_kill_costs_no_row_and_nothing_is_said_twice(tmp_path):
     arguments = {"count": 16, "test": 0, "express": f"llava:{llava}", "summarise": "none", "express_batch": 2}
     words = [word for name, value in arguments.items() for word in (f"--{name}", str(value))]
     command = [sys.executable, "-m", "mgie", "prepare", "toy", "--out", str(tmp_path / "set"), *words]
-    noted = tmp_path / ".set.express.jsonl"
     process = subprocess.Popen(command, cwd=Path(mgie.__file__).parents[1], stderr=subprocess.DEVNULL)
-    while process.poll() is None and not (noted.is_file() and noted.read_bytes().count(b"\n") > 5):
+
+    def lines():
+        return sum(path.read_bytes().count(b"\n") for path in tmp_path.glob(".set.express-*.jsonl"))
+
+    while process.poll() is None and lines() <= 5:
         time.sleep(0.01)
     process.kill()
     process.wait()
+    (noted,) = tmp_path.glob(".set.express-*.jsonl")
     made = noted.read_bytes().count(b"\n") - 1
     assert 4 < made < 16 and not (tmp_path / "set").exists()
     with noted.open("a") as file:
@@ -154,3 +159,138 @@ def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         prepare("toy", tmp_path / "toy")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def my_pairs(tmp_path):
+    """Three pairs of one's own, with a table, and something else beside them."""
+    for side in ("before", "after"):
+        (tmp_path / "my_pairs" / side).mkdir(parents=True)
+    for pair, name in zip(toy_pairs(3, seed=0, split="train", size=32), "abc"):
+        (tmp_path / "my_pairs" / "before" / f"{name}.png").write_bytes(pair.source)
+        (tmp_path / "my_pairs" / "after" / f"{name}.png").write_bytes(pair.target)
+    (tmp_path / "my_pairs" / "notes.txt").write_text("mine")
+    (tmp_path / "my_pairs" / "instructions.csv").write_text(
+        "file,instruction\na.png,go\nb.png,go\nc.png,go\n"
+    )
+    return tmp_path / "my_pairs"
+
+
+def listing(folder):
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("out", ["my_pairs", "my_pairs/set", ".", "link", "my_pairs/../my_pairs", "link/set"])
+def test_what_is_read_is_never_written(my_pairs, monkeypatch, out):
+    monkeypatch.chdir(my_pairs.parent)
+    Path("link").symlink_to("my_pairs")
+    before = listing(my_pairs.parent)
+    for source in ("pairs:my_pairs", "ipr2pr:my_pairs", "magicbrush:link", "legacy:my_pairs"):
+        with pytest.raises(ConfigError, match="what is read must not be written"):
+            prepare(source, out, test=0, overwrite=True)
+    for options in ({"express": "llava:my_pairs"}, {"store": "vae", "model": "my_pairs"}):
+        with pytest.raises(ConfigError, match=f"is {'--express' if 'express' in options else '--model'}, "):
+            prepare("toy", out, count=2, test=0, overwrite=True, **options)
+    assert listing(my_pairs.parent) == before
+
+
+def test_only_what_was_written_here_is_replaced(my_pairs):
+    """The folder of a data set, a photograph put into it, and files in it that rows and options name."""
+    tmp_path, out = my_pairs.parent, my_pairs.parent / "set"
+    prepare(f"pairs:{my_pairs}", out, test=0)
+    prepare(f"pairs:{my_pairs}", out, test=0, overwrite=True)
+    before = listing(tmp_path)
+    with pytest.raises(ConfigError, match="what is read must not be written"):
+        prepare(f"pairs:{out}", out, overwrite=True)
+    photo = out / "photo.png"
+    photo.write_bytes((my_pairs / "after" / "a.png").read_bytes())
+    (tmp_path / "x.jsonl").write_text(json.dumps({"target": str(photo), "instruction": "go"}) + "\n")
+    (out / "x.jsonl").write_text(json.dumps({"target": "photo.png", "instruction": "go"}) + "\n")
+    (out / "said.json").write_text("{}")
+    for source, express in (
+        (f"pairs:{my_pairs}", None),
+        (f"pairs:{tmp_path / 'x.jsonl'}", None),
+        (f"pairs:{out / 'x.jsonl'}", None),
+        ("toy", f"file:{out / 'said.json'}"),
+        ("toy", "llava:/nowhere"),  # and no model is looked for
+    ):
+        with pytest.raises(ConfigError, match=r"was not written with it|must not be written"):
+            prepare(source, out, test=0, express=express, overwrite=True)
+    after = listing(tmp_path)
+    assert all(after[path] == data for path, data in before.items())
+    assert {path.name for path in after.keys() - before.keys()} == {"photo.png", "x.jsonl", "said.json"}
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "one.png").write_bytes(b"x")
+    with pytest.raises(ConfigError, match="was not written here"):
+        prepare("toy", tmp_path / "photos", count=2, test=0, overwrite=True)
+    assert (tmp_path / "photos" / "one.png").read_bytes() == b"x"
+
+
+def test_a_changed_source_is_noticed(my_pairs):
+    out, source = my_pairs.parent / "set", f"pairs:{my_pairs}"
+    first = prepare(source, out, test=0)
+    again = prepare(source, out, test=0)
+    assert again["reused"] and "reused: this was made before" in table(again)
+    assert "reused" not in table(first)
+    for side in ("before", "after"):  # a fourth pair, which the table does not name
+        (my_pairs / side / "d.png").write_bytes((my_pairs / side / "a.png").read_bytes())
+    with pytest.raises(DataError, match=r"changed since .*8 files then, 10 now"):
+        prepare(source, out, test=0)
+    for side in ("before", "after"):
+        (my_pairs / side / "d.png").unlink()
+    assert prepare(source, out, test=0)["reused"]
+    (my_pairs / "after" / "b.png").write_bytes((my_pairs / "after" / "c.png").read_bytes())
+    with pytest.raises(DataError, match=r"the same number of files, but not .*--overwrite"):
+        prepare(source, out, test=0)
+    other = prepare(source, out, test=0, overwrite=True)
+    assert other["splits"]["train"]["sha256"] != first["splits"]["train"]["sha256"]
+    my_pairs.rename(my_pairs.parent / "elsewhere")  # nothing to look at: the set stays usable
+    assert prepare(source, out, test=0)["reused"]
+
+
+def test_pictures_elsewhere_and_given_texts_belong_to_the_source(my_pairs, tmp_path):
+    path, said = tmp_path / "x.jsonl", tmp_path / "said.json"
+    path.write_text(json.dumps({"key": "k", "target": "my_pairs/after/a.png", "instruction": "go"}) + "\n")
+    said.write_text('{"k": "It goes."}')
+    arguments = {"out": tmp_path / "set", "test": 0, "express": f"file:{said}"}
+    prepare(f"pairs:{path}", **arguments)
+    assert prepare(f"pairs:{path}", **arguments)["reused"]
+    picture = my_pairs / "after" / "a.png"
+    for file, data in ((said, b'{"k": "It went."}'), (picture, (my_pairs / "after" / "b.png").read_bytes())):
+        file.write_bytes(data)
+        with pytest.raises(DataError, match="has changed since"):
+            prepare(f"pairs:{path}", **arguments)
+        prepare(f"pairs:{path}", **arguments, overwrite=True)
+    path.unlink()  # what is gone cannot have changed
+    assert prepare(f"pairs:{path}", **arguments)["reused"]
+
+
+def test_two_at_once_the_second_is_refused(tmp_path, monkeypatch):
+    """Two processes on one folder: one sentence for the second, a whole data set by the first."""
+    slow = toy_pairs(3, seed=0, split="train", size=32)
+
+    def waiting(*_, **__):
+        yield next(slow)
+        (tmp_path / "writes").touch()
+        while not (tmp_path / "go on").exists():
+            time.sleep(0.01)
+        yield from slow
+
+    arguments = {"count": 3, "test": 0, "size": 32, "progress": False}
+    first = multiprocessing.get_context("fork").Process(
+        target=prepare, args=("toy", tmp_path / "set"), kwargs=arguments
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr("mgie.data.sources.toy_world.toy_pairs", waiting)
+        first.start()
+    try:
+        while first.is_alive() and not (tmp_path / "writes").exists():
+            time.sleep(0.01)
+        for overwrite in (False, True):
+            with pytest.raises(ConfigError, match=rf"is in use by process {first.pid} on .* since "):
+                prepare("toy", tmp_path / "set", overwrite=overwrite, **arguments)
+    finally:
+        (tmp_path / "go on").touch()
+        first.join(60)
+    assert first.exitcode == 0 and check(tmp_path / "set")["pairs"] == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["go on", "set", "writes"]

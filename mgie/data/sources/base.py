@@ -1,5 +1,7 @@
-"""What all readers share: their options, how rows are held out, and how a missing file is told."""
+"""What all readers share: their options, how rows are held out, what splits are called, and how a missing
+file is told."""
 
+import errno
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +22,12 @@ Similarity = Annotated[float, Range(ge=-1, le=1)]
 HELD_OUT = 0.05
 """Share of the groups that become the test split, from the end of the source's order (as InstructPix2Pix
 does)."""
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("dev", "validation", "val", "valid", "development"), "dev"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""How a split may be called, in small letters -> how it is called here."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,10 +107,26 @@ def existing_folder(where: str, expected: str) -> Path:
     return folder
 
 
+def split_name(text: str, where: str) -> str:
+    """What a split is called here. Raises DataError, which begins with `where`, for one that there is not."""
+    name = SPLITS.get(text.strip().lower())
+    if name is None:
+        raise DataError(f"{where} has the split {text[:80]!r}: expected train, dev or test; rename it.")
+    return name
+
+
+def regular(path: Path) -> Path:
+    """The same path, unless a pipe, a device or a folder lies there, which would be waited for. Raises
+    OSError."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return path
+
+
 def read_file(path: Path, key: str, role: str) -> bytes | Rejected:
     """The bytes of a picture's file, or why they are not there."""
     try:
-        return path.read_bytes()
+        return regular(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a path that no file system takes
         why = getattr(error, "strerror", None) or error
         detail = f"the {role} of {key}, {path}, cannot be read ({why}): expected a picture."

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mgie.data.rejects import Rejected
+from mgie.data.rejects import Rejected, is_name
 from mgie.data.sources import tables
 from mgie.data.sources.base import (
     ClipFilter,
@@ -26,6 +26,7 @@ from mgie.data.sources.base import (
     hold_out,
     named,
     read_file,
+    regular,
 )
 from mgie.errors import DataError
 from mgie.types import EditPair
@@ -63,13 +64,17 @@ def _prompts(folder: Path) -> list[tuple[str, list[str] | None]]:
     path = folder / "seeds.json"
     if path.is_file():
         try:
-            return [
+            listed = [
                 (str(name), [str(seed) for seed in seeds]) for name, seeds in json.loads(path.read_text())
             ]
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise DataError(
                 f"{path} cannot be read: expected [[folder, [seed, ...]], ...]; remove or mend it."
             ) from error
+        for word in (word for name, seeds in listed for word in (name, *seeds)):
+            if not is_name(word):
+                raise DataError(f"{path} names {word!r}: expected names of folders beside it, and seeds.")
+        return listed
     found = [path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/prompt.json")]
     return [(str(path.relative_to(folder)), None) for path in sorted(found)]
 
@@ -129,8 +134,8 @@ def _pair(
 def _prompt(folder: Path) -> dict[str, Any] | str:
     path = folder / "prompt.json"
     try:
-        prompt = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        prompt = json.loads(regular(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         return f'{path} cannot be read ({" ".join(str(error).split())[:80]}): expected {{"edit": ...}}.'
     if not isinstance(prompt, dict) or not isinstance(prompt.get("edit"), str):
         return f'{path} has no text under "edit": expected {{"edit": ...}}.'
@@ -145,7 +150,7 @@ def _scores(folder: Path) -> dict[str, dict[str, Any]]:
         try:
             row = json.loads(line)
             found[str(row["seed"])] = row
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             continue
     return found
 

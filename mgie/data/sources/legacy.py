@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 from llava_patch.folders import file_hash
 from mgie.data.rejects import Rejected
 from mgie.data.shards import Shard, SplitFacts
-from mgie.data.sources.base import Options, Rows, Splits, existing_folder, hold_out, named
+from mgie.data.sources.base import Options, Rows, Splits, existing_folder, hold_out, named, regular
 from mgie.data.stored_pairs import row_hash, to_row
 from mgie.errors import DataError
 from mgie.types import EditPair
@@ -107,7 +107,7 @@ def load_plain(data: bytes) -> Any:
 
 def _index(path: Path) -> list[Any]:
     try:
-        index = load_plain(path.read_bytes())
+        index = load_plain(regular(path).read_bytes())
         return list(index["task"])
     except OSError as error:
         raise DataError(
@@ -125,7 +125,7 @@ def _expressive(path: Path) -> dict[str, str]:
         return {}
     try:
         return {key: str(value["expressive"]) for key, value in json.loads(path.read_text()).items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DataError(
             f'{path} cannot be read: expected {{key: {{"instruction", "expressive"}}}}.'
         ) from error

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mgie.data.images import decode_mask, encode_png, upright_size
-from mgie.data.rejects import Rejected
+from mgie.data.rejects import Rejected, is_name
 from mgie.data.sources import tables
 from mgie.data.sources.base import Options, Rows, Splits, read_file
 from mgie.errors import DataError
@@ -87,6 +87,13 @@ def _read_layout(folder: Path) -> Rows:
         turn = OUTPUT.search(output)
         session, place = places.get(output, (output.split("-")[0], int(turn[1]) if turn else 1))
         key, pictures = f"{session}-{place}", folder / "images" / session
+        outside = [
+            name for name in (session, given, output, str(row.get("mask") or "-")) if not is_name(name)
+        ]
+        if outside:
+            detail = f"{key!r} names {outside[0]!r}: expected the name of a file in its folder."
+            yield Rejected(key=key, reason="bad row", detail=detail)
+            continue
         source, target = (
             read_file(pictures / given, key, "source"),
             read_file(pictures / output, key, "target"),
@@ -143,6 +150,6 @@ def _load(path: Path) -> Any:
     if not path.is_file():
         return None
     try:
-        return json.loads(path.read_text())
-    except ValueError as error:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no JSON ({error}): download it again.") from error

@@ -2,6 +2,7 @@
 decoding pictures."""
 
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,11 @@ from datasets import Image, IterableDataset, load_dataset
 from huggingface_hub import HfApi
 
 from mgie.data.rejects import Rejected
-from mgie.data.sources.base import HELD_OUT, Options, Rows, Splits
+from mgie.data.sources.base import HELD_OUT, SPLITS, Options, Rows, Splits, split_name
 from mgie.errors import ConfigError, DataError
 from mgie.types import EditPair
 
 FromRow = Callable[[dict[str, Any], int], Iterator[EditPair | Rejected]]
-SPLITS = {"train": "train", "dev": "dev", "validation": "dev", "val": "dev", "test": "test"}
-"""How a split may be called in a file's name -> how it is called here."""
-
 LONGEST_GROUP = 1000
 """How many neighbouring rows of a table are looked at to keep a group in one split."""
 
@@ -32,10 +30,12 @@ def is_table(where: str) -> bool:
 
 
 def parquet_files(folder: Path) -> dict[str, list[str]]:
-    """Split -> its Parquet files in `folder` or `folder`/data."""
+    """Split -> its Parquet files in `folder` or `folder`/data. The first word of a name says which."""
     found: dict[str, list[str]] = {}
     for path in sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]):
-        found.setdefault(SPLITS.get(path.name.split("-")[0].split(".")[0], "train"), []).append(str(path))
+        if path.is_file():
+            word = re.split(r"[-_.]", path.name.lower())[0]
+            found.setdefault(SPLITS.get(word, "train"), []).append(str(path))
     return found
 
 
@@ -70,12 +70,15 @@ def open_tables(where: str) -> dict[str, IterableDataset]:
             f"{where} is neither a folder nor a hub id that can be reached ({type(error).__name__}): "
             "download it first."
         ) from error
-    opened = {}
+    opened: dict[str, IterableDataset] = {}
     for split, stream in streams.items():
         for name, feature in (stream.features or {}).items():
             if isinstance(feature, Image):
                 stream = stream.cast_column(name, Image(decode=False))
-        opened[SPLITS.get(str(split), str(split))] = stream
+        name = split_name(str(split), where)
+        if name in opened:
+            raise DataError(f"{where} has the split {name} under two names: expected one; rename the other.")
+        opened[name] = stream
     return {split: opened[split] for split in sorted(opened, key=lambda name: (name != "train", name))}
 
 
@@ -139,7 +142,7 @@ def count_rows(where: str, split: str, stream: IterableDataset) -> int:
         paths = parquet_files(Path(where)).get(split, [])
         return sum(pq.ParquetFile(path).metadata.num_rows for path in paths)
     for name, info in (stream.info.splits or {}).items():
-        if SPLITS.get(str(name), str(name)) == split and info.num_examples:
+        if split_name(str(name), where) == split and info.num_examples:
             return info.num_examples
     raise ConfigError(f"{where} does not say how many rows it has: download it, or choose another source.")
 

@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -104,6 +106,28 @@ def test_decompression_bomb_is_refused_before_decoding():
     header = saved(Image.new("1", (20_000, 20_000)))
     with pytest.raises(DataError, match="bomb"):
         images.decode(header, name="it")
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_what_lies_behind_a_jpeg_is_no_matter_and_what_is_missing_is(options):
+    exif = Image.Exif()
+    exif[0x9286] = "a comment \xff\xd9"  # an end mark that is none, as in an embedded preview
+    jpeg = saved(noise(64, 64), "JPEG", exif=exif, **options)
+    film = b"\0\0\0\x18ftypmp42" + b"\xff\xda\x00\x0c" * 9  # a motion photo's, with a JPEG's mark in it
+    assert images.decode(jpeg + film, name="it").tobytes() == images.decode(jpeg, name="it").tobytes()
+    for rest in (b"", bytes(len(jpeg)), b"\xff\x00" * 40):
+        with pytest.raises(DataError, match="truncated"):
+            images.decode(jpeg[: len(jpeg) // 2] + rest, name="it")
+
+
+@pytest.mark.parametrize("size", [(1, 80_000_000), (80_000, 1000), (1, 200), (606, 5)])
+def test_a_line_is_no_picture(size):
+    data = bytearray(saved(Image.new("1", (8, 8))))
+    data[16:24] = struct.pack(">II", *size)  # PNG's width and height: the rest is not looked at
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    with pytest.raises(DataError, match=r"^it is .* the longer at most 100 times the shorter; cut it"):
+        images.decode(bytes(data), name="it")
+    assert images.decode(saved(Image.new("1", (600, 6))), name="it").size == (600, 6)
 
 
 def test_near_keeps_both_sides():

@@ -43,6 +43,7 @@ def test_bad_pairs_are_set_aside_with_a_reason(make_pair, make_picture):
         "bad turn": [{"turn": 2**40}, {"turn": -1}],
         "bad text": [{"instruction": "a\udc80"}, {"meta": {"a": "\ud800"}}],
         "empty key": [{"key": ""}],
+        "bad key": [{"key": key} for key in ("../x", "/x", "a/../b", "a\nb", "..", "a\\b", "\x7f")],
     }
     for expected, changes in wrong.items():
         for change in changes:

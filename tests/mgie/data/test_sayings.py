@@ -6,7 +6,7 @@ import pytest
 from mgie.data import express
 from mgie.data.express import Said
 from mgie.data.rejects import Rejected
-from mgie.data.sayings import Given, Silent, Spoken, open_voice
+from mgie.data.sayings import Given, Silent, Spoken, open_voice, weights_identity
 from mgie.data.stored_pairs import StoredPairs
 from mgie.errors import ConfigError, DataError
 from mgie.prepare import prepare, table
@@ -31,7 +31,11 @@ class Model:
 
 def spoken(tmp_path, model, **changes):
     settings = {"made_by": {"by": "model"}, "batch_size": 3} | changes
-    return Spoken(tmp_path / "a" / ".x.express.jsonl", model, **settings)
+    return Spoken(tmp_path / "a" / "x", model, **settings)
+
+
+def notes(tmp_path):
+    return sorted((tmp_path / "a").iterdir())
 
 
 def test_a_kill_loses_one_batch_at_most_and_nothing_is_made_twice(tmp_path, make_pair):
@@ -67,11 +71,12 @@ def test_pairs_that_a_model_has_no_words_for_are_counted(tmp_path, make_pair):
 def test_a_line_that_was_cut_off_is_made_again(tmp_path, make_pair):
     sized = [(make_pair(index), (12, 12)) for index in range(6)]
     list(spoken(tmp_path, Model()).after(sized))
-    path = tmp_path / "a" / ".x.express.jsonl"
+    (path,) = notes(tmp_path)
+    assert path.name.startswith(".x.express-")
     path.write_bytes(path.read_bytes()[:-20])
     model = Model()
     voice = spoken(tmp_path, model)
-    assert len(list(voice.after(sized))) == 6 and model.seen == [["pair-3", "pair-4", "pair-5"]]
+    assert len(list(voice.after(sized))) == 6 and model.seen == [["pair-5"]]
     assert len(list(spoken(tmp_path, Model(batches=0)).after(sized))) == 6
 
 
@@ -80,10 +85,36 @@ def test_what_was_made_otherwise_is_not_used(tmp_path, make_pair):
     list(spoken(tmp_path, Model()).after(sized))
     other = Model()
     list(spoken(tmp_path, other).after([(replace(pair, instruction="other"), size) for pair, size in sized]))
-    list(spoken(tmp_path, other, made_by={"by": "another"}).after(sized))
-    (tmp_path / "a" / ".x.express.jsonl").write_bytes(b"\xff\n{")
+    another = spoken(tmp_path, other, made_by={"by": "another"})
+    list(another.after(sized))
+    assert len(other.seen) == 2 and len(notes(tmp_path)) == 2
+    another.finish()  # its own notes are no longer needed; those of the first are left alone
+    list(spoken(tmp_path, Model(batches=0)).after(sized))
+    (path,) = notes(tmp_path)
+    path.write_bytes(b"\xff\n{")
     list(spoken(tmp_path, other).after(sized))
     assert len(other.seen) == 3
+
+
+def test_another_batch_size_loses_nothing(tmp_path, make_pair):
+    sized = [(make_pair(index), (12, 12)) for index in range(10)]
+    with pytest.raises(Kill):
+        list(spoken(tmp_path, Model(batches=2)).after(sized))
+    model = Model()
+    voice = spoken(tmp_path, model, batch_size=4)
+    assert [pair.expressive for pair, _ in voice.after(sized)] == [f"It is pair-{i}." for i in range(10)]
+    assert model.seen == [["pair-6", "pair-7"], ["pair-8", "pair-9"]] and len(notes(tmp_path)) == 1
+
+
+def test_a_model_is_its_weights_wherever_they_lie(tmp_path):
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(bytes(2_000_000))
+    (tmp_path / "b" / "README.md").write_text("x")
+    same = weights_identity(str(tmp_path / "a"))
+    assert weights_identity(str(tmp_path / "b")) == same and weights_identity("none") == "none"
+    (tmp_path / "b" / "model.safetensors").write_bytes(bytes(1_999_999) + b"\1")
+    assert weights_identity(str(tmp_path / "b")) != same
 
 
 def test_given_texts(tmp_path, make_pair):

@@ -13,7 +13,7 @@ from datasets import load_from_disk
 from llava_patch.folders import whole_folder
 from mgie.data import shards
 from mgie.data.shards import write_arrow
-from mgie.data.stored_pairs import FACTS, KIND, StoredPairs, read_facts
+from mgie.data.stored_pairs import FACTS, KIND, StoredPairs, data_identity, read_facts
 from mgie.errors import DataError
 
 
@@ -112,7 +112,7 @@ def test_what_is_no_data_set_says_so(tmp_path, make_pair):
     write(tmp_path / "set", [make_pair()])
     with pytest.raises(DataError, match=r"no split 'dev'.*train"):
         StoredPairs(tmp_path / "set", "dev")
-    (tmp_path / "set" / "train" / "state.json").write_text("{")
+    (tmp_path / "set" / "train" / "data-00000.arrow").write_text("{")
     with pytest.raises(DataError, match="damaged"):
         StoredPairs(tmp_path / "set", "train")
     (tmp_path / "set" / FACTS).write_text("{")
@@ -140,8 +140,8 @@ def test_memory_does_not_grow_with_the_data(tmp_path, make_pair, monkeypatch):
 
 
 def test_an_arrow_folder_is_read_where_it_lies(tmp_path, make_pair):
-    shards.write_arrow(big_pairs(make_pair, 40), tmp_path, "train")
-    (tmp_path / FACTS).write_text("{}")
+    facts = shards.write_arrow(big_pairs(make_pair, 40), tmp_path, "train")
+    (tmp_path / FACTS).write_text(json.dumps({"splits": {"train": asdict(facts)}}))
     cache = Path(datasets.config.HF_DATASETS_CACHE)
     places = [tmp_path, *([cache] if cache.exists() else [])]
     files = {path for place in places for path in place.rglob("*")}
@@ -150,3 +150,17 @@ def test_an_arrow_folder_is_read_where_it_lies(tmp_path, make_pair):
     assert pairs[39].target[:2] == bytes([39, 39]) and pairs[0].key == "k0" and len(pairs) == 40
     assert pa.total_allocated_bytes() - before < 1_000_000  # of 80 MB
     assert {path for place in places for path in place.rglob("*")} == files
+
+
+def test_the_identity_is_of_the_rows(tmp_path, make_pair):
+    for name, numbers in {"a": [0, 1], "b": [0, 1], "c": [1, 0]}.items():
+        write(tmp_path / name, [make_pair(number) for number in numbers])
+    write(tmp_path / "d", [make_pair(0), make_pair(1)], split="test")
+    found = {name: data_identity(tmp_path / name) for name in "abcd"}
+    assert found["a"] == found["b"] and len(set(found.values())) == 3
+    for text in ("[]", "{}", '{"splits": {"train": 3}}', "[" * 100_000):
+        (tmp_path / "a" / FACTS).write_text(text)
+        with pytest.raises(DataError, match="prepare the data set again"):
+            data_identity(tmp_path / "a")
+    with pytest.raises(DataError, match="is no data set"):
+        data_identity(tmp_path)

@@ -1,9 +1,10 @@
 import json
+import os
 
 import pytest
 
-from mgie.data.sources import open_source
-from mgie.data.sources.base import PAPER, ClipFilter, Options
+from mgie.data.sources import open_source, tables
+from mgie.data.sources.base import PAPER, ClipFilter, Options, split_name
 from mgie.errors import ConfigError, DataError
 from mgie.types import EditPair
 
@@ -105,3 +106,35 @@ def test_the_hub_form(parquet, make_picture):
     assert not {pair.instruction for pair in train} & {pair.instruction for pair in test}
     assert train[4].source == made[4]["original_image"] and train[4].meta == {"input": "a", "output": "b"}
     assert len(rows(folder, test=2, count=2)) == 2
+
+
+@pytest.mark.parametrize("listed", [["../0000001", [11]], ["/etc", [1]], ["0000001", ["../0000000/1"]]])
+def test_the_list_of_seeds_names_folders_beside_it(ipr2pr_folder, listed):
+    folder = ipr2pr_folder(2)
+    (folder / "seeds.json").write_text(json.dumps([listed]))
+    with pytest.raises(DataError, match="expected names of folders beside it"):
+        rows(folder, test=0)
+
+
+def test_a_pipe_is_no_prompt(ipr2pr_folder):
+    folder = ipr2pr_folder(2)
+    (folder / "0000000" / "prompt.json").unlink()
+    os.mkfifo(folder / "0000000" / "prompt.json")
+    bad, *_ = rows(folder, test=0)
+    assert bad.reason == "bad prompt.json" and "it is no file" in bad.detail
+
+
+def test_what_splits_of_tables_are_called(tmp_path):
+    names = ["Train-00000-of-00001", "test_00", "TEST.part", "validation-0", "part-00001", "testing-x.y"]
+    for name in names:
+        (tmp_path / f"{name}.parquet").write_bytes(b"")
+    os.mkfifo(tmp_path / "train-pipe.parquet")
+    found = tables.parquet_files(tmp_path)
+    assert {split: sorted(path.split("/")[-1] for path in paths) for split, paths in found.items()} == {
+        "train": ["Train-00000-of-00001.parquet", "part-00001.parquet"],
+        "test": ["TEST.part.parquet", "test_00.parquet", "testing-x.y.parquet"],
+        "dev": ["validation-0.parquet"],
+    }
+    for name in ("../../x", "/x", "extra", ""):
+        with pytest.raises(DataError, match="expected train, dev or test"):
+            split_name(name, "it")

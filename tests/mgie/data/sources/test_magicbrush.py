@@ -152,3 +152,12 @@ def test_another_table_is_refused(parquet, make_picture):
     folder = parquet("train-0.parquet", [{"text": "x", "source_img": make_picture()}], ("source_img",))
     with pytest.raises(DataError, match="no column img_id"):
         open_source(f"magicbrush:{folder}", Options())
+
+
+@pytest.mark.parametrize("field", ["input", "output", "mask"])
+def test_files_of_a_turn_lie_in_its_folder(layout, field):
+    turns = json.loads((layout / "edit_turns.json").read_text())
+    turns[0][field] = "../139/139-input.png"
+    (layout / "edit_turns.json").write_text(json.dumps(turns))
+    bad, *others = rows(layout, "test")
+    assert bad.reason == "bad row" and "name of a file in its folder" in bad.detail and len(others) == 2

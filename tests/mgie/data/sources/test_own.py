@@ -1,7 +1,9 @@
 import json
+import os
 
 import pytest
 
+from mgie.data.rejects import Gate
 from mgie.data.sources import open_source
 from mgie.data.sources.base import Options
 from mgie.errors import ConfigError, DataError
@@ -139,8 +141,8 @@ def test_missing_pictures_are_told(lines):
     assert [row.reason for row in found] == ["missing partner"] * 3
 
 
-def test_links_are_refused(lines):
-    with pytest.raises(DataError, match=r"line 2 of mine\.jsonl: source is the link .* download it first"):
+def test_addresses_are_refused(lines):
+    with pytest.raises(DataError, match=r"line 2 of mine\.jsonl: source is the address .* download it first"):
         rows(lines(ROW, ROW | {"source": "https://x.org/a.jpg"}))
 
 
@@ -167,3 +169,105 @@ def test_a_prepared_data_set_can_be_read_again(tmp_path, form):
         name: split["sha256"] for name, split in facts["splits"].items()
     }
     assert len(rows(tmp_path / "a", count=3)) == 3
+
+
+def table(folder, text, **options):
+    (folder / "instructions.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return rows(folder, **options)
+
+
+@pytest.mark.parametrize(
+    "header", ["file,prompt", "image,edit", "Picture;Instructions", "FILENAME\tText", "edit,image"]
+)
+def test_other_names_of_the_columns(folder, header):
+    turned = header.startswith("edit")
+    lines = [f"go {name},{name}.jpg" if turned else f"{name}.jpg,go {name}" for name in "abc"]
+    text = "\n".join([header, *lines])
+    delimiter = next(mark for mark in ";\t," if mark in header)
+    found = table(folder, text.replace(",", delimiter))
+    assert [(pair.key, pair.instruction) for pair in found] == [(name, f"go {name}") for name in "abc"]
+
+
+@pytest.mark.parametrize("header", ["picture,words", "a,go", "instruction", "Datei,Anweisung"])
+def test_a_header_that_is_not_understood_is_no_row(folder, header):
+    with pytest.raises(DataError, match=r"has the columns .* expected at least file and instruction"):
+        table(folder, f"{header}\na.jpg,go\n")
+
+
+def test_letters_are_kept_or_refused(folder):
+    text = "file,instruction\na.jpg,café\n"
+    for encoding in ("utf-8", "utf-8-sig"):
+        assert table(folder, text.encode(encoding))[0].instruction == "café"
+    for encoding in ("latin-1", "utf-16", "utf-16-le"):
+        with pytest.raises(DataError, match=r'instructions\.csv is no UTF-8 \(line \d\).*"CSV UTF-8"'):
+            table(folder, text.encode(encoding))
+
+
+def test_cells_of_several_lines_and_cells_without_end(folder):
+    found = table(folder, 'file,instruction\r\na.jpg,"make it red\nand ""big"""\r\nb.jpg,go\r\nc.jpg,go\r\n')
+    assert [pair.instruction for pair in found] == ['make it red\nand "big"', "go", "go"]
+    for cell in ('"make it red', '"' + "x" * 200_000 + '"', "x" * 200_000):
+        with pytest.raises(
+            DataError, match=r"cannot be read near line \d+ .*not closed, or a very long text"
+        ):
+            table(folder, f"file,instruction\na.jpg,{cell}\nb.jpg,go\n")
+
+
+def test_several_instructions_of_one_picture(folder):
+    (folder / "before" / "a.png").write_bytes((folder / "before" / "a.jpg").read_bytes())
+    found = table(
+        folder, "file,instruction\na.jpg,one\na.jpg,two\na.png,one\na.jpg,two\nb.jpg,go\nc.jpg,go\n"
+    )
+    assert [row.key for row in found] == ["a", "a-2", "a-3", "a-2", "b", "c"]
+    named = list(Gate()(found))
+    assert [pair.key for pair, _ in named] == ["a", "a-2", "a-3", "b", "c"]
+    found = table(folder, "file,instruction,key\na.jpg,one,k\na.jpg,two,k\n")
+    assert [row.key for row in found[:2]] == ["k", "k"]
+    gate = Gate()
+    assert len(list(gate(found[:2]))) == 1 and gate.counts == {"duplicate key": 1}
+
+
+def test_splits_are_three_whatever_they_are_called(folder, tmp_path):
+    text = "file,instruction,split\na.jpg,go,Train\nb.jpg,go, TEST\nc.jpg,go,Validation\n"
+    (folder / "instructions.csv").write_text(text)
+    found = open_source(f"pairs:{folder}", Options())
+    assert {split: [row.key for row in part] for split, part in found.items()} == {
+        "train": ["a"], "test": ["b"], "dev": ["c"],
+    }  # fmt: skip
+    inside = sorted(path.name for path in tmp_path.iterdir())
+    for split in ("../../x", str(tmp_path / "x"), "..", "x\ny", "nul", "features", "a/b"):
+        (folder / "instructions.csv").write_text(f'file,instruction,split\na.jpg,go,"{split}"\nb.jpg,go,\n')
+        (bad,) = [row for row in rows(folder) if row.key.startswith("row 2")]
+        assert bad.reason == "bad split" and "expected train, dev or test" in bad.detail
+        with pytest.raises(DataError, match="bad split 1"):
+            prepare(f"pairs:{folder}", tmp_path / "set", test=0)
+        assert sorted(path.name for path in tmp_path.iterdir()) == inside
+
+
+@pytest.mark.parametrize("file", ["../after/a.png", "{folder}/before/a.jpg", "x/../a.jpg", "a\x07.jpg"])
+def test_files_of_the_table_lie_in_their_folder(folder, file):
+    bad = table(folder, f"file,instruction\n{file.format(folder=folder)},go\n")[0]
+    assert bad.reason == "bad row" and "in before/" in bad.detail
+
+
+def test_only_files_are_read(lines, folder):
+    os.mkfifo(folder / "before" / "pipe.jpg")  # who reads it waits for ever
+    found = rows(
+        lines(ROW | {"source": "before/pipe.jpg"}, ROW | {"target": "/dev/zero"}, ROW | {"mask": "before"})
+    )
+    assert [row.reason for row in found] == ["missing partner"] * 3
+    assert all("it is no file" in row.detail for row in found)
+    (folder / "instructions.csv").unlink()
+    os.mkfifo(folder / "instructions.csv")
+    with pytest.raises(DataError, match="is neither"):
+        rows(folder)
+
+
+def test_bytes_that_are_no_text_set_their_row_aside(lines, tmp_path):
+    path = lines(ROW, ROW, ROW)
+    path.write_bytes(path.read_bytes().replace(b'"go"', b'"caf\xe9"', 1))
+    facts = prepare(f"pairs:{path}", tmp_path / "set", test=0, max_rejected=0.5)
+    assert facts["rejected"]["reasons"] == {"bad text": 1}
+    with pytest.raises(DataError, match="bad text 1") as caught:
+        prepare(f"pairs:{path}", tmp_path / "other", test=0)
+    str(caught.value).encode()  # can be printed
