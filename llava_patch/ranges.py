@@ -67,7 +67,7 @@ def check_ranges(value: Any, hint: Any = None, name: str = "") -> None:
         for part in parts if value is not None else ():
             if _has_items(value) == _is_container(part):
                 check_ranges(value, part, name)
-    elif isinstance(hint, type) and is_dataclass(hint):
+    elif isinstance(hint, type) and is_dataclass(hint) and isinstance(value, hint):
         hints = _hints(hint)
         for field in fields(hint):
             inner = f"{name}.{field.name}" if name else field.name

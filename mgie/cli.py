@@ -7,6 +7,7 @@ written nowhere else. The story is imported when its verb is used.
 import argparse
 import difflib
 import errno
+import gc
 import importlib
 import inspect
 import io
@@ -127,15 +128,13 @@ def main(words: Sequence[str] | None = None) -> int:
         if done is not None and _speaks():
             verb, facts = done
             print(json.dumps(facts, default=str) if options["--json"] else _as_lines(verb, facts), flush=True)
+        return 0
     except KeyboardInterrupt:
-        if _speaks():
-            print(
-                "mgie: stopped; nothing is left half-written, and the same command goes on or starts again.",
-                file=sys.stderr,
-            )
-        return 130
+        status, debug = 130, ""
+        sentence = "stopped; nothing is left half-written, and the same command goes on or starts again."
     except BrokenPipeError:  # the reader of our output has left, as in `mgie ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         sentence = explain(error)
         if sentence is None:
@@ -144,11 +143,12 @@ def main(words: Sequence[str] | None = None) -> int:
             # What is wrong in all processes is said by the first, and torchrun ends the others meanwhile.
             time.sleep(GRACE)
             sentence = f"process {os.environ['RANK']}: {sentence}"
-        if options["--debug"]:
-            traceback.print_exc()
-        print(f"mgie: {sentence}", file=sys.stderr)
-        return 2
-    return 0
+        status, debug = 2, traceback.format_exc() if options["--debug"] else ""
+    # Here the error is gone, and with it all that was at work: a progress bar that was open has ended its line.
+    gc.collect()
+    if status == 2 or _speaks():
+        print(f"{debug}mgie: {sentence}", file=sys.stderr)
+    return status
 
 
 def explain(error: Exception) -> str | None:

@@ -20,7 +20,7 @@ from mgie.data.toy import Verdict, neighbours
 from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError, DataError
 from mgie.evaluation.metrics import PIXEL_METRICS, ClipScores, DinoScores
-from mgie.evaluation.report import REPORT, Item, as_table, write_report
+from mgie.evaluation.report import FEW, REPORT, Item, as_table, write_report
 from mgie.evaluation.suites import Request, find_suite
 from mgie.ranges import Few, Number, Scale, Seed, Side, Steps
 
@@ -53,7 +53,7 @@ Scorer = Callable[[Item], Tensor]
 def evaluate(
     model: str | Path | Editing,
     *,
-    suite: str = "toy",
+    suite: str | None = None,
     data: str | Path | None = None,
     out: str | Path,
     count: Number = 200,
@@ -80,7 +80,8 @@ def evaluate(
 
     Args:
         model: Release folder, as `mgie extract` writes it, or a hub id. In Python also a pipeline.
-        suite: Benchmark: toy (made fresh from the seed and judged) or pairs (the test split of --data).
+        suite: Benchmark: toy (judged, and made fresh from the seed) or pairs (against the targets of --data).
+            Default: pairs where --data is given, else toy.
         data: Data set that `mgie prepare` wrote; its test split is used instead of fresh pairs.
         out: Folder of the report: results.json, items.jsonl, report.md, report.html, sheet.png; an older
             report there is replaced.
@@ -100,6 +101,7 @@ def evaluate(
         verify: Compare the release with its manifest; --verify false to take it as it is.
     """
     # Everything that can be wrong is wrong now.
+    suite = suite or ("toy" if data is None else "pairs")
     bench = find_suite(suite)
     check_out(out, kind=REPORT)
     if isinstance(model, (str, Path)):
@@ -161,6 +163,8 @@ def evaluate(
     by_kind = {kind: summary([item for item in items if item.kind == kind]) for kind in kinds}
     facts = {"model": name, "suite": suite, "seed": seed, "size": side} | summary(items)
     facts |= {"by_kind": by_kind, "seconds": round(time.monotonic() - started, 1)}
+    if len(items) < FEW:
+        facts["warning"] = f"n is {len(items)}: figures from fewer than {FEW} pairs mean little."
     with whole_folder(out, kind=REPORT) as folder:
         write_report(folder, facts, items)
     print(as_table(facts))

@@ -16,6 +16,9 @@ from mgie.types import EditPair
 CHANGED, KEPT = 0.12, 0.05
 """Largest mean absolute error (0 to 1) of a right scene: where it should change, and elsewhere."""
 
+WORLDS = ("scene", "photo")
+"""What `meta` says of a pair of the toy world."""
+
 SEEN = 0.03
 """Smallest difference of a channel that counts as a change, so that the faintest smoothed edges do not."""
 
@@ -38,7 +41,7 @@ def judge(pair: EditPair, output: Image.Image) -> Verdict:
     the output is less than half as far from it as the untouched photograph is.
     """
     world = pair.meta.get("world")
-    if world not in ("scene", "photo") or pair.source is None:
+    if world not in WORLDS or pair.source is None:
         raise DataError(
             f"Pair {pair.key} is not of the toy world (its meta says world={world!r}), so its judge cannot "
             "tell whether an edit is right; make pairs with toy_pairs or `mgie prepare toy`."

@@ -2,6 +2,7 @@
 
 import html
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ SHOWN = 24
 """How many items the sheet shows; they are chosen by their place in the suite, never by their result."""
 PAGED = 60
 """How many items the page shows."""
+FEW = 20
+"""Below this number of pairs a report warns that its figures mean little."""
 
 INK, PALE, GOOD, BAD = (25, 25, 28), (110, 110, 118), (20, 120, 60), (180, 40, 40)
 
@@ -55,10 +58,12 @@ class Item:
 
 def write_report(folder: Path, facts: dict[str, Any], items: Sequence[Item]) -> None:
     """Write all forms of the report into a folder that is there."""
-    (folder / RESULTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    whole = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+    (folder / RESULTS).write_text(whole, encoding="utf-8", errors="backslashreplace")
     lines = (json.dumps(item.facts(), ensure_ascii=False) + "\n" for item in items)
     (folder / "items.jsonl").write_text("".join(lines), encoding="utf-8")
-    (folder / "report.md").write_text(f"# {_title(facts)}\n\n{as_table(facts)}\n", encoding="utf-8")
+    page = f"# {_markdown(_title(facts))}\n\n{as_table(facts)}\n"
+    (folder / "report.md").write_text(page, encoding="utf-8")
     sheet(chosen(items, SHOWN), _title(facts)).save(folder / "sheet.png")
     _write_page(folder, facts, chosen(items, PAGED))
 
@@ -72,17 +77,34 @@ def chosen(items: Sequence[Item], count: int) -> list[Item]:
 
 
 def as_table(facts: dict[str, Any]) -> str:
-    """The figures as a Markdown table: one row per kind of edit, the last one for all."""
-    rows = {**facts["by_kind"], "all": facts}
-    columns = ["n", *(name for name in facts if name in _COLUMNS and name != "n")]
-    cells = [["kind", *(_COLUMNS[name][0] for name in columns)]]
-    for kind, row in rows.items():
-        shown = [_COLUMNS[name][1].format(row[name]) if row.get(name) is not None else "" for name in columns]
-        cells.append([kind or "any", *shown])
+    """The figures as a Markdown table, one row per kind of edit, the last one for all; below it the warning."""
+    cells = [[_markdown(cell) for cell in row] for row in _cells(facts)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in cells]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
+    table = "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
+    return f"{table}\n\nWarning: {facts['warning']}" if "warning" in facts else table
+
+
+def _cells(facts: dict[str, Any]) -> list[list[str]]:
+    """The rows of the table as they are read, the headings first."""
+    rows = [*facts["by_kind"].items(), ("all", facts)]
+    columns = ["n", *(name for name in facts if name in _COLUMNS and name != "n")]
+    cells = [["kind", *(_COLUMNS[name][0] for name in columns)]]
+    for kind, row in rows:
+        shown = [_COLUMNS[name][1].format(row[name]) if row.get(name) is not None else "" for name in columns]
+        cells.append([_printable(kind) or "any", *shown])
+    return cells
+
+
+def _printable(text: str) -> str:
+    """The text on one line, with a space for each letter that moves a cursor or cannot be written."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
+def _markdown(text: str) -> str:
+    """The text with a backslash before each letter that Markdown would take for its own."""
+    return re.sub(r"([\\`*\[\]<>|~&])", r"\\\1", text)
 
 
 _COLUMNS: dict[str, tuple[str, str]] = {
@@ -184,7 +206,9 @@ def _write_page(folder: Path, facts: dict[str, Any], items: Sequence[Item]) -> N
         head = f"<h2>{html.escape(item.instruction)}</h2>"
         cards.append(f"<section>{head}<div>{''.join(cells)}</div>{said}{verdict}</section>")
     title = html.escape(_title(facts))
-    table = _html_table(as_table(facts))
+    table = _html_table(_cells(facts))
+    if "warning" in facts:
+        table += f'<p class="wrong">Warning: {html.escape(facts["warning"])}</p>'
     shown = f"<p>{len(items)} of {facts['n']} items, chosen by their place in the suite.</p>"
     page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
     page += f"<style>{_STYLE}</style>"
@@ -192,17 +216,15 @@ def _write_page(folder: Path, facts: dict[str, Any], items: Sequence[Item]) -> N
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 
-def _html_table(markdown: str) -> str:
-    rows = [
-        [html.escape(cell.strip()) for cell in line.strip("|").split("|")] for line in markdown.splitlines()
-    ]
-    head = "".join(f"<th>{cell}</th>" for cell in rows[0])
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows[2:])
+def _html_table(cells: list[list[str]]) -> str:
+    head, *rows = [[html.escape(cell) for cell in row] for row in cells]
+    head = "".join(f"<th>{cell}</th>" for cell in head)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><tr>{head}</tr>{body}</table>"
 
 
 def _title(facts: dict[str, Any]) -> str:
-    return f"{facts['model']} on {facts['suite']}: {facts['n']} items, seed {facts['seed']}"
+    return _printable(f"{facts['model']} on {facts['suite']}: {facts['n']} items, seed {facts['seed']}")
 
 
 _STYLE = """

@@ -11,6 +11,7 @@ from PIL.Image import Image
 from mgie.data.shards import check_unchanged
 from mgie.data.stored_pairs import StoredPairs
 from mgie.data.toy import Verdict, judge, toy_pairs
+from mgie.data.toy_judge import WORLDS
 from mgie.errors import ConfigError, DataError
 from mgie.types import EditPair
 
@@ -54,7 +55,14 @@ def find_suite(name: str) -> Suite:
 
 def _toy(request: Request) -> list[EditPair]:
     if request.data is not None:
-        return _held_out(request)
+        pairs = _held_out(request)
+        foreign = [pair.key for pair in pairs if pair.meta.get("world") not in WORLDS]
+        if foreign:
+            raise ConfigError(
+                f"The suite 'toy' judges pairs of the toy world, and {request.data} holds others, such as "
+                f"{foreign[0]}: say --suite pairs."
+            )
+        return pairs
     return list(toy_pairs(request.count, seed=request.seed, split="test", size=request.size))
 
 

@@ -10,6 +10,7 @@ import sys
 import time
 
 import pytest
+from tqdm import tqdm
 
 from mgie.cli import GRACE, VERBS, explain, main
 from mgie.errors import DataError
@@ -155,6 +156,30 @@ def test_a_terminal_that_lacks_a_letter(monkeypatch):
     assert main(["train", "--config", "tiny", "--name", "caf\u00e9", "--print_config"]) == 0
     terminal.flush()
     assert rb"name: caf\xe9" in terminal.buffer.getvalue()
+
+
+@pytest.mark.parametrize("error", [DataError, KeyboardInterrupt])
+@pytest.mark.parametrize("debug", [[], ["--debug"]])
+def test_a_sentence_has_a_line_of_its_own_below_an_open_bar(error, debug, monkeypatch, capsys):
+    """Also where nobody closes the bar: a generator reads it, and an error and its frame hold each other."""
+
+    def rows():
+        yield from tqdm(range(9), desc="rows", file=sys.stderr, mininterval=0)
+
+    def work(_):
+        for _ in rows():
+            try:
+                raise KeyError("first")
+            except KeyError as first:
+                kept = first
+            raise error("torn") from kept
+
+    monkeypatch.setattr("mgie.cli._run", work)
+    assert main(["prepare", *debug]) in (2, 130)
+    *above, last, end = capsys.readouterr().err.split("\n")
+    assert last.startswith("mgie: ") and not end
+    assert [line.count("rows: ") > 0 for line in above].count(True) == 1
+    assert not [line for line in above if "rows: " in line and "Traceback" in line]
 
 
 def test_a_closed_pipe_is_no_error():

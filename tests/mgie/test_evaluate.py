@@ -78,7 +78,7 @@ def run(system, out, **options):
 
 def test_a_system_that_copies_is_never_right(tmp_path):
     facts = run(Copy(), tmp_path / "report")
-    assert (facts["suite"], facts["n"], facts["seed"]) == ("toy", COUNT, SEED)
+    assert (facts["suite"], facts["n"], facts["seed"]) == ("toy", COUNT, SEED) and "warning" not in facts
     assert facts["right"] == facts["control_right"] == facts["said_exactly"] == 0
     assert facts["l1_ratio"] == 1
     assert facts["forced"] == 1
@@ -140,6 +140,26 @@ def test_a_prepared_data_set_is_measured_too(pairs, tmp_path):
         facts = run(Oracle(pairs), tmp_path / suite, suite=suite, data=data, count=12)
         assert facts["n"] == 12 and facts["l1_ratio"] == 0
         assert ("right" in facts) == (suite == "toy")
+
+
+def test_pairs_of_ones_own_are_measured_without_naming_a_suite(tmp_path, capsys):
+    """Two of them are too few to say much, which is said wherever the figures are."""
+    before, after = tmp_path / "mine" / "before", tmp_path / "mine" / "after"
+    for folder, colour in ((before, "red"), (after, "blue")):
+        folder.mkdir(parents=True)
+        for name in "abc":
+            Image.new("RGB", (SIDE, SIDE), colour).save(folder / f"{name}.png")
+    rows = [f"{name}.png,make it blue" for name in "abc"]
+    (tmp_path / "mine" / "instructions.csv").write_text("\n".join(["file,instruction", *rows]))
+    prepare(f"pairs:{tmp_path / 'mine'}", tmp_path / "data", test=2, progress=False)
+    facts = run(Copy(), tmp_path / "report", data=tmp_path / "data")
+    assert (facts["suite"], facts["n"], facts["l1_ratio"]) == ("pairs", 2, 1)
+    assert facts["warning"] == "n is 2: figures from fewer than 20 pairs mean little."
+    written = [(tmp_path / "report" / name).read_text() for name in ("results.json", "report.md", "report.html")]
+    assert all(facts["warning"] in text for text in [*written, capsys.readouterr().out])
+    with pytest.raises(ConfigError, match=r"holds others, such as .*: say --suite pairs"):
+        run(Copy(), tmp_path / "judged", data=tmp_path / "data", suite="toy")
+    assert not (tmp_path / "judged").exists()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,12 @@ class Started:
 
     def __init__(self, words: list[str], notes: Path, *, rank: int = 0, count: int = 1, port: int = 0):
         self.notes = notes.with_suffix(f".{rank}")
-        self.pid = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # newer Pythons warn of threads that a fork leaves behind
+            self.pid = os.fork()
         if self.pid == 0:
             os.setsid()
+            warnings.simplefilter("ignore")  # as outside of tests
             sys.stdout = sys.stderr = self.notes.open("w", buffering=1)
             if count > 1:
                 ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
@@ -57,6 +61,14 @@ def together(words: list[str], notes: Path, count: int = 2) -> list[Started]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     return [Started(words, notes, rank=rank, count=count, port=port) for rank in range(count)]
+
+
+def lives(pid: int) -> bool:
+    """Whether a process, nobody's child here, is there and has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +117,7 @@ def test_a_second_command_on_one_folder_is_refused_until_the_first_has_ended(wor
     os.kill(run.pid, signal.SIGKILL)
     assert run.code() == -signal.SIGKILL
     assert main(short) == 0  # at once, although helpers of the first live a little longer
-    while any(Path(f"/proc/{pid}").exists() for pid in helpers):
+    while any(map(lives, helpers)):
         time.sleep(0.1)
 
 

@@ -1,5 +1,7 @@
 """The report says what happened, in every form."""
 
+import json
+import re
 from html.parser import HTMLParser
 
 from PIL import Image
@@ -43,6 +45,40 @@ def test_the_table_has_a_row_for_each_kind_and_one_for_all():
         ["swap", "1", "100%", "0.100"],
         ["all", "3", "67%", "0.250"],
     ]
+
+
+HOSTILE = "a|b `c` <img src=x>\n# d \x1b[31m\\ [e](f) &lt;"
+
+
+def test_no_name_of_a_kind_or_model_breaks_the_page(tmp_path):
+    """Every name is one cell or one title, read as it was written; a kind may even be called `all`."""
+    kinds = {HOSTILE: {"n": 1, "right": 1.0}, "all": {"n": 2, "right": 0.5}}
+    facts = FACTS | {"model": HOSTILE + "\udcff", "by_kind": kinds}
+    write_report(tmp_path, facts, [item(HOSTILE)])
+    title, empty, *table = (tmp_path / "report.md").read_text().splitlines()
+    read = "a|b `c` <img src=x> # d [31m\\ [e](f) &lt;"
+    assert plain(title) == f"# {read} on toy: 3 items, seed 1" and not empty
+    rows = [re.split(r"(?<!\\) \| ", line.strip("| ")) for line in table]
+    assert len(rows) == 5 and {len(row) for row in rows} == {4}
+    assert [plain(row[0]).strip() for row in rows[2:]] == [read, "all", "all"]
+    assert not re.search(r"(?<!\\)[`<]", title + "".join(table)) and "\x1b" not in "".join(table)
+    assert json.loads((tmp_path / "results.json").read_text())["model"] == HOSTILE + "\udcff"
+    page = (tmp_path / "report.html").read_text()
+    assert "<td>a|b `c` &lt;img src=x&gt; # d [31m\\ [e](f) &amp;lt;</td><td>1</td>" in page
+    assert page.count("<tr>") == 4
+
+
+def plain(markdown: str) -> str:
+    """What a reader of Markdown sees: a backslash before punctuation goes away."""
+    return re.sub(r"\\([!-/:-@\[-`{-~])", r"\1", markdown)
+
+
+def test_a_warning_is_below_the_table_and_on_the_page(tmp_path):
+    write_report(tmp_path, FACTS | {"warning": "3 < 20"}, [item()])
+    assert as_table(FACTS | {"warning": "3 < 20"}).splitlines()[-2:] == ["", "Warning: 3 < 20"]
+    assert (tmp_path / "report.md").read_text().endswith("|\n\nWarning: 3 < 20\n")
+    assert "Warning: 3 &lt; 20" in (tmp_path / "report.html").read_text()
+    assert "arning" not in as_table(FACTS)
 
 
 def test_what_is_shown_is_chosen_by_place_and_has_every_kind():
