@@ -4,7 +4,7 @@ WORKERS ?= 2
 WORLD_SIZE ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest
 
-.PHONY: check format test test-slow test-gpu test-dist golden bench bench-full-size
+.PHONY: check format test test-slow test-gpu test-dist golden bench bench-full-size bench-chaos
 
 # Format, lint, types, spelling and the quick house rules.
 check:
@@ -33,11 +33,15 @@ test-dist:
 
 # Each script answers one question and writes a dated report.
 bench:
-	set -e; for script in $(filter-out benchmarks/full_size.py,$(wildcard benchmarks/*.py)); do OMP_NUM_THREADS=1 $(PYTHON) $$script; done
+	set -e; for script in $(filter-out benchmarks/full_size.py benchmarks/chaos.py,$(wildcard benchmarks/*.py)); do OMP_NUM_THREADS=1 $(PYTHON) $$script; done
 
 # LLaVA-7B's size: fifty gigabytes of disk, twenty of memory.
 bench-full-size:
 	$(PYTHON) benchmarks/full_size.py --folder .
+
+# Kills, damage and nonsense, some two thousand times: 40 minutes on two cores.
+bench-chaos:
+	$(PYTHON) benchmarks/chaos.py
 
 # Rewrites the golden files and shows what changed; say in the change why.
 golden:

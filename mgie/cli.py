@@ -144,7 +144,7 @@ def main(words: Sequence[str] | None = None) -> int:
             time.sleep(GRACE)
             sentence = f"process {os.environ['RANK']}: {sentence}"
         status, debug = 2, traceback.format_exc() if options["--debug"] else ""
-    # Here the error is gone, and with it all that was at work: a progress bar that was open has ended its line.
+    # Here the error is gone, and with it all that was at work: an open progress bar has ended its line.
     gc.collect()
     if status == 2 or _speaks():
         print(f"{debug}mgie: {sentence}", file=sys.stderr)

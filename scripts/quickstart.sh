@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What: the whole of mgie once round: make a data set, train an editor, turn it into a release, edit pictures, measure.
 # On:   any machine with Python >= 3.10; two CPU cores are enough, no GPU, no weights to fetch.
-# Time: one to three minutes to install, then about twelve. Run again, it reuses what is done; interrupted, it goes on.
+# Time: about three minutes to install (four with CUDA), then about twelve. Run again, it reuses what is done; interrupted, it goes on.
 # Puts: .venv, _data/toy, _data/examples, _ckpt/runs/tiny, _ckpt/tiny (the release), _ckpt/tiny-edits, _ckpt/tiny-report.
 set -euo pipefail
 cd "$(dirname "$0")/.."

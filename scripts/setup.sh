@@ -3,7 +3,7 @@
 #       Without an NVIDIA driver torch is its CPU build, from PyTorch's index of these where that can be reached;
 #       TORCH_BUILD=cpu or TORCH_BUILD=cuda chooses by hand. The build that .venv has stays.
 # On:   any machine with Python >= 3.10 and pip's usual access to packages; no compiler, no GPU.
-# Time: one to three minutes the first time; nothing when the same was installed before.
+# Time: about three minutes the first time, four with CUDA's torch; nothing when the same was installed before.
 # Puts: .venv (about 2 GB; with CUDA's torch about 6); $PATH then finds `mgie` and `python` there.
 
 if ! "${PYTHON:-python3}" -c 'import sys; sys.exit(sys.version_info < (3, 10))'; then
@@ -48,7 +48,7 @@ mgie_setup() { # EXTRAS; file 9 is a lock, and pip's too: pip may outlive a scri
         fi
     fi
     [ $build = cpu ] || echo "torch comes as the usual package index has it, on Linux with CUDA (about 6 GB; TORCH_BUILD=cpu: 2) ..."
-    echo "installing into .venv (one to three minutes) ..."
+    echo "installing into .venv (some minutes) ..."
     "${pip[@]}" install -qq -c constraints.txt "$torch" -e ".[$1]" && echo "$build" > .venv/torch-build &&
         mgie_state > "$installed"
 }

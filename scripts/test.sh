@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What: format, lint, types and house rules, then every test that needs no GPU and no network.
 # On:   any machine with Python >= 3.10 and make; two cores are enough.
-# Time: two minutes to install, then about five; nothing is installed twice.
+# Time: about four minutes to install, then about five; nothing is installed twice.
 # Puts: .venv; pytest's closing line is the last thing printed.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -182,7 +182,8 @@ class Spoken(AbstractVoice):
         for line in data.split(b"\n"):
             try:
                 row = json.loads(line)
-                self._said[row["key"], row.pop("of")] = Said(**row)
+                name = row["key"], row.pop("of")
+                self._said[name] = Said(**row)
             except (ValueError, KeyError, TypeError):
                 continue
         if not data:

@@ -77,7 +77,7 @@ def chosen(items: Sequence[Item], count: int) -> list[Item]:
 
 
 def as_table(facts: dict[str, Any]) -> str:
-    """The figures as a Markdown table, one row per kind of edit, the last one for all; below it the warning."""
+    """The figures as a Markdown table, one row per kind of edit, the last for all; below it the warning."""
     cells = [[_markdown(cell) for cell in row] for row in _cells(facts)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]

@@ -80,7 +80,7 @@ class RunLog:
                 file.write(json.dumps(line) + "\n")
         numbers = {k: v for k, v in line.items() if k not in ("step", "samples") and v is not None}
         self.world.track(numbers, step=state.samples)
-        if not self.told_time and state.samples < self.total:
+        if rate and not self.told_time and state.samples < self.total:
             left = (self.total - state.samples) / rate
             self.say(f"{rate:.3g} samples per second: about {_duration(left)} to go.")
         self.told_time = True

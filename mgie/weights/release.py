@@ -25,7 +25,7 @@ from llava_patch.config import CONFIG_FILE, TOWER_FOLDER
 from llava_patch.folders import whole_folder
 from llava_patch.model import Llava
 from llava_patch.processor import LOOKS_FILE, Processor
-from llava_patch.shards import TensorFolder, each_shard, shard_files
+from llava_patch.shards import each_shard, shard_files
 from llava_patch.sizes import no_larger_than
 from llava_patch.tokenizer import read_json as read_json_if_there
 from llava_patch.weights import load_llava, write_llava
@@ -48,6 +48,8 @@ OF_A_VERSION = ("revision", "force_download")
 """Which of these mean nothing to a folder that is here already, though whoever says them means something."""
 LONGEST_SCHEDULE = 100_000
 """Most training steps of a schedule; published ones have 1000, and tables of that length are made at once."""
+MOST_LAYERS = 100
+"""Layers of an edit head; the published one has 4."""
 LISTED = 20
 """How many tensors an error names before it counts the others."""
 
@@ -264,13 +266,12 @@ def _check_tower(llava: Path) -> None:
 
 def _read_head(folder: Path, dtype: torch.dtype) -> EditHead:
     content = read_json(folder / CONFIG_FILE)
-    names = TensorFolder(folder, progress=False).shapes
     with no_larger_than(shard_files(folder), folder):
         try:
             d_in, e_out = content.pop("d_in"), content.pop("e_out")
             own, config = content.pop("own_embeddings", False), EditHeadConfig(**content)
-            if config.layers > len(names):  # torch copies a layer without telling of it
-                raise ValueError(f"{config.layers} layers in {len(names)} tensors")
+            if config.layers > MOST_LAYERS:  # torch copies layers without telling of their parameters
+                raise ValueError(f"{config.layers} layers, expected at most {MOST_LAYERS}")
             with torch.device("meta"):
                 head = EditHead(config, d_in=d_in, e_out=e_out)
                 if own:

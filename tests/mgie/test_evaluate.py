@@ -155,7 +155,8 @@ def test_pairs_of_ones_own_are_measured_without_naming_a_suite(tmp_path, capsys)
     facts = run(Copy(), tmp_path / "report", data=tmp_path / "data")
     assert (facts["suite"], facts["n"], facts["l1_ratio"]) == ("pairs", 2, 1)
     assert facts["warning"] == "n is 2: figures from fewer than 20 pairs mean little."
-    written = [(tmp_path / "report" / name).read_text() for name in ("results.json", "report.md", "report.html")]
+    names = ("results.json", "report.md", "report.html")
+    written = [(tmp_path / "report" / name).read_text() for name in names]
     assert all(facts["warning"] in text for text in [*written, capsys.readouterr().out])
     with pytest.raises(ConfigError, match=r"holds others, such as .*: say --suite pairs"):
         run(Copy(), tmp_path / "judged", data=tmp_path / "data", suite="toy")

@@ -33,7 +33,7 @@ def fingerprint(what: str) -> dict[str, Any]:
 def _rows(place: Path) -> Iterator[str]:
     if place.is_file():
         yield _row(place)
-    for folder, _, names in os.walk(place, followlinks=True):
+    for folder, _, names in os.walk(place):
         yield from (_row(Path(folder, name)) for name in names if name not in DROPPINGS)
 
 

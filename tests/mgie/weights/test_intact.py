@@ -37,7 +37,7 @@ def change(path: Path, **values) -> None:
     rewrite(path, json.dumps(json.loads(path.read_text()) | values))
 
 
-def refused(folder: Path, match: str = "") -> str:
+def refused(folder: Path, match: str | None = None) -> str:
     """The one sentence that loading ends in, before anything is built; `intact` alone, for speed."""
     with pytest.raises(WeightsError, match=match) as caught, intact(folder, kind=RELEASE):
         pass
@@ -289,7 +289,7 @@ def test_a_text_that_is_none(folder: Path):
     [
         ({"torch_dtyp": torch.float16}, "no option torch_dtyp: did you mean torch_dtype"),
         ({"anything": 1}, "no option anything: expected some of torch_dtype"),
-        ({"revison": "v1"}, "no option revison: did you mean revision"),
+        ({"revision_": "v1"}, "no option revision_: did you mean revision"),
         ({"revision": "v1"}, "revision='v1' is for the hub, but .* is a folder here"),
         ({"force_download": True}, "force_download=True is for the hub"),
         ({"llava": "x"}, "llava and diffusion are for Apple's files"),

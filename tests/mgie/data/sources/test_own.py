@@ -265,7 +265,7 @@ def test_only_files_are_read(lines, folder):
 
 def test_bytes_that_are_no_text_set_their_row_aside(lines, tmp_path):
     path = lines(ROW, ROW, ROW)
-    path.write_bytes(path.read_bytes().replace(b'"go"', b'"caf\xe9"', 1))
+    path.write_bytes(path.read_bytes().replace(b'"go"', b'"\xe9t\xe9"', 1))
     facts = prepare(f"pairs:{path}", tmp_path / "set", test=0, max_rejected=0.5)
     assert facts["rejected"]["reasons"] == {"bad text": 1}
     with pytest.raises(DataError, match="bad text 1") as caught:
