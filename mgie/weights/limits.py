@@ -100,5 +100,5 @@ def free_memory(device: torch.device) -> int:
     return psutil.virtual_memory().available
 
 
-def _told(size: float) -> str:
+def _told(size: int) -> str:
     return f"{size / 1e9:.1f} GB"

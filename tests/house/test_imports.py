@@ -48,7 +48,7 @@ HOMES = {
     "diffusers": (
         "mgie.models", "mgie.diffusion", "mgie.controllers", "mgie.weights", "mgie.build", "mgie.pipeline",
         # Averaged weights; the type of a task's schedule; parts that are made from nothing.
-        "mgie.train", "mgie.training.task", "mgie.pretrain",
+        "mgie.train", "mgie.training.task", "mgie.training.optim", "mgie.pretrain",
     ),
     "transformers": (
         "llava_patch", "mgie.models.encoders", "mgie.weights", "mgie.controllers", "mgie.evaluation",

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from llava_patch import Llava, LlavaTokenizer, Processor, load_llava, save_llava, start_llava
-from llava_patch.errors import UserError, WeightsError
+from llava_patch.errors import DeviceError, UserError, WeightsError
 from llava_patch.shards import read_tensors, write_tensors
 from llava_patch.weights import from_published, to_published
 
@@ -277,6 +277,6 @@ def test_nothing_is_left_when_saving_fails(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("llava_patch.shards.save_file", full)
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(DeviceError, match="the disk is full"):
         save_llava(model, tokenizer, tmp_path / "out")
     assert not list(tmp_path.iterdir())

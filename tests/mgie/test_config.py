@@ -59,8 +59,9 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, content):
     ("overrides", "world", "message"),
     [
         (["--train.epochs", "2"], 1, "exactly one"),
-        (["--train.batch_size", "10"], 1, "multiple of 16"),
-        ([], 3, "multiple of 48"),
+        (["--train.batch_size", "10", "--train.micro_batch_size", "4"], 1, "multiple of 4"),
+        ([], 3, "multiple of 3"),
+        (["--train.micro_batch_size", "16"], 3, "multiple of 48"),
         (["--model.question", "what happens?"], 1, "{instruction}"),
         *((["--name", name], 1, "folder name") for name in ("a/b", "..", ".", ".hidden", "a\nb", "")),
         (["--save.every", "0"], 1, "save.every"),

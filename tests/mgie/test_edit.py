@@ -127,7 +127,7 @@ def test_an_instruction_with_what_is_no_word(capsys, tmp_path, photo, token):
 
 
 def test_a_picture_too_long_for_its_format(capsys, tmp_path):
-    Image.new("RGB", (16384, 2)).save(tmp_path / "long.png")
+    Image.new("RGB", (16384, 200)).save(tmp_path / "long.png")
     words = [tmp_path / "long.png", "make it dark", "--model", tmp_path, "--out", tmp_path / "out.webp"]
     assert "WEBP holds at most 16383 pixels a side" in refused(capsys, *words)
 

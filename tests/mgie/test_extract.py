@@ -133,7 +133,7 @@ def test_apple_s_files(trained, tmp_path):
     mllm = torch.load(tmp_path / "apple" / MLLM, weights_only=True)
     assert torch.equal(unet["conv_in.weight"], stored["denoiser.unet.conv_in.weight"].half())
     assert torch.equal(mllm["edit_head.query"], stored["encoder.edit_head.query"].half())
-    assert sorted(path.name for path in (tmp_path / "apple").iterdir()) == [OWN_LLAVA, MLLM, UNET]
+    assert sorted(path.name for path in (tmp_path / "apple").iterdir()) == [OWN_LLAVA, MANIFEST, MLLM, UNET]
 
 
 # What the library's scheduler does to numpy.
@@ -155,7 +155,7 @@ def test_apple_s_two_files_are_enough_for_what_the_original_trains(toy_data, tmp
     run = load_run("tiny", [*tiny_options(toy_data, tmp_path), "--train.groups=[embeddings,edit_head]"])
     train(run)
     extract(run.folder, out=tmp_path / "apple", format="apple")
-    assert sorted(path.name for path in (tmp_path / "apple").iterdir()) == [MLLM, UNET]
+    assert sorted(path.name for path in (tmp_path / "apple").iterdir()) == [MANIFEST, MLLM, UNET]
 
 
 @pytest.mark.parametrize(

@@ -244,7 +244,6 @@ def test_each_picture_is_decoded_once_and_no_file_stays_open(read, monkeypatch):
         {"buckets": "shape", "features": ("vae",)},
         {"buckets": "shape", "last": "straddle"},
         {"mixture": {"a": 1.0, "b": 1.0}, "last": "drop"},
-        {"size": 0},
     ],
 )
 def test_wishes_that_exclude_each_other(wish):

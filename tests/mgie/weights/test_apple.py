@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from llava_patch.folders import MANIFEST
 from llava_patch.shards import read_tensors
 from llava_patch.weights import to_published
 from mgie.errors import WeightsError
@@ -29,7 +30,10 @@ EMBEDDINGS = "model.embed_tokens.weight"
 
 @pytest.fixture
 def folder(release, tmp_path) -> Path:
-    return write_apple(release, tmp_path / "mgie_7b")
+    """As it was published: without a manifest."""
+    folder = write_apple(release, tmp_path / "mgie_7b")
+    (folder / MANIFEST).unlink()
+    return folder
 
 
 def load(path: Path) -> dict[str, Tensor]:

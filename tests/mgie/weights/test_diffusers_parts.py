@@ -125,7 +125,8 @@ def test_pickled_shards_one_at_a_time(folder: Path, monkeypatch, capsys):
 
 def test_pickles_that_hold_more_than_tensors(folder: Path):
     (folder / "unet" / WEIGHTS).unlink()
-    torch.save({"conv_in.bias": Path("/")}, folder / "unet" / "diffusion_pytorch_model.bin")
+    content = {"conv_in.bias": Path("/"), "conv_in.weight": torch.zeros(10**6)}  # as large as they should be
+    torch.save(content, folder / "unet" / "diffusion_pytorch_model.bin")
     with pytest.raises(WeightsError, match=r"unet cannot be loaded from .* holds something other than tens"):
         load_diffusion(folder)
 
@@ -209,8 +210,12 @@ def test_missing_parts(folder: Path, part: str):
 
 def test_damaged_weights(folder: Path):
     path = folder / "vae" / WEIGHTS
-    path.write_bytes(path.read_bytes()[:1000])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1000])
     with pytest.raises(WeightsError, match=r"vae cannot be loaded from .*vae/diffusion.* damaged or cut sh"):
+        load_diffusion(folder)
+    path.write_bytes(whole[:1000])
+    with pytest.raises(WeightsError, match=r"vae cannot be loaded from .* of its weights have 1000 bytes"):
         load_diffusion(folder)
 
 
