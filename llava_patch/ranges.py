@@ -38,8 +38,9 @@ class Range:
         """Whether `value` is a number of this kind (int or float) inside."""
         if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
             return False
-        low = value > self.gt if self.gt is not None else value >= (self.ge or 0)
-        high = value < self.lt if self.lt is not None else value <= (self.le or 0)
+        number: Any = value
+        low = number > self.gt if self.gt is not None else number >= (self.ge or 0)
+        high = number < self.lt if self.lt is not None else number <= (self.le or 0)
         return bool(low and high)
 
     def told(self, kind: type) -> str:

@@ -212,7 +212,9 @@ def done_already(out: str | Path, arguments: dict[str, Any]) -> dict[str, Any] |
             f"{out} holds a data set made by `{found.get('command')}`: choose another --out, or say "
             "--overwrite."
         )
-    for what, now in seen(arguments).items() if found is not None else ():
+    if found is None:
+        return None
+    for what, now in seen(arguments).items():
         then = found.get("read", {}).get(what, now)
         if now != then and now["files"]:
             how = f"{then['files']} files then, {now['files']} now"

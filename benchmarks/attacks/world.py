@@ -125,14 +125,17 @@ def leftovers(folder: Path) -> list[str]:
 
 
 def content(folder: Path) -> dict[str, str]:
-    """Path -> SHA-256 of each file below a folder, or of the file itself."""
+    """Path -> SHA-256 of each file below a folder, or of the file itself; but for where and when what a data
+    set was read from had been."""
     if folder.is_file():
         return {"": hashlib.sha256(folder.read_bytes()).hexdigest()}
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        data = path.read_bytes()
+        if path.name == "facts.json":
+            data = re.sub(rb'"read": \{.*?\}\s*\}', b"", data, flags=re.DOTALL)
+        found[path.relative_to(folder).as_posix()] = hashlib.sha256(data).hexdigest()
+    return found
 
 
 def untouched(before: dict[str, str], folder: Path) -> Found:

@@ -185,23 +185,23 @@ def check_files(folder: Path, facts: dict[str, Any], *, sampled: bool = False) -
             f"{folder}/facts.json is not what `mgie prepare` writes ({type(error).__name__}): prepare the "
             "data set again."
         ) from error
-    for path, shard in ((folder / shard.file, shard) for shards in splits.values() for shard in shards):
-        if not path.is_file():
-            raise DataError(f"{path} is missing: copy the data set again, or prepare it again.")
-        size = path.stat().st_size
-        if size != shard.bytes:
-            raise DataError(
-                f"{path} has {size} bytes, expected {shard.bytes}: copy it again, or prepare it again."
-            )
-        if (
-            sampled_hash(path) != shard.sample
-            if sampled and shard.sample
-            else file_hash(path) != shard.sha256
-        ):
-            raise DataError(
-                f"{path} is not what was written (another SHA-256): copy it again, or prepare it again."
-            )
+    for shard in (shard for shards in splits.values() for shard in shards):
+        check_bytes(folder / shard.file, shard.bytes, shard.sha256, shard.sample if sampled else "")
     return splits
+
+
+def check_bytes(path: Path, size: int, sha256: str, sample: str = "") -> None:
+    """Raise DataError unless a file has these bytes: the `sample` of them where one is given, else all."""
+    if not path.is_file():
+        raise DataError(f"{path} is missing: copy it again, or prepare it again.")
+    if path.stat().st_size != size:
+        raise DataError(
+            f"{path} has {path.stat().st_size} bytes, expected {size}: copy it again, or prepare it again."
+        )
+    if sampled_hash(path) != sample if sample else file_hash(path) != sha256:
+        raise DataError(
+            f"{path} is not what was written (another SHA-256): copy it again, or prepare it again."
+        )
 
 
 def sampled_hash(path: Path) -> str:

@@ -28,6 +28,7 @@ from llava_patch.model import Llava
 from mgie.data.batches import collate
 from mgie.data.examples import ExampleBuilder
 from mgie.data.rejects import is_name
+from mgie.data.shards import WHOLE_BYTES, check_bytes, sampled_hash
 from mgie.data.stored_pairs import StoredPairs, read_facts, stored_splits
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.codec import Codec
@@ -174,34 +175,38 @@ def store_features(
                 several = [pairs[index] for index in range(start, min(start + batch_size, len(pairs)))]
                 writer.write(start, makers(several, device))
             writer.close()
-        files = {path.relative_to(new).as_posix(): file_hash(path) for path in sorted(new.glob("*/*.npy"))}
+        files = {
+            path.relative_to(new).as_posix(): {
+                "size": path.stat().st_size, "sha256": file_hash(path), "sample": sampled_hash(path)
+            }
+            for path in sorted(new.glob("*/*.npy"))
+        }  # fmt: skip
         (new / FACTS).write_text(json.dumps(facts | {"files": files}, indent=2) + "\n")
     return facts | {"reused": False}
 
 
-def check_features(folder: str | Path) -> None:
-    """Raise DataError unless the features of a data set, if it has any, are those that were written."""
+def check_features(folder: str | Path, *, sampled: bool = False) -> None:
+    """Raise DataError unless the features of a data set, if it has any, are those that were written;
+    `sampled`: of many bytes a sample is."""
     path = Path(folder) / FOLDER / FACTS
     if not path.parent.exists():
         return
     try:
         facts = json.loads(path.read_text())
         files, pairs = dict(facts["files"]), facts["pairs"]
+        large = sum(about["size"] for about in files.values()) > WHOLE_BYTES
         if not all(is_name(name) for name in files):
             raise ValueError("a path leads out of the folder")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path} is not what `mgie prepare --store` writes: store the features again, or remove "
             f"{path.parent}."
         ) from error
     if pairs != _hashes(folder):
         raise DataError(f"{path.parent} holds features of other pairs: store them again with --store.")
-    for name, sha256 in files.items():
-        file = path.parent / name
-        if not file.is_file() or file_hash(file) != sha256:
-            raise DataError(
-                f"{file} is not what was written: remove {path.parent} and store the features again."
-            )
+    for name, about in files.items():
+        sample = about["sample"] if sampled and large else ""
+        check_bytes(path.parent / name, about["size"], about["sha256"], sample)
 
 
 class FeatureWriter:
@@ -264,7 +269,9 @@ class StoredFeatures:
             raise DataError(f"{path.parent} holds {what}: store them again with --store.")
 
     def require(self, makers: Makers) -> None:
-        """Raise WeightsError unless exactly these parts and settings made the features."""
+        """Raise WeightsError unless exactly these parts and settings made the features, DataError where they
+        are no longer what was written."""
+        check_features(self.folder, sampled=True)
         wanted = makers.identity()
         for kind in self.kinds:
             if self.facts["made_by"][kind] != wanted.get(kind):

@@ -103,7 +103,7 @@ class World:
         self.device: torch.device = self.accelerator.device
         self.is_main: bool = self.accelerator.is_main_process
         # What processes tell each other besides tensors goes from CPU to CPU: no GPU is waited for.
-        self.hosts = dist.new_group(backend="gloo") if together else None
+        self.hosts: Any = dist.new_group(backend="gloo") if together else None
         # An optimizer that can be told on the device to leave a step out; DeepSpeed's sees to that itself.
         self.fused: bool = self.device.type == "cuda" and not self.stage
         if self.device.type == "cpu":

@@ -64,14 +64,14 @@ def _prompts(folder: Path) -> list[tuple[str, list[str] | None]]:
     path = folder / "seeds.json"
     if path.is_file():
         try:
-            listed = [
+            listed: list[tuple[str, list[str] | None]] = [
                 (str(name), [str(seed) for seed in seeds]) for name, seeds in json.loads(path.read_text())
             ]
         except (ValueError, TypeError, RecursionError) as error:
             raise DataError(
                 f"{path} cannot be read: expected [[folder, [seed, ...]], ...]; remove or mend it."
             ) from error
-        for word in (word for name, seeds in listed for word in (name, *seeds)):
+        for word in (word for name, seeds in listed for word in (name, *(seeds or ()))):
             if not is_name(word):
                 raise DataError(f"{path} names {word!r}: expected names of folders beside it, and seeds.")
         return listed

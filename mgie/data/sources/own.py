@@ -134,6 +134,10 @@ def _table_lines(folder: Path, path: Path, data: bytes) -> Iterator[Line]:
             )
             continue
         row = {name: cell.strip() for name, cell in zip(names, cells) if cell.strip()}
+        if '""' in row.get("instruction", ""):
+            detail = f"{place} has doubled quotes in its instruction, as where one that opens is missing."
+            yield Rejected(key=place, reason="bad row", detail=detail)
+            continue
         file = row.pop(column, "") if column else ""
         if file and not is_name(file):
             detail = f"{place} has the file {file!r}: expected the name of a picture in before/."
