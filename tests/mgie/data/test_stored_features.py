@@ -205,8 +205,10 @@ def test_a_check_looks_at_the_features_too(folder, builder, codec):
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(DataError, match=r"vae_target\.npy is not what was written"):
         verify(folder)
+    with pytest.raises(DataError, match=r"vae_target\.npy is not what was written"):  # before training, too
+        StoredFeatures(folder, "train", kinds=("vae",)).require(Makers(builder, codec))
     file.unlink()
-    with pytest.raises(DataError, match=r"vae_target\.npy is not what was written"):
+    with pytest.raises(DataError, match=r"vae_target\.npy is missing"):
         verify(folder)
     file.write_bytes(whole)
     facts = folder / "features" / "features.json"

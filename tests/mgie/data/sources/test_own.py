@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from mgie.data.rejects import Gate
+from mgie.data.rejects import Gate, Rejected
 from mgie.data.sources import open_source
 from mgie.data.sources.base import Options
 from mgie.errors import ConfigError, DataError
@@ -206,6 +206,8 @@ def test_letters_are_kept_or_refused(folder):
 def test_cells_of_several_lines_and_cells_without_end(folder):
     found = table(folder, 'file,instruction\r\na.jpg,"make it red\nand ""big"""\r\nb.jpg,go\r\nc.jpg,go\r\n')
     assert [pair.instruction for pair in found] == ['make it red\nand "big"', "go", "go"]
+    bad = table(folder, 'file,instruction\na.jpg,say ""hello"""\nb.jpg,go\nc.jpg,go\n')[0]
+    assert isinstance(bad, Rejected) and "doubled quotes" in bad.detail
     for cell in ('"make it red', '"' + "x" * 200_000 + '"', "x" * 200_000):
         with pytest.raises(
             DataError, match=r"cannot be read near line \d+ .*not closed, or a very long text"
