@@ -79,7 +79,7 @@ def stop_run(
         return Found(result="silent", detail=f"exit {ran.code} at sample {logged}, saved is {kept}")
     if ran.code not in (130, 128 + each):
         return judge(ran)
-    return judge(run(words, folder), lambda: world.wrong("train", folder))
+    return judge(run(words, folder), lambda: world.wrong("train", folder, means=not quiet))
 
 
 def end_command(

@@ -61,12 +61,12 @@ class World:
             else:
                 shutil.copy2(source, target)
 
-    def wrong(self, verb: str, folder: Path) -> str:
+    def wrong(self, verb: str, folder: Path, *, means: bool = True) -> str:
         """What differs between the result of a command in `folder` and the truth; empty: nothing."""
         if left := leftovers(folder):
             return f"left behind: {', '.join(left[:3])}"
         if verb == "train":
-            return self.wrong_run(folder)
+            return self.wrong_run(folder, means)
         if verb == "evaluate":
             names = ("items.jsonl", "sheet.png")
             return difference(folder / "report", self.folder / "report", names)
@@ -80,13 +80,17 @@ class World:
         place = places[verb]
         return difference(folder / ("data" if verb == "store" else place), self.folder / place)
 
-    def wrong_run(self, folder: Path) -> str:
-        """What differs between the last checkpoint of a run and that of one that was never disturbed."""
+    def wrong_run(self, folder: Path, means: bool = True) -> str:
+        """What differs between the last checkpoint of a run and that of one that was never disturbed.
+
+        Losses are `means` since the last log line, and a stop writes one.
+        """
         last = f"runs/tiny/checkpoints/{SAMPLES:010d}"
         if problem := difference(folder / last, self.folder / last, TRAINED):
             return problem
         states = [json.loads((place / last / "state.json").read_text()) for place in (folder, self.folder)]
-        changed = [name for name in states[1] if name != "seconds" and states[0][name] != states[1][name]]
+        told = [name for name in states[1] if name != "seconds" and (means or not name.startswith("loss_"))]
+        changed = [name for name in told if states[0][name] != states[1][name]]
         return f"state.json differs in {changed}" if changed else ""
 
 
