@@ -178,6 +178,8 @@ def explain(error: Exception) -> str | None:
 
 def _run(words: list[str]) -> tuple[Verb, dict[str, Any]] | None:
     """The verb that was run and its facts; None where there are none (a help text, a dry run)."""
+    if odd := next((word for word in words if "\0" in word), None):
+        raise ConfigError(f"{odd!a} holds a null character: expected none in words and paths; leave it out.")
     if not words or words[0] in ("-h", "--help"):
         print(_overview())
         return None

@@ -103,14 +103,14 @@ def place_special(kind: str, path: Path) -> None:
         path.symlink_to("/dev/null")
     elif kind == "link to the picture":
         other = path.with_name("real.png")
-        Image.new("RGB", (40, 30), "red").save(other)
+        Image.new("RGB", (40, 30), "red").save(other, format="PNG")
         path.symlink_to(other)
     elif kind == "link to itself":
         path.symlink_to(path)
     elif kind == "dangling link":
         path.symlink_to(path.with_name("nothing.png"))
     elif kind == "no permission":
-        Image.new("RGB", (40, 30), "red").save(path)
+        Image.new("RGB", (40, 30), "red").save(path, format="PNG")
         path.chmod(0)
     elif kind == "socket":
         import socket

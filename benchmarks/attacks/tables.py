@@ -82,6 +82,8 @@ def attempt(folder: Path, rng: random.Random, lines: bool) -> Found:
     for way in sorted(chosen, key=lambda way: way is _empty):  # the others need rows
         way(table, rng)
     data = _bytes(table)
+    texts += [str(text) for row in table.rows for text in row.values()]
+    texts += [text.encode(table.encoding, errors="replace").decode(table.encoding) for text in texts]
     if rng.random() < 0.2:
         data = _accident(data, rng, table)
     (folder / "own" / ("pairs.jsonl" if lines else "instructions.csv")).write_bytes(data)

@@ -259,7 +259,7 @@ class StoredFeatures:
                 for name in names
                 if not missing
             }
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{path.parent} holds no features of {split}: `mgie prepare ... --store vae,clip "
                 "--model ...` makes them."

@@ -150,6 +150,11 @@ def test_our_own_mistakes_are_not_hidden(monkeypatch):
         main(["prepare"])
 
 
+def test_a_null_character_is_no_word(capsys):
+    assert main(["prepare", "toy", "--out", "a\0b"]) == 2
+    assert "'a\\x00b' holds a null character" in capsys.readouterr().err
+
+
 def test_a_terminal_that_lacks_a_letter(monkeypatch):
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", terminal)

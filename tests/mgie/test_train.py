@@ -164,8 +164,10 @@ def test_several_processes_give_the_losses_of_one(tiny_run, monkeypatch):
     assert tensors(one).keys() == tensors(many).keys()
 
 
-SHARED = 1e-5
-"""Weights after four steps of runs that share out differ by the order of sums; measured below 2e-6."""
+SHARED = 3e-5
+"""Weights after four steps of runs that share out differ by the order of sums: a third of a step of 1e-4, for
+AdamW makes a step of a gradient that is all rounding; measured below 2e-6, on another processor 1.8e-5 in 24
+of 49152 values."""
 
 SHORT = 5e-3
 """The same for losses in bfloat16, relative; measured below 2e-3 (ZeRO 3)."""

@@ -18,6 +18,12 @@ from mgie.weights import checkpoint
 SAMPLES = 4000
 
 
+@pytest.fixture(autouse=True)
+def alone(monkeypatch):
+    """How many processes `make test-dist` wants to be started is not how many there are."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+
+
 class Started:
     """A command as a process in a group of its own, as a scheduler and torchrun start it."""
 

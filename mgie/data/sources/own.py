@@ -59,7 +59,8 @@ def pictures(where: str) -> Iterator[Path]:
     """The pictures that the rows of `where` name, wherever they lie. None of them is opened."""
     if not (Path(where) / FACTS).is_file():
         for line in _lines(where):
-            yield from (line[name] for name in PATHS if name in line) if isinstance(line, dict) else ()
+            if isinstance(line, dict):
+                yield from (line[name] for name in PATHS if isinstance(line.get(name), Path))
 
 
 def _lines(where: str) -> Iterator[Line]:

@@ -207,6 +207,9 @@ def test_a_check_looks_at_the_features_too(folder, builder, codec):
         verify(folder)
     with pytest.raises(DataError, match=r"vae_target\.npy is not what was written"):  # before training, too
         StoredFeatures(folder, "train", kinds=("vae",)).require(Makers(builder, codec))
+    file.write_bytes(b"")
+    with pytest.raises(DataError, match="holds no features of train"):
+        StoredFeatures(folder, "train", kinds=("vae",))
     file.unlink()
     with pytest.raises(DataError, match=r"vae_target\.npy is missing"):
         verify(folder)

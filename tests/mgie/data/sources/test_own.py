@@ -6,6 +6,7 @@ import pytest
 from mgie.data.rejects import Gate, Rejected
 from mgie.data.sources import open_source
 from mgie.data.sources.base import Options
+from mgie.data.sources.own import pictures
 from mgie.errors import ConfigError, DataError
 from mgie.prepare import prepare
 from mgie.types import EditPair
@@ -134,6 +135,11 @@ def test_splits_of_the_user_win(lines):
 def test_bad_lines_are_told(lines, row):
     good, bad = rows(lines(ROW, row))
     assert isinstance(good, EditPair) and bad.reason == "bad row" and "line 2 of mine.jsonl" in bad.detail
+
+
+def test_what_names_no_picture_is_no_part_of_the_source(lines):
+    where = lines(ROW, ROW | {"mask": {}}, ROW | {"source": [1]})
+    assert {path.name for path in pictures(str(where))} == {"a.jpg", "a.png"}
 
 
 def test_missing_pictures_are_told(lines):
