@@ -25,7 +25,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
-from mgie.errors import ConfigError, UserError, mended
+from mgie.errors import ConfigError, UserError, mended, one_kind_of_interrupt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,8 @@ def main(words: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a name or word that the terminal lacks is no error
             stream.reconfigure(errors="backslashreplace")
     try:
-        done = _run(words)
+        with one_kind_of_interrupt():
+            done = _run(words)
         if done is not None and _speaks():
             verb, facts = done
             print(json.dumps(facts, default=str) if options["--json"] else _as_lines(verb, facts), flush=True)

@@ -187,6 +187,18 @@ def test_a_sentence_has_a_line_of_its_own_below_an_open_bar(error, debug, monkey
     assert not [line for line in above if "rows: " in line and "Traceback" in line]
 
 
+def test_ctrl_c_is_ctrl_c_whatever_a_library_makes_of_it(monkeypatch, capsys):
+    def work(_):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            raise ValueError("no shape") from None
+
+    monkeypatch.setattr("mgie.cli._run", work)
+    assert main(["edit"]) == 130 and "mgie: stopped" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_a_closed_pipe_is_no_error():
     command = f"{sys.executable} -m mgie train --config tiny --print_config | head -n 1"
     done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
