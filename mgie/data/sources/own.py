@@ -214,7 +214,7 @@ def _line(row: dict[str, Any], place: str, folder: Path, *, key: str) -> Line:
         if not isinstance(row.get(name), str):
             return Rejected(key=place, reason="bad row", detail=f"{place} has no {name}: expected a text.")
     for name in (*PATHS, *TEXTS):
-        if not isinstance(row.get(name) or "", str):
+        if not isinstance(row.get(name, ""), str | None):
             return Rejected(key=place, reason="bad row", detail=f"{place} has no text under {name}.")
     try:
         numbers = {name: kind(row[name]) for name, kind in NUMBERS.items() if row.get(name) is not None}

@@ -130,6 +130,9 @@ def test_splits_of_the_user_win(lines):
         ROW | {"instruction": 3},
         ROW | {"weight": "x"},
         ROW | {"source": 3},
+        ROW | {"source": {}},
+        ROW | {"mask": []},
+        ROW | {"key": False},
     ],
 )
 def test_bad_lines_are_told(lines, row):
