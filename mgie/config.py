@@ -25,6 +25,8 @@ from mgie.training.world import Strategy
 from mgie.weights.checkpoint import SaveConfig
 
 RECIPES = Path(__file__).parent / "recipes"
+MOST_KEYS = 1000
+"""Of a recipe; a few aliases of aliases would make millions."""
 BUILTIN = "builtin:"
 """Prefix of a path that lies beside the recipes, inside the package."""
 
@@ -339,6 +341,11 @@ def _flatten(raw: dict[str, Any], prefix: str = "") -> list[str]:
     names = []
     for key, value in raw.items():
         names += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+        if len(names) > MOST_KEYS:
+            raise ConfigError(
+                f"the recipe has more than {MOST_KEYS} keys, with what aliases repeat: expected keys like "
+                "those of mgie/recipes/tiny.yaml."
+            )
     return names
 
 

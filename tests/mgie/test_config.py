@@ -97,3 +97,11 @@ def test_a_process_holds_its_whole_share_unless_told_otherwise():
     assert load_run("tiny", ["--train.micro_batch_size=4"]).train.micro_batch(2) == 4
     with pytest.raises(ConfigError, match="must be a multiple of 3"):
         tiny.validate(3)
+
+
+def test_aliases_of_aliases_do_not_become_millions_of_keys(tmp_path):
+    lines = ["a0: &a0 {k: 1}"]
+    lines += [f"a{n}: &a{n} {{{', '.join(f'k{i}: *a{n - 1}' for i in range(9))}}}" for n in range(1, 12)]
+    (tmp_path / "bomb.yaml").write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match="more than 1000 keys"):
+        load_run(str(tmp_path / "bomb.yaml"))
