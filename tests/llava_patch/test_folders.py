@@ -242,9 +242,13 @@ def test_a_lock_is_not_inherited_by_helpers(tmp_path: Path):
 import os, sys, time
 from pathlib import Path
 from llava_patch.folders import locked
+here, there = os.pipe()
 with locked(Path(sys.argv[1])):
     if os.fork() == 0:
+        os.write(there, b"x")
         time.sleep(2)
+        os._exit(0)
+    os.read(here, 1)  # the helper has begun
     os._exit(1)
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")])
