@@ -18,6 +18,7 @@ import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -248,6 +249,15 @@ def _all(folder: Path) -> list[Path]:
 
 def _damage(checkpoint: Path) -> str:
     """What is wrong with it, in half a sentence; empty where nothing is."""
+    files = sorted(path for path in checkpoint.rglob("*") if path.is_file())
+    stamps = ((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
+    return _damage_found(checkpoint.absolute(), tuple(stamps))
+
+
+@lru_cache(maxsize=64)
+def _damage_found(checkpoint: Path, stamps: tuple[tuple[str, int, int], ...]) -> str:
+    """Read once as long as its files have these names, sizes and times: a run asks after each save."""
+    del stamps
     try:
         check(checkpoint)
     except WeightsError as error:

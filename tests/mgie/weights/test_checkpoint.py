@@ -193,3 +193,11 @@ def test_what_a_run_began_with_comes_back(tmp_path):
     assert torch.equal(model["frozen"].bias.detach(), torch.ones(2))
     with pytest.raises(WeightsError, match="unexpected frozen"):
         checkpoint.put(checkpoint.load_begun(found), {}, where=found, every=False)
+
+
+def test_older_ones_are_read_once(tmp_path, monkeypatch):
+    read = []
+    monkeypatch.setattr(checkpoint, "check_file", lambda folder, name, _: read.append((folder.name, name)))
+    for samples in range(4, 32, 4):
+        save(tmp_path, samples, keep=3)
+    assert len(read) == len(set(read)) > 0
