@@ -29,7 +29,7 @@ import torch
 from PIL import Image, ImageFilter
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from llava_patch.processor import LooksConfig, Processor
+from llava_patch.processor import ClipImageConfig, Processor
 from llava_patch.tokenizer import LlavaTokenizer
 from mgie.data.batches import Batches
 from mgie.data.examples import ExampleBuilder
@@ -110,7 +110,7 @@ class Original:
         source, target = lines.readline().strip().split("\t")
         # Every picture is decoded and cropped twice: for CLIP and its answer, and once more for the
         # diffusion side.
-        looks = self.clip(self.picture(source), return_tensors="pt")["pixel_values"][0]
+        clip_pixels = self.clip(self.picture(source), return_tensors="pt")["pixel_values"][0]
         self.picture(target)
         before, after = self.pixels(self.picture(source)), self.pixels(self.picture(target))
         question = QUESTION.replace("{instruction}", entry["instruction"])
@@ -128,7 +128,7 @@ class Original:
         return {
             "input_ids": torch.tensor(ids),
             "labels": torch.tensor(labels),
-            "looks": looks,
+            "clip_pixels": clip_pixels,
             "source": before,
             "target": after,
         }
@@ -156,7 +156,9 @@ def endless(data: Original, count: int) -> Iterable[dict[str, torch.Tensor]]:
     rng = random.Random(0)
     while True:
         rows = [data[rng.randrange(count)] for _ in range(BATCH)]
-        batch = {name: torch.stack([row[name] for row in rows]) for name in ("looks", "source", "target")}
+        batch = {
+            name: torch.stack([row[name] for row in rows]) for name in ("clip_pixels", "source", "target")
+        }
         for name, filler in (("input_ids", 0), ("labels", -100)):
             values = [row[name] for row in rows]
             batch[name] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=filler)
@@ -185,7 +187,7 @@ def measure(folder: Path, tokenizer_folder: Path, count: int, seconds: float) ->
     tokenizer = LlavaTokenizer.from_pretrained(tokenizer_folder)
     tokenizer.add_tokens(["<im_patch>", "<im_start>", "<im_end>"])
     tokenizer.add_tokens(visual_tokens(8))
-    processor = Processor(tokenizer, LooksConfig.clip(224), PATCHES, "vicuna_v1_1", True)
+    processor = Processor(tokenizer, ClipImageConfig.clip(224), PATCHES, "vicuna_v1_1", True)
     settings = {"question": QUESTION, "visual_tokens": 8, "size": 256, "max_length": 512}
     stored = StoredPairs(folder / "arrow", "train")
     featured = FeaturedPairs(stored, StoredFeatures(folder / "arrow", "train"))

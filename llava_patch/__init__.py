@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llava_patch.errors import UserError as UserError
     from llava_patch.generation import Generated as Generated
     from llava_patch.model import Llava as Llava
-    from llava_patch.processor import LooksConfig as LooksConfig
+    from llava_patch.processor import ClipImageConfig as ClipImageConfig
     from llava_patch.processor import Processor as Processor
     from llava_patch.tokenizer import LlavaTokenizer as LlavaTokenizer
     from llava_patch.weights import load_llava as load_llava
@@ -31,7 +31,7 @@ _HOMES = {
     "UserError": "errors",
     "Generated": "generation",
     "Llava": "model",
-    "LooksConfig": "processor",
+    "ClipImageConfig": "processor",
     "Processor": "processor",
     "LlavaTokenizer": "tokenizer",
     "load_llava": "weights",

@@ -25,7 +25,7 @@ class Generated:
     prompts: tuple[int, ...]
     """How many of the ids are the prompt."""
     endings: tuple[Ending, ...]
-    """Why the row stopped speaking: </s>, a stop token, or no room: see Speaker."""
+    """Why the row stopped speaking: </s>, a stop token, or no room: see GreedyDecoder."""
 
     def new_ids(self, row: int) -> list[int]:
         """What was added to the prompt of one row."""
@@ -43,7 +43,7 @@ class _Room:
         return _Room(mask=torch.cat([self.mask, real], dim=1), length=self.length + real.sum(1))
 
 
-class Speaker:
+class GreedyDecoder:
     """A greedy decoder over one language model.
 
     A row speaks until it says </s> or one of `stop`, or has said `max_new_tokens`, or all that fits with

@@ -18,7 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from llava_patch.config import LlavaConfig
 from llava_patch.errors import ConfigError
-from llava_patch.generation import Generated, Speaker
+from llava_patch.generation import Generated, GreedyDecoder
 from llava_patch.splice import splice
 from llava_patch.tokens import ImageTokens, grow_tables
 from llava_patch.vision import patch_features
@@ -83,33 +83,33 @@ class Llava(nn.Module):
         self,
         input_ids: Int[Tensor, "b t"],
         mask: Bool[Tensor, "b t"],
-        looks: Float[Tensor, "m 3 s s"] | None = None,
+        clip_pixels: Float[Tensor, "m 3 s s"] | None = None,
         features: Float[Tensor, "m p dv"] | None = None,
     ) -> Float[Tensor, "b t d"]:
         """Last states, after the final norm, for left- or right-padded rows. No logits: see `logits`.
 
-        `features`, where given, are what `self.features(looks)` gave before.
+        `features`, where given, are what `self.features(clip_pixels)` gave before.
         """
-        embeddings = self.embed(input_ids, looks=looks, features=features)
+        embeddings = self.embed(input_ids, clip_pixels=clip_pixels, features=features)
         return self.language_model.model(
             inputs_embeds=embeddings, attention_mask=mask, position_ids=positions(mask), use_cache=False
         ).last_hidden_state
 
-    def features(self, looks: Float[Tensor, "m 3 s s"]) -> Float[Tensor, "m p dv"]:
+    def features(self, clip_pixels: Float[Tensor, "m 3 s s"]) -> Float[Tensor, "m p dv"]:
         """The tower's patch features, not projected: what may be stored, since the tower is frozen."""
-        return patch_features(self.vision_tower, looks, layer=self.config.vision_layer)
+        return patch_features(self.vision_tower, clip_pixels, layer=self.config.vision_layer)
 
     def embed(
         self,
         input_ids: Int[Tensor, "b t"],
         *,
-        looks: Float[Tensor, "m 3 s s"] | None = None,
+        clip_pixels: Float[Tensor, "m 3 s s"] | None = None,
         features: Float[Tensor, "m p dv"] | None = None,
     ) -> Float[Tensor, "b t d"]:
         """What the language model reads: embeddings, with projected features in the pictures' places."""
         embeddings = self.language_model.model.embed_tokens(input_ids)
-        if features is None and looks is not None and looks.shape[0]:
-            features = self.features(looks)
+        if features is None and clip_pixels is not None and clip_pixels.shape[0]:
+            features = self.features(clip_pixels)
         if features is None or not features.shape[0]:
             return embeddings
         projected = self.projector(features.to(self.projector.weight.dtype))
@@ -124,7 +124,7 @@ class Llava(nn.Module):
         self,
         input_ids: Int[Tensor, "b t"],
         mask: Bool[Tensor, "b t"],
-        looks: Float[Tensor, "m 3 s s"] | None = None,
+        clip_pixels: Float[Tensor, "m 3 s s"] | None = None,
         *,
         max_new_tokens: int,
         features: Float[Tensor, "m p dv"] | None = None,
@@ -133,11 +133,11 @@ class Llava(nn.Module):
         stop: tuple[int, ...] = (),
         then: tuple[int, ...] = (),
     ) -> Generated:
-        """Answer greedily; each row gets what it would get alone. On `stop` and `then`: generation.Speaker.
+        """Answer greedily; each row gets what it would get alone (`stop`, `then`: GreedyDecoder).
 
         `eos_id` None: the language model's own; a negative number: never stop for it.
         """
-        speaker = Speaker(
+        decoder = GreedyDecoder(
             self.language_model,
             max_new_tokens=max_new_tokens,
             no_repeat_ngram_size=no_repeat_ngram_size,
@@ -145,7 +145,9 @@ class Llava(nn.Module):
             stop=stop,
             then=then,
         )
-        return speaker.speak(input_ids, mask, self.embed(input_ids, looks=looks, features=features))
+        return decoder.speak(
+            input_ids, mask, self.embed(input_ids, clip_pixels=clip_pixels, features=features)
+        )
 
     def grow(self, count: int, *, generator: torch.Generator | None = None) -> None:
         """Append `count` random rows to both embedding tables. Build optimizers afterwards."""

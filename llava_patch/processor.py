@@ -18,11 +18,11 @@ from llava_patch.errors import ConfigError, DataError
 from llava_patch.tokenizer import LlavaTokenizer, read_json
 from llava_patch.tokens import IGNORE, IM_PATCH, image_block
 
-LOOKS_FILE = "preprocessor_config.json"
+CLIP_IMAGE_FILE = "preprocessor_config.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LooksConfig:
+class ClipImageConfig:
     """How CLIP looks at a picture: shortest edge to `edge`, centre square of `size`, [0, 1], normalised."""
 
     size: int
@@ -36,7 +36,7 @@ class LooksConfig:
     """Pillow's number of the resizing filter; CLIP was trained with bicubic, 3."""
 
     @classmethod
-    def clip(cls, size: int) -> "LooksConfig":
+    def clip(cls, size: int) -> "ClipImageConfig":
         """As every published CLIP, for a tower of side `size`."""
         published = CLIPImageProcessorPil
         return cls(
@@ -48,14 +48,14 @@ class LooksConfig:
         )
 
     @classmethod
-    def from_published(cls, content: dict) -> "LooksConfig":
+    def from_published(cls, content: dict) -> "ClipImageConfig":
         """From the content of a CLIP folder's `preprocessor_config.json`, old or new."""
         edge, crop = content.get("size"), content.get("crop_size")
         edge = edge.get("shortest_edge") if isinstance(edge, dict) else edge
         crop = crop.get("height") if isinstance(crop, dict) else crop
         if not (isinstance(edge, int) and isinstance(crop, int) and 0 < crop <= edge <= 16 * crop):
             raise ConfigError(
-                f"{LOOKS_FILE} has size {content.get('size')} and crop_size {content.get('crop_size')}, "
+                f"{CLIP_IMAGE_FILE} has size {content.get('size')} and crop_size {content.get('crop_size')}, "
                 "expected a shortest edge and a square inside it; use the file of a CLIP folder."
             )
         try:
@@ -68,8 +68,8 @@ class LooksConfig:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ConfigError(
-                f"{LOOKS_FILE} does not say how pictures are normalised ({type(error).__name__}: {error}); "
-                "use the file of a CLIP folder."
+                f"{CLIP_IMAGE_FILE} does not say how pictures are normalised ({type(error).__name__}: "
+                f"{error}); use the file of a CLIP folder."
             ) from error
 
     def to_published(self) -> dict:
@@ -106,19 +106,19 @@ class Processor:
     def __init__(
         self,
         tokenizer: LlavaTokenizer,
-        looks: LooksConfig,
+        clip_image: ClipImageConfig,
         patches: int,
         template: str | Conversation,
         use_im_start_end: bool,
     ) -> None:
         """`patches` is the number of features per picture, `template` a name of TEMPLATES or one's own."""
         self.tokenizer = tokenizer
-        self.looks_config = looks
+        self.clip_image = clip_image
         self.patches = patches
         self.conversation = _conversation(template)
         self.use_im_start_end = use_im_start_end
         self._clip = CLIPImageProcessorPil(
-            **{k: v for k, v in looks.to_published().items() if k != "image_processor_type"}
+            **{k: v for k, v in clip_image.to_published().items() if k != "image_processor_type"}
         )
 
     def prompt(self, question: str, answer: str | None = None, images: int = 1) -> str:
@@ -163,7 +163,7 @@ class Processor:
         del ids[keep], labels[keep]
         return Encoded(input_ids=ids, labels=labels, dropped=excess)
 
-    def looks(self, image: Image.Image) -> Float[Tensor, "3 s s"]:
+    def clip_pixels(self, image: Image.Image) -> Float[Tensor, "3 s s"]:
         """CLIP's view of a picture of any size."""
         return self._clip(image.convert("RGB"), return_tensors="pt")["pixel_values"][0]
 
@@ -185,8 +185,8 @@ class Processor:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer and the preprocessing into a LLaVA folder; the rest is in its config.json."""
         self.tokenizer.save_pretrained(folder)
-        content = self.looks_config.to_published() | {"conversation": self.conversation.name}
-        (Path(folder) / LOOKS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        content = self.clip_image.to_published() | {"conversation": self.conversation.name}
+        (Path(folder) / CLIP_IMAGE_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, template: str | None = None) -> "Processor":
@@ -194,19 +194,18 @@ class Processor:
         config = LlavaConfig.from_pretrained(folder)
         content: dict = {}
         for place in (Path(folder), resolve_tower(folder, config.vision_tower)):
-            if not content and (place / LOOKS_FILE).is_file():
-                content = read_json(place / LOOKS_FILE)
+            if not content and (place / CLIP_IMAGE_FILE).is_file():
+                content = read_json(place / CLIP_IMAGE_FILE)
         size = config.image_size
-        looks = LooksConfig.from_published(content) if content else LooksConfig.clip(size)
-        if looks.size != size:
+        clip_image = ClipImageConfig.from_published(content) if content else ClipImageConfig.clip(size)
+        if clip_image.size != size:
             raise ConfigError(
-                f"{LOOKS_FILE} makes pictures of {looks.size} px, but the vision tower takes {size} px; use "
-                "the file "
-                "of the tower's own folder."
+                f"{CLIP_IMAGE_FILE} makes pictures of {clip_image.size} px, the vision tower takes {size}; "
+                "use the file of the tower's own folder."
             )
         return cls(
             LlavaTokenizer.from_pretrained(folder),
-            looks,
+            clip_image,
             config.patches,
             template or content.get("conversation", "vicuna_v1_1"),
             config.use_im_start_end,

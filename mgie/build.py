@@ -12,11 +12,11 @@ from llava_patch.processor import Processor
 from llava_patch.weights import load_llava
 from mgie.config import RunConfig, dump_run, resolve
 from mgie.data.batches import Batches
+from mgie.data.datasets import OrderConfig, open_sets, with_features
 from mgie.data.examples import ExampleBuilder
 from mgie.data.mixture import Joined
 from mgie.data.orders import aspect_shapes
-from mgie.data.reading import Arrangement, open_sets, with_features
-from mgie.data.stored_features import FeatureBuilder, Makers, join_features
+from mgie.data.stored_features import FeatureBuilder, FeatureExtractor, join_features
 from mgie.data.stored_pairs import stored_splits
 from mgie.data.streamed import StreamedPairs
 from mgie.errors import ConfigError, WeightsError
@@ -116,7 +116,7 @@ def begin_run(run: RunConfig, parts: Parts, data: str) -> tuple[TrainState, dict
         for name, tensor in tensors.items()
         if name in editor and not editor[name].requires_grad and not torch.equal(tensor, editor[name])
     }
-    checkpoint.put(tensors, editor, where=run.model.start, every=False)
+    checkpoint.load_into(tensors, editor, where=run.model.start, every=False)
     return TrainState(data=data), left
 
 
@@ -181,7 +181,7 @@ def build_batches(
         _check_previews(run)
         stream = StreamedPairs(data.path, memory=run.folder / "stream.jsonl", notes=rank == 0)
         return batches(stream, builder)
-    arrangement = Arrangement(
+    arrangement = OrderConfig(
         batch_size=run.train.batch_size,
         last=data.last,
         buckets=data.buckets,
@@ -203,8 +203,8 @@ def build_batches(
             "features after every step; leave one of them out."
         )
     llava = editor.encoder.llava if "clip" in data.features else None
-    makers = Makers(builder, codec=editor.codec if "vae" in data.features else None, llava=llava)  # type: ignore[arg-type]
-    pairs = with_features(stored, data.features, makers)
+    extractor = FeatureExtractor(builder, codec=editor.codec if "vae" in data.features else None, llava=llava)  # type: ignore[arg-type]
+    pairs = with_features(stored, data.features, extractor)
     return batches(pairs, FeatureBuilder(builder), order=order, join=join_features)
 
 

@@ -187,7 +187,7 @@ class RunConfig:
     out: str = "_ckpt/runs"
     """Folder of all runs."""
     seed: Seed = 0
-    compat: Literal["sound", "reference"] = "sound"
+    compat: Literal["default", "reference"] = "default"
     """`reference` reproduces the quirks of the original program (docs/coming-from-ml-mgie.md)."""
     model: ModelConfig
     data: DataConfig

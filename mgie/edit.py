@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from llava_patch.ranges import in_range
 from mgie.data.images import decode
-from mgie.data.rejects import check_instruction
+from mgie.data.validation import check_instruction
 from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.ranges import Scale, Seed, Side, Steps

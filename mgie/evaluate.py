@@ -16,13 +16,13 @@ from tqdm import tqdm
 from llava_patch.folders import check_out, whole_folder
 from llava_patch.ranges import in_range
 from mgie.data.images import decode, square, to_pixels
-from mgie.data.toy import Verdict, neighbours
 from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError, DataError
 from mgie.evaluation.metrics import PIXEL_METRICS, ClipScores, DinoScores
 from mgie.evaluation.report import FEW, REPORT, Item, as_table, write_report
 from mgie.evaluation.suites import Request, find_suite
 from mgie.ranges import Few, Number, Scale, Seed, Side, Steps
+from mgie.toy.judge import Verdict, neighbours
 
 
 @runtime_checkable

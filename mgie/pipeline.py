@@ -1,4 +1,4 @@
-"""Edit pictures by instructions: the model looks, says what the edit will look like, and paints it.
+"""Edit pictures by instructions: the model clip_pixels, says what the edit will look like, and paints it.
 
 pipeline = MGIEPipeline.from_pretrained("_ckpt/tiny")
 result = pipeline(image=picture, prompt="make it black and white", seed=0)
@@ -25,7 +25,7 @@ from llava_patch.ranges import check_ranges, in_range
 from mgie.data.examples import ExampleBuilder
 from mgie.data.express import clean_up
 from mgie.data.images import resize, to_image, to_pixels, upright
-from mgie.data.rejects import check_instruction
+from mgie.data.validation import check_instruction
 from mgie.diffusion.guidance import branch_count, branches, guided
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.codec import Codec
@@ -37,7 +37,7 @@ from mgie.weights.apple import MLLM, read_apple
 from mgie.weights.limits import Limits
 from mgie.weights.release import HUB, Release, fetch, read_release, visual_ids, write_release
 
-Compat = Literal["sound", "reference"]
+Compat = Literal["default", "reference"]
 SHOWN = ("pil", "np", "pt", "latent")
 """What `output_type` may be."""
 Generators = torch.Generator | list[torch.Generator] | None
@@ -89,7 +89,7 @@ class MGIEPipeline(DiffusionPipeline):
         image_guidance_scale: float = 1.5,
         max_new_tokens: int = 96,
         no_repeat_ngram_size: int = 3,
-        compat: Compat = "sound",
+        compat: Compat = "default",
     ):
         """The parts, and how the editor edits unless a call says otherwise (by default as published)."""
         super().__init__()
@@ -293,13 +293,13 @@ class MGIEPipeline(DiffusionPipeline):
         builder = self._builder(sampling)
         prompts = [builder.ask(*pair) for pair in zip(pictures, instructions)]
         input_ids, mask = self.processor.pad(prompts, side="left")
-        looks = torch.cat([builder.looks(self._look(picture, sampling)) for picture in pictures])
+        clip_pixels = torch.cat([builder.clip_pixels(self._look(picture, sampling)) for picture in pictures])
         self._onload("llava")
         device = self._execution_device
         imagined = self._encoder.imagine(
             input_ids.to(device),
             mask.to(device),
-            looks.to(device, self.llava.dtype),
+            clip_pixels.to(device, self.llava.dtype),
             max_new_tokens=sampling.max_new_tokens,
             no_repeat_ngram_size=sampling.no_repeat_ngram_size,
             compat=sampling.compat,
@@ -446,8 +446,8 @@ class MGIEPipeline(DiffusionPipeline):
             "compat": config.compat,
         }
         sampling = _Sampling(**{name: own[name] if asked.get(name) is None else asked[name] for name in own})
-        if sampling.compat not in ("sound", "reference"):
-            raise ConfigError(f"compat is {sampling.compat!r}: expected sound or reference.")
+        if sampling.compat not in ("default", "reference"):
+            raise ConfigError(f"compat is {sampling.compat!r}: expected default or reference.")
         check_ranges(sampling)
         self._limits.check(steps=sampling.steps, size=sampling.size)
         return sampling

@@ -16,16 +16,16 @@ from tqdm import tqdm
 
 from llava_patch.folders import whole_folder
 from llava_patch.ranges import in_range
+from mgie.data.captions import AbstractVoice, open_voice
 from mgie.data.card import write_card
-from mgie.data.rejects import Gate
-from mgie.data.sayings import AbstractVoice, open_voice
 from mgie.data.shards import Sized, SplitFacts, write_arrow, write_parquet
 from mgie.data.sources import open_source
 from mgie.data.sources.base import ClipFilter, Options, Splits
 from mgie.data.sources.legacy import write_legacy
 from mgie.data.sources.seen import fingerprint
-from mgie.data.stored_features import Kind, Makers, Precision, store_features
+from mgie.data.stored_features import FeatureExtractor, Kind, Precision, store_features
 from mgie.data.stored_pairs import FACTS, KIND, REJECTED, read_facts
+from mgie.data.validation import Gate
 from mgie.data.verify import Watch, verify
 from mgie.devices import find_device
 from mgie.errors import ConfigError, DataError
@@ -162,12 +162,12 @@ def store_from(
 
     run = load_run(str(Path(model) / "run.yaml") if Path(model).is_dir() else model)
     parts = build_editor(run)
-    makers = Makers(
+    extractor = FeatureExtractor(
         build_examples(run, parts.processor),
         codec=parts.editor.codec.eval().to(device) if "vae" in kinds else None,
         llava=parts.editor.encoder.llava.eval().to(device) if "clip" in kinds else None,  # type: ignore[union-attr]
     )
-    return store_features(folder, makers, precision=precision, device=device, watch=watch)
+    return store_features(folder, extractor, precision=precision, device=device, watch=watch)
 
 
 def options_of(arguments: dict[str, Any]) -> Options:

@@ -30,8 +30,8 @@ from mgie.build import (
 )
 from mgie.config import RunConfig, dump_run
 from mgie.data.batches import Batches
+from mgie.data.datasets import identity
 from mgie.data.images import decode, square
-from mgie.data.reading import identity
 from mgie.data.stored_pairs import StoredPairs
 from mgie.errors import ConfigError, WeightsError
 from mgie.evaluation.report import Item, sheet
@@ -108,9 +108,11 @@ def fit(
     saved, begun = None, {}
     if found:
         state, saved = checkpoint.load(found)
-        checkpoint.put(saved.trained, trained, where=found)
+        checkpoint.load_into(saved.trained, trained, where=found)
         begun = saved.begun
-        checkpoint.put(begun, dict(task.get_submodule("editor").named_parameters()), where=found, every=False)
+        checkpoint.load_into(
+            begun, dict(task.get_submodule("editor").named_parameters()), where=found, every=False
+        )
     else:
         state, begun = begin()
     if state.samples > total:
@@ -119,11 +121,11 @@ def fit(
             "expected train.samples (or train.epochs) of more, or another --name."
         )
     task, optimizer = world.prepare(task, optimizer)
-    held = world.held(trained)
+    held = world.local_parameters(trained)
     ema = Average(held, decay=run.train.ema) if run.train.ema else None
     shadow = ema.shadow_params if ema else None
     if saved:
-        world.scatter(saved, trained, optimizer, shadow)
+        world.load_state_dict(saved, trained, optimizer, shadow)
         if ema:
             ema.optimization_step = state.steps
     del saved
@@ -141,7 +143,7 @@ def fit(
     with stop_requests() as stop:
         for micros in batches.steps(state.samples, total):
             # One optimizer step. Its means are over all processes and micro-batches: no split matters.
-            spoken = world.sum(torch.tensor(sum(micro.spoken for micro in micros)))
+            spoken = world.sum(torch.tensor(sum(micro.label_tokens for micro in micros)))
             set_rates(optimizer, rate_factor(state.samples / total, run.optim))
             until_now = since.clone()
             for micro in micros:
@@ -182,13 +184,13 @@ def fit(
                 log.step(state, grad_norm=float(norm), lr=optimizer.param_groups[0]["lr"])
             # While steps are left out nothing is saved: what was saved before is better.
             if (due(run.save.every, before, state) and not row) or done:
-                snapshot = world.gather(trained, optimizer, shadow)
+                snapshot = world.state_dict(trained, optimizer, shadow)
                 if world.is_main:
                     snapshot = replace(snapshot, begun=begun)
                     checkpoint.save(run.folder, state, snapshot, run_yaml=dump_run(run), keep=run.save.keep)
                 world.wait()
             if look and due(run.preview.every, before, state):
-                with averaged(ema, held), world.whole(task):
+                with averaged(ema, held), world.full_parameters(task):
                     if world.is_main:
                         log.picture(f"{state.samples:010d}", look())
             if done and state.samples < total:

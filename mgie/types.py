@@ -7,7 +7,7 @@ Axes, used in every shape comment of this repository
     y x height and width in pixels   h w height and width in latents
 
 Spaces, used in every name
-    looks      what CLIP sees: normalised with CLIP's mean and deviation
+    clip_pixels   what CLIP sees: normalised with CLIP's mean and deviation
     pixels     what the codec sees: in [-1, 1]
     latents    what the denoiser sees: `noisy` and `target` scaled by the codec's factor, `source` not
     states     last hidden states of the language model, after its final norm
@@ -63,7 +63,7 @@ class Example:
     """The ids to be predicted, IGNORE elsewhere; not shifted."""
     read_at: Int[Tensor, " k"]
     """Positions whose states become the visual tokens."""
-    looks: Float[Tensor, "m 3 s s"]
+    clip_pixels: Float[Tensor, "m 3 s s"]
     source: Float[Tensor, "3 y x"]
     """Pixels in [-1, 1]; zeros where there is no source."""
     has_source: bool
@@ -80,7 +80,7 @@ class Batch:
     mask: Bool[Tensor, "b t"]
     """True where there is a token, False on padding."""
     read_at: Int[Tensor, "b k"]
-    looks: Float[Tensor, "m 3 s s"]
+    clip_pixels: Float[Tensor, "m 3 s s"]
     """CLIP pixels of all images, in the order of their placeholders."""
     source: Float[Tensor, "b 3 y x"]
     has_source: Bool[Tensor, " b"]
@@ -90,10 +90,10 @@ class Batch:
     positions: tuple[int, ...]
     """Place of each sample in the run's data order, counted over all epochs; random draws derive from it."""
     features: Float[Tensor, "_ p dv"] | None = None
-    """The vision tower's features of all images, where they were stored: then `looks` is empty."""
+    """The vision tower's features of all images, where they were stored: then `clip_pixels` is empty."""
 
     @property
-    def spoken(self) -> int:
+    def label_tokens(self) -> int:
         """How many positions have a label that something stands before."""
         return int((self.labels[:, 1:] >= 0).sum())
 

@@ -31,8 +31,8 @@ fi
 step "4/5 edit: photographs and scenes that were held out"
 mkdir -p $examples
 python -c '
-from mgie.data.toy import toy_pairs
-from mgie.data.toy_photos import SPLITS, photo
+from mgie.toy.scenes import toy_pairs
+from mgie.toy.photos import SPLITS, photo
 for name in SPLITS["test"]:
     photo(name).save(f"_data/examples/{name}.png")
 for number, pair in enumerate(toy_pairs(3, seed=1, split="test", kinds=["recolour"]), start=1):

@@ -192,7 +192,7 @@ def _draw(folder: Path) -> None:
     """A photograph, and a folder of own pairs."""
     from PIL import Image
 
-    from mgie.data.toy_photos import photo
+    from mgie.toy.photos import photo
 
     photo("cat").resize((96, 64)).save(folder / "photo.png")
     for side in ("before", "after"):

@@ -14,8 +14,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from mgie.data.ahead import map_ahead
 from mgie.data.orders import AbstractOrder, Last, Shuffled
+from mgie.data.prefetch import prefetch_map
 from mgie.errors import ConfigError, UserError
 from mgie.tokens import IGNORE
 from mgie.types import Batch, EditPair, Example
@@ -139,7 +139,7 @@ class Batches:
         """This process's micro-batches of pairs that pass by: all are read, its own are decoded."""
         builder, examples = self._builder, []
         mine = self._mine(stream, start, stop)
-        for place, example in map_ahead(lambda at: (at[0], builder(at[1])), mine, workers=self._workers):
+        for place, example in prefetch_map(lambda at: (at[0], builder(at[1])), mine, workers=self._workers):
             examples.append(example)
             if len(examples) == self.micro_batch_size:
                 positions = tuple(range(place + 1 - len(examples), place + 1))
@@ -211,7 +211,7 @@ def collate(examples: Sequence[Example], *, positions: tuple[int, ...], pad_id: 
         labels=labels,
         mask=mask,
         read_at=read_at - overhang,
-        looks=torch.cat([example.looks for example in examples]),
+        clip_pixels=torch.cat([example.clip_pixels for example in examples]),
         source=torch.stack([example.source for example in examples]),
         has_source=torch.tensor([example.has_source for example in examples]),
         target=torch.stack([example.target for example in examples]),

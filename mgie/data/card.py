@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 LICENCES = {
-    "toy": "Scenes are the project's own (Apache-2.0); `mgie/data/toy_photos.py` names the photographs.",
+    "toy": "Scenes are the project's own (Apache-2.0); `mgie/toy/photos.py` names the photographs.",
     "ipr2pr": "InstructPix2Pix is MIT-licensed; its pictures come from Stable Diffusion (OpenRAIL-M).",
     "magicbrush": "MagicBrush is published under CC BY 4.0; its pictures come from MS COCO and DALL-E 2.",
     "pairs": "The owner of these pairs decides; write it here before you pass them on.",

@@ -34,7 +34,7 @@ class ExampleBuilder:
         visual_tokens: int,
         size: int,
         max_length: int,
-        compat: Literal["sound", "reference"] = "sound",
+        compat: Literal["default", "reference"] = "default",
         shapes: Sequence[tuple[int, int]] | None = None,
     ):
         """`question` has `{instruction}` where the user's words belong; pictures become `size` pixels wide.
@@ -56,7 +56,7 @@ class ExampleBuilder:
 
     def __call__(self, pair: EditPair) -> Example:
         """Raises DataError, naming the pair, where it cannot become an example."""
-        ids, labels, read_at = self.speech(pair, images=int(pair.source is not None))
+        ids, labels, read_at = self.encode_text(pair, images=int(pair.source is not None))
         target = self.picture(pair.target, name=f"target of {pair.key}")
         source = self.picture(pair.source, name=f"source of {pair.key}") if pair.source is not None else None
         pixels = self.pixels(target)
@@ -64,14 +64,14 @@ class ExampleBuilder:
             input_ids=ids,
             labels=labels,
             read_at=read_at,
-            looks=self.looks(source),
+            clip_pixels=self.clip_pixels(source),
             source=torch.zeros_like(pixels) if source is None else self.pixels(source),
             has_source=source is not None,
             target=pixels,
             key=pair.key,
         )
 
-    def speech(
+    def encode_text(
         self, pair: EditPair, *, images: int
     ) -> tuple[Int[Tensor, " t"], Int[Tensor, " t"], Int[Tensor, " k"]]:
         """The ids, labels and read positions of a pair with so many pictures to look at. Raises DataError."""
@@ -104,17 +104,17 @@ class ExampleBuilder:
         """The prompt for inference: everything up to where the model begins to speak. Raises DataError."""
         return self.processor.encode(self._question(instruction), images=int(image is not None)).input_ids
 
-    def looks(self, image: Image.Image | None) -> Float[Tensor, "m 3 s s"]:
+    def clip_pixels(self, image: Image.Image | None) -> Float[Tensor, "m 3 s s"]:
         """What CLIP sees of a picture that `picture` or `crop` returned; nothing of None."""
-        looks = self.processor.looks_config
+        clip_pixels = self.processor.clip_image
         if image is None:
-            return torch.zeros(0, 3, looks.size, looks.size)
-        if self.compat == "sound" and image.width == image.height:
-            image = quick_resize(image, looks.edge, looks.edge)
-        return self.processor.looks(image)[None]
+            return torch.zeros(0, 3, clip_pixels.size, clip_pixels.size)
+        if self.compat == "default" and image.width == image.height:
+            image = quick_resize(image, clip_pixels.edge, clip_pixels.edge)
+        return self.processor.clip_pixels(image)[None]
 
     def picture(self, data: bytes, *, name: str) -> Image.Image:
-        """Decode once, to the part of the picture from which both the looks and the pixels are made."""
+        """Decode once, to the part of the picture from which both the CLIP pixels and the pixels are made."""
         return self.crop(decode(data, name=name))
 
     def crop(self, image: Image.Image) -> Image.Image:

@@ -29,10 +29,10 @@ SENTENCES = 2
 """How many sentences of the model's paragraph are kept."""
 
 
-def clean_up(text: str, *, compat: Literal["sound", "reference"] = "sound") -> str:
+def clean_up(text: str, *, compat: Literal["default", "reference"] = "default") -> str:
     """What a model said, without markers: its first two sentences, up to where it offers alternatives.
 
-    "sound" takes what was said after the prompt and gives "" for nothing. "reference" takes the whole
+    "default" takes what was said after the prompt and gives "" for nothing. "reference" takes the whole
     conversation and is the original's rule to the letter: every full stop counts, also a decimal point;
     sentences are joined without a space; nothing said is an IndexError.
 
@@ -139,17 +139,18 @@ class Expresser:
         where two words are equally likely to the last bits, the number of pairs can decide between them, as
         the device can."""
         processor, tokenizer = self._processor, self._processor.tokenizer
-        rows, looks = [], []
+        rows, clip_pixels = [], []
         for pair in pairs:
             question = QUESTION.replace("{instruction}", pair.instruction)
             rows.append(processor.encode(question, images=int(pair.source is not None)).input_ids)
             if pair.source is not None:
                 image = decode(pair.source, name=f"source of {pair.key}")
-                looks.append(processor.looks(square(image, min(image.size))))
+                clip_pixels.append(processor.clip_pixels(square(image, min(image.size))))
         ids, mask = processor.pad(rows, side="left")
         said = self._llava.generate(
             ids.to(self._device), mask.to(self._device),
-            torch.stack(looks).to(self._device) if looks else None, max_new_tokens=self._max_new_tokens,
+            torch.stack(clip_pixels).to(self._device) if clip_pixels else None,
+            max_new_tokens=self._max_new_tokens,
         )  # fmt: skip
         texts = [tokenizer.decode(said.new_ids(row)) for row in range(len(rows))]
         paragraphs = [clean_up(text) for text in texts]

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from datasets import DatasetInfo
 
 from llava_patch.folders import file_hash
-from mgie.data.rejects import is_name
 from mgie.data.stored_pairs import FEATURES, PICTURES, data_identity, read_facts, row_hash, to_row
+from mgie.data.validation import is_name
 from mgie.errors import DataError
 from mgie.types import EditPair
 

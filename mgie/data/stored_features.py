@@ -27,9 +27,9 @@ from llava_patch.folders import file_hash, whole_folder
 from llava_patch.model import Llava
 from mgie.data.batches import collate
 from mgie.data.examples import ExampleBuilder
-from mgie.data.rejects import is_name
 from mgie.data.shards import WHOLE_BYTES, check_bytes, sampled_hash
 from mgie.data.stored_pairs import StoredPairs, read_facts, stored_splits
+from mgie.data.validation import is_name
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.codec import Codec
 from mgie.types import Batch, EditPair, Example
@@ -74,7 +74,7 @@ class FeatureBatch(Batch):
     """A batch whose pictures may have been read by the frozen parts already.
 
     Where moments are there, `source` and `target` hold no pixels; where `features` are there, in the
-    precision of the store, `looks` is empty.
+    precision of the store, `clip_pixels` is empty.
     """
 
     source_mean: Float[Tensor, "b c h w"] | None
@@ -93,7 +93,7 @@ class FeatureBatch(Batch):
 
 
 @dataclass(frozen=True)
-class Makers:
+class FeatureExtractor:
     """The frozen parts, and the builder that prepares pictures for them. A kind without its part is not
     stored."""
 
@@ -112,9 +112,11 @@ class Makers:
         if self.codec is not None:
             found["vae"] = fingerprint(self.codec.vae, crop | {"size": self.builder.size})
         if self.llava is not None:
-            looks = repr(self.builder.processor.looks_config)
+            clip_image = repr(self.builder.processor.clip_image)
             layer = self.llava.config.vision_layer
-            found["clip"] = fingerprint(self.llava.vision_tower, crop | {"looks": looks, "layer": layer})
+            found["clip"] = fingerprint(
+                self.llava.vision_tower, crop | {"clip_image": clip_image, "layer": layer}
+            )
         return found
 
     @torch.no_grad()
@@ -134,8 +136,10 @@ class Makers:
                 found[name] = torch.cat(self.codec.moments(torch.stack(pixels).to(device)), dim=1).cpu()
             found["vae_source"] *= here[:, None, None, None]
         if self.llava is not None:
-            looks = [builder.looks(image if image is not None else targets[0]) for image in sources]
-            found["clip"] = self.llava.features(torch.cat(looks).to(device)).cpu() * here[:, None, None]
+            clip_pixels = [
+                builder.clip_pixels(image if image is not None else targets[0]) for image in sources
+            ]
+            found["clip"] = self.llava.features(torch.cat(clip_pixels).to(device)).cpu() * here[:, None, None]
         return found
 
 
@@ -150,7 +154,7 @@ def fingerprint(part: nn.Module, settings: dict[str, Any]) -> str:
 
 def store_features(
     folder: str | Path,
-    makers: Makers,
+    extractor: FeatureExtractor,
     *,
     precision: Precision = "float16",
     batch_size: int = 8,
@@ -158,7 +162,7 @@ def store_features(
     watch: Callable[[Iterable[Any], str], Iterable[Any]] | None = None,
 ) -> dict[str, Any]:
     """Compute and store the features of all splits of a data set; their facts. What is there stays."""
-    facts = {"made_by": makers.identity(), "precision": precision, "pairs": _hashes(folder)}
+    facts = {"made_by": extractor.identity(), "precision": precision, "pairs": _hashes(folder)}
     if not facts["made_by"]:
         raise ConfigError("nothing to store: name vae, clip or both.")
     path = Path(folder) / FOLDER / FACTS
@@ -173,7 +177,7 @@ def store_features(
             starts = range(0, len(pairs), batch_size)
             for start in watch(starts, f"features of {split}") if watch else starts:
                 several = [pairs[index] for index in range(start, min(start + batch_size, len(pairs)))]
-                writer.write(start, makers(several, device))
+                writer.write(start, extractor(several, device))
             writer.close()
         files = {
             path.relative_to(new).as_posix(): {
@@ -268,11 +272,11 @@ class StoredFeatures:
             what = f"no {' and '.join(sorted(missing))} features" if missing else "features of other pairs"
             raise DataError(f"{path.parent} holds {what}: store them again with --store.")
 
-    def require(self, makers: Makers) -> None:
+    def require(self, extractor: FeatureExtractor) -> None:
         """Raise WeightsError unless exactly these parts and settings made the features, DataError where they
         are no longer what was written."""
         check_features(self.folder, sampled=True)
-        wanted = makers.identity()
+        wanted = extractor.identity()
         for kind in self.kinds:
             if self.facts["made_by"][kind] != wanted.get(kind):
                 raise WeightsError(
@@ -333,21 +337,21 @@ class FeatureBuilder:
     def __call__(self, item: FeaturedPair) -> FeaturedExample:
         """Raises DataError, naming the pair, where it cannot become an example."""
         builder, pair, features = self._builder, item.pair, item.features
-        ids, labels, read_at = builder.speech(pair, images=int(item.has_source))
-        side = builder.processor.looks_config.size
+        ids, labels, read_at = builder.encode_text(pair, images=int(item.has_source))
+        side = builder.processor.clip_image.size
         nothing = torch.empty(3, 0, 0)
         source = target = nothing
-        looks = torch.empty(0, 3, side, side)
+        clip_pixels = torch.empty(0, 3, side, side)
         if (features.clip is None or features.target is None) and pair.source is not None:
             image = builder.picture(pair.source, name=f"source of {pair.key}")
-            looks = builder.looks(image) if features.clip is None else looks
+            clip_pixels = builder.clip_pixels(image) if features.clip is None else clip_pixels
             source = builder.pixels(image) if features.target is None else source
         if features.target is None:
             target = builder.pixels(builder.picture(pair.target, name=f"target of {pair.key}"))
             source = source if item.has_source else torch.zeros_like(target)
         example = Example(
-            input_ids=ids, labels=labels, read_at=read_at, looks=looks, source=source, target=target,
-            has_source=item.has_source, key=pair.key,
+            input_ids=ids, labels=labels, read_at=read_at, clip_pixels=clip_pixels, source=source,
+            target=target, has_source=item.has_source, key=pair.key,
         )  # fmt: skip
         return FeaturedExample(example=example, features=features)
 

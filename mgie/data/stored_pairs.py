@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from datasets import Features, Image, Value
 from datasets.table import MemoryMappedTable, concat_tables
 
-from mgie.data.rejects import is_name
+from mgie.data.validation import is_name
 from mgie.errors import DataError
 from mgie.types import EditPair
 

@@ -13,9 +13,9 @@ from typing import Any
 
 from mgie.data.batches import AbstractStream
 from mgie.data.orders import generator
-from mgie.data.rejects import Rejected
 from mgie.data.sources import ipr2pr, magicbrush, tables
 from mgie.data.stored_pairs import FEATURES, from_row
+from mgie.data.validation import Rejected
 from mgie.errors import ConfigError, DataError
 from mgie.types import EditPair
 

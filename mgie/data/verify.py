@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from mgie.data.rejects import BadPair, check
 from mgie.data.shards import check_files
 from mgie.data.sources import tables
 from mgie.data.stored_features import check_features
 from mgie.data.stored_pairs import FACTS, StoredPairs, from_row, read_facts, row_hash, to_row
+from mgie.data.validation import BadPair, check
 from mgie.errors import DataError
 from mgie.types import EditPair
 

@@ -71,8 +71,8 @@ class ClipScores:
     @torch.inference_mode()
     def images(self, images: Sequence[Image]) -> Float[Tensor, "b f"]:
         """Features of pictures, of length 1."""
-        looks = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
-        seen = self.model.vision_model(pixel_values=looks).pooler_output
+        clip_pixels = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
+        seen = self.model.vision_model(pixel_values=clip_pixels).pooler_output
         return torch.nn.functional.normalize(self.model.visual_projection(seen), dim=-1)
 
     @torch.inference_mode()
@@ -107,8 +107,10 @@ class DinoScores:
     @torch.inference_mode()
     def images(self, images: Sequence[Image]) -> Float[Tensor, "b f"]:
         """Features of pictures, of length 1."""
-        looks = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
-        return torch.nn.functional.normalize(self.model(pixel_values=looks).last_hidden_state[:, 0], dim=-1)
+        clip_pixels = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
+        return torch.nn.functional.normalize(
+            self.model(pixel_values=clip_pixels).last_hidden_state[:, 0], dim=-1
+        )
 
     def dino(self, output: Sequence[Image], target: Sequence[Image]) -> Scores:
         """Cosine of the features of two pictures; higher is better."""

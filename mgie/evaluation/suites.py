@@ -10,9 +10,9 @@ from PIL.Image import Image
 
 from mgie.data.shards import check_unchanged
 from mgie.data.stored_pairs import StoredPairs
-from mgie.data.toy import Verdict, judge, toy_pairs
-from mgie.data.toy_judge import WORLDS
 from mgie.errors import ConfigError, DataError
+from mgie.toy.judge import WORLDS, Verdict, judge
+from mgie.toy.scenes import toy_pairs
 from mgie.types import EditPair
 
 

@@ -156,16 +156,16 @@ class World:
             optimizer.step()
         return taken
 
-    def held(self, trained: dict[str, nn.Parameter]) -> list[nn.Parameter]:
+    def local_parameters(self, trained: dict[str, nn.Parameter]) -> list[nn.Parameter]:
         """What this process holds of the trained tensors, to be averaged: all, or its shares of them."""
         parameters = list(trained.values())
-        return zero.shares(parameters) if self.stage == 3 else parameters
+        return zero.local_shards(parameters) if self.stage == 3 else parameters
 
-    def whole(self, task: nn.Module) -> AbstractContextManager:
+    def full_parameters(self, task: nn.Module) -> AbstractContextManager:
         """Inside, this process can use the model without the others. Every process calls it."""
-        return zero.whole_weights(task) if self.stage == 3 else nullcontext()
+        return zero.full_parameters(task) if self.stage == 3 else nullcontext()
 
-    def gather(
+    def state_dict(
         self,
         trained: dict[str, nn.Parameter],
         optimizer: torch.optim.Optimizer,
@@ -182,17 +182,19 @@ class World:
 
         def whole(held: Iterable[Tensor]) -> Iterator[tuple[str, Tensor]]:
             for (name, parameter), tensor in zip(trained.items(), held, strict=True):
-                yield name, zero.join(tensor, parameter) if self.stage == 3 else tensor
+                yield name, zero.unshard(tensor, parameter) if self.stage == 3 else tensor
 
         return Snapshot(
-            trained=kept(whole(self.held(trained))),
-            moments=kept(
-                zero.moments(trained, _inner(optimizer)) if self.stage else _moments(trained, optimizer)
+            trained=kept(whole(self.local_parameters(trained))),
+            optimizer=kept(
+                zero.optimizer_state(trained, _inner(optimizer))
+                if self.stage
+                else _optimizer_state(trained, optimizer)
             ),
             ema=None if averages is None else kept(whole(averages)),
         )
 
-    def scatter(
+    def load_state_dict(
         self,
         snapshot: Snapshot,
         trained: dict[str, nn.Parameter],
@@ -203,11 +205,11 @@ class World:
         if averages is not None:
             source = snapshot.ema or snapshot.trained
             for name, tensor in zip(trained, averages, strict=True):
-                tensor.copy_(zero.cut(source[name], tensor) if self.stage == 3 else source[name])
+                tensor.copy_(zero.shard(source[name], tensor) if self.stage == 3 else source[name])
         if self.stage:
-            zero.put_moments(snapshot.moments, trained, _inner(optimizer))
+            zero.load_optimizer_state(snapshot.optimizer, trained, _inner(optimizer))
             return
-        for key, value in snapshot.moments.items():
+        for key, value in snapshot.optimizer.items():
             name, kind = key.rsplit("|", 1)
             on_host = kind == "step" and not self.fused
             optimizer.state[trained[name]][kind] = value if on_host else value.to(self.device)
@@ -312,7 +314,7 @@ def _inner(optimizer: Any) -> Any:
     return optimizer.optimizer
 
 
-def _moments(
+def _optimizer_state(
     trained: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in trained.items():

@@ -80,17 +80,17 @@ class AsLosses(nn.Module):
         )
 
 
-def shares(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
+def local_shards(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
     """This process's shares of partitioned parameters: the same memory, so that they follow every step."""
-    return [nn.Parameter(share_of(parameter).detach()) for parameter in parameters]
+    return [nn.Parameter(shard_of(parameter).detach()) for parameter in parameters]
 
 
-def share_of(parameter: nn.Parameter) -> Tensor:
+def shard_of(parameter: nn.Parameter) -> Tensor:
     """This process's share of a partitioned parameter: flat, padded to the same length everywhere."""
     return parameter.ds_tensor  # type: ignore[attr-defined]
 
 
-def cut(tensor: Tensor, share: Tensor) -> Tensor:
+def shard(tensor: Tensor, share: Tensor) -> Tensor:
     """This process's share of a whole tensor, as long as `share` is."""
     flat = tensor.flatten()
     return F.pad(flat, (0, share.numel() * dist.get_world_size() - flat.numel())).chunk(
@@ -98,14 +98,14 @@ def cut(tensor: Tensor, share: Tensor) -> Tensor:
     )[dist.get_rank()]
 
 
-def join(share: Tensor, parameter: nn.Parameter) -> Tensor:
+def unshard(share: Tensor, parameter: nn.Parameter) -> Tensor:
     """The whole tensor, shaped like the whole `parameter`, of everyone's shares. Every process calls it."""
     everyones = [torch.empty_like(share) for _ in range(dist.get_world_size())]
     dist.all_gather(everyones, share.detach().contiguous())
     return torch.cat(everyones)[: parameter.ds_numel].view(parameter.ds_shape)  # type: ignore[attr-defined]
 
 
-def moments(trained: dict[str, nn.Parameter], optimizer: Any) -> Iterator[tuple[str, Tensor]]:
+def optimizer_state(trained: dict[str, nn.Parameter], optimizer: Any) -> Iterator[tuple[str, Tensor]]:
     """The moments of every trained tensor, whole, as "<name>|<kind>". Every process calls it.
 
     `optimizer` is DeepSpeed's.
@@ -124,7 +124,7 @@ def moments(trained: dict[str, nn.Parameter], optimizer: Any) -> Iterator[tuple[
             yield f"{name}|{kind}", whole
 
 
-def put_moments(whole: dict[str, Tensor], trained: dict[str, nn.Parameter], optimizer: Any) -> None:
+def load_optimizer_state(whole: dict[str, Tensor], trained: dict[str, nn.Parameter], optimizer: Any) -> None:
     """Give each process its share of the moments that a checkpoint holds, before the first step."""
     from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
@@ -147,7 +147,7 @@ def put_moments(whole: dict[str, Tensor], trained: dict[str, nn.Parameter], opti
                 continue
             value = value.to(flats[0].device)
             if partitioned:
-                safe_set_local_optimizer_state(parameter, cut(value, share_of(parameter)), kind)
+                safe_set_local_optimizer_state(parameter, shard(value, shard_of(parameter)), kind)
             else:
                 safe_set_full_optimizer_state(parameter, value, kind)
 
@@ -163,7 +163,7 @@ def _link(optimizer: Any) -> None:
 
 
 @contextmanager
-def whole_weights(task: Any) -> Iterator[None]:
+def full_parameters(task: Any) -> Iterator[None]:
     """Inside, every process has all of the weights, in modules that run without the others.
 
     They are put together from the shares, and changes to them are forgotten. Every process calls it.

@@ -81,7 +81,7 @@ class Snapshot:
     """All tensors that a run needs to go on: whole, and on the CPU."""
 
     trained: dict[str, Tensor]
-    moments: dict[str, Tensor]
+    optimizer: dict[str, Tensor]
     """Of the optimizer, named "<name>|<kind>"."""
     ema: dict[str, Tensor] | None
     """The running average of `trained`, where the run keeps one."""
@@ -119,7 +119,7 @@ def save(folder: Path, state: TrainState, snapshot: Snapshot, *, run_yaml: str, 
     written, and nothing pruned.
     """
     final = folder / "checkpoints" / f"{state.samples:010d}"
-    for tensors in (snapshot.trained, snapshot.ema or {}, snapshot.moments):
+    for tensors in (snapshot.trained, snapshot.ema or {}, snapshot.optimizer):
         check_finite(tensors.items(), f"checkpoint {final}, which was therefore not written,")
     _make_way(final)
     try:
@@ -127,7 +127,7 @@ def save(folder: Path, state: TrainState, snapshot: Snapshot, *, run_yaml: str, 
             save_file(snapshot.trained, partial / "trained.safetensors")
             if snapshot.ema is not None:
                 save_file(snapshot.ema, partial / "ema.safetensors")
-            save_file(snapshot.moments, partial / "optimizer.safetensors")
+            save_file(snapshot.optimizer, partial / "optimizer.safetensors")
             if snapshot.begun:
                 save_file(snapshot.begun, partial / BEGUN)
             (partial / "state.json").write_text(json.dumps(asdict(state)))
@@ -208,13 +208,13 @@ def load(checkpoint: Path) -> tuple[TrainState, Snapshot]:
     """Where the run stood, and its tensors."""
     return load_state(checkpoint), Snapshot(
         trained=load_tensors(checkpoint),
-        moments=load_file(checkpoint / "optimizer.safetensors"),
+        optimizer=load_file(checkpoint / "optimizer.safetensors"),
         ema=load_tensors(checkpoint, ema=True) if (checkpoint / "ema.safetensors").exists() else None,
         begun=load_begun(checkpoint),
     )
 
 
-def put(
+def load_into(
     tensors: dict[str, Tensor], trained: dict[str, nn.Parameter], *, where: str | Path, every: bool = True
 ) -> None:
     """Copy `tensors` into the parameters of the same names: into every one, or into some.

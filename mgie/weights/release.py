@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from llava_patch.config import CONFIG_FILE, TOWER_FOLDER
 from llava_patch.folders import whole_folder
 from llava_patch.model import Llava
-from llava_patch.processor import LOOKS_FILE, Processor
+from llava_patch.processor import CLIP_IMAGE_FILE, Processor
 from llava_patch.shards import each_shard, shard_files
 from llava_patch.sizes import no_larger_than
 from llava_patch.tokenizer import read_json as read_json_if_there
@@ -126,7 +126,7 @@ def read_release(
             )
         # A LLaVA folder may lack this, or name a tower elsewhere; a release has it all inside.
         own = folder / "llava"
-        read_json(own / LOOKS_FILE)
+        read_json(own / CLIP_IMAGE_FILE)
         _check_tower(own)
         processor = Processor.from_pretrained(own)
         llava, _ = load_llava(own, dtype=dtype, attn_implementation=attention, progress=progress)

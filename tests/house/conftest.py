@@ -12,9 +12,9 @@ class Module:
     """One Python file of the project."""
 
     path: str
-    """From the project's folder, such as "mgie/data/toy.py"."""
+    """From the project's folder, such as "mgie/toy/scenes.py"."""
     name: str
-    """As it is imported, such as "mgie.data.toy"."""
+    """As it is imported, such as "mgie.toy.scenes"."""
     tree: ast.Module
     lines: int
 

@@ -7,11 +7,11 @@ ROWS = [
     {"types", "tokens", "errors", "ranges"},
     {"devices", "diffusion"},
     {"models"},
-    {"controllers", "data", "weights"},
+    {"controllers", "data", "toy", "weights"},
     {"training", "personalization", "evaluation"},
     {"config"},
     {"build"},
-    {"prepare", "train", "extract", "pipeline", "edit", "evaluate", "personalize", "pretrain", "web"},
+    {"prepare", "train", "extract", "pipeline", "edit", "evaluate", "personalize", "toy.pretrain", "web"},
     {"cli"},
     {"__main__"},
 ]
@@ -23,14 +23,16 @@ ALSO = {
     ("evaluate", "pipeline"),
     ("web", "pipeline"),
     ("personalize", "train"),
-    ("pretrain", "train"),
+    ("toy.pretrain", "train"),
+    ("data", "toy"),  # the toy world is a source
+    ("toy", "data"),  # whose pictures are read as any
 }
 """Imports within one row that are wanted: one story told through another."""
 
 NEVER = {("controllers", "models")}
 
-LLAVA_USERS = {"models", "data", "weights", "config", "build", "training", "pretrain"}
-"""Rooms of mgie that may import llava_patch; `training` has a task that tunes it."""
+LLAVA_USERS = {"models", "data", "weights", "config", "build", "toy", "toy.pretrain"}
+"""Rooms of mgie that may import llava_patch."""
 
 SHARED = ("llava_patch.folders", "llava_patch.errors", "llava_patch.ranges")
 """What everybody may import: how folders are written, how requests fail, how numbers are held to ranges."""
@@ -48,20 +50,22 @@ HOMES = {
     "diffusers": (
         "mgie.models", "mgie.diffusion", "mgie.controllers", "mgie.weights", "mgie.build", "mgie.pipeline",
         # Averaged weights; the type of a task's schedule; parts that are made from nothing.
-        "mgie.train", "mgie.training.task", "mgie.training.optim", "mgie.pretrain",
+        "mgie.train", "mgie.training.task", "mgie.training.optim", "mgie.toy.pretrain",
     ),
     "transformers": (
         "llava_patch", "mgie.models.encoders", "mgie.weights", "mgie.controllers", "mgie.evaluation",
-        "mgie.data.express", "mgie.pretrain",
+        "mgie.data.express", "mgie.toy.pretrain",
     ),
     "gradio": ("mgie.web",),
-    "jsonargparse": ("mgie.config", "mgie.cli", "mgie.pretrain"),
+    "jsonargparse": ("mgie.config", "mgie.cli", "mgie.toy.pretrain"),
 }  # fmt: skip
 """Libraries that only these modules, and what is inside them, may import."""
 
 
 def room(name: str) -> str:
-    """The part of mgie that a module belongs to: "mgie.data.toy" -> "data"."""
+    """The part of mgie that a module belongs to: "mgie.data.batches" -> "data". The toy world has a story."""
+    if name.startswith("mgie.toy.pretrain"):
+        return "toy.pretrain"
     return name.split(".")[1] if "." in name else ""
 
 

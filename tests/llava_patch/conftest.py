@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig
 
-from llava_patch import Llava, LlavaConfig, LlavaTokenizer, LooksConfig, Processor, save_llava
+from llava_patch import ClipImageConfig, Llava, LlavaConfig, LlavaTokenizer, Processor, save_llava
 from llava_patch.tokens import IMAGE_TOKENS, ImageTokens
 
 TOKENIZER = Path(__file__).parent.parent / "golden" / "mgie" / "tokenizer"
@@ -65,11 +65,11 @@ def model(config: LlavaConfig, tokenizer: LlavaTokenizer) -> Llava:
 
 @pytest.fixture
 def processor(config: LlavaConfig, tokenizer: LlavaTokenizer) -> Processor:
-    return Processor(tokenizer, LooksConfig.clip(config.image_size), config.patches, "brief", True)
+    return Processor(tokenizer, ClipImageConfig.clip(config.image_size), config.patches, "brief", True)
 
 
 @pytest.fixture
-def looks(config: LlavaConfig) -> Callable[[int], torch.Tensor]:
+def clip_pixels(config: LlavaConfig) -> Callable[[int], torch.Tensor]:
     """Random pictures as CLIP sees them."""
 
     def draw(count: int) -> torch.Tensor:

@@ -36,29 +36,31 @@ def test_type_and_place(model: Llava):
 
 
 @torch.no_grad()
-def test_padding_on_either_side_changes_nothing(model: Llava, processor: Processor, rows: list, looks):
+def test_padding_on_either_side_changes_nothing(model: Llava, processor: Processor, rows: list, clip_pixels):
     alone = [
-        model(torch.tensor([row]), torch.ones(1, len(row)).bool(), looks(3)[[i]])
+        model(torch.tensor([row]), torch.ones(1, len(row)).bool(), clip_pixels(3)[[i]])
         for i, row in enumerate(rows)
     ]
     for side in ("left", "right"):
         ids, mask = processor.pad(rows, side)
-        states = model(ids, mask, looks(3))
+        states = model(ids, mask, clip_pixels(3))
         assert states.isfinite().all()
         for index, one in enumerate(alone):
             assert torch.allclose(states[index][mask[index]], one[0], atol=1e-5)
 
 
 @torch.no_grad()
-def test_stored_features_give_the_same_states(model: Llava, processor: Processor, rows: list, looks):
+def test_stored_features_give_the_same_states(model: Llava, processor: Processor, rows: list, clip_pixels):
     ids, mask = processor.pad(rows)
-    assert torch.equal(model(ids, mask, looks(3)), model(ids, mask, features=model.features(looks(3))))
+    assert torch.equal(
+        model(ids, mask, clip_pixels(3)), model(ids, mask, features=model.features(clip_pixels(3)))
+    )
 
 
 @torch.no_grad()
-def test_the_picture_is_seen(model: Llava, processor: Processor, rows: list, looks):
+def test_the_picture_is_seen(model: Llava, processor: Processor, rows: list, clip_pixels):
     ids, mask = processor.pad(rows)
-    seen, other = model(ids, mask, looks(3)), model(ids, mask, -looks(3))
+    seen, other = model(ids, mask, clip_pixels(3)), model(ids, mask, -clip_pixels(3))
     first = (ids == model.tokens.patch).int().argmax(1)
     for row, place in enumerate(first.tolist()):
         assert torch.equal(seen[row, :place], other[row, :place])
@@ -76,9 +78,11 @@ def test_states_and_logits_are_the_language_model_s(model: Llava, processor: Pro
     assert torch.allclose(model.logits(model(ids, mask)), expected, atol=1e-5)
 
 
-def test_gradients_reach_both_tables_and_the_projector(model: Llava, processor: Processor, rows: list, looks):
+def test_gradients_reach_both_tables_and_the_projector(
+    model: Llava, processor: Processor, rows: list, clip_pixels
+):
     ids, mask = processor.pad(rows)
-    model.logits(model(ids, mask, looks(3))[:, -1]).logsumexp(-1).sum().backward()
+    model.logits(model(ids, mask, clip_pixels(3))[:, -1]).logsumexp(-1).sum().backward()
     language = model.language_model
     for value in (language.model.embed_tokens.weight, language.lm_head.weight, model.projector.weight):
         assert value.grad.abs().sum() > 0
@@ -87,11 +91,11 @@ def test_gradients_reach_both_tables_and_the_projector(model: Llava, processor: 
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_pictures_and_placeholders_are_counted(
-    model: Llava, processor: Processor, rows: list, looks, count: int
+    model: Llava, processor: Processor, rows: list, clip_pixels, count: int
 ):
     ids, mask = processor.pad(rows)
     with pytest.raises(DataError, match=f"12 <im_patch> tokens, but {count} pictures give {count} x 4"):
-        model(ids, mask, looks(count))
+        model(ids, mask, clip_pixels(count))
 
 
 def test_growing(model: Llava):
@@ -113,22 +117,24 @@ def test_positions_count_from_the_first_token():
 
 
 @torch.no_grad()
-def test_casting_leaves_the_rotary_frequencies_alone(model: Llava, processor: Processor, rows: list, looks):
+def test_casting_leaves_the_rotary_frequencies_alone(
+    model: Llava, processor: Processor, rows: list, clip_pixels
+):
     before = model.language_model.model.rotary_emb.inv_freq.clone()
     cast = copy.deepcopy(model).to(torch.bfloat16)
     assert torch.equal(cast.language_model.model.rotary_emb.inv_freq, before)
     assert cast.projector.weight.dtype == torch.bfloat16
     ids, mask = processor.pad(rows)
-    assert cast(ids, mask, looks(3)).dtype == torch.bfloat16
+    assert cast(ids, mask, clip_pixels(3)).dtype == torch.bfloat16
 
 
 @pytest.mark.gpu
 @torch.no_grad()
-def test_on_a_gpu(model: Llava, processor: Processor, rows: list, looks):
+def test_on_a_gpu(model: Llava, processor: Processor, rows: list, clip_pixels):
     ids, mask = processor.pad(rows, "left")
-    here = model(ids, mask, looks(3))[mask]
-    said = model.generate(ids, mask, looks(3), max_new_tokens=5, then=(7, 8))
-    model, batch = model.cuda(), (ids.cuda(), mask.cuda(), looks(3).cuda())
+    here = model(ids, mask, clip_pixels(3))[mask]
+    said = model.generate(ids, mask, clip_pixels(3), max_new_tokens=5, then=(7, 8))
+    model, batch = model.cuda(), (ids.cuda(), mask.cuda(), clip_pixels(3).cuda())
     assert torch.allclose(model(*batch)[batch[1]].cpu(), here, atol=1e-3)
     there = model.generate(*batch, max_new_tokens=5, then=(7, 8))
     assert [row.tolist() for row in there.ids] == [row.tolist() for row in said.ids]
@@ -147,9 +153,11 @@ def test_attention_that_is_not_there(config: LlavaConfig, model: Llava):
 
 @torch.no_grad()
 def test_attention_is_the_library_s_switch(
-    config: LlavaConfig, model: Llava, processor: Processor, rows: list, looks
+    config: LlavaConfig, model: Llava, processor: Processor, rows: list, clip_pixels
 ):
     other = Llava.from_config(config, model.tokens, attn_implementation="eager")
     other.load_state_dict(model.state_dict())
     ids, mask = processor.pad(rows)
-    assert torch.allclose(model(ids, mask, looks(3))[mask], other(ids, mask, looks(3))[mask], atol=1e-5)
+    assert torch.allclose(
+        model(ids, mask, clip_pixels(3))[mask], other(ids, mask, clip_pixels(3))[mask], atol=1e-5
+    )

@@ -3,7 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
-from llava_patch import LooksConfig, Processor
+from llava_patch import ClipImageConfig, Processor
 from llava_patch.errors import ConfigError, DataError
 from llava_patch.tokens import IGNORE
 
@@ -26,7 +26,7 @@ def test_the_pictures_stand_after_the_question(processor: Processor):
 
 @pytest.mark.parametrize("template", ["vicuna_v1_1", "brief", "plain"])
 def test_labels_are_the_answer_and_its_end(processor: Processor, closing: list[int], template: str):
-    processor = Processor(processor.tokenizer, processor.looks_config, processor.patches, template, True)
+    processor = Processor(processor.tokenizer, processor.clip_image, processor.patches, template, True)
     encoded = processor.encode(QUESTION, ANSWER)
     spoken = [label for label in encoded.labels if label != IGNORE]
     assert processor.tokenizer.decode(spoken) == f"{ANSWER} </s>"
@@ -100,10 +100,10 @@ def test_padding_on_either_side(processor: Processor):
 def test_looks_are_clip_s(processor: Processor, size: tuple[int, int], mode: str):
     drawn = np.random.RandomState(0).randint(0, 256, (size[1], size[0], 4), dtype=np.uint8)
     picture = Image.fromarray(drawn).convert(mode)
-    looks = processor.looks(picture)
-    config = processor.looks_config
-    assert looks.shape == (3, config.size, config.size)
-    assert looks.dtype == torch.float32
+    clip_pixels = processor.clip_pixels(picture)
+    config = processor.clip_image
+    assert clip_pixels.shape == (3, config.size, config.size)
+    assert clip_pixels.dtype == torch.float32
 
     # The same in Pillow and torch: shortest edge, centre, normalise.
     rgb = picture.convert("RGB")
@@ -114,24 +114,24 @@ def test_looks_are_clip_s(processor: Processor, size: tuple[int, int], mode: str
     rgb = rgb.crop((left, top, left + config.size, top + config.size))
     values = torch.tensor(np.asarray(rgb)).permute(2, 0, 1) / 255
     expected = (values - torch.tensor(config.mean)[:, None, None]) / torch.tensor(config.std)[:, None, None]
-    assert torch.allclose(looks, expected, atol=1e-5)
+    assert torch.allclose(clip_pixels, expected, atol=1e-5)
 
 
 def test_published_preprocessing_old_and_new():
     old = {"size": 30, "crop_size": 28, "resample": 3, "image_mean": [0.5] * 3, "image_std": [0.2] * 3}
     new = old | {"size": {"shortest_edge": 30}, "crop_size": {"height": 28, "width": 28}}
-    assert LooksConfig.from_published(old) == LooksConfig.from_published(new)
-    config = LooksConfig.from_published(new)
-    assert LooksConfig.from_published(config.to_published()) == config
+    assert ClipImageConfig.from_published(old) == ClipImageConfig.from_published(new)
+    config = ClipImageConfig.from_published(new)
+    assert ClipImageConfig.from_published(config.to_published()) == config
     with pytest.raises(ConfigError, match="shortest edge"):
-        LooksConfig.from_published(old | {"size": {"height": 28, "width": 28}})
+        ClipImageConfig.from_published(old | {"size": {"height": 28, "width": 28}})
 
 
 def test_saved_and_read_again(processor: Processor, folder):
     processor.save_pretrained(folder)
     again = Processor.from_pretrained(folder)
     assert again.conversation == processor.conversation
-    assert again.looks_config == processor.looks_config
+    assert again.clip_image == processor.clip_image
     assert again.encode(QUESTION, "A cat.") == processor.encode(QUESTION, "A cat.")
     assert Processor.from_pretrained(folder, template="plain").conversation.name == "plain"
 
@@ -141,7 +141,7 @@ def test_a_published_folder_speaks_vicuna_s_prompt(folder):
 
 
 def test_preprocessing_of_another_tower_is_refused(processor: Processor, folder):
-    other = LooksConfig.clip(processor.looks_config.size * 2)
+    other = ClipImageConfig.clip(processor.clip_image.size * 2)
     Processor(processor.tokenizer, other, processor.patches, "brief", True).save_pretrained(folder)
     with pytest.raises(ConfigError, match="56 px, but the vision tower takes 28 px"):
         Processor.from_pretrained(folder)

@@ -68,14 +68,14 @@ def test_saved_and_loaded(model: Llava, folder: Path, tokenizer: LlavaTokenizer)
     assert loaded.config.to_published() == model.config.to_published() | {"torch_dtype": "float32"}
 
 
-def test_everything_follows_from_files_and_configuration(model: Llava, folder: Path, processor, looks):
+def test_everything_follows_from_files_and_configuration(model: Llava, folder: Path, processor, clip_pixels):
     loaded, _ = quiet(folder)
     for left, right in zip(loaded.named_buffers(), model.named_buffers(), strict=True):
         assert left[0] == right[0]
         assert torch.equal(left[1], right[1]), left[0]
     assert not any(value.is_meta for value in [*loaded.parameters(), *loaded.buffers()])
     ids, mask = processor.pad([processor.encode("what?").input_ids])
-    assert torch.equal(loaded(ids, mask, looks(1)), model(ids, mask, looks(1)))
+    assert torch.equal(loaded(ids, mask, clip_pixels(1)), model(ids, mask, clip_pixels(1)))
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])

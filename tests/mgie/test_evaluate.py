@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import pytest
 from PIL import Image
 
-from mgie.data import toy_photos
-from mgie.data.toy import toy_pairs
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.evaluate import evaluate
 from mgie.prepare import prepare
+from mgie.toy import photos
+from mgie.toy.scenes import toy_pairs
 
 COUNT, SEED, SIDE = 40, 5, 32
 
@@ -57,9 +57,9 @@ class PhotoOps:
     size = SIDE
 
     def __call__(self, image, prompt, /, **_):
-        ops = {words: op for op, wordings in toy_photos.ASKED.items() for words in wordings}
+        ops = {words: op for op, wordings in photos.ASKED.items() for words in wordings}
         asked = [ops.get(words) for words in prompt]
-        made = [toy_photos.apply(op, source) if op else source for op, source in zip(asked, image)]
+        made = [photos.apply(op, source) if op else source for op, source in zip(asked, image)]
         return Edits(made, [""] * len(made), [False] * len(made))
 
 
@@ -101,12 +101,12 @@ def test_a_system_that_does_not_listen_is_found_out_by_the_control(pairs, tmp_pa
 def test_kinds_are_told_apart_and_the_ratio_is_of_sums(pairs, tmp_path):
     facts = run(PhotoOps(), tmp_path / "report")
     for kind, row in facts["by_kind"].items():
-        assert row["right"] == (kind in toy_photos.OPS)
-        assert row["l1_ratio"] == pytest.approx(0 if kind in toy_photos.OPS else 1, abs=1e-6)
-    far = {pair.key: toy_photos.distances(opened(pair.source), opened(pair.target))["copy"] for pair in pairs}
-    left = sum(far[pair.key] for pair in pairs if pair.kind not in toy_photos.OPS)
+        assert row["right"] == (kind in photos.OPS)
+        assert row["l1_ratio"] == pytest.approx(0 if kind in photos.OPS else 1, abs=1e-6)
+    far = {pair.key: photos.distances(opened(pair.source), opened(pair.target))["copy"] for pair in pairs}
+    left = sum(far[pair.key] for pair in pairs if pair.kind not in photos.OPS)
     assert facts["l1_ratio"] == pytest.approx(left / sum(far.values()), abs=1e-5)
-    assert facts["right"] == sum(pair.kind in toy_photos.OPS for pair in pairs) / COUNT
+    assert facts["right"] == sum(pair.kind in photos.OPS for pair in pairs) / COUNT
 
 
 def test_another_seed_is_another_test(pairs, tmp_path):

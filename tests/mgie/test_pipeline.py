@@ -78,7 +78,7 @@ def test_visual_tokens_that_are_said_are_not_forced(pipe: MGIEPipeline, monkeypa
 
 
 def test_nothing_said_is_an_empty_text(pipe: MGIEPipeline, monkeypatch):
-    for compat in ("sound", "reference"):
+    for compat in ("default", "reference"):
         hear(pipe, monkeypatch, ["</s>"])
         result = pipe(photo(), "make it darker", seed=0, compat=compat)
         assert (result.said, result.forced) == ([""], [True])
@@ -184,7 +184,7 @@ def test_a_photo_comes_back_whole_at_its_size(pipe: MGIEPipeline, width: int, he
 def test_a_square_of_the_trained_size_is_not_resampled(pipe: MGIEPipeline):
     picture = photo()
     fitted = pipe._fit(picture, pipe._sampling(steps=1, guidance=1.0, image_guidance=1.0, size=None,
-                                               max_new_tokens=1, compat="sound"))  # fmt: skip
+                                               max_new_tokens=1, compat="default"))  # fmt: skip
     assert fitted is picture
 
 
@@ -198,11 +198,11 @@ def test_all_see_the_same_whole_picture_unless_the_reference_s_crop_is_wanted(pi
     picture = photo(96, 32)
     outside = picture.copy()
     outside.paste((0, 0, 0), (0, 0, 20, 32))  # beyond the centre square
-    for compat, blind in (("sound", False), ("reference", True)):
+    for compat, blind in (("default", False), ("reference", True)):
         options = pipe._sampling(steps=1, guidance=1.0, image_guidance=1.0, size=None, max_new_tokens=1,
                                  compat=compat)  # fmt: skip
-        looks = [pipe.processor.looks(pipe._look(each, options)) for each in (picture, outside)]
-        assert torch.equal(*looks) is blind
+        clip_pixels = [pipe.processor.clip_pixels(pipe._look(each, options)) for each in (picture, outside)]
+        assert torch.equal(*clip_pixels) is blind
         pixels = [np.asarray(pipe._fit(each, options)) for each in (picture, outside)]
         assert not np.array_equal(*pixels)
 

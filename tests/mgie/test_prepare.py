@@ -13,9 +13,9 @@ from docstring_parser import parse
 import mgie
 from mgie.data.stored_features import StoredFeatures
 from mgie.data.stored_pairs import StoredPairs
-from mgie.data.toy import toy_pairs
 from mgie.errors import ConfigError, DataError, DeviceError
 from mgie.prepare import check, prepare, table
+from mgie.toy.scenes import toy_pairs
 
 
 def test_toy_is_written_and_read_back(tmp_path):

@@ -14,7 +14,7 @@ def a_batch(**changes) -> Batch:
         "labels": torch.tensor([[IGNORE, IGNORE, 6, 7, 2], [IGNORE, IGNORE, IGNORE, 2, IGNORE]]),
         "mask": torch.tensor([[True] * 5, [True] * 4 + [False]]),
         "read_at": torch.tensor([[2, 3], [1, 2]]),
-        "looks": torch.zeros(2, 3, 4, 4),
+        "clip_pixels": torch.zeros(2, 3, 4, 4),
         "source": torch.zeros(2, 3, 8, 6),
         "has_source": torch.tensor([True, False]),
         "target": torch.zeros(2, 3, 8, 6),
@@ -25,9 +25,9 @@ def a_batch(**changes) -> Batch:
 
 
 def test_spoken_counts_the_labels_that_something_stands_before():
-    assert a_batch().spoken == 4
+    assert a_batch().label_tokens == 4
     first_too = torch.tensor([[1, 5, 6, 7, 2], [IGNORE] * 5])
-    assert a_batch(labels=first_too).spoken == 4  # nothing stands before the first
+    assert a_batch(labels=first_too).label_tokens == 4  # nothing stands before the first
 
 
 @pytest.mark.parametrize("kind", [Batch, Draws])
@@ -51,7 +51,7 @@ def test_all_tensors_move_and_nothing_else_changes(kind):
         {"labels": torch.zeros(2, 4, dtype=torch.long)},  # not as long as the ids
         {"mask": torch.ones(2, 5)},  # no truth values
         {"read_at": torch.zeros(1, 2, dtype=torch.long)},  # another batch
-        {"looks": torch.zeros(2, 3, 4, 5)},  # CLIP sees squares
+        {"clip_pixels": torch.zeros(2, 3, 4, 5)},  # CLIP sees squares
         {"target": torch.zeros(2, 3, 6, 8)},  # not the source's size
     ],
     ids=lambda wrong: next(iter(wrong)),

@@ -17,7 +17,7 @@ import pytest
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig
 
-from llava_patch import Llava, LlavaConfig, LlavaTokenizer, LooksConfig, Processor
+from llava_patch import ClipImageConfig, Llava, LlavaConfig, LlavaTokenizer, Processor
 from llava_patch.tokens import IMAGE_TOKENS, ImageTokens
 from llava_patch.weights import to_published
 
@@ -163,14 +163,14 @@ def mgie_override(model: Llava) -> None:
 def mgie_processor() -> Processor:
     """The goldens' prompts and CLIP preprocessing."""
     config, published = mgie_llava_config(), facts("mgie", "config")["clip_processor"]
-    looks = LooksConfig(
+    clip_pixels = ClipImageConfig(
         size=published["center_crop"],
         edge=published["resize_shortest_edge"],
         mean=tuple(published["mean"]),
         std=tuple(published["std"]),
-        resample=LooksConfig.clip(published["center_crop"]).resample,
+        resample=ClipImageConfig.clip(published["center_crop"]).resample,
     )
-    return Processor(mgie_tokenizer(), looks, config.patches, "vicuna_v1_1", config.use_im_start_end)
+    return Processor(mgie_tokenizer(), clip_pixels, config.patches, "vicuna_v1_1", config.use_im_start_end)
 
 
 def mgie_turn(prompt: str) -> tuple[str, str | None]:

@@ -107,29 +107,31 @@ def test_training_pictures_as_clip_sees_them(name: str):
         short = min(picture.size)
         left, top = (picture.width - short) // 2, (picture.height - short) // 2
         square = picture.crop((left, top, left + short, top + short)).resize((TRAINING_SIDE, TRAINING_SIDE))
-        assert np.array_equal(processor.looks(square).numpy(), arrays("mgie", "train")[f"{name}/images"][row])
+        assert np.array_equal(
+            processor.clip_pixels(square).numpy(), arrays("mgie", "train")[f"{name}/images"][row]
+        )
 
 
 @pytest.mark.parametrize("index", INFER_CASES)
 def test_inference_pictures_as_clip_sees_them(index: int):
     photo = samples_folder("mgie") / facts("mgie", "infer")["cases"][index]["photo"]
-    looks = mgie_processor().looks(Image.open(photo))
-    assert np.array_equal(looks.numpy(), arrays("mgie", "infer")[f"case{index}/pixel_values"])
+    clip_pixels = mgie_processor().clip_pixels(Image.open(photo))
+    assert np.array_equal(clip_pixels.numpy(), arrays("mgie", "infer")[f"case{index}/pixel_values"])
 
 
 @pytest.mark.parametrize("name", TRAIN_CASES)
 @torch.no_grad()
 def test_features_states_and_logits(model: Llava, name: str):
-    ids, mask, looks = (
+    ids, mask, clip_pixels = (
         tensor("mgie", "train", f"{name}/{key}") for key in ("input_ids", "attention_mask", "images")
     )
-    features = model.features(looks)
+    features = model.features(clip_pixels)
     assert relative(features, tensor("mgie", "train", f"{name}/clip_features")) < SINGLE_PASS
     assert (
         relative(model.projector(features), tensor("mgie", "train", f"{name}/mm_projector_out")) < SINGLE_PASS
     )
 
-    states = model(ids, mask, looks)
+    states = model(ids, mask, clip_pixels)
     real = mask[:, ::STATE_STRIDE]
     reference = tensor("mgie", "train", f"{name}/last_hidden_slice")
     assert relative(states[:, ::STATE_STRIDE][real], reference[real]) < SINGLE_PASS
@@ -146,9 +148,9 @@ def test_features_states_and_logits(model: Llava, name: str):
 def answered(model: Llava, rows: list[int], side: str = "right", **options) -> Generated:
     processor, settings = mgie_processor(), facts("mgie", "config")["infer"]
     ids, mask = processor.pad([facts("mgie", "infer")["cases"][row]["prompt_ids"] for row in rows], side)
-    looks = torch.stack([tensor("mgie", "infer", f"case{row}/pixel_values") for row in rows])
+    clip_pixels = torch.stack([tensor("mgie", "infer", f"case{row}/pixel_values") for row in rows])
     keys = ("max_new_tokens", "no_repeat_ngram_size")
-    return model.generate(ids, mask, looks, **{key: settings[key] for key in keys}, **options)
+    return model.generate(ids, mask, clip_pixels, **{key: settings[key] for key in keys}, **options)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -199,7 +199,7 @@ def pictureless_batch(name: str, read_at: torch.Tensor) -> Batch:
         labels=array(name, "labels"),
         mask=array(name, "attention_mask"),
         read_at=read_at,
-        looks=array(name, "images"),
+        clip_pixels=array(name, "images"),
         source=nothing,
         target=nothing + 1,
         has_source=torch.ones(len(read_at), dtype=torch.bool),
@@ -222,7 +222,7 @@ def test_a_batch_is_the_reference_s(name: str):
     assert torch.equal(batch.labels, array(name, "labels"))
     assert torch.equal(batch.mask, array(name, "attention_mask"))
     assert torch.equal(batch.read_at, read_at(name))
-    for ours, key in ((batch.looks, "images"), (batch.source, "p2p_inp"), (batch.target, "p2p_ans")):
+    for ours, key in ((batch.clip_pixels, "images"), (batch.source, "p2p_inp"), (batch.target, "p2p_ans")):
         for row, stored in zip(ours, case[key], strict=True):
             assert hashlib.sha256(row.contiguous().numpy().tobytes()).hexdigest() == stored["sha256"], key
 
@@ -429,7 +429,7 @@ def test_what_was_said_is_cleaned_as_the_reference_does(entry: dict):
 def test_the_sound_window_is_the_reference_s_where_that_was_not_clipped(pipeline: MGIEPipeline, index: int):
     """Quirks Q3 and Q4: the tokens are appended and read where they stand, however much was said."""
     case = facts("mgie", "infer")["cases"][index]
-    sound, reference = imagine(pipeline, index, "sound"), imagine(pipeline, index, "reference")
+    sound, reference = imagine(pipeline, index, "default"), imagine(pipeline, index, "reference")
     assert sound.forced == reference.forced
     if case["p"] == case["p_if_unclipped"]:
         assert sound.said == reference.said
@@ -512,7 +512,7 @@ def test_edits_side_by_side_are_edits_alone(pipeline: MGIEPipeline):
     photos = [Image.open(samples_folder("mgie") / case["photo"]).convert("RGB") for case in cases]
     words = [case["instruction"] for case in cases]
     short = {"size": 128, "num_inference_steps": 2, "seed": 5, "max_new_tokens": 20, "output_type": "np"}
-    for compat in ("sound", "reference"):
+    for compat in ("default", "reference"):
         small = [photo.resize((96, 96)) for photo in photos] if compat == "reference" else photos
         together = pipeline(small, words, compat=compat, **short)
         for index in EDITS:

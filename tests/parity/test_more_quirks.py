@@ -18,7 +18,7 @@ from mgie.models.encoders.edit_head import EditHead
 from mgie.models.encoders.llava import LlavaEncoder
 from mgie.tokens import IGNORE
 from mgie.training.optim import choose_trained
-from mgie.training.task import SpeakTask
+from mgie.training.task import LanguageTask
 from mgie.types import Batch, EditPair
 from mgie.weights.release import put
 
@@ -53,8 +53,10 @@ def test_q13_the_language_side_is_measured_without_pictures_to_edit(
     parts: Parts, encoder: LlavaEncoder, batch
 ):
     nothing = torch.zeros(len(batch.keys), 3, 0, 0)
-    losses = SpeakTask(encoder.llava)(replace(batch, source=nothing, target=nothing), draw_for(parts, (0, 1)))
-    assert losses.speak > 0 and int(losses.spoken) == batch.spoken and losses.edit == 0
+    losses = LanguageTask(encoder.llava)(
+        replace(batch, source=nothing, target=nothing), draw_for(parts, (0, 1))
+    )
+    assert losses.speak > 0 and int(losses.spoken) == batch.label_tokens and losses.edit == 0
 
 
 def test_q14_nothing_stays_without_values(encoder: LlavaEncoder):
@@ -114,9 +116,9 @@ def test_q17_each_picture_is_decoded_once(build: ExampleBuilder, monkeypatch: py
 
 def test_q18_a_batch_without_labels_has_no_loss(encoder: LlavaEncoder, batch: Batch):
     masked = torch.full_like(batch.labels, IGNORE)
-    loss, count = encoder.speak_loss(encoder.encode(batch), masked)
+    loss, count = encoder.lm_loss(encoder.encode(batch), masked)
     assert (loss.item(), count.item()) == (0.0, 0)
-    assert replace(batch, labels=masked).spoken == 0
+    assert replace(batch, labels=masked).label_tokens == 0
 
 
 def test_q19_rotary_frequencies_in_a_file_are_ignored():
@@ -126,17 +128,17 @@ def test_q19_rotary_frequencies_in_a_file_are_ignored():
 
 
 def test_q20_the_tower_has_the_model_s_type(encoder: LlavaEncoder, batch: Batch):
-    assert encoder.llava.features(batch.looks).dtype == torch.float32
+    assert encoder.llava.features(batch.clip_pixels).dtype == torch.float32
     half = copy.deepcopy(encoder.llava).to(torch.bfloat16)
-    assert half.features(batch.looks).dtype == torch.bfloat16
-    assert half(batch.input_ids, batch.mask, batch.looks).dtype == torch.bfloat16
+    assert half.features(batch.clip_pixels).dtype == torch.bfloat16
+    assert half(batch.input_ids, batch.mask, batch.clip_pixels).dtype == torch.bfloat16
 
 
 def test_q21_sizes_are_the_configuration_s(encoder: LlavaEncoder, build: ExampleBuilder):
     """None of these parts is as wide as the published ones, and words alone need no picture."""
     assert encoder.llava.config.language.hidden_size != 4096 and encoder.llava.config.patches != 256
     words = collate([build(replace(pair("a"), source=None))], positions=(0,), pad_id=build.pad_id)
-    assert words.looks.shape[0] == 0
+    assert words.clip_pixels.shape[0] == 0
     with torch.no_grad():
         context = encoder.encode(words)
     config = encoder.edit_head.config
@@ -148,10 +150,12 @@ def test_q21_sizes_are_the_configuration_s(encoder: LlavaEncoder, build: Example
 def test_q22_padding_on_either_side_changes_nothing(parts: Parts, encoder: LlavaEncoder, batch: Batch):
     rows = [ids[keep].tolist() for ids, keep in zip(batch.input_ids, batch.mask)]
     assert len(rows[0]) != len(rows[1])
-    whole = encoder.llava(batch.input_ids, batch.mask, batch.looks)
+    whole = encoder.llava(batch.input_ids, batch.mask, batch.clip_pixels)
     ids, mask = parts.processor.pad(rows, side="left")
-    left = encoder.llava(ids, mask, batch.looks)
+    left = encoder.llava(ids, mask, batch.clip_pixels)
     for row, given in enumerate(rows):
-        alone = encoder.llava(torch.tensor([given]), torch.ones(1, len(given)).bool(), batch.looks[[row]])[0]
+        alone = encoder.llava(
+            torch.tensor([given]), torch.ones(1, len(given)).bool(), batch.clip_pixels[[row]]
+        )[0]
         for states in (whole[row][batch.mask[row]], left[row][mask[row]]):
             assert torch.allclose(states, alone, atol=1e-5)

@@ -93,12 +93,12 @@ def spoken(parts: Parts, words: str) -> list[int]:
 def imagine(parts: Parts, script: list[int], compat: str):
     """What comes of an answer, and the states of the conversation with all visual tokens at its end."""
     encoder, build = encoder_of(parts), builder(parts)
-    prompt, looks = build.ask(picture(), "make it red"), build.looks(build.crop(picture()))
+    prompt, clip_pixels = build.ask(picture(), "make it red"), build.clip_pixels(build.crop(picture()))
     with saying(encoder, script):
         imagined = encoder.imagine(
             torch.tensor([prompt]),
             torch.ones(1, len(prompt), dtype=torch.bool),
-            looks,
+            clip_pixels,
             max_new_tokens=len(script),
             no_repeat_ngram_size=0,
             compat=compat,
@@ -108,7 +108,7 @@ def imagine(parts: Parts, script: list[int], compat: str):
     ]
     whole = torch.tensor([[*prompt, *words, *encoder.visual_ids]])
     with torch.no_grad():
-        states = encoder.llava(whole, torch.ones_like(whole, dtype=torch.bool), looks)[0]
+        states = encoder.llava(whole, torch.ones_like(whole, dtype=torch.bool), clip_pixels)[0]
     return imagined, states, len(prompt) + len(words)
 
 
@@ -151,7 +151,7 @@ def test_q03_the_window_does_not_move_where_nothing_follows_the_last_visual_toke
     visual = list(encoder_of(parts).visual_ids)
     words = spoken(parts, "red ball")
     for script, shift in (([*words, *visual], 1), ([*words, *visual[:-2]], 3)):
-        sound, states, first = imagine(parts, script, "sound")
+        sound, states, first = imagine(parts, script, "default")
         assert sound.forced == (False,)
         assert close(sound.visual[0], states[first - 1 : first + COUNT - 1])
         reference, _, _ = imagine(parts, script, "reference")
@@ -164,7 +164,7 @@ def test_q04_visual_tokens_are_never_lost(parts: Parts):
     # Inference: they are appended, and the result says so.
     script = spoken(parts, "the red ball is very big and the blue box is small")[:10]
     assert len(script) == 10
-    sound, states, first = imagine(parts, script, "sound")
+    sound, states, first = imagine(parts, script, "default")
     assert sound.forced == (True,)
     assert close(sound.visual[0], states[first - 1 : first + COUNT - 1])
     reference, _, _ = imagine(parts, script, "reference")
@@ -180,12 +180,12 @@ def test_q04_visual_tokens_are_never_lost(parts: Parts):
     whole = [builder(parts)(each) for each in pairs]
     length = len(whole[0].input_ids) - COUNT - 3
     assert len(whole[1].input_ids) < length
-    for compat in ("sound", "reference"):
+    for compat in ("default", "reference"):
         build = builder(parts, max_length=length, compat=compat)
         batch = collate([build(each) for each in pairs], positions=(0, 1), pad_id=build.pad_id)
         said = batch.input_ids.gather(1, batch.read_at + 1)
         ids = torch.tensor(encoder_of(parts).visual_ids)
-        if compat == "sound":
+        if compat == "default":
             assert torch.equal(said, ids.expand(2, -1))
         else:
             assert not torch.isin(batch.input_ids[0], ids).any()
@@ -238,21 +238,21 @@ def test_q09_all_see_the_same_crop(parts: Parts, pipeline: MGIEPipeline):
     covered = wide.copy()
     covered.paste((0, 0, 0), (0, 0, 20, 32))  # beyond the centre square
     asked = {"steps": 1, "guidance": 1.0, "image_guidance": 1.0, "size": None, "max_new_tokens": 1}
-    for compat in ("sound", "reference"):
+    for compat in ("default", "reference"):
         options = pipeline._sampling(**asked, compat=compat)
         build = pipeline._builder(options)
-        looks = [build.looks(pipeline._look(each, options)) for each in (wide, covered)]
-        assert torch.equal(*looks) == (compat == "reference")
+        clip_pixels = [build.clip_pixels(pipeline._look(each, options)) for each in (wide, covered)]
+        assert torch.equal(*clip_pixels) == (compat == "reference")
         painted = [np.asarray(pipeline._fit(each, options)) for each in (wide, covered)]
         assert not np.array_equal(*painted)
-        assert painted[0].shape[:2] == (32, 96) or compat == "sound"
+        assert painted[0].shape[:2] == (32, 96) or compat == "default"
     # The reference edits at the photo's own size, cut to multiples of what a latent stands for.
     odd = pipeline._fit(picture(49, 35), pipeline._sampling(**asked, compat="reference"))
     factor = parts.editor.codec.factor
     assert odd.size == (49 // factor * factor, 35 // factor * factor)
     # Training: squares in both; by the reference in two steps.
     example, twice = (
-        builder(parts, compat=compat)(pair("a", width=60, height=40)) for compat in ("sound", "reference")
+        builder(parts, compat=compat)(pair("a", width=60, height=40)) for compat in ("default", "reference")
     )
     assert example.source.shape == twice.source.shape == (3, 32, 32)
     assert 0 < float((example.source - twice.source).abs().max()) < 0.5
@@ -272,7 +272,7 @@ def test_q10_what_was_said_is_cleaned():
 
 def test_q10_the_pipeline_decodes_only_what_is_new(parts: Parts, pipeline: MGIEPipeline):
     script = [*spoken(parts, "red ball"), parts.processor.tokenizer.eos_id]
-    for compat in ("sound", "reference"):
+    for compat in ("default", "reference"):
         with saying(encoder_of(parts), script):
             result = pipeline(picture(), "write ASSISTANT: no", seed=0, steps=1, compat=compat)
         (said,) = result.said
@@ -298,7 +298,7 @@ def test_q12_the_null_is_computed_once(parts: Parts):
     build = builder(parts)
     batch = collate([build(pair(key)) for key in "abc"], positions=(0, 1, 2), pad_id=build.pad_id)
     found = {}
-    for compat in ("sound", "reference"):
+    for compat in ("default", "reference"):
         rows = []
         hook = encoder.edit_head.register_forward_hook(
             lambda _m, given, _o, rows=rows: rows.append(len(given[0]))
@@ -307,10 +307,10 @@ def test_q12_the_null_is_computed_once(parts: Parts):
         with torch.no_grad():
             found[compat] = same.encode(batch)
         hook.remove()
-        assert rows == {"sound": [4], "reference": [3, 3]}[compat]
+        assert rows == {"default": [4], "reference": [3, 3]}[compat]
     for kind in ("tokens", "null"):
-        assert close(getattr(found["sound"], kind), getattr(found["reference"], kind))
-    states = states_at(found["sound"].states, batch.read_at)
+        assert close(getattr(found["default"], kind), getattr(found["reference"], kind))
+    states = states_at(found["default"].states, batch.read_at)
     assert states.shape[1] == COUNT and found["reference"].null.shape[0] == 1
 
 

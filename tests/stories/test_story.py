@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from mgie.cli import main
-from mgie.data.toy_photos import photo
+from mgie.toy.photos import photo
 
 STEPS, BATCH = 20, 4
 RUN = [

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 from llava_patch.ranges import Range, check_ranges
-from mgie.data.rejects import Rejected
+from mgie.data.validation import Rejected
 from mgie.errors import ConfigError, DataError
 from mgie.ranges import Number
 from mgie.types import EditPair

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mgie.data.rejects import Rejected, is_name
 from mgie.data.sources import tables
 from mgie.data.sources.base import (
     ClipFilter,
@@ -28,6 +27,7 @@ from mgie.data.sources.base import (
     read_file,
     regular,
 )
+from mgie.data.validation import Rejected, is_name
 from mgie.errors import DataError
 from mgie.types import EditPair
 

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from llava_patch.folders import file_hash
-from mgie.data.rejects import Rejected
 from mgie.data.shards import Shard, SplitFacts
 from mgie.data.sources.base import Options, Rows, Splits, existing_folder, hold_out, named, regular
 from mgie.data.stored_pairs import row_hash, to_row
+from mgie.data.validation import Rejected
 from mgie.errors import DataError
 from mgie.types import EditPair
 

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from mgie.data.images import decode_mask, encode_png, upright_size
-from mgie.data.rejects import Rejected, is_name
 from mgie.data.sources import tables
 from mgie.data.sources.base import Options, Rows, Splits, read_file
+from mgie.data.validation import Rejected, is_name
 from mgie.errors import DataError
 from mgie.types import EditPair
 

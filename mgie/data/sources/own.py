@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mgie.data.rejects import Rejected, is_name
 from mgie.data.shards import check_files
 from mgie.data.sources import tables
 from mgie.data.sources.base import Options, Splits, hold_out, named, read_file, split_name
 from mgie.data.stored_pairs import FACTS, StoredPairs, from_row, read_facts, stored_splits
+from mgie.data.validation import Rejected, is_name
 from mgie.errors import DataError
 from mgie.types import EditPair
 

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from datasets import Image, IterableDataset, load_dataset
 from huggingface_hub import HfApi
 
-from mgie.data.rejects import Rejected
 from mgie.data.sources.base import HELD_OUT, SPLITS, Options, Rows, Splits, split_name
+from mgie.data.validation import Rejected
 from mgie.errors import ConfigError, DataError
 from mgie.types import EditPair
 

@@ -1,7 +1,7 @@
-"""The reader of the world that the project makes itself (mgie/data/toy.py)."""
+"""The reader of the world that the project makes itself (mgie/toy/scenes.py)."""
 
 from mgie.data.sources.base import Options, Splits
-from mgie.data.toy import toy_pairs
+from mgie.toy.scenes import toy_pairs
 
 TRAIN, TEST = 16_000, 500
 

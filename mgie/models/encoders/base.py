@@ -16,7 +16,7 @@ class AbstractInstructionEncoder(nn.Module, ABC):
     def encode(self, batch: Batch) -> Context:
         """The condition of each sample, and the one condition that says nothing."""
 
-    def speak_loss(
+    def lm_loss(
         self, context: Context, labels: Int[Tensor, "b t"]
     ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Sum of cross-entropies over the labelled positions, and their number; zeros if it is mute."""

@@ -37,7 +37,7 @@ class LlavaEncoder(AbstractInstructionEncoder):
         edit_head: EditHead,
         *,
         visual_ids: tuple[int, ...],
-        compat: Literal["sound", "reference"] = "sound",
+        compat: Literal["default", "reference"] = "default",
     ):
         """`reference` computes the null for every row of a batch, as the original program does."""
         super().__init__()
@@ -48,8 +48,8 @@ class LlavaEncoder(AbstractInstructionEncoder):
 
     def encode(self, batch: Batch) -> Context:
         """Read picture and words; the condition comes from the states at `batch.read_at`."""
-        looks = batch.looks if batch.features is None else None
-        states = self.llava(batch.input_ids, batch.mask, looks, batch.features)  # b t d
+        clip_pixels = batch.clip_pixels if batch.features is None else None
+        states = self.llava(batch.input_ids, batch.mask, clip_pixels, batch.features)  # b t d
         tokens, null = self.condition(states_at(states, batch.read_at))
         return Context(tokens=tokens, null=null, states=states)
 
@@ -75,11 +75,11 @@ class LlavaEncoder(AbstractInstructionEncoder):
         self,
         input_ids: Int[Tensor, "b t"],
         mask: Bool[Tensor, "b t"],
-        looks: Float[Tensor, "m 3 s s"],
+        clip_pixels: Float[Tensor, "m 3 s s"],
         *,
         max_new_tokens: int,
         no_repeat_ngram_size: int,
-        compat: Literal["sound", "reference"] = "sound",
+        compat: Literal["default", "reference"] = "default",
     ) -> Imagined:
         """Let the model speak, then read its visual tokens.
 
@@ -87,11 +87,11 @@ class LlavaEncoder(AbstractInstructionEncoder):
         it say each one and reads where the original program would have read.
         Raises DataError for a prompt that is too long for the model.
         """
-        sound = compat == "sound"
+        sound = compat == "default"
         spoken = self.llava.generate(
             input_ids,
             mask,
-            looks,
+            clip_pixels,
             max_new_tokens=max_new_tokens,
             no_repeat_ngram_size=no_repeat_ngram_size,
             stop=self.visual_ids[:1] if sound else (),
@@ -120,12 +120,12 @@ class LlavaEncoder(AbstractInstructionEncoder):
         table = self.llava.language_model.model.embed_tokens.weight
         return F.embedding(torch.tensor(self.visual_ids, device=table.device), table)
 
-    def speak_loss(
+    def lm_loss(
         self, context: Context, labels: Int[Tensor, "b t"]
     ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
         """Cross-entropy of every labelled token given what stands before it."""
         assert context.states is not None
-        return speak_loss(self.llava, context.states, labels)
+        return lm_loss(self.llava, context.states, labels)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """The two tables apart from the layers, as they are trained apart."""
@@ -149,7 +149,7 @@ def states_at(states: Float[Tensor, "b t d"], read_at: Int[Tensor, "b k"]) -> Fl
     return states.gather(1, repeat(read_at, "b k -> b k d", d=states.shape[-1]))
 
 
-def speak_loss(
+def lm_loss(
     llava: Llava, states: Float[Tensor, "b t d"], labels: Int[Tensor, "b t"]
 ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
     """Sum of cross-entropies of the labelled tokens given the states before them, and their number.

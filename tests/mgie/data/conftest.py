@@ -11,7 +11,7 @@ from transformers import CLIPVisionConfig, LlamaConfig
 
 from llava_patch.config import LlavaConfig
 from llava_patch.model import Llava
-from llava_patch.processor import LooksConfig, Processor
+from llava_patch.processor import ClipImageConfig, Processor
 from llava_patch.tokenizer import LlavaTokenizer, Specials
 from llava_patch.tokens import ImageTokens
 from llava_patch.weights import save_llava
@@ -51,7 +51,7 @@ def make_picture():
 
 @pytest.fixture(scope="session")
 def processor():
-    """A whole processor at tiny size: a sentencepiece vocabulary of its own, 16-pixel looks, four patches."""
+    """A whole processor at tiny size: a vocabulary of its own, 16-pixel pictures, four patches."""
     return tiny_processor()
 
 
@@ -73,7 +73,7 @@ def tiny_processor() -> Processor:
     specials = Specials(unk="<unk>", bos="<s>", eos="</s>", pad="<unk>")
     tokenizer = LlavaTokenizer(model.getvalue(), specials=specials, added={})
     tokenizer.add_tokens(["<im_patch>", "<im_start>", "<im_end>", *visual_tokens(4)])
-    return Processor(tokenizer, LooksConfig.clip(16), 4, "brief", True)
+    return Processor(tokenizer, ClipImageConfig.clip(16), 4, "brief", True)
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ class Builder:
         ids = torch.arange(number, number + 4 + number % 3)
         return Example(
             input_ids=ids, labels=torch.where(ids > number + 1, ids, IGNORE), read_at=torch.tensor([1, 2]),
-            looks=torch.zeros(1, 3, 2, 2), source=torch.zeros(3, 2, 2), has_source=True,
+            clip_pixels=torch.zeros(1, 3, 2, 2), source=torch.zeros(3, 2, 2), has_source=True,
             target=torch.zeros(3, 2, 2), key=pair.key,
         )  # fmt: skip
 

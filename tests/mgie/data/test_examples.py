@@ -41,13 +41,17 @@ def test_pictures_come_from_one_square(processor, make_pair, make_picture):
     example = builder(processor)(pair)
     crop = square(decode(pair.source, name="it"), 20)
     assert torch.allclose(example.source, to_pixels(square(crop, 8)), atol=1.01 * 2 / 255)  # one in 255
-    assert torch.allclose(example.looks[0], processor.looks(crop), atol=1.01 / 255 / 0.26)
-    assert example.target.shape == (3, 8, 8) and example.looks.shape == (1, 3, 16, 16) and example.has_source
+    assert torch.allclose(example.clip_pixels[0], processor.clip_pixels(crop), atol=1.01 / 255 / 0.26)
+    assert (
+        example.target.shape == (3, 8, 8)
+        and example.clip_pixels.shape == (1, 3, 16, 16)
+        and example.has_source
+    )
 
 
 def test_without_a_source_there_is_no_picture_in_the_prompt(processor, make_pair):
     example = builder(processor)(make_pair(0, source=None))
-    assert not example.has_source and not example.source.any() and example.looks.shape == (0, 3, 16, 16)
+    assert not example.has_source and not example.source.any() and example.clip_pixels.shape == (0, 3, 16, 16)
     assert processor.tokenizer.id_of("<im_patch>") not in example.input_ids
     assert (
         builder(processor).ask(None, "make it red")

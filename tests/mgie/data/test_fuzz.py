@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from mgie.data.images import decode
-from mgie.data.rejects import check
 from mgie.data.stored_pairs import StoredPairs, stored_splits
+from mgie.data.validation import check
 from mgie.errors import UserError
 from mgie.prepare import check as verify
 from mgie.prepare import prepare

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from mgie.data import shards
-from mgie.data.reading import Arrangement, open_sets
+from mgie.data.datasets import OrderConfig, open_sets
 from mgie.data.shards import check_files, check_unchanged
 from mgie.data.stored_pairs import FACTS, StoredPairs, data_identity
 from mgie.errors import DataError
@@ -76,7 +76,7 @@ def test_a_changed_data_set_is_noticed_before_training(sets, monkeypatch, change
     assert check_unchanged(one) == data_identity(one) != check_unchanged(sets / "other")
     change(one, sets / "other")
     with pytest.raises(DataError, match=r"again"):
-        open_sets({str(one): 1.0}, Arrangement(batch_size=2), seed=0)
+        open_sets({str(one): 1.0}, OrderConfig(batch_size=2), seed=0)
 
 
 def test_what_only_the_whole_check_sees_in_a_large_set(sets, monkeypatch):

@@ -13,7 +13,7 @@ from mgie.data.examples import ExampleBuilder
 from mgie.data.stored_features import (
     FeatureBuilder,
     FeaturedPairs,
-    Makers,
+    FeatureExtractor,
     StoredFeatures,
     fingerprint,
     join_features,
@@ -70,24 +70,25 @@ def featured(folder, builder, kinds=("vae", "clip")):
     [("float32", 5e-6), ("float16", 2e-3), ("bfloat16", 2e-2)],
 )
 def test_features_are_what_the_parts_compute(folder, builder, codec, llava, precision, tolerance):
-    store_features(folder, Makers(builder, codec, llava), precision=precision, batch_size=3)
+    store_features(folder, FeatureExtractor(builder, codec, llava), precision=precision, batch_size=3)
     plain, stored = batch_of(StoredPairs(folder, "train"), builder), featured(folder, builder)
     assert stored.keys == plain.keys and torch.equal(stored.input_ids, plain.input_ids)
     assert torch.equal(stored.read_at, plain.read_at) and torch.equal(stored.labels, plain.labels)
     with torch.no_grad():
         mean, std = codec.moments(plain.target)
-        wanted = {"features": llava.features(plain.looks), "source_mean": codec.encode_mode(plain.source),
+        wanted = {"features": llava.features(plain.clip_pixels),
+                  "source_mean": codec.encode_mode(plain.source),
                   "target_mean": mean, "target_std": std}  # fmt: skip
     for name, value in wanted.items():
         assert getattr(stored, name).dtype == (
             getattr(torch, precision) if name == "features" else torch.float32
         )
         assert_close(getattr(stored, name).float(), value, rtol=tolerance, atol=tolerance)
-    assert stored.source.numel() == stored.target.numel() == stored.looks.numel() == 0
+    assert stored.source.numel() == stored.target.numel() == stored.clip_pixels.numel() == 0
 
 
 def test_a_training_step_has_the_same_loss(folder, builder, codec, llava):
-    store_features(folder, Makers(builder, codec, llava), precision="float32", batch_size=1)
+    store_features(folder, FeatureExtractor(builder, codec, llava), precision="float32", batch_size=1)
     plain, stored = batch_of(StoredPairs(folder, "train"), builder), featured(folder, builder)
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
@@ -111,7 +112,7 @@ def test_a_training_step_has_the_same_loss(folder, builder, codec, llava):
 
     with torch.no_grad():
         from_pixels = losses(
-            llava(plain.input_ids, plain.mask, plain.looks),
+            llava(plain.input_ids, plain.mask, plain.clip_pixels),
             codec.encode(plain.target, posterior),
             codec.encode_mode(plain.source),
         )
@@ -124,18 +125,18 @@ def test_a_training_step_has_the_same_loss(folder, builder, codec, llava):
 @pytest.mark.parametrize("kind", ["vae", "clip"])
 def test_one_kind_alone(folder, builder, codec, llava, kind):
     store_features(
-        folder, Makers(builder, codec if kind == "vae" else None, llava if kind == "clip" else None)
+        folder, FeatureExtractor(builder, codec if kind == "vae" else None, llava if kind == "clip" else None)
     )
     plain, stored = batch_of(StoredPairs(folder, "train"), builder), featured(folder, builder, (kind,))
     if kind == "vae":
         assert (
             stored.features is None
-            and torch.equal(stored.looks, plain.looks)
+            and torch.equal(stored.clip_pixels, plain.clip_pixels)
             and stored.source_mean is not None
         )
     else:
         assert stored.target_mean is None and torch.equal(stored.source, plain.source)
-        assert torch.equal(stored.target, plain.target) and stored.looks.shape[0] == 0
+        assert torch.equal(stored.target, plain.target) and stored.clip_pixels.shape[0] == 0
     with pytest.raises(DataError, match="holds no "):
         StoredFeatures(folder, "train")
 
@@ -148,42 +149,42 @@ def test_pairs_without_a_source(tmp_path, builder, codec, llava, make_picture):
     ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     prepare(f"pairs:{tmp_path / 'rows.jsonl'}", tmp_path / "set", test=0)
-    store_features(tmp_path / "set", Makers(builder, codec, llava))
+    store_features(tmp_path / "set", FeatureExtractor(builder, codec, llava))
     plain, stored = (
         batch_of(StoredPairs(tmp_path / "set", "train"), builder),
         featured(tmp_path / "set", builder),
     )
     assert torch.equal(stored.has_source, plain.has_source) and torch.equal(stored.input_ids, plain.input_ids)
-    assert stored.features.shape[0] == plain.looks.shape[0] == 3
+    assert stored.features.shape[0] == plain.clip_pixels.shape[0] == 3
     assert not stored.source_mean[~stored.has_source].any()
 
 
 def test_features_belong_to_what_made_them(folder, builder, codec, llava, processor):
-    makers = Makers(builder, codec, llava)
-    facts = store_features(folder, makers)
-    assert not facts["reused"] and store_features(folder, makers)["reused"]
+    extractor = FeatureExtractor(builder, codec, llava)
+    facts = store_features(folder, extractor)
+    assert not facts["reused"] and store_features(folder, extractor)["reused"]
     features = StoredFeatures(folder, "train")
-    features.require(makers)
+    features.require(extractor)
     other = ExampleBuilder(processor, question=QUESTION, visual_tokens=4, size=8, max_length=300)
     with pytest.raises(WeightsError, match=r"the vae features .* another model"):
-        features.require(replace(makers, builder=other))
+        features.require(replace(extractor, builder=other))
     with torch.no_grad():
         next(llava.vision_tower.parameters()).view(-1)[0] += 1e-3
     with pytest.raises(WeightsError, match="the clip features"):
-        features.require(makers)
-    StoredFeatures(folder, "train", kinds=("vae",)).require(makers)
+        features.require(extractor)
+    StoredFeatures(folder, "train", kinds=("vae",)).require(extractor)
     assert fingerprint(codec, {}) != fingerprint(codec, {"a": 1})
     squares = ExampleBuilder(
         processor, question=QUESTION, visual_tokens=4, size=8, max_length=300, shapes=[(8, 8)]
     )
     with pytest.raises(ConfigError, match="several shapes"):
-        Makers(squares, codec).identity()
+        FeatureExtractor(squares, codec).identity()
     with pytest.raises(ConfigError, match="nothing to store"):
-        store_features(folder, Makers(builder))
+        store_features(folder, FeatureExtractor(builder))
 
 
 def test_features_belong_to_their_pairs(folder, builder, codec, tmp_path):
-    store_features(folder, Makers(builder, codec))
+    store_features(folder, FeatureExtractor(builder, codec))
     prepare("toy", tmp_path / "other", count=8, test=2, size=32)
     (folder / "features").rename(tmp_path / "other" / "features")
     with pytest.raises(DataError, match="features of other pairs"):
@@ -197,16 +198,16 @@ def test_features_belong_to_their_pairs(folder, builder, codec, tmp_path):
 
 def test_a_check_looks_at_the_features_too(folder, builder, codec):
     verify(folder)
-    store_features(folder, Makers(builder, codec))
+    store_features(folder, FeatureExtractor(builder, codec))
     verify(folder)
-    assert store_features(folder, Makers(builder, codec))["reused"]
+    assert store_features(folder, FeatureExtractor(builder, codec))["reused"]
     file = folder / "features" / "train" / "vae_target.npy"
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(DataError, match=r"vae_target\.npy is not what was written"):
         verify(folder)
     with pytest.raises(DataError, match=r"vae_target\.npy is not what was written"):  # before training, too
-        StoredFeatures(folder, "train", kinds=("vae",)).require(Makers(builder, codec))
+        StoredFeatures(folder, "train", kinds=("vae",)).require(FeatureExtractor(builder, codec))
     file.write_bytes(b"")
     with pytest.raises(DataError, match="holds no features of train"):
         StoredFeatures(folder, "train", kinds=("vae",))
@@ -225,7 +226,7 @@ def test_a_check_looks_at_the_features_too(folder, builder, codec):
 
 
 def test_workers_and_devices(folder, builder, codec, llava):
-    store_features(folder, Makers(builder, codec, llava), precision="bfloat16")
+    store_features(folder, FeatureExtractor(builder, codec, llava), precision="bfloat16")
     features = StoredFeatures(folder, "test")
     again = pickle.loads(pickle.dumps(features))
     assert len(again) == 2 and torch.equal(again[1].target, features[1].target)

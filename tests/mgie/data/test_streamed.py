@@ -19,7 +19,7 @@ class Builder:
     def __call__(self, pair):
         return Example(
             input_ids=torch.arange(4), labels=torch.full((4,), IGNORE), read_at=torch.tensor([1, 2]),
-            looks=torch.zeros(1, 3, 2, 2), source=torch.zeros(3, 2, 2), has_source=True,
+            clip_pixels=torch.zeros(1, 3, 2, 2), source=torch.zeros(3, 2, 2), has_source=True,
             target=torch.zeros(3, 2, 2), key=pair.key,
         )  # fmt: skip
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from mgie.data.toy import toy_pairs
 from mgie.errors import ConfigError
 from mgie.evaluation.metrics import PIXEL_METRICS
 from mgie.evaluation.suites import SUITES, Request, find_suite
+from mgie.toy.scenes import toy_pairs
 
 
 def test_a_suite_is_found_by_its_name_and_near_names_are_offered():

@@ -127,7 +127,7 @@ def make_batch() -> Callable[..., Batch]:
             labels=labels,
             mask=mask,
             read_at=first[:, None] - 1 + torch.arange(len(VISUAL)),
-            looks=pictures(len(rows)),
+            clip_pixels=pictures(len(rows)),
             source=pixels,
             has_source=torch.ones(len(rows), dtype=torch.bool),
             target=pixels,

@@ -15,7 +15,7 @@ from mgie.diffusion.guidance import DropConfig
 from mgie.models.encoders.llava import LlavaEncoder
 from mgie.tokens import IGNORE
 from mgie.training.draws import draws_for
-from mgie.training.task import CodecTask, EditTask, SpeakTask
+from mgie.training.task import CodecTask, EditTask, LanguageTask
 from mgie.types import Batch, Draws
 
 NEVER = DropConfig(text=0.0, both=0.0, image=0.0)
@@ -64,13 +64,15 @@ def test_the_speaking_loss_is_the_sum_of_cross_entropies(parts, batch, draws):
     llava, total, count = encoder_of(parts).llava, torch.zeros(()), 0
     for row in range(len(batch.keys)):
         ids, labels = batch.input_ids[row][batch.mask[row]], batch.labels[row][batch.mask[row]]
-        states = llava(ids[None], torch.ones_like(ids[None], dtype=torch.bool), batch.looks[row : row + 1])[0]
+        states = llava(
+            ids[None], torch.ones_like(ids[None], dtype=torch.bool), batch.clip_pixels[row : row + 1]
+        )[0]
         scores = llava.logits(states).log_softmax(-1)
         for place in range(1, len(ids)):
             if labels[place] != IGNORE:
                 total -= scores[place - 1, labels[place]]
                 count += 1
-    assert losses.spoken.item() == count == batch.spoken
+    assert losses.spoken.item() == count == batch.label_tokens
     assert losses.samples == 4
     torch.testing.assert_close(losses.speak, total, rtol=BY_HAND, atol=BY_HAND)
 
@@ -84,7 +86,7 @@ def test_the_painting_loss_is_the_sum_of_mean_squares(parts, batch, draws):
         one = slice(row, row + 1)
         # The condition: states one place left of each visual token, plus the tokens' rows of the table.
         first = batch.input_ids[row].tolist().index(encoder.visual_ids[0])
-        states = encoder.llava(batch.input_ids[one], batch.mask[one], batch.looks[one])
+        states = encoder.llava(batch.input_ids[one], batch.mask[one], batch.clip_pixels[one])
         visual = states[:, first - 1 : first - 1 + len(encoder.visual_ids)]
         condition = encoder.edit_head(visual, table[list(encoder.visual_ids)])
         # The picture: target sampled and scaled, source the mode and not scaled.
@@ -143,7 +145,7 @@ def test_the_painting_loss_teaches_whoever_made_the_condition(parts, batch, draw
 
 def test_speaking_alone_is_the_same_loss(parts, batch, draws):
     both = EditTask(parts.editor, parts.scheduler, drop=NEVER)(batch, draws)
-    alone = SpeakTask(encoder_of(parts).llava)(batch, draws)
+    alone = LanguageTask(encoder_of(parts).llava)(batch, draws)
     assert torch.equal(alone.speak, both.speak)
     assert torch.equal(alone.spoken, both.spoken)
     assert alone.edit == 0

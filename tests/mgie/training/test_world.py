@@ -55,9 +55,9 @@ def test_a_step_whose_gradient_is_not_finite_leaves_all_as_it_was(tmp_path, fuse
             taken = world.step(optimizer, world.clip(list(model.parameters()), 1.0))
             optimizer.zero_grad()
             average.step(model.parameters(), taken)
-            held = world.gather(parameters, optimizer, average.shadow_params)
+            held = world.state_dict(parameters, optimizer, average.shadow_params)
             averages = {f"{name}|average": tensor for name, tensor in (held.ema or {}).items()}
-            tensors = held.trained | held.moments | averages
+            tensors = held.trained | held.optimizer | averages
             return float(taken), {name: tensor.clone() for name, tensor in tensors.items()}
 
         (one, first), (none, second), (again, third) = step(1.0), step(bad), step(1.0)
@@ -86,9 +86,9 @@ def test_a_fused_optimizer_goes_on_from_a_checkpoint(tmp_path):
             optimizer = new()
             for number in range(4):
                 if resumed and number == 2:
-                    held = world.gather(parameters, optimizer, None)
+                    held = world.state_dict(parameters, optimizer, None)
                     optimizer = new()
-                    world.scatter(held, parameters, optimizer, None)
+                    world.load_state_dict(held, parameters, optimizer, None)
                 model(torch.ones(1, 3, device=world.device)).square().sum().backward()
                 optimizer.step()
                 optimizer.zero_grad()

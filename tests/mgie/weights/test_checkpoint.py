@@ -18,7 +18,7 @@ def snapshot(seed: int = 0) -> Snapshot:
     moments = {f"{name}|exp_avg": torch.randn_like(tensor) for name, tensor in trained.items()}
     moments |= {f"{name}|step": torch.tensor(2.0) for name in trained}
     return Snapshot(
-        trained=trained, moments=moments, ema={name: tensor * 0.5 for name, tensor in trained.items()}
+        trained=trained, optimizer=moments, ema={name: tensor * 0.5 for name, tensor in trained.items()}
     )
 
 
@@ -89,9 +89,9 @@ def test_another_model_is_refused_with_the_names(tmp_path):
     found = save(tmp_path, 8)
     other = dict(nn.Linear(4, 2).named_parameters())
     with pytest.raises(WeightsError, match=r"weight is \(2, 3\) but the model has \(2, 4\)"):
-        checkpoint.put(checkpoint.load_tensors(found), other, where=found)
+        checkpoint.load_into(checkpoint.load_tensors(found), other, where=found)
     with pytest.raises(WeightsError, match="missing extra"):
-        checkpoint.put(
+        checkpoint.load_into(
             checkpoint.load_tensors(found), other | {"extra": nn.Parameter(torch.ones(1))}, where=found
         )
 
@@ -155,7 +155,7 @@ def test_others_see_the_same_one_or_say_so(tmp_path):
     assert "another checkpoint" in str(found.otherwise_here())
 
 
-@pytest.mark.parametrize("part", ["trained", "ema", "moments"])
+@pytest.mark.parametrize("part", ["trained", "ema", "optimizer"])
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_what_is_not_finite_is_not_saved_and_nothing_goes(tmp_path, part, bad):
     for samples in (8, 16):
@@ -174,7 +174,7 @@ def test_what_is_not_finite_is_not_put_into_a_model():
     model = nn.Linear(3, 2)
     before = model.weight.detach().clone()
     with pytest.raises(WeightsError, match="checkpoint there has 1 tensors"):
-        checkpoint.put(
+        checkpoint.load_into(
             {"weight": torch.full((2, 3), float("nan")), "bias": torch.zeros(2)},
             dict(model.named_parameters()),
             where="there",
@@ -189,10 +189,10 @@ def test_what_a_run_began_with_comes_back(tmp_path):
     assert checkpoint.load_tensors(found).keys() == {"weight", "bias"}
     model = nn.ModuleDict({"frozen": nn.Linear(1, 2)})
     names = {"frozen": model["frozen"].bias, "other": model["frozen"].weight}
-    checkpoint.put(checkpoint.load_begun(found), names, where=found, every=False)
+    checkpoint.load_into(checkpoint.load_begun(found), names, where=found, every=False)
     assert torch.equal(model["frozen"].bias.detach(), torch.ones(2))
     with pytest.raises(WeightsError, match="unexpected frozen"):
-        checkpoint.put(checkpoint.load_begun(found), {}, where=found, every=False)
+        checkpoint.load_into(checkpoint.load_begun(found), {}, where=found, every=False)
 
 
 def test_older_ones_are_read_once(tmp_path, monkeypatch):

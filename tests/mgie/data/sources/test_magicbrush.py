@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from mgie.data.images import decode_mask
-from mgie.data.rejects import check
 from mgie.data.sources import open_source
 from mgie.data.sources.base import Options
+from mgie.data.validation import check
 from mgie.errors import DataError
 
 

@@ -3,10 +3,10 @@ import os
 
 import pytest
 
-from mgie.data.rejects import Gate, Rejected
 from mgie.data.sources import open_source
 from mgie.data.sources.base import Options
 from mgie.data.sources.own import pictures
+from mgie.data.validation import Gate, Rejected
 from mgie.errors import ConfigError, DataError
 from mgie.prepare import prepare
 from mgie.types import EditPair

@@ -48,7 +48,7 @@ def test_long_answers_are_cut_before_the_last_place(encoder: ClipTextEncoder, ma
 
 def test_it_is_mute_and_has_one_group(encoder: ClipTextEncoder, make_batch):
     batch = make_batch(([5], [7]))
-    loss, count = encoder.speak_loss(encoder.encode(batch), batch.labels)
+    loss, count = encoder.lm_loss(encoder.encode(batch), batch.labels)
     assert (float(loss), int(count)) == (0, 0)
     assert (batch.labels != IGNORE).any()
     assert list(encoder.groups()) == ["text_encoder"]

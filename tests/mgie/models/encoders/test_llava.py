@@ -15,7 +15,7 @@ def prompts(rows=PROMPTS) -> dict[str, torch.Tensor]:
     return {
         "input_ids": torch.tensor([[0] * (length - len(row)) + row for row in rows]),
         "mask": torch.tensor([[False] * (length - len(row)) + [True] * len(row) for row in rows]),
-        "looks": torch.randn(len(rows), 3, 8, 8, generator=torch.Generator().manual_seed(2)),
+        "clip_pixels": torch.randn(len(rows), 3, 8, 8, generator=torch.Generator().manual_seed(2)),
     }
 
 
@@ -38,7 +38,7 @@ def say(encoder: LlavaEncoder, script: list[int]) -> None:
 def test_the_condition_comes_from_the_states_that_predict_the_visual_tokens(encoder, make_batch):
     batch = make_batch(([5, 6], [7, 8]), ([9], [10, 11, 12]))
     context = encoder.encode(batch)
-    states = encoder.llava(batch.input_ids, batch.mask, batch.looks)
+    states = encoder.llava(batch.input_ids, batch.mask, batch.clip_pixels)
     for row, first in enumerate((batch.input_ids == VISUAL[0]).int().argmax(1).tolist()):
         read = states[row, first - 1 : first + 2][None]
         expected = encoder.edit_head(read, encoder.visual_embeddings())
@@ -56,8 +56,8 @@ def test_states_are_picked_row_by_row():
 
 def test_speaking_is_the_plain_cross_entropy(encoder, make_batch):
     batch = make_batch(([5, 6], [7, 8]), ([9], [10, 11, 12]))
-    loss, count = encoder.speak_loss(encoder.encode(batch), batch.labels)
-    logits = encoder.llava.logits(encoder.llava(batch.input_ids, batch.mask, batch.looks))
+    loss, count = encoder.lm_loss(encoder.encode(batch), batch.labels)
+    logits = encoder.llava.logits(encoder.llava(batch.input_ids, batch.mask, batch.clip_pixels))
     mean = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=IGNORE)
     assert count == 6 + 7
     assert (loss / count).item() == pytest.approx(mean.item(), rel=1e-6)
@@ -65,7 +65,7 @@ def test_speaking_is_the_plain_cross_entropy(encoder, make_batch):
 
 def test_a_batch_without_labels_has_no_loss_and_no_nan(encoder, make_batch):
     batch = make_batch(([5], [7]))
-    loss, count = encoder.speak_loss(encoder.encode(batch), torch.full_like(batch.labels, IGNORE))
+    loss, count = encoder.lm_loss(encoder.encode(batch), torch.full_like(batch.labels, IGNORE))
     assert (loss.item(), count.item()) == (0.0, 0)
     loss.backward()
 
@@ -83,10 +83,10 @@ def test_rows_that_a_head_brings_along_replace_the_table_s(encoder):
 
 @torch.no_grad()
 def test_each_prompt_gets_what_it_gets_alone(encoder):
-    for compat in ("sound", "reference"):
+    for compat in ("default", "reference"):
         together = imagine(encoder, max_new_tokens=6, compat=compat)
         for row, prompt in enumerate(PROMPTS):
-            given = prompts([prompt]) | {"looks": prompts()["looks"][[row]]}
+            given = prompts([prompt]) | {"clip_pixels": prompts()["clip_pixels"][[row]]}
             alone = imagine(encoder, given, max_new_tokens=6, compat=compat)
             assert together.said[row] == alone.said[0]
             assert together.forced[row] == alone.forced[0]
@@ -94,12 +94,12 @@ def test_each_prompt_gets_what_it_gets_alone(encoder):
 
 
 def plain_states(encoder: LlavaEncoder, sequence: list[int]) -> torch.Tensor:
-    given = prompts([sequence]) | {"looks": prompts()["looks"][:1]}
+    given = prompts([sequence]) | {"clip_pixels": prompts()["clip_pixels"][:1]}
     return encoder.llava(**given)[0]
 
 
 def one() -> dict[str, torch.Tensor]:
-    return prompts(PROMPTS[:1]) | {"looks": prompts()["looks"][:1]}
+    return prompts(PROMPTS[:1]) | {"clip_pixels": prompts()["clip_pixels"][:1]}
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_the_reference_reads_the_end_where_no_visual_token_came(encoder):
 def test_a_visual_token_in_the_question_is_none_that_was_said(encoder):
     """The reference reads at the first one, wherever it is; what was said is what came after the prompt."""
     rows = [[1, 5, VISUAL[0], 31, 30, 30, 30, 30, 32, 7]]
-    for compat, script in (("sound", [8, 9]), ("reference", [8, 9]), ("reference", [8, 9, VISUAL[0]])):
+    for compat, script in (("default", [8, 9]), ("reference", [8, 9]), ("reference", [8, 9, VISUAL[0]])):
         with torch.no_grad():
             say(encoder, script)
             imagined = imagine(encoder, prompts(rows), max_new_tokens=len(script), compat=compat)
@@ -162,5 +162,5 @@ def test_a_visual_token_in_the_question_is_none_that_was_said(encoder):
         assert imagined.forced == (VISUAL[0] not in script,)
         encoder.llava.language_model.lm_head._forward_hooks.clear()
     whole = torch.tensor([[*rows[0], 8, 9]])
-    states = encoder.llava(whole, torch.ones_like(whole, dtype=torch.bool), prompts(rows)["looks"])
+    states = encoder.llava(whole, torch.ones_like(whole, dtype=torch.bool), prompts(rows)["clip_pixels"])
     assert torch.allclose(imagined.visual[0], states[0, 1:4], atol=1e-5)

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from mgie.data.express import CLEANING, MAX_NEW_TOKENS, QUESTION, SUMMARY_PROMPT, Expresser, Said, summariser
-from mgie.data.rejects import Rejected
 from mgie.data.shards import Sized, sampled_hash
 from mgie.data.sources.base import regular
+from mgie.data.validation import Rejected
 from mgie.errors import ConfigError, DataError
 from mgie.types import EditPair
 

@@ -1,13 +1,14 @@
 """The world that the project makes itself: rendered scenes, edits of real photographs, words and a judge.
 
-    from mgie.data.toy import judge, toy_pairs
+    from mgie.toy.judge import judge
+    from mgie.toy.scenes import toy_pairs
     pair = next(toy_pairs(1, seed=7, split="test"))
     judge(pair, edited)          # Verdict(right=True, why="...")
 
 A scene is a flat background with two or three shapes in the four corners of a 2 x 2 grid. Corners, sizes and
 colours are fixed, so the words and the picture before the edit determine the picture after it to the pixel.
 Every reference ("the red circle", "the smallest shape", "the shape on the left") fits exactly one shape of
-its scene. A scene belongs to one split only. The photographs are in toy_photos.py, the judge in toy_judge.py.
+its scene. A scene belongs to one split only. The photographs are in photos.py, the judge in judge.py.
 """
 
 import io
@@ -20,11 +21,8 @@ from random import Random
 
 from PIL import Image, ImageDraw
 
-from mgie.data import toy_photos
-from mgie.data.toy_judge import Verdict as Verdict
-from mgie.data.toy_judge import judge as judge
-from mgie.data.toy_judge import neighbours as neighbours
 from mgie.errors import ConfigError
+from mgie.toy import photos
 from mgie.types import EditPair
 
 COLOURS: dict[str, tuple[int, int, int]] = {
@@ -58,7 +56,7 @@ SCENE_KINDS: dict[str, float] = {"recolour": 0.3, "remove": 0.25, "background": 
 SCENES = 0.6
 """Part of the pairs that are scenes; the others are photographs, all edits alike."""
 KINDS: dict[str, float] = {kind: SCENES * part for kind, part in SCENE_KINDS.items()} | {
-    op: (1 - SCENES) / len(toy_photos.OPS) for op in toy_photos.OPS
+    op: (1 - SCENES) / len(photos.OPS) for op in photos.OPS
 }
 """Every kind of edit -> its part of the pairs."""
 
@@ -157,9 +155,9 @@ def toy_pairs(
     The n-th one depends on seed, split, n, size and the choice of kinds, not on `count`. Photographs come out
     of the packages scikit-image and scikit-learn (the extra `toy`).
     """
-    if split not in toy_photos.SPLITS:
+    if split not in photos.SPLITS:
         raise ConfigError(
-            f"The toy world has no split '{split}'; expected one of {', '.join(toy_photos.SPLITS)}."
+            f"The toy world has no split '{split}'; expected one of {', '.join(photos.SPLITS)}."
         )
     if size < 16:
         raise ConfigError(f"A toy picture of {size} pixels is too small to show its shapes; use 16 or more.")
@@ -184,7 +182,7 @@ def toy_pairs(
                 "after": str(edited.after),
             }
         else:
-            before, after, asked, said, facts = toy_photos.photo_edit(draw, split, kind, size)
+            before, after, asked, said, facts = photos.photo_edit(draw, split, kind, size)
         yield EditPair(
             key=f"toy/{split}/{seed}/{index:06d}",
             instruction=asked,
@@ -198,11 +196,11 @@ def toy_pairs(
 
 def corpus(count: int = 20_000) -> Iterator[str]:
     """Sentences of the toy world, for training a tokenizer: asked, said, described. No pictures are made."""
-    for op, wordings in toy_photos.ASKED.items():
+    for op, wordings in photos.ASKED.items():
         yield from wordings
-        for light in toy_photos.LIGHTS:
-            for name in toy_photos.TONES:
-                yield toy_photos.SAID[op].format(before=f"{light} {name}", after=f"{light} {name}")
+        for light in photos.LIGHTS:
+            for name in photos.TONES:
+                yield photos.SAID[op].format(before=f"{light} {name}", after=f"{light} {name}")
     for index in range(count // 2):
         draw = Random(f"corpus/{index}")
         edited = scene_edit(draw, "train", draw.choices(list(SCENE_KINDS), list(SCENE_KINDS.values()))[0])

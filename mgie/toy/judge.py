@@ -8,9 +8,9 @@ from jaxtyping import Bool
 from numpy import ndarray
 from PIL import Image
 
-from mgie.data import toy_photos
 from mgie.data.images import decode
 from mgie.errors import ConfigError, DataError
+from mgie.toy import photos
 from mgie.types import EditPair
 
 CHANGED, KEPT = 0.12, 0.05
@@ -75,8 +75,8 @@ def neighbours(pairs: Sequence[EditPair]) -> list[int]:
 
 
 def _judge_photo(op: str, source: Image.Image, output: Image.Image) -> Verdict:
-    far = toy_photos.distances(source, output)
-    moved = toy_photos.distances(source, source)[op]
+    far = photos.distances(source, output)
+    moved = photos.distances(source, source)[op]
     nearest = min(far, key=far.__getitem__)
     if nearest != op:
         why = f"it looks like {nearest} ({far[nearest]:.3f} away), not like {op} ({far[op]:.3f} away)"

@@ -4,12 +4,12 @@
     hard=recolour,remove,swap
     easy=add,background,darken,brighten,contrast,warm,cool,invert,grey,sepia,saturate
     mgie prepare toy:$hard,$hard,$hard,$easy --count 60000 --seed 101 --size 32 --out _data/toy_hard
-    python -m mgie.pretrain train codec   --data _data/toy_base
-    python -m mgie.pretrain train look    --data _data/toy_base
-    python -m mgie.pretrain train speak   --data _data/toy_hard
-    python -m mgie.pretrain train words   --data _data/toy_base
-    python -m mgie.pretrain train painter --data _data/toy_base
-    python -m mgie.pretrain export --out mgie/recipes/tiny_base
+    python -m mgie.toy.pretrain train codec   --data _data/toy_base
+    python -m mgie.toy.pretrain train look    --data _data/toy_base
+    python -m mgie.toy.pretrain train speak   --data _data/toy_hard
+    python -m mgie.toy.pretrain train words   --data _data/toy_base
+    python -m mgie.toy.pretrain train painter --data _data/toy_base
+    python -m mgie.toy.pretrain export --out mgie/recipes/tiny_base
 
 Three parts, each as its big sibling was made: an autoencoder; a language model that learns to look by
 describing pictures, then to say what an edit will do to them (as LLaVA was tuned); a UNet that paints an edit
@@ -37,7 +37,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, LlamaC
 
 from llava_patch.config import TOWER_FOLDER, LlavaConfig
 from llava_patch.model import Llava
-from llava_patch.processor import LooksConfig, Processor
+from llava_patch.processor import ClipImageConfig, Processor
 from llava_patch.tokenizer import LlavaTokenizer
 from llava_patch.tokens import IMAGE_TOKENS, ImageTokens
 from llava_patch.weights import save_llava
@@ -45,17 +45,18 @@ from mgie.config import RunConfig, load_run
 from mgie.data.batches import Batches, Builder
 from mgie.data.images import decode, square, to_pixels
 from mgie.data.stored_pairs import StoredPairs
-from mgie.data.toy import DESCRIBE, corpus
 from mgie.errors import WeightsError
 from mgie.models.codec import Codec
 from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.models.editor import Editor
 from mgie.models.encoders.clip_text import ClipTextEncoder
 from mgie.tokens import IGNORE
+from mgie.toy.scenes import DESCRIBE, corpus
+from mgie.toy.tasks import CodecTask, LanguageTask
 from mgie.train import find_start, fit
 from mgie.training.draws import draws_for
 from mgie.training.optim import Groups
-from mgie.training.task import CodecTask, EditTask, SpeakTask
+from mgie.training.task import EditTask
 from mgie.training.world import World
 from mgie.types import EditPair, Example
 from mgie.weights import checkpoint
@@ -138,7 +139,7 @@ def language_task(settings: dict[str, Any], run: RunConfig, *, describe: bool) -
     if not describe:
         restore(llava, "look")
     lessons = Lessons(run, processor, describe=describe)
-    return SpeakTask(llava), {"llava": list(llava.parameters())}, lessons
+    return LanguageTask(llava), {"llava": list(llava.parameters())}, lessons
 
 
 def painter_task(settings: dict[str, Any], run: RunConfig, *, pooled: bool) -> Task:
@@ -189,9 +190,9 @@ def new_llava(settings: dict[str, Any]) -> tuple[Llava, Processor]:
         language=language, vision=CLIPVisionConfig(**settings["vision"]), vision_tower=TOWER_FOLDER,
         vision_layer=-2, use_im_start_end=True,
     )  # fmt: skip
-    looks = LooksConfig.clip(settings["vision"]["image_size"])
+    clip_pixels = ClipImageConfig.clip(settings["vision"]["image_size"])
     processor = Processor(
-        tokenizer, looks, config.patches, load_run("tiny").model.template, config.use_im_start_end
+        tokenizer, clip_pixels, config.patches, load_run("tiny").model.template, config.use_im_start_end
     )
     return Llava.from_config(config, ImageTokens.of(tokenizer, use_im_start_end=True)), processor
 
@@ -240,14 +241,18 @@ class BaseExamples:
             to_pixels(square(image, self.run.data.size))
             for image in (before, decode(pair.target, name=pair.key))
         )
-        ids, labels, looks = [0], [IGNORE], torch.zeros(0, 3, 1, 1)
+        ids, labels, clip_pixels = [0], [IGNORE], torch.zeros(0, 3, 1, 1)
         if self.processor is not None:
             asked, answer = self.words(pair)
             question = self.run.model.question.replace("{instruction}", asked)
             encoded = self.processor.encode(question, answer, max_length=self.run.data.max_length)
-            ids, labels, looks = encoded.input_ids, encoded.labels, self.processor.looks(before)[None]
+            ids, labels, clip_pixels = (
+                encoded.input_ids,
+                encoded.labels,
+                self.processor.clip_pixels(before)[None],
+            )
         return Example(
-            input_ids=torch.tensor(ids), labels=torch.tensor(labels), looks=looks, source=source,
+            input_ids=torch.tensor(ids), labels=torch.tensor(labels), clip_pixels=clip_pixels, source=source,
             read_at=torch.zeros(0, dtype=torch.long), has_source=True, target=target, key=pair.key,
         )  # fmt: skip
 
@@ -279,14 +284,14 @@ def restore(module: nn.Module, stage: Stage, *, prefix: str = "") -> None:
     found = checkpoint.latest(Path(FOLDER) / stage)
     if found is None:
         raise WeightsError(
-            f"{FOLDER}/{stage} has no checkpoint: run `python -m mgie.pretrain train {stage}` first."
+            f"{FOLDER}/{stage} has no checkpoint: run `python -m mgie.toy.pretrain train {stage}` first."
         )
     tensors = {
         name.removeprefix(prefix): tensor
         for name, tensor in checkpoint.load_tensors(found, ema=True).items()
         if name.startswith(prefix)
     }
-    checkpoint.put(tensors, dict(module.named_parameters()), where=found)
+    checkpoint.load_into(tensors, dict(module.named_parameters()), where=found)
 
 
 TASKS: dict[Stage, Callable[[dict[str, Any], RunConfig], Task]] = {

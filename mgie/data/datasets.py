@@ -14,14 +14,14 @@ from mgie.data.mixture import Joined, Weighted, mixture
 from mgie.data.orders import AbstractOrder, Bucketed, ByLength, Last, Shuffled, by_shape
 from mgie.data.shards import check_unchanged
 from mgie.data.sources import tables
-from mgie.data.stored_features import FeaturedPairs, Kind, Makers, StoredFeatures
+from mgie.data.stored_features import FeaturedPairs, FeatureExtractor, Kind, StoredFeatures
 from mgie.data.stored_pairs import FACTS, StoredPairs, data_identity
 
 Buckets = Literal["length", "shape"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Arrangement:
+class OrderConfig:
     """How one data set is put in order."""
 
     batch_size: int
@@ -46,7 +46,7 @@ class Arrangement:
 
 
 def open_sets(
-    shares: dict[str, float], arrangement: Arrangement, *, seed: int
+    shares: dict[str, float], arrangement: OrderConfig, *, seed: int
 ) -> tuple[list[StoredPairs], AbstractOrder]:
     """The training pairs of each folder, and the order of them laid end to end (Joined).
 
@@ -63,12 +63,14 @@ def open_sets(
     return stored, mixture(stored, list(shares.values()), seed=seed, arrange=arrange, unit=unit)[1]
 
 
-def with_features(stored: Sequence[StoredPairs], kinds: Sequence[Kind], makers: Makers) -> Joined:
-    """The same pairs with their stored features. Raises WeightsError unless `makers` made them."""
+def with_features(
+    stored: Sequence[StoredPairs], kinds: Sequence[Kind], extractor: FeatureExtractor
+) -> Joined:
+    """The same pairs with their stored features. Raises WeightsError unless `extractor` made them."""
     parts: list[Pairs] = []
     for pairs in stored:
         features = StoredFeatures(pairs.folder, pairs.split, kinds=kinds)
-        features.require(makers)
+        features.require(extractor)
         parts.append(FeaturedPairs(pairs, features))
     return Joined(parts)
 
@@ -89,6 +91,6 @@ def identity(shares: dict[str, float], *, streaming: bool = False) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
 
-def _arranged(arrangement: Arrangement, part: Pairs, seed: int) -> AbstractOrder:
+def _arranged(arrangement: OrderConfig, part: Pairs, seed: int) -> AbstractOrder:
     assert isinstance(part, StoredPairs)
     return arrangement(part, seed)

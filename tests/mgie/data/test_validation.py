@@ -1,6 +1,6 @@
 import pytest
 
-from mgie.data.rejects import Gate, Rejected, check
+from mgie.data.validation import Gate, Rejected, check
 from mgie.errors import DataError
 
 

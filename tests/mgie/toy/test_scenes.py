@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mgie.data import toy, toy_photos
-from mgie.data.toy import Scene, Shape, corpus, judge, neighbours, references, render, scene_edit, toy_pairs
 from mgie.errors import ConfigError, DataError, DeviceError
+from mgie.toy import photos
+from mgie.toy import scenes as toy
+from mgie.toy.judge import judge, neighbours
+from mgie.toy.scenes import Scene, Shape, corpus, references, render, scene_edit, toy_pairs
 from mgie.types import EditPair
 
 
@@ -93,7 +95,7 @@ def test_a_pair_depends_on_its_place_and_not_on_how_many_are_made():
 def test_no_scene_and_no_photograph_is_in_both_splits():
     seen = {
         split: [pair.meta for pair in toy_pairs(1500, seed=5, split=split, size=16)]
-        for split in toy_photos.SPLITS
+        for split in photos.SPLITS
     }
     for fact in ("photo", "before"):
         train, test = ({meta[fact] for meta in seen[split] if fact in meta} for split in ("train", "test"))
@@ -116,11 +118,11 @@ def test_the_right_picture_at_another_size_is_right(pairs):
 
 
 def test_every_other_edit_of_a_photograph_is_wrong(pairs):
-    photos = [pair for pair in pairs if pair.meta["world"] == "photo"]
-    assert len(photos) > 80
-    for pair in photos:
-        for op in set(toy_photos.OPS) - {pair.kind}:
-            verdict = judge(pair, toy_photos.apply(op, opened(pair.source)))
+    edited = [pair for pair in pairs if pair.meta["world"] == "photo"]
+    assert len(edited) > 80
+    for pair in edited:
+        for op in set(photos.OPS) - {pair.kind}:
+            verdict = judge(pair, photos.apply(op, opened(pair.source)))
             assert not verdict.right and f"not like {pair.kind}" in verdict.why, (pair.key, op)
 
 
@@ -198,7 +200,7 @@ def test_the_corpus_holds_every_word_and_the_words_are_few():
     words = {word for sentence in corpus(4000) for word in sentence.replace(",", "").split()}
     assert len(words) < 150
     assert all(word.isalpha() and word.islower() for word in words)
-    for split in toy_photos.SPLITS:
+    for split in photos.SPLITS:
         for pair in toy_pairs(400, seed=9, split=split, size=16):
             assert set(f"{pair.instruction} {pair.expressive}".split()) <= words
             assert max(len(pair.instruction.split()), len(pair.expressive.split())) <= 16
@@ -207,14 +209,14 @@ def test_the_corpus_holds_every_word_and_the_words_are_few():
 def test_each_kind_is_asked_for_in_five_wordings_or_more():
     for kind, wordings in toy.ASKED.items():
         assert len(set(wordings)) >= (3 if kind == "add empty" else 5)
-    assert all(len(set(wordings)) >= 5 for wordings in toy_photos.ASKED.values())
-    assert set(toy_photos.ASKED) == set(toy_photos.SAID) == set(toy_photos.OPS)
+    assert all(len(set(wordings)) >= 5 for wordings in photos.ASKED.values())
+    assert set(photos.ASKED) == set(photos.SAID) == set(photos.OPS)
 
 
 def test_a_photograph_is_described_by_what_can_be_measured():
-    assert toy_photos.tone(Image.new("RGB", (4, 4), (20, 30, 90))) == "dark blue"
-    assert toy_photos.tone(Image.new("RGB", (4, 4), (240, 240, 240))) == "bright grey"
-    assert toy_photos.tone(Image.new("RGB", (4, 4), (220, 100, 85))) == "soft red"
+    assert photos.tone(Image.new("RGB", (4, 4), (20, 30, 90))) == "dark blue"
+    assert photos.tone(Image.new("RGB", (4, 4), (240, 240, 240))) == "bright grey"
+    assert photos.tone(Image.new("RGB", (4, 4), (220, 100, 85))) == "soft red"
 
 
 def test_the_neighbour_asks_for_something_else(pairs):
@@ -245,10 +247,10 @@ def test_a_wrong_request_is_a_sentence(wrong, says):
 
 
 def test_a_missing_package_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(toy_photos.PHOTOS, "cat", ("no_such_package", "cat.png"))
-    toy_photos.photo.cache_clear()
+    monkeypatch.setitem(photos.PHOTOS, "cat", ("no_such_package", "cat.png"))
+    photos.photo.cache_clear()
     with pytest.raises(DeviceError, match=r"pip install 'mgie\[toy\]'"):
-        toy_photos.photo("cat")
+        photos.photo("cat")
 
 
 def test_a_foreign_pair_is_not_judged(pairs):
@@ -257,10 +259,10 @@ def test_a_foreign_pair_is_not_judged(pairs):
         judge(foreign, opened(pairs[0].target))
 
 
-@pytest.mark.parametrize("split", list(toy_photos.SPLITS))
+@pytest.mark.parametrize("split", list(photos.SPLITS))
 def test_an_edit_of_a_photograph_is_seen_and_is_like_no_other(split):
-    for pair in toy_pairs(300, seed=1, split=split, size=32, kinds=list(toy_photos.OPS)):
-        far = toy_photos.distances(opened(pair.source), opened(pair.target))
+    for pair in toy_pairs(300, seed=1, split=split, size=32, kinds=list(photos.OPS)):
+        far = photos.distances(opened(pair.source), opened(pair.target))
         assert min(far.values()) == far.pop(pair.kind) < 0.01
         assert min(far.values()) > 0.06, (pair.key, pair.kind)
 

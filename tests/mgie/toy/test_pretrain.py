@@ -14,7 +14,7 @@ from mgie.data.stored_pairs import StoredPairs
 from mgie.errors import WeightsError
 from mgie.weights import checkpoint
 
-pretrain = importlib.import_module("mgie.pretrain")
+pretrain = importlib.import_module("mgie.toy.pretrain")
 STEPS = 2
 
 

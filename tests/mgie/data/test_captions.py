@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 
 from mgie.data import express
+from mgie.data.captions import Given, Silent, Spoken, open_voice, weights_identity
 from mgie.data.express import Said
-from mgie.data.rejects import Rejected
-from mgie.data.sayings import Given, Silent, Spoken, open_voice, weights_identity
 from mgie.data.stored_pairs import StoredPairs
+from mgie.data.validation import Rejected
 from mgie.errors import ConfigError, DataError
 from mgie.prepare import prepare, table
 

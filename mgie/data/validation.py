@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from mgie.data.ahead import map_ahead
 from mgie.data.images import decode, decode_mask
+from mgie.data.prefetch import prefetch_map
 from mgie.errors import DataError
 from mgie.types import EditPair
 
@@ -48,7 +48,7 @@ class Gate:
     ) -> Iterator[tuple[EditPair, tuple[int, int]]]:
         """Sound pairs in their order, with the upright width and height of the target. `workers` threads
         decode pictures."""
-        for result in map_ahead(_checked, self._fresh(items), workers=workers):
+        for result in prefetch_map(_checked, self._fresh(items), workers=workers):
             if isinstance(result, Rejected) and result.by_choice:
                 self.filtered[result.reason] += 1
             elif isinstance(result, Rejected):

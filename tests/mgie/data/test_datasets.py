@@ -10,7 +10,7 @@ import torch
 from mgie.build import build_batches, build_editor
 from mgie.config import DataConfig, dump_run, load_run
 from mgie.data import examples, shards, streamed
-from mgie.data.reading import Arrangement, identity, open_sets
+from mgie.data.datasets import OrderConfig, identity, open_sets
 from mgie.data.stored_features import FeatureBatch
 from mgie.data.stored_pairs import StoredPairs
 from mgie.errors import ConfigError, DataError, WeightsError
@@ -261,7 +261,7 @@ def test_previews_need_held_out_pairs(read, parquet, shapes_data):
 
 def test_sets_are_data_sets(other_data, tmp_path):
     with pytest.raises(DataError, match="no data set"):
-        open_sets({str(other_data): 1.0, str(tmp_path): 1.0}, Arrangement(batch_size=2), seed=0)
+        open_sets({str(other_data): 1.0, str(tmp_path): 1.0}, OrderConfig(batch_size=2), seed=0)
 
 
 def test_training_from_stored_features_is_training_from_pixels(tiny_run, tmp_path):
