@@ -155,7 +155,7 @@ def make_apple(folder: Path) -> None:
     """Apple's mllm.pt (without `emb`, as it is published) and unet.pt."""
     folder.mkdir()
     numbers = Numbers(5)
-    sizes = load_run("mgie_7b").model.edit_head
+    sizes = load_run("mgie_7b").model.encoder.edit_head
     assert isinstance(sizes, EditHeadConfig)
     with torch.device("meta"):
         head = EditHead(sizes, d_in=4096, e_out=768)
@@ -185,9 +185,9 @@ def make_checkpoint(folder: Path, llava: Path, apple: Path) -> None:
 def differing(pipeline: MGIEPipeline, llava: Path, apple: Path) -> tuple[int, int]:
     """How many tensors of the files are not the pipeline's, and how many were looked at."""
     mllm, unet = (torch.load(apple / name, mmap=True, weights_only=True) for name in ("mllm.pt", "unet.pt"))
-    ours = {f"edit_head.{name}": tensor for name, tensor in pipeline.edit_head.state_dict().items()}
-    ours |= {f"unet.{name}": tensor for name, tensor in pipeline.unet.state_dict().items()}
-    ours |= {to_published(name): tensor for name, tensor in pipeline.llava.state_dict().items()}
+    ours = {f"edit_head.{name}": tensor for name, tensor in pipeline.encoder.edit_head.state_dict().items()}
+    ours |= {f"unet.{name}": tensor for name, tensor in pipeline.denoiser.unet.state_dict().items()}
+    ours |= {to_published(name): tensor for name, tensor in pipeline.encoder.llava.state_dict().items()}
     files = [mllm, {f"unet.{name}": tensor for name, tensor in unet.items()}]
     wrong = seen = 0
     for tensors in (*files, *(tensors for _, tensors in each_shard(llava, progress=False))):

@@ -19,7 +19,8 @@ import platform
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -35,13 +36,7 @@ from mgie.data.batches import Batches
 from mgie.data.examples import ExampleBuilder
 from mgie.data.shards import write_arrow
 from mgie.data.sources.legacy import write_legacy
-from mgie.data.stored_features import (
-    FeatureBuilder,
-    FeaturedPairs,
-    FeatureWriter,
-    StoredFeatures,
-    join_features,
-)
+from mgie.data.stored_features import FeatureWriter, StoredFeatures
 from mgie.data.stored_pairs import StoredPairs
 from mgie.tokens import visual_tokens
 from mgie.types import EditPair
@@ -171,7 +166,7 @@ def prepare(folder: Path, pairs: list[EditPair]) -> None:
     sized = [(pair, (SIDE, SIDE)) for pair in pairs]
     write_legacy(sized, folder / "legacy", "train")
     facts = write_arrow(sized, folder / "arrow", "train")
-    (folder / "arrow" / "facts.json").write_text(json.dumps({"splits": {"train": {"sha256": facts.sha256}}}))
+    (folder / "arrow" / "facts.json").write_text(json.dumps({"splits": {"train": asdict(facts)}}))
     writer = FeatureWriter(folder / "arrow" / "features" / "train", len(pairs), "float16")
     for start in range(len(pairs)):
         found = {name: torch.randn(1, *LATENT) for name in ("vae_source", "vae_target")}
@@ -190,9 +185,10 @@ def measure(folder: Path, tokenizer_folder: Path, count: int, seconds: float) ->
     processor = Processor(tokenizer, ClipImageConfig.clip(224), PATCHES, "vicuna_v1_1", True)
     settings = {"question": QUESTION, "visual_tokens": 8, "size": 256, "max_length": 512}
     stored = StoredPairs(folder / "arrow", "train")
-    featured = FeaturedPairs(stored, StoredFeatures(folder / "arrow", "train"))
+    unread = StoredPairs(folder / "arrow", "train", pictures=False)
+    features = StoredFeatures(folder / "arrow", "train")
 
-    def ours(pairs: object, builder: object, **more: Callable) -> Iterable[object]:
+    def ours(pairs: object, builder: object, **more: object) -> Iterable[object]:
         data = Batches(pairs, builder, seed=0, batch_size=BATCH, micro_batch_size=BATCH, **more)  # type: ignore[arg-type]
         return data.steps()
 
@@ -203,7 +199,7 @@ def measure(folder: Path, tokenizer_folder: Path, count: int, seconds: float) ->
             stored, ExampleBuilder(processor, **settings, compat="reference")
         ),
         "from pixels": ours(stored, sound),
-        "from stored features": ours(featured, FeatureBuilder(sound), join=join_features),
+        "from stored features": ours(unread, sound, features=features),
     }
     return rates(ways, BATCH, seconds)
 

@@ -57,7 +57,7 @@ def check_ranges(value: Any, hint: Any = None, name: str = "") -> None:
     Fields, items and values of dataclasses, sequences and mappings are looked at one by one; `hint` is the
     type that `value` should have, and can be left out for a dataclass.
     """
-    hint = type(value) if hint is None else hint
+    hint = type(value) if hint is None or (hint is Any and is_dataclass(value)) else hint
     kind, parts = get_origin(hint), get_args(hint)
     if kind is Annotated:
         for range in parts[1:]:

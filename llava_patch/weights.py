@@ -3,14 +3,16 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llava_patch.config import CONFIG_FILE, TOWER_FOLDER, LlavaConfig, resolve_tower
 from llava_patch.errors import ConfigError, WeightsError
 from llava_patch.folders import whole_folder
+from llava_patch.loading import put, renamed
 from llava_patch.model import FullPrecisionRotary, Llava, build_parts
 from llava_patch.shards import SHARD_BYTES, each_shard, shard_files, write_tensors
 from llava_patch.sizes import no_larger_than
@@ -76,7 +78,7 @@ def load_llava(
     tokens = ImageTokens.of(tokenizer, use_im_start_end=config.use_im_start_end)
     with no_larger_than(_files(folder, config), folder):
         model = _empty(config, tokens, dtype=dtype, device=device, attn_implementation=attn_implementation)
-    _fill(model, folder, progress=progress)
+    _fill(model, folder, device=device, progress=progress)
     return model, tokenizer
 
 
@@ -105,11 +107,12 @@ def start_llava(
     tokens = ImageTokens.of(tokenizer, use_im_start_end=use_im_start_end)
     with no_larger_than(_files(folder, config), folder):
         model = _empty(config, tokens, dtype=dtype, device=device, attn_implementation=attn_implementation)
+    model.projector.to_empty(device=device)
     generator = torch.Generator().manual_seed(seed)
     bound = config.vision.hidden_size**-0.5
     for value in model.projector.parameters():
         value.data.copy_(torch.empty(value.shape).uniform_(-bound, bound, generator=generator))
-    _fill(model, folder, progress=progress, fresh=("projector.",))
+    _fill(model, folder, device=device, progress=progress, fresh=(to_published("projector."),))
     model.grow(max(len(tokenizer) - model.vocabulary, 0), generator=generator)
     return model, tokenizer
 
@@ -183,11 +186,10 @@ def _empty(
     device: torch.device | str,
     attn_implementation: str,
 ) -> Llava:
-    """The model with memory but no values yet, except the constants that follow from the configuration."""
+    """The model on the meta device, but for the constants that follow from the configuration."""
     with torch.device("meta"):
         model = Llava(config, tokens, **build_parts(config, attn_implementation=attn_implementation))
-    model = model.to(dtype).to_empty(device=device)
-    # No initialiser may run after a file was read; what is no parameter is made anew, in full precision.
+    model = model.to(dtype)
     model.language_model.model.rotary_emb = FullPrecisionRotary(config.language).to(device)
     embeddings = model.vision_tower.embeddings
     embeddings.register_buffer(
@@ -196,51 +198,37 @@ def _empty(
     return model
 
 
-def _fill(model: Llava, folder: str | Path, *, progress: bool, fresh: tuple[str, ...] = ()) -> None:
-    """Copy the folder's and its tower's tensors into the model; one error lists all that does not fit."""
+def _fill(
+    model: Llava,
+    folder: str | Path,
+    *,
+    device: torch.device | str,
+    progress: bool,
+    fresh: tuple[str, ...] = (),
+) -> None:
+    """Give the model the tensors of the folder and of its tower; one error lists all that does not fit."""
     tower = resolve_tower(folder, model.config.vision_tower)
-    wanted = dict(model.state_dict())
-    filled: set[str] = set()
-    surprises: list[str] = []
-    for source, table, strangers in (
-        (tower, _TOWER_NAMES, _TOWER_STRANGERS),
-        (Path(folder), _LLAVA_NAMES, ()),
-    ):
-        for path, tensors in each_shard(source, progress=progress):
-            for name in list(tensors):
-                tensor = tensors.pop(name)
-                ours = _translate(name, table)
-                if ours is None or name.startswith(strangers):
-                    continue
-                if ours not in wanted:
-                    surprises.append(f"unexpected {name} in {path.name}")
-                elif wanted[ours].shape != tensor.shape:
-                    shapes = f"{list(tensor.shape)}, expected {list(wanted[ours].shape)}"
-                    surprises.append(f"misshapen {name} in {path.name}: {shapes}")
-                    filled.add(ours)
-                else:
-                    wanted[ours].copy_(tensor)
-                    filled.add(ours)
-    absent = [name for name in wanted if name not in filled and not name.startswith(fresh or ("\0",))]
-    surprises += [f"missing {to_published(name)}" for name in absent]
-    if surprises:
-        listed = "\n  ".join(surprises)
-        raise WeightsError(
-            f"{folder} (vision tower {tower}) does not fit its config.json, {len(surprises)} tensors differ; "
-            f"use the files that belong together:\n  {listed}"
-        )
-    left = [name for name, tensor in _all_tensors(model) if tensor.is_meta]
-    assert not left, f"on the meta device after loading: {left}"
+    shards = chain(
+        renamed(each_shard(tower, progress=progress), _of_tower),
+        renamed(each_shard(folder, progress=progress), _of_folder),
+    )
+    where = f"{folder} (vision tower {tower})"
+    put(model, shards, where=where, device=device, names=to_published, optional=fresh)
+
+
+def _of_tower(name: str) -> str | None:
+    """What a LLaVA folder would call a tensor of a CLIP folder. None: nothing of the vision tower."""
+    ours = _translate(name, _TOWER_NAMES)
+    return None if ours is None or name.startswith(_TOWER_STRANGERS) else to_published(ours)
+
+
+def _of_folder(name: str) -> str | None:
+    return None if is_constant(name) else name
 
 
 def _files(folder: str | Path, config: LlavaConfig) -> list[Path]:
     """All files that the model and its tower are filled from."""
     return [*shard_files(folder), *shard_files(resolve_tower(folder, config.vision_tower))]
-
-
-def _all_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    yield from model.named_parameters()
-    yield from model.named_buffers()
 
 
 def _dtype_name(model: Llava) -> str:

@@ -5,31 +5,25 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from diffusers import DDPMScheduler
 from torch import Tensor
 
-from llava_patch.processor import Processor
-from llava_patch.weights import load_llava
-from mgie.config import RunConfig, dump_run, resolve
+from mgie.config import RunConfig, dump_run
 from mgie.data.batches import Batches
 from mgie.data.datasets import OrderConfig, open_sets, with_features
 from mgie.data.examples import ExampleBuilder
 from mgie.data.mixture import Joined
 from mgie.data.orders import aspect_shapes
-from mgie.data.stored_features import FeatureBuilder, FeatureExtractor, join_features
+from mgie.data.stored_features import FeatureExtractor
 from mgie.data.stored_pairs import stored_splits
 from mgie.data.streamed import StreamedPairs
+from mgie.diffusion.process import AbstractProcess, process_of
 from mgie.errors import ConfigError, WeightsError
-from mgie.models.codec import Codec
-from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.models.editor import Editor
-from mgie.models.encoders.clip_text import ClipTextEncoder
-from mgie.models.encoders.edit_head import EditHead
-from mgie.models.encoders.llava import LlavaEncoder
-from mgie.tokens import visual_tokens
+from mgie.models.encoders.base import AbstractInstructionEncoder
+from mgie.prompts import AbstractPrompts
 from mgie.weights import checkpoint
 from mgie.weights.checkpoint import TrainState
-from mgie.weights.diffusers_parts import load_diffusion, load_sampler, load_text_model
+from mgie.weights.parts import denoiser_part, encoder_part
 from mgie.weights.release import INDEX, Release, read_release
 
 
@@ -38,35 +32,41 @@ class Parts:
     """An editor and what belongs to it but is no weight."""
 
     editor: Editor
-    processor: Processor
-    scheduler: DDPMScheduler
-    """The training schedule; samplers are built from its configuration."""
+    prompts: AbstractPrompts
+    process: AbstractProcess
 
 
 def build_editor(run: RunConfig, *, dtype: torch.dtype = torch.float32, progress: bool = False) -> Parts:
-    """Load both sides of the editor from what the run names; edit head and visual tokens' rows are new.
+    """What the run names: an encoder and a denoiser, each by its kind, or all of a release.
 
-    The sides are built separately, so that no later initialiser touches what a file held
+    Both sides are built separately, so that no later initialiser touches what a file held
     (docs/coming-from-ml-mgie.md, Q1).
     """
-    config = run.model
-    folder = resolve(config.llava)
-    llava, _ = load_llava(folder, dtype=dtype, attn_implementation=config.attention, progress=progress)
-    processor = Processor.from_pretrained(folder, template=config.template)
-    unet, vae, scheduler = load_diffusion(resolve(config.diffusion), progress=progress)
-    names = visual_tokens(config.edit_head.visual_tokens)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.seed)
-        llava.grow(processor.tokenizer.add_tokens(names))
-        edit_head = EditHead(
-            config.edit_head, d_in=llava.config.language.hidden_size, e_out=unet.config.cross_attention_dim
-        )
+    model = run.model
+    if model.release is not None:
+        release = read_release(model.release, dtype=dtype, progress=progress)
+        return _checked(run, Parts(
+            editor=release.editor.train(), prompts=release.prompts,
+            process=process_of(release.scheduler.config),
+        ))  # fmt: skip
+    painter, maker = denoiser_part(model.denoiser.kind), encoder_part(model.encoder.kind)
+    denoiser, codec, schedule = painter.build(model.denoiser, dtype=dtype, progress=progress)
+    encoder, prompts = maker.build(
+        model.encoder,
+        condition_width=denoiser.condition_width,
+        seed=run.seed,
+        compat=run.compat,
+        dtype=dtype,
+        progress=progress,
+    )
+    editor = Editor(encoder=encoder, denoiser=denoiser, codec=codec)
+    return _checked(run, Parts(editor=editor, prompts=prompts, process=process_of(schedule.config)))
+
+
+def _checked(run: RunConfig, parts: Parts) -> Parts:
     if run.train.gradient_checkpointing:
-        llava.language_model.activation_checkpointing_enable()
-    ids = tuple(processor.tokenizer.id_of(name) for name in names)
-    encoder = LlavaEncoder(llava, edit_head, visual_ids=ids, compat=run.compat)
-    editor = Editor(encoder=encoder, denoiser=UNetDenoiser(unet), codec=Codec(vae))
-    return Parts(editor=editor.to(dtype), processor=processor, scheduler=scheduler)
+        parts.editor.encoder.checkpoint_activations()
+    return parts
 
 
 def first_checkpoint(where: str) -> str:
@@ -91,14 +91,12 @@ def _read_start(where: str) -> dict[str, Tensor]:
     """What a checkpoint or a release can give a run to begin with, by the names of an editor's parameters."""
     if not (Path(where) / INDEX).is_file():
         return checkpoint.load_begun(Path(where)) | checkpoint.load_tensors(Path(where))
-    release = read_release(where)
-    if release.edit_head.own_embeddings is not None:
+    editor = read_release(where).editor
+    if any(name.endswith("own_embeddings") for name, _ in editor.named_buffers()):
         raise WeightsError(
             f"{where} has rows of visual tokens beside its language model's, which no run can begin with: "
             "take a release that `mgie train` made."
         )
-    encoder = LlavaEncoder(release.llava, release.edit_head, visual_ids=())
-    editor = Editor(encoder=encoder, denoiser=UNetDenoiser(release.unet), codec=Codec(release.vae))
     return {name: parameter.detach() for name, parameter in editor.named_parameters()}
 
 
@@ -120,34 +118,28 @@ def begin_run(run: RunConfig, parts: Parts, data: str) -> tuple[TrainState, dict
     return TrainState(data=data), left
 
 
-def build_teacher(run: RunConfig, parts: Parts) -> ClipTextEncoder | None:
-    """The text encoder that the diffusion side was pretrained with, if the run aligns its condition with it.
+def build_teacher(run: RunConfig, parts: Parts) -> AbstractInstructionEncoder | None:
+    """The text encoder that the denoiser was pretrained with, if the run aligns its condition with it.
 
-    It reads the language model's own tokens. Raises ConfigError where it cannot.
+    Raises ConfigError where the encoder cannot learn from it.
     """
+    model = run.model
     if not run.train.align_weight:
         return None
-    tokenizer, head = parts.processor.tokenizer, run.model.edit_head
-    text = load_text_model(resolve(run.model.diffusion))
-    words, length = len(tokenizer) - head.visual_tokens, text.config.max_position_embeddings
-    if text.config.vocab_size != words or head.queries not in (1, length):
+    if model.release is not None:
         raise ConfigError(
-            f"train.align_weight={run.train.align_weight} with {run.model.diffusion}: its text encoder reads "
-            f"{text.config.vocab_size} words in {length} places, the language model has {words} and the edit "
-            f"head {head.queries} queries: expected the same vocabulary and 1 or {length} queries; use parts "
-            "that were made together, or set train.align_weight to 0."
+            f"train.align_weight={run.train.align_weight} with model.release: a release has no text encoder; set "
+            "it to 0."
         )
-    silent = (*(tokenizer.id_of(name) for name in visual_tokens(head.visual_tokens)), tokenizer.eos_id)
-    return ClipTextEncoder(text, silent_ids=silent, pooled=head.queries == 1)
+    text_model = denoiser_part(model.denoiser.kind).text_model(model.denoiser)
+    return encoder_part(model.encoder.kind).teacher(model.encoder, parts.prompts, text_model)
 
 
-def build_examples(run: RunConfig, processor: Processor) -> ExampleBuilder:
+def build_examples(run: RunConfig, prompts: AbstractPrompts) -> ExampleBuilder:
     """What turns a pair into an example for this run's model."""
     data = run.data
     return ExampleBuilder(
-        processor,
-        question=run.model.question,
-        visual_tokens=run.model.edit_head.visual_tokens,
+        prompts,
         size=data.size,
         max_length=data.max_length,
         compat=run.compat,
@@ -156,14 +148,14 @@ def build_examples(run: RunConfig, processor: Processor) -> ExampleBuilder:
 
 
 def build_batches(
-    run: RunConfig, processor: Processor, *, rank: int, world: int, editor: Editor | None = None
+    run: RunConfig, prompts: AbstractPrompts, *, rank: int, world: int, editor: Editor | None = None
 ) -> Batches:
     """The training data of this run, for one of `world` processes.
 
     `editor` is whoever will read them: stored features must be those of its parts, and shapes of pictures
     such as it can read. Raises ConfigError, DataError or WeightsError where they are not.
     """
-    data, builder = run.data, build_examples(run, processor)
+    data, builder = run.data, build_examples(run, prompts)
     if editor is None and (data.features or builder.shapes):
         raise ConfigError(
             "stored features and shape buckets are for one editor: give build_batches its editor."
@@ -202,10 +194,13 @@ def build_batches(
             f"data.features={list(data.features)} with {group} in train.groups: what is trained gives other "
             "features after every step; leave one of them out."
         )
-    llava = editor.encoder.llava if "clip" in data.features else None
-    extractor = FeatureExtractor(builder, codec=editor.codec if "vae" in data.features else None, llava=llava)  # type: ignore[arg-type]
-    pairs = with_features(stored, data.features, extractor)
-    return batches(pairs, FeatureBuilder(builder), order=order, join=join_features)
+    extractor = FeatureExtractor(
+        builder,
+        codec=editor.codec if "vae" in data.features else None,
+        encoder=editor.encoder if "clip" in data.features else None,
+    )
+    pairs, features = with_features(stored, data.features, extractor)
+    return batches(pairs, builder, order=order, features=features)
 
 
 def _check_previews(run: RunConfig) -> None:
@@ -222,24 +217,18 @@ def build_release(parts: Parts, run: RunConfig) -> Release:
 
     The recipe's sampling becomes its defaults.
     """
-    editor = parts.editor
-    assert isinstance(editor.encoder, LlavaEncoder)
-    assert isinstance(editor.denoiser, UNetDenoiser)
+    sampling = run.sampling
     return Release(
-        llava=editor.encoder.llava,
-        edit_head=editor.encoder.edit_head,
-        unet=editor.denoiser.unet,
-        vae=editor.codec.vae,
-        scheduler=load_sampler(run.sampling.scheduler, parts.scheduler, steps=run.sampling.steps),
-        processor=parts.processor,
+        editor=parts.editor,
+        prompts=parts.prompts,
+        scheduler=parts.process.sampler(sampling.scheduler, steps=sampling.steps),
         settings={
-            "question": run.model.question,
             "size": run.data.size,
-            "num_inference_steps": run.sampling.steps,
-            "guidance_scale": run.sampling.guidance,
-            "image_guidance_scale": run.sampling.image_guidance,
-            "max_new_tokens": run.sampling.max_new_tokens,
-            "no_repeat_ngram_size": run.sampling.no_repeat_ngram_size,
+            "num_inference_steps": sampling.steps,
+            "guidance_scale": sampling.guidance,
+            "image_guidance_scale": sampling.image_guidance,
+            "max_new_tokens": sampling.max_new_tokens,
+            "no_repeat_ngram_size": sampling.no_repeat_ngram_size,
             "compat": run.compat,
         },
         run_yaml=dump_run(run),

@@ -6,6 +6,7 @@ jsonargparse from the same dataclasses; there is no third place.
 
 import difflib
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -17,39 +18,40 @@ from jsonargparse import ArgumentParser, Namespace
 from llava_patch.ranges import Range, check_ranges
 from mgie.diffusion.guidance import DropConfig
 from mgie.errors import ConfigError, mended
-from mgie.models.encoders.edit_head import EditHeadConfig
 from mgie.ranges import Few, NewTokens, Ngram, Number, NumberOrNone, Scale, Seed, Side, Steps, Threads, Weight
 from mgie.training.log import LogConfig
 from mgie.training.optim import OptimConfig
 from mgie.training.world import Strategy
 from mgie.weights.checkpoint import SaveConfig
+from mgie.weights.parts import RECIPES, denoiser_part, encoder_part
 
-RECIPES = Path(__file__).parent / "recipes"
 MOST_KEYS = 1000
 """Of a recipe; a few aliases of aliases would make millions."""
-BUILTIN = "builtin:"
-"""Prefix of a path that lies beside the recipes, inside the package."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which published parts the editor is made of, and what joins them."""
+    """Which parts the editor is made of: an encoder and a denoiser, or a whole release."""
 
-    llava: str
-    """Folder of the language side: LLaMA, projector, tokenizer, the name of its vision tower."""
-    diffusion: str
-    """Folder, hub id or single file of the diffusion side: UNet, VAE, scheduler."""
-    edit_head: EditHeadConfig
-    """The layers between the visual tokens and the denoiser's condition."""
-    template: str
-    """Conversation template, a name from llava_patch.conversation."""
-    question: str
-    """What the model is asked; `{instruction}` stands for the user's words."""
-    attention: str = "sdpa"
-    """Attention kernel of the language model and the vision tower, as transformers names it."""
+    encoder: Any = None
+    """What understands. Its `kind` says which keys there are (mgie/weights/parts.py)."""
+    denoiser: Any = None
+    """What paints, likewise, with the codec that belongs to it."""
+    release: str | None = None
+    """Folder of a release that is trained further, edit head and visual tokens included; then `encoder` and
+    `denoiser` are left out."""
     start: str | None = None
     """Run, checkpoint or release whose tensors the run begins with, as `--from` gives it; None: as the parts
     are. The recorded run names the checkpoint."""
+
+    def __post_init__(self) -> None:
+        """Either a release or both parts. Raises ConfigError."""
+        given = [name for name in ("encoder", "denoiser") if getattr(self, name) is not None]
+        if len(given) != (0 if self.release else 2):
+            raise ConfigError(
+                f"model has {' and '.join([*given, *(['release'] if self.release else [])]) or 'no parts'}: expected "
+                "encoder and denoiser, or release alone."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,16 +203,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         """Hold every number to its range. Raises ConfigError."""
         check_ranges(self)
-        drop, head = self.train.drop, self.model.edit_head
+        drop = self.train.drop
         if drop.text + drop.both + drop.image > 1:
             raise ConfigError(
                 f"train.drop.text={drop.text}, both={drop.both} and image={drop.image} are more than 1 "
                 "together: they are shares of the samples; lower them."
-            )
-        if head.width % head.heads:
-            raise ConfigError(
-                f"model.edit_head.width={head.width} is no multiple of model.edit_head.heads={head.heads}: "
-                "each head has an equal part of the width; change one of them."
             )
 
     @property
@@ -239,11 +236,6 @@ class RunConfig:
                 f"train.timestep_shift={train.timestep_shift} with compat=reference: the original draws "
                 "all times alike; set train.timestep_shift to 1."
             )
-        if "{instruction}" not in self.model.question:
-            raise ConfigError(
-                f"model.question={self.model.question!r} has no {{instruction}}: "
-                "write {instruction} where the user's words belong."
-            )
         if not re.fullmatch(r"[\w-][\w.-]*", self.name):
             raise ConfigError(
                 f"name={self.name!r} is no folder name: use letters, digits, '-', '_' and, not first, '.'."
@@ -252,7 +244,7 @@ class RunConfig:
             raise ConfigError("train.groups is empty: name the parameter groups to be trained.")
 
 
-def load_run(config: str, overrides: list[str] | tuple[str, ...] = ()) -> RunConfig:
+def load_run(config: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Read the recipe `config`, a name in mgie/recipes or a YAML file; `overrides` (`--a.b value`) win.
 
     Raises ConfigError for an unknown recipe, an unknown key (with the nearest known names) or a value of the
@@ -270,11 +262,14 @@ def load_run(config: str, overrides: list[str] | tuple[str, ...] = ()) -> RunCon
         raise ConfigError(
             f"recipe {path} holds {type(raw).__name__}: expected keys like those of mgie/recipes/tiny.yaml."
         )
-    known = _keys(RunConfig)
+    kinds = _kinds(raw, overrides)
+    known = {key: free for key, free in _keys(RunConfig).items() if key not in kinds}
+    for prefix, settings in kinds.items():
+        known |= _keys(settings, f"{prefix}.")
     _check_keys([key for key in keys if not _known(key, known)], known, f"recipe {path}")
     named = [word[2:].split("=", 1)[0] for word in overrides if word.startswith("--")]
     _check_keys([key for key in named if not _known(key, known)], known, "the command line")
-    parser = _parser()
+    parser = _parser(kinds)
     try:
         # jsonargparse reads the file again, so that its types are checked by the same rules as the options.
         namespace = parser.parse_args(["--config", str(path), *overrides])
@@ -305,19 +300,33 @@ def recipe_path(config: str) -> Path:
     return RECIPES / f"{config}.yaml"
 
 
-def resolve(path: str) -> str:
-    """A path as a recipe writes it, as one that can be opened: `builtin:` means beside the recipes."""
-    return str(RECIPES / path.removeprefix(BUILTIN)) if path.startswith(BUILTIN) else path
-
-
 def _recipe_names() -> list[str]:
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
-def _parser() -> ArgumentParser:
+def _kinds(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, type]:
+    """Key -> settings of the kind of part that it holds. Raises ConfigError for a kind that is not known."""
+    model = raw.get("model")
+    found: dict[str, type] = {}
+    for name, known in (("encoder", encoder_part), ("denoiser", denoiser_part)):
+        given = model.get(name) if isinstance(model, dict) else None
+        kind = given.get("kind") if isinstance(given, dict) else None
+        option = f"--model.{name}.kind"
+        for at, word in enumerate(overrides):
+            if word.split("=", 1)[0] == option:
+                kind = word.split("=", 1)[1] if "=" in word else " ".join(overrides[at + 1 : at + 2])
+        if given is not None or kind is not None:
+            found[f"model.{name}"] = known(str(kind)).settings
+    return found
+
+
+def _parser(kinds: dict[str, type]) -> ArgumentParser:
     parser = ArgumentParser(prog="mgie train", exit_on_error=False)
     parser.add_argument("--config", action="config")
-    parser.add_class_arguments(RunConfig, fail_untyped=True)
+    parser.add_class_arguments(RunConfig, fail_untyped=True, skip={"model"})
+    parser.add_class_arguments(ModelConfig, "model", skip={"encoder", "denoiser"})
+    for key, settings in kinds.items():
+        parser.add_class_arguments(settings, key, fail_untyped=True)
     return parser
 
 

@@ -76,16 +76,18 @@ def edit(
         EditOutput,
         MGIEPipeline,
     )  # seconds of imports: not before the request is known to be sound
-    from mgie.weights.limits import check_request
+    from mgie.request import check_request
 
-    check_request(release, steps=steps, size=size, pictures=1, dtype=kind, device=place)
+    check_request(release, [instruction], pictures=1, steps=steps, size=size, dtype=kind, device=place)
     started = time.monotonic()
     pipeline = MGIEPipeline.from_pretrained(release, torch_dtype=kind, progress=True, verify=verify)
     pipeline = pipeline.to(place)
     pipeline.set_progress_bar_config(disable=len(photos) > 1)
 
-    asked = {"steps": steps, "guidance": guidance, "image_guidance": image_guidance, "size": size}
-    asked = {name: value for name, value in asked.items() if value is not None}
+    asked = {
+        "num_inference_steps": steps, "guidance_scale": guidance,
+        "image_guidance_scale": image_guidance, "size": size,
+    }  # fmt: skip
     rows = []
     for photo, target in zip(tqdm(photos, desc="edit", unit="photo", disable=len(photos) == 1), targets):
         result = pipeline(image=_open(photo), prompt=instruction, seed=seed, **asked)

@@ -105,10 +105,10 @@ def evaluate(
     bench = find_suite(suite)
     check_out(out, kind=REPORT)
     if isinstance(model, (str, Path)):
-        from mgie.weights.limits import check_request
+        from mgie.request import check_request
 
         place, kind, pictures = find_device(device), find_dtype(dtype), min(count, batch_size)
-        check_request(model, steps=steps, size=size, pictures=pictures, dtype=kind, device=place)
+        check_request(model, [], pictures=pictures, steps=steps, size=size, dtype=kind, device=place)
     scorers = find_scorers([*bench.metrics, *metrics], clip, dino)
     started = time.monotonic()
 
@@ -123,7 +123,10 @@ def evaluate(
 
     # Edit, by each picture's own instruction and by another's.
     others = neighbours(pairs) if control and bench.judge else []
-    asked = {"steps": steps, "guidance": guidance, "image_guidance": image_guidance, "size": size}
+    asked = {
+        "num_inference_steps": steps, "guidance_scale": guidance,
+        "image_guidance_scale": image_guidance, "size": size,
+    }  # fmt: skip
     options = {key: value for key, value in asked.items() if value is not None} | {"seed": seed}
     with tqdm(total=len(pairs) + len(others), desc=f"evaluate on {suite}", unit="edit") as progress:
         own = [pair.instruction for pair in pairs]

@@ -4,8 +4,6 @@ mgie extract _ckpt/runs/tiny --out _ckpt/tiny
 """
 
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -25,13 +23,15 @@ from mgie.weights.apple import (
     APPLE,
     MLLM,
     OWN_LLAVA,
-    PUBLISHED_HEADS,
     assemble,
+    check_layout,
     is_training_checkpoint,
+    published_parts,
     read_apple,
     read_training_checkpoint,
     write_apple,
 )
+from mgie.weights.llava_part import LlavaSettings
 from mgie.weights.release import INDEX, RELEASE, RUN, Release, read_release, write_release
 
 KINDS = {"release": RELEASE, "apple": APPLE}
@@ -97,18 +97,19 @@ def extract(
         groups = load_run(str(run_dir / RUN)).train.groups if release.run_yaml else None
     else:
         found = _find(run_dir, checkpoint)
+        moved = {"model.encoder.llava": llava, "model.denoiser.diffusion": diffusion}
         mended = [f"--sampling.{key}={value}" for key, value in (sampling or {}).items()]
+        mended += [f"--{key}={where}" for key, where in moved.items() if where is not None]
         run = load_run(str(found / "run.yaml"), mended)
         groups = run.train.groups
-        if format == "apple":
-            _check_layout(run.model.edit_head.heads, groups)
-        moved = {"llava": llava or run.model.llava, "diffusion": diffusion or run.model.diffusion}
-        release, facts = _from_run(replace(run, model=replace(run.model, **moved)), found, ema, kind)
+        if format == "apple" and isinstance(run.model.encoder, LlavaSettings):
+            check_layout(run.model.encoder.edit_head.heads, groups)
+        release, facts = _from_run(run, found, ema, kind)
     _check_finite(release, run_dir)
     if format == "release":
         write_release(release, out)
     else:
-        _check_layout(release.edit_head.config.heads, groups or ())
+        check_layout(published_parts(release)[0].edit_head.config.heads, groups or ())
         write_apple(release, out, llava=groups is None or not set(groups) <= set(IN_APPLE))
     return {"out": str(out), "format": format, "run_dir": str(run_dir), **facts}
 
@@ -157,18 +158,8 @@ def _from_original(
 
 def _check_finite(release: Release, where: Path) -> None:
     """Refuse to hand out what diverged, or what does not fit into half precision."""
-    for name in ("llava", "edit_head", "unet", "vae"):
-        checkpoints.check_finite(getattr(release, name).state_dict().items(), f"the {name} of {where}")
-
-
-def _check_layout(heads: int, groups: Sequence[str]) -> None:
-    """Refuse what Apple's layout does not tell, and its readers would take for something else."""
-    if heads != PUBLISHED_HEADS or "codec" in groups:
-        reason = f"the edit head has {heads} heads" if heads != PUBLISHED_HEADS else "the VAE was trained"
-        raise ConfigError(
-            f"--format apple: {reason}, which Apple's layout does not hold (its readers take "
-            f"{PUBLISHED_HEADS} heads and a published VAE); use --format release."
-        )
+    for name, part in release.editor.named_children():
+        checkpoints.check_finite(part.state_dict().items(), f"the {name} of {where}")
 
 
 def _find(run_dir: Path, name: str) -> Path:

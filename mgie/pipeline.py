@@ -1,46 +1,45 @@
-"""Edit pictures by instructions: the model clip_pixels, says what the edit will look like, and paints it.
+"""Edit pictures by instructions: the model looks, says what the edit will look like, and paints it.
 
 pipeline = MGIEPipeline.from_pretrained("_ckpt/tiny")
 result = pipeline(image=picture, prompt="make it black and white", seed=0)
 result.images[0], result.said[0]
 """
 
+import copy
 import difflib
 import inspect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, SchedulerMixin, UNet2DConditionModel
+from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils import BaseOutput
-from diffusers.utils.torch_utils import randn_tensor
 from jaxtyping import Float
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from llava_patch.ranges import check_ranges, in_range
+from llava_patch.ranges import in_range
 from mgie.data.examples import ExampleBuilder
 from mgie.data.express import clean_up
 from mgie.data.images import resize, to_image, to_pixels, upright
-from mgie.data.validation import check_instruction
-from mgie.diffusion.guidance import branch_count, branches, guided
+from mgie.diffusion.sampling import Generators, sample
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.codec import Codec
-from mgie.models.denoisers.unet import UNetDenoiser
-from mgie.models.encoders.edit_head import EditHead
-from mgie.models.encoders.llava import Imagined, LlavaEncoder
-from mgie.ranges import NewTokens, Ngram, Scale, Seed, Side, Steps
+from mgie.models.denoisers.base import AbstractDenoiser
+from mgie.models.editor import Editor
+from mgie.models.encoders.base import AbstractInstructionEncoder
+from mgie.prompts import AbstractPrompts, Compat
+from mgie.ranges import NewTokens, Scale, Seed, Side, Steps
+from mgie.request import Sampling, Shown, check_shown, generators_of, pairs_of
+from mgie.types import Condition, Context, ControlPlan
 from mgie.weights.apple import MLLM, read_apple
 from mgie.weights.limits import Limits
-from mgie.weights.release import HUB, Release, fetch, read_release, visual_ids, write_release
+from mgie.weights.release import HUB, Release, fetch, read_release, write_release
 
-Compat = Literal["default", "reference"]
-SHOWN = ("pil", "np", "pt", "latent")
-"""What `output_type` may be."""
-Generators = torch.Generator | list[torch.Generator] | None
+Callback = Callable[..., dict[str, Any] | None]
 
 
 @dataclass
@@ -56,33 +55,27 @@ class EditOutput(BaseOutput):
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Sampling:
-    """How one call samples."""
+class Imagined:
+    """What the model understood of pictures and instructions: can be painted many times."""
 
-    steps: Steps
-    guidance: Scale
-    image_guidance: Scale
-    size: Side
-    max_new_tokens: NewTokens
-    no_repeat_ngram_size: Ngram
-    compat: Compat
+    context: Context
+    said: list[str]
+    forced: list[bool]
 
 
 class MGIEPipeline(DiffusionPipeline):
     """An editor as a diffusers pipeline: devices, schedulers, offloading and callbacks as in any other."""
 
-    model_cpu_offload_seq = "llava->edit_head->unet->vae"
+    model_cpu_offload_seq = "encoder->denoiser->codec"
     _callback_tensor_inputs = ["latents"]  # noqa: RUF012 - the library's own spelling
 
     def __init__(
         self,
-        llava: nn.Module,
-        edit_head: EditHead,
-        unet: UNet2DConditionModel,
-        vae: AutoencoderKL,
+        encoder: AbstractInstructionEncoder,
+        denoiser: AbstractDenoiser,
+        codec: Codec,
         scheduler: SchedulerMixin,
-        processor: Any,
-        question: str = "what will this image be like if '{instruction}'",
+        prompts: AbstractPrompts,
         size: int = 512,
         num_inference_steps: int = 100,
         guidance_scale: float = 7.5,
@@ -94,15 +87,9 @@ class MGIEPipeline(DiffusionPipeline):
         """The parts, and how the editor edits unless a call says otherwise (by default as published)."""
         super().__init__()
         self.register_modules(
-            llava=llava,
-            edit_head=edit_head,
-            unet=unet,
-            vae=vae,
-            scheduler=scheduler,
-            processor=processor,
+            encoder=encoder, denoiser=denoiser, codec=codec, scheduler=scheduler, prompts=prompts
         )
         self.register_to_config(
-            question=question,
             size=size,
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
@@ -143,38 +130,31 @@ class MGIEPipeline(DiffusionPipeline):
             hint = f"did you mean {near[0]}?" if near else f"expected some of {', '.join(known)}."
             raise ConfigError(f"from_pretrained has no option {unknown[0]}: {hint}")
         folder = fetch(where, **hub)
-        dtype = torch_dtype or torch.float32
+        options: dict[str, Any] = {
+            "dtype": torch_dtype or torch.float32, "attention": attn_implementation,
+            "progress": progress, "verify": verify,
+        }  # fmt: skip
         if (folder / MLLM).is_file():
-            release = read_apple(
-                folder,
-                llava=llava,
-                diffusion=diffusion,
-                dtype=dtype,
-                attention=attn_implementation,
-                progress=progress,
-                verify=verify,
-            )
-        elif llava or diffusion:
+            return cls.from_release(read_apple(folder, llava=llava, diffusion=diffusion, **options))
+        if llava or diffusion:
             raise ConfigError(
                 f"llava and diffusion are for Apple's files, but {where} is a release and has both: leave "
                 "them out."
             )
-        else:
-            release = read_release(
-                folder, dtype=dtype, attention=attn_implementation, progress=progress, verify=verify
-            )
-        return cls.from_release(release)
+        return cls.from_release(read_release(folder, **options))
 
     @classmethod
     def from_release(cls, release: Release) -> "MGIEPipeline":
         """A pipeline of parts that are loaded already. Raises WeightsError for settings that do not exist."""
-        known = set(inspect.signature(cls.__init__).parameters) - set(release.parts)
+        parts = dict(release.editor.named_children())
+        parts |= {"scheduler": release.scheduler, "prompts": release.prompts}
+        known = set(inspect.signature(cls.__init__).parameters) - set(parts)
         if unknown := sorted(set(release.settings) - known):
             raise WeightsError(
                 f"the release has the settings {', '.join(unknown)}, which this version of mgie does not "
                 "know: update mgie, or extract the release again."
             )
-        pipeline = cls(**release.parts, **release.settings)
+        pipeline = cls(**parts, **release.settings)
         pipeline._run_yaml, pipeline._card = release.run_yaml, release.card
         return pipeline
 
@@ -185,12 +165,20 @@ class MGIEPipeline(DiffusionPipeline):
 
     def as_release(self) -> Release:
         """The parts and settings as they are now."""
-        return Release(**self.components, settings=self.parameters, run_yaml=self._run_yaml, card=self._card)
+        return Release(
+            editor=self.editor, prompts=self.prompts, scheduler=self.scheduler, settings=self.parameters,
+            run_yaml=self._run_yaml, card=self._card,
+        )  # fmt: skip
+
+    @property
+    def editor(self) -> Editor:
+        """What edits: encoder, denoiser and codec."""
+        return Editor(encoder=self.encoder, denoiser=self.denoiser, codec=self.codec)
 
     @property
     def device(self) -> torch.device:
         """Where the pipeline is."""
-        return self.unet.device
+        return self.denoiser.device
 
     @property
     def size(self) -> int:
@@ -209,165 +197,216 @@ class MGIEPipeline(DiffusionPipeline):
         num_inference_steps: Steps | None = None,
         guidance_scale: Scale | None = None,
         image_guidance_scale: Scale | None = None,
-        steps: Steps | None = None,
-        guidance: Scale | None = None,
-        image_guidance: Scale | None = None,
         size: Side | None = None,
         max_new_tokens: NewTokens | None = None,
         seed: Seed | Sequence[Seed] | None = None,
         generator: Generators = None,
-        output_type: Literal["pil", "np", "pt", "latent"] = "pil",
+        output_type: Shown = "pil",
         compat: Compat | None = None,
-        callback_on_step_end: Callable[..., dict[str, Any] | None] | None = None,
+        callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         return_dict: bool = True,
     ) -> EditOutput | tuple[Any, list[str], list[bool]]:
         """Edit one picture or several; what a picture becomes does not depend on the others in the call.
 
-        One instruction may serve several pictures, one picture several instructions. `steps`, `guidance` and
-        `image_guidance` are short names of the first three; None is the release's own. A picture of any size
-        is edited whole, at about `size` x `size` pixels in its own shape, and brought back to its size; the
-        language model sees it whole too, as a square. Every picture's noise starts from `seed` (or its own,
-        if there are several), unless `generator` is given. "np", "pt" (in [0, 1]) and "latent" stay at the
-        size of the editing. `compat="reference"` reproduces the original program's crops, window and
-        clean-up, and edits at the picture's own size. Raises DataError and ConfigError.
+        One instruction may serve several pictures, one picture several instructions; None is the release's
+        own. A picture of any size is edited whole, at about `size` x `size` pixels in its own shape, and
+        brought back to its size; the language model sees it whole too, as a square. Every picture's noise
+        starts from `seed` (or its own, if there are several), unless `generator` is given. "np", "pt" (in
+        [0, 1]) and "latent" stay at the size of the editing. `compat="reference"` reproduces the original
+        program's crops, window and clean-up, and edits at the picture's own size. Raises DataError and
+        ConfigError.
         """
-        # Everything that can be wrong is wrong now.
-        pictures, instructions = self._pairs(image, prompt)
+        pictures, instructions = pairs_of(image, prompt)
         sampling = self._sampling(
-            steps=_one_of(num_inference_steps, steps),
-            guidance=_one_of(guidance_scale, guidance),
-            image_guidance=_one_of(image_guidance_scale, image_guidance),
-            size=size,
-            max_new_tokens=max_new_tokens,
+            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+            image_guidance_scale=image_guidance_scale, size=size, max_new_tokens=max_new_tokens,
             compat=compat,
-        )
-        generators = self._generators(len(pictures), seed, generator)
-        if output_type not in SHOWN:
-            raise ConfigError(f"output_type is {output_type!r}: expected {', '.join(SHOWN)}.")
-        if unknown := set(callback_on_step_end_tensor_inputs) - set(self._callback_tensor_inputs):
-            raise ConfigError(
-                f"callbacks get latents, there are no {', '.join(sorted(unknown))}: leave them out."
-            )
-        pictures = [self._read(picture, sampling) for picture in pictures]
-        sizes = [self._size(picture, sampling) for picture in pictures]
-        pixels = max(width * height * count for (width, height), count in Counter(sizes).items())
-        self._limits.check_memory(pixels, dtype=self.unet.dtype, device=self._execution_device)
-        fitted = [self._fit(picture, sampling) for picture in pictures]
-
-        # Look and speak.
-        imagined, said = self._imagine(pictures, instructions, sampling)
-
-        # Paint, the pictures of one size together.
-        tokens, null = self._encoder.condition(imagined.visual.to(self.edit_head.dtype))
-        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for row, picture in enumerate(fitted):
-            groups[picture.size].append(row)
-        results: dict[int, Tensor] = {}
-        for rows in groups.values():
-            painted = self._paint(
-                torch.stack([to_pixels(fitted[row]) for row in rows]),
-                tokens[rows],
-                null,
-                sampling,
-                generators if not isinstance(generators, list) else [generators[row] for row in rows],
-                callback_on_step_end,
-                callback_on_step_end_tensor_inputs,
-                decode=output_type != "latent",
-            )
-            results |= dict(zip(rows, painted))
+        )  # fmt: skip
+        generators = generators_of(len(pictures), seed, generator)
+        check_shown(output_type, callback_on_step_end_tensor_inputs)
+        fitted = self._fitted(pictures, sampling)
+        imagined = self._imagine(pictures, instructions, sampling)
+        images = self._paint(
+            fitted, imagined.context, sampling, generators, output_type, callback_on_step_end,
+            callback_on_step_end_tensor_inputs,
+        )  # fmt: skip
         self.maybe_free_model_hooks()
-
-        # Show.
-        edited = [results[row] for row in range(len(pictures))]
-        originals = [None if sampling.compat == "reference" else picture.size for picture in pictures]
-        output = EditOutput(
-            images=_shown(edited, output_type, originals), said=said, forced=list(imagined.forced)
-        )
+        output = EditOutput(images=images, said=imagined.said, forced=imagined.forced)
         return output if return_dict else output.to_tuple()
 
+    @in_range
+    @torch.no_grad()
+    def imagine(
+        self,
+        image: Image.Image | Sequence[Image.Image],
+        prompt: str | Sequence[str],
+        *,
+        max_new_tokens: NewTokens | None = None,
+        compat: Compat | None = None,
+    ) -> Imagined:
+        """The first half of an edit: what the model understands, to be painted with any seeds and scales."""
+        pictures, instructions = pairs_of(image, prompt)
+        sampling = self._sampling(max_new_tokens=max_new_tokens, compat=compat)
+        imagined = self._imagine(pictures, instructions, sampling)
+        self.maybe_free_model_hooks()
+        return imagined
+
+    @in_range
+    @torch.no_grad()
+    def paint(
+        self,
+        image: Image.Image | Sequence[Image.Image],
+        imagined: Imagined,
+        *,
+        num_inference_steps: Steps | None = None,
+        guidance_scale: Scale | None = None,
+        image_guidance_scale: Scale | None = None,
+        size: Side | None = None,
+        seed: Seed | Sequence[Seed] | None = None,
+        generator: Generators = None,
+        output_type: Shown = "pil",
+        compat: Compat | None = None,
+        plan: ControlPlan | None = None,
+    ) -> Any:
+        """The second half: the pictures as `imagined` says, which was made of them. `plan` controls the
+        painting of pictures of one size. Raises DataError and ConfigError."""
+        pictures = [image] if isinstance(image, Image.Image) else list(image)
+        if len(pictures) != len(imagined.said):
+            raise DataError(
+                f"there are {len(pictures)} pictures and {len(imagined.said)} were imagined: expected the same "
+                "pictures."
+            )
+        sampling = self._sampling(
+            num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+            image_guidance_scale=image_guidance_scale, size=size, compat=compat,
+        )  # fmt: skip
+        generators = generators_of(len(pictures), seed, generator)
+        check_shown(output_type, ())
+        images = self._paint(
+            self._fitted(pictures, sampling), imagined.context, sampling, generators, output_type, plan=plan
+        )
+        self.maybe_free_model_hooks()
+        return images
+
     def _imagine(
-        self, pictures: list[Image.Image], instructions: list[str], sampling: _Sampling
-    ) -> tuple[Imagined, list[str]]:
-        """What the model says of each picture, and the states of its visual tokens."""
-        builder = self._builder(sampling)
-        prompts = [builder.ask(*pair) for pair in zip(pictures, instructions)]
-        input_ids, mask = self.processor.pad(prompts, side="left")
-        clip_pixels = torch.cat([builder.clip_pixels(self._look(picture, sampling)) for picture in pictures])
-        self._onload("llava")
-        device = self._execution_device
-        imagined = self._encoder.imagine(
-            input_ids.to(device),
-            mask.to(device),
-            clip_pixels.to(device, self.llava.dtype),
+        self, pictures: list[Image.Image], instructions: list[str], sampling: Sampling
+    ) -> Imagined:
+        """What the model says of each picture, and the condition that follows."""
+        prompts = self.prompts
+        builder = ExampleBuilder(prompts, size=sampling.size, max_length=1, compat=sampling.compat)
+        questions = [prompts.question(instruction, images=1) for instruction in instructions]
+        looked = [builder.clip_pixels(self._looked(picture, sampling)) for picture in pictures]
+        self._onload("encoder")
+        answer = self.encoder.answer(
+            prompts.asked(questions, looked).to(self._execution_device),
             max_new_tokens=sampling.max_new_tokens,
             no_repeat_ngram_size=sampling.no_repeat_ngram_size,
             compat=sampling.compat,
         )
-        decode = self.processor.tokenizer.decode
         if sampling.compat == "reference":
-            whole = [[*ids, *new] for ids, new in zip(prompts, imagined.said)]
-            return imagined, [_literal(decode(ids)) for ids in whole]
-        return imagined, [_cleaned(decode(list(ids), skip_special=True)) for ids in imagined.said]
+            whole = [[*ids, *new] for ids, new in zip(questions, answer.said)]
+            said = [_literal(prompts.text(ids, literal=True)) for ids in whole]
+        else:
+            said = [_cleaned(prompts.text(ids)) for ids in answer.said]
+        return Imagined(context=answer.context, said=said, forced=list(answer.forced))
 
     def _paint(
         self,
-        pixels: Float[Tensor, "b 3 y x"],
-        tokens: Float[Tensor, "b q e"],
-        null: Float[Tensor, "1 q e"],
-        sampling: _Sampling,
+        fitted: list[tuple[Image.Image, tuple[int, int] | None]],
+        context: Context,
+        sampling: Sampling,
         generators: Generators,
-        callback: Callable[..., dict[str, Any] | None] | None,
-        callback_inputs: Sequence[str],
+        output_type: Shown,
+        callback: Callback | None = None,
+        callback_inputs: Sequence[str] = ("latents",),
         *,
-        decode: bool,
-    ) -> Tensor:
-        """Sample the edited pictures: pixels, or latents if they are not to be decoded."""
-        codec, denoiser = Codec(self.vae), UNetDenoiser(self.unet)
-        device, dtype = self._execution_device, self.unet.dtype
-        scales = {"guidance": sampling.guidance, "image_guidance": sampling.image_guidance}
+        plan: ControlPlan | None = None,
+    ) -> Any:
+        """The edited pictures as `output_type` says, those of one size painted together."""
+        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for row, (picture, _) in enumerate(fitted):
+            groups[picture.size].append(row)
+        if plan is not None and len(groups) > 1:
+            raise DataError("a plan is for pictures of one size: paint the others in calls of their own.")
+        painted: dict[int, Tensor] = {}
+        for rows in groups.values():
+            latents = self._sampled(
+                torch.stack([to_pixels(fitted[row][0]) for row in rows]),
+                rows_of(context, rows, self.denoiser.dtype),
+                sampling,
+                [generators[row] for row in rows] if isinstance(generators, list) else generators,
+                callback,
+                callback_inputs,
+                plan,
+            )
+            if output_type != "latent":
+                self._onload("codec")
+                latents = self.codec.decode(latents.to(self.codec.dtype))
+            painted |= dict(zip(rows, latents))
+        ordered = [painted[row] for row in range(len(fitted))]
+        return _shown(ordered, output_type, [original for _, original in fitted])
 
-        # Start from noise, with the source beside it.
-        self._onload("vae")
-        source = codec.encode_mode(pixels.to(device, self.vae.dtype)).to(dtype)
-        self.scheduler.set_timesteps(sampling.steps, device=device)
-        latents = randn_tensor(source.shape, generator=generators, device=device, dtype=dtype)
-        latents = latents * self.scheduler.init_noise_sigma
-        conditions, sources = branches(tokens.to(dtype), null.to(dtype), source, **scales)
-        accepted = inspect.signature(self.scheduler.step).parameters
-        extra = {"generator": generators} if "generator" in accepted else {}
+    def _sampled(
+        self,
+        pixels: Float[Tensor, "b 3 y x"],
+        context: Context,
+        sampling: Sampling,
+        generators: Generators,
+        callback: Callback | None,
+        callback_inputs: Sequence[str],
+        plan: ControlPlan | None,
+    ) -> Float[Tensor, "b c h w"]:
+        """Latents of the edited pictures. The scheduler is this call's own: calls may run side by side."""
+        device = self._execution_device
+        scheduler = copy.deepcopy(self.scheduler)
+        scheduler.set_timesteps(sampling.num_inference_steps, device=device)
+        self._onload("codec")
+        source = self.codec.encode_source(pixels.to(device, self.codec.dtype)).to(self.denoiser.dtype)
+        self._onload("denoiser")
+        with self.progress_bar(total=len(scheduler.timesteps)) as bar:
 
-        # Remove the noise step by step.
-        self._onload("unet")
-        with self.progress_bar(total=len(self.scheduler.timesteps)) as bar:
-            for step, t in enumerate(self.scheduler.timesteps):
-                noisy = self.scheduler.scale_model_input(latents, t)
-                noisy = torch.cat([noisy] * branch_count(**scales))
-                answers = denoiser(noisy, t.expand(len(noisy)), sources, conditions)
-                latents = self.scheduler.step(
-                    guided(answers, **scales), t, latents, **extra, return_dict=False
-                )[0]
-                if callback is not None:
-                    shown = dict.fromkeys(callback_inputs, latents)
-                    latents = (callback(self, step, t, shown) or {}).get("latents", latents)
+            def watch(step: int, t: Tensor, latents: Tensor) -> Tensor:
                 bar.update()
-        if not decode:
-            return latents
-        self._onload("vae")
-        return codec.decode(latents.to(self.vae.dtype))
+                if callback is None:
+                    return latents
+                shown = dict.fromkeys(callback_inputs, latents)
+                return (callback(self, step, t, shown) or {}).get("latents", latents)
+
+            return sample(
+                self.denoiser, scheduler, source, context,
+                guidance=sampling.guidance_scale, image_guidance=sampling.image_guidance_scale,
+                plan=plan, generators=generators, watch=watch,
+            )  # fmt: skip
 
     # What a picture is before it is edited.
 
-    def _read(self, picture: Image.Image, sampling: _Sampling) -> Image.Image:
+    def _fitted(
+        self, pictures: list[Image.Image], sampling: Sampling
+    ) -> list[tuple[Image.Image, tuple[int, int] | None]]:
+        """Each picture at the size that it is edited at, and the size that it is brought back to.
+
+        Raises DataError, and ConfigError for more than memory holds.
+        """
+        read = [self._read(picture, sampling) for picture in pictures]
+        sizes = [self._size(picture, sampling) for picture in read]
+        pixels = max(width * height * count for (width, height), count in Counter(sizes).items())
+        self._limits.check_memory(pixels, dtype=self.denoiser.dtype, device=self._execution_device)
+        reference = sampling.compat == "reference"
+        kind = Image.Resampling.LANCZOS if reference else Image.Resampling.BICUBIC
+        fitted = [each if each.size == size else each.resize(size, kind) for each, size in zip(read, sizes)]
+        return [(new, None if reference else old.size) for new, old in zip(fitted, read)]
+
+    def _read(self, picture: Image.Image, sampling: Sampling) -> Image.Image:
         """The picture in colours, upright, on white; the reference drops what is beside the colours."""
         if sampling.compat == "reference":
             return picture.convert("RGB")
         return upright(picture, name="a picture")
 
-    def _size(self, picture: Image.Image, sampling: _Sampling) -> tuple[int, int]:
+    def _size(self, picture: Image.Image, sampling: Sampling) -> tuple[int, int]:
         """Width and height that the picture is edited at."""
         if sampling.compat == "reference":
-            factor = Codec(self.vae).factor
+            factor = self.codec.space.factor
             sides = (picture.width // factor * factor, picture.height // factor * factor)
             if not all(sides):
                 raise DataError(
@@ -377,14 +416,9 @@ class MGIEPipeline(DiffusionPipeline):
             return sides
         return fitted_size(picture.size, side=sampling.size, multiple=self._limits.multiple)
 
-    def _fit(self, picture: Image.Image, sampling: _Sampling) -> Image.Image:
-        """The picture at the size that it is edited at."""
-        size = self._size(picture, sampling)
-        kind = Image.Resampling.LANCZOS if sampling.compat == "reference" else Image.Resampling.BICUBIC
-        return picture if size == picture.size else picture.resize(size, kind)
-
-    def _look(self, picture: Image.Image, sampling: _Sampling) -> Image.Image:
-        """The picture as the language model's tower gets it: whole, unless the reference's crop is wanted."""
+    def _looked(self, picture: Image.Image, sampling: Sampling) -> Image.Image:
+        """The picture as the vision tower gets it: whole, unless the reference's crop is wanted."""
+        picture = self._read(picture, sampling)
         if sampling.compat == "reference":
             return picture
         side = min(picture.size)
@@ -392,83 +426,28 @@ class MGIEPipeline(DiffusionPipeline):
 
     @property
     def _limits(self) -> Limits:
-        return Limits.of(self.unet.config, self.vae.config, self.scheduler.config)
+        return Limits.of(self.denoiser, self.codec, self.scheduler.config)
 
-    def _builder(self, sampling: _Sampling) -> ExampleBuilder:
-        return ExampleBuilder(
-            self.processor,
-            question=self.config.question,
-            visual_tokens=self.edit_head.config.visual_tokens,
-            size=sampling.size,
-            max_length=1,
-            compat=sampling.compat,
-        )
-
-    @property
-    def _encoder(self) -> LlavaEncoder:
-        ids = visual_ids(self.processor, self.edit_head.config.visual_tokens)
-        return LlavaEncoder(self.llava, self.edit_head, visual_ids=ids)  # pyright: ignore - a Llava
-
-    # What a call may ask for.
-
-    def _pairs(
-        self, image: Image.Image | Sequence[Image.Image], prompt: str | Sequence[str]
-    ) -> tuple[list[Image.Image], list[str]]:
-        if isinstance(image, Image.Image):
-            pictures = [image] * (1 if isinstance(prompt, str) else len(prompt))
-        else:
-            pictures = list(image)
-        instructions = [prompt] * len(pictures) if isinstance(prompt, str) else list(prompt)
-        if not pictures or len(pictures) != len(instructions):
-            raise DataError(
-                f"there are {len(pictures)} pictures and {len(instructions)} instructions: expected at "
-                "least one picture and one instruction, and one for all or one for each."
-            )
-        for picture in pictures:
-            if not isinstance(picture, Image.Image):
-                raise DataError(
-                    f"an image is a {type(picture).__name__}: expected PIL pictures; open files with "
-                    "PIL.Image.open(PATH)."
-                )
-        for instruction in instructions:
-            check_instruction(instruction)
-        return pictures, instructions
-
-    def _sampling(self, **asked: Any) -> _Sampling:
-        config = self.config
-        own = {
-            "steps": config.num_inference_steps,
-            "guidance": config.guidance_scale,
-            "image_guidance": config.image_guidance_scale,
-            "size": config.size,
-            "max_new_tokens": config.max_new_tokens,
-            "no_repeat_ngram_size": config.no_repeat_ngram_size,
-            "compat": config.compat,
-        }
-        sampling = _Sampling(**{name: own[name] if asked.get(name) is None else asked[name] for name in own})
-        if sampling.compat not in ("default", "reference"):
-            raise ConfigError(f"compat is {sampling.compat!r}: expected default or reference.")
-        check_ranges(sampling)
-        self._limits.check(steps=sampling.steps, size=sampling.size)
-        return sampling
-
-    def _generators(self, count: int, seed: int | Sequence[int] | None, given: Generators) -> Generators:
-        if seed is None:
-            if isinstance(given, list) and len(given) != count:
-                raise ConfigError(f"there are {len(given)} generators for {count} pictures: give one each.")
-            return given
-        if given is not None:
-            raise ConfigError("both seed and generator are given: expected one of them.")
-        seeds = [seed] * count if isinstance(seed, int) else list(seed)
-        if len(seeds) != count:
-            raise ConfigError(f"there are {len(seeds)} seeds for {count} pictures: give one, or one each.")
-        return [torch.Generator().manual_seed(each) for each in seeds]
+    def _sampling(self, **asked: Any) -> Sampling:
+        return Sampling.of(self.config, self._limits, **asked)
 
     def _onload(self, name: str) -> None:
         """Bring an offloaded part to the device, which the library does only when its `forward` is called."""
         hook = getattr(getattr(self, name), "_hf_hook", None)
         if hook is not None:
             hook.pre_forward(getattr(self, name))
+
+
+def rows_of(context: Context, rows: list[int], dtype: torch.dtype) -> Context:
+    """The context of some of the samples, for a denoiser of this type."""
+
+    def taken(condition: Condition, rows: list[int]) -> Condition:
+        held = {name: getattr(condition, name) for name in Condition.__slots__}
+        some = {name: value[rows] for name, value in held.items() if value is not None}
+        return Condition(**{n: v.to(dtype) if v.is_floating_point() else v for n, v in some.items()})
+
+    own = rows if len(context.null.tokens) > 1 else [0]
+    return Context(condition=taken(context.condition, rows), null=taken(context.null, own))
 
 
 def fitted_size(size: tuple[int, int], *, side: int, multiple: int) -> tuple[int, int]:
@@ -500,7 +479,7 @@ def _shown(edited: list[Tensor], kind: str, sizes: list[tuple[int, int] | None])
 
 
 def _cleaned(words: str) -> str:
-    """What was said, by the sound rule; a full stop that was not said is not put into the model's mouth."""
+    """What was said, by the default rule; a full stop that was not said is not put into the model's mouth."""
     cleaned, words = clean_up(words), " ".join(words.split())
     return words if cleaned == words + "." else cleaned
 
@@ -511,7 +490,3 @@ def _literal(conversation: str) -> str:
         return clean_up(conversation, compat="reference")
     except IndexError:
         return ""
-
-
-def _one_of(long: Any, short: Any) -> Any:
-    return short if long is None else long

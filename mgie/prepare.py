@@ -163,9 +163,9 @@ def store_from(
     run = load_run(str(Path(model) / "run.yaml") if Path(model).is_dir() else model)
     parts = build_editor(run)
     extractor = FeatureExtractor(
-        build_examples(run, parts.processor),
+        build_examples(run, parts.prompts),
         codec=parts.editor.codec.eval().to(device) if "vae" in kinds else None,
-        llava=parts.editor.encoder.llava.eval().to(device) if "clip" in kinds else None,  # type: ignore[union-attr]
+        encoder=parts.editor.encoder.eval().to(device) if "clip" in kinds else None,
     )
     return store_features(folder, extractor, precision=precision, device=device, watch=watch)
 

@@ -37,7 +37,7 @@ from mgie.errors import ConfigError, WeightsError
 from mgie.evaluation.report import Item, sheet
 from mgie.pipeline import EditOutput, MGIEPipeline
 from mgie.training.draws import draws_for, reference_draws
-from mgie.training.log import RunLog
+from mgie.training.log import Means, RunLog
 from mgie.training.optim import (
     Average,
     Groups,
@@ -47,7 +47,7 @@ from mgie.training.optim import (
     rate_factor,
     set_rates,
 )
-from mgie.training.task import EditTask
+from mgie.training.task import AbstractTask, EditTask
 from mgie.training.world import Stopped, World, processes, stop_requests, stopping_at_once
 from mgie.types import Batch, Draws, EditPair
 from mgie.weights import checkpoint
@@ -57,9 +57,9 @@ from mgie.weights.checkpoint import Found, TrainState
 def train(run: RunConfig) -> dict[str, Any]:
     """Run, or go on with, the training that `run` describes.
 
-    Its facts: run_dir, steps, samples, skipped, seconds, loss_ce, loss_edit. A run folder with checkpoints is
-    resumed; one that is complete is left as it is. Raises ConfigError if the folder holds a run of other
-    settings or other data.
+    Its facts: run_dir, steps, samples, skipped, seconds, and its losses (loss_ce, loss_edit; loss_align where
+    the condition is aligned). A run folder with checkpoints is resumed; one that is complete is left as it
+    is. Raises ConfigError if the folder holds a run of other settings or other data.
     """
     run.validate(processes())
     with World(
@@ -74,8 +74,11 @@ def train(run: RunConfig) -> dict[str, Any]:
         # Build.
         parts = build_editor(run, progress=world.is_main)
         MGIEPipeline.from_release(build_release(parts, run))  # what cannot be extracted is not trained
-        task = EditTask(parts.editor, parts.scheduler, drop=run.train.drop, teacher=build_teacher(run, parts))
-        batches = build_batches(run, parts.processor, rank=world.rank, world=world.size, editor=parts.editor)
+        task = EditTask(
+            parts.editor, parts.process, drop=run.train.drop, edit_weight=run.train.edit_weight,
+            align_weight=run.train.align_weight, teacher=build_teacher(run, parts),
+        )  # fmt: skip
+        batches = build_batches(run, parts.prompts, rank=world.rank, world=world.size, editor=parts.editor)
         return fit(
             run, world, task, parts.editor.groups(), batches, partial(draw_for, run, parts), found=found,
             begin=partial(begin_run, run, parts, data), look=partial(preview, run, parts),
@@ -85,7 +88,7 @@ def train(run: RunConfig) -> dict[str, Any]:
 def fit(
     run: RunConfig,
     world: World,
-    task: nn.Module,
+    task: AbstractTask,
     groups: Groups,
     batches: Batches,
     draw: Callable[[Batch], Draws],
@@ -94,14 +97,14 @@ def fit(
     begin: Callable[[], tuple[TrainState, dict[str, Tensor]]] = lambda: (TrainState(), {}),
     look: Callable[[], Image.Image] | None = None,
 ) -> dict[str, Any]:
-    """The loop: `task(batch, draws)` gives Losses, `draw(batch)` its random part, `look()` a preview.
+    """The loop: `draw(batch)` gives what is random in a batch, `look()` a preview.
 
     `task.editor` is what is trained; `groups` are its parameters by name. It goes on from the checkpoint
     `found`; else `begin()` puts in what a new run begins with, and gives its state and what checkpoints shall
     hold beside what is trained.
     """
     total = run_length(run, batches)
-    trained = choose_trained(task.get_submodule("editor"), groups, run.train.groups)
+    trained = choose_trained(task.editor, groups, run.train.groups)
     optimizer = build_optimizer(groups, run.train.groups, run.optim, fused=world.fused)
 
     # Resume where the last run stopped, or start. Processes may share out what has been read.
@@ -110,9 +113,7 @@ def fit(
         state, saved = checkpoint.load(found)
         checkpoint.load_into(saved.trained, trained, where=found)
         begun = saved.begun
-        checkpoint.load_into(
-            begun, dict(task.get_submodule("editor").named_parameters()), where=found, every=False
-        )
+        checkpoint.load_into(begun, dict(task.editor.named_parameters()), where=found, every=False)
     else:
         state, begun = begin()
     if state.samples > total:
@@ -120,7 +121,7 @@ def fit(
             f"{run.folder} has done {state.samples} samples already, and the run shall have {total}: "
             "expected train.samples (or train.epochs) of more, or another --name."
         )
-    task, optimizer = world.prepare(task, optimizer)
+    model, optimizer = world.prepare(task, optimizer)
     held = world.local_parameters(trained)
     ema = Average(held, decay=run.train.ema) if run.train.ema else None
     shadow = ema.shadow_params if ema else None
@@ -134,32 +135,29 @@ def fit(
     log = RunLog(run.folder, world, total=total, done=state.samples, run_yaml=dump_run(run))
     if state.samples < total:
         log.outlook(state, run.optim, batch_size=run.train.batch_size, epoch=epoch_length(batches))
-    state = replace(state, total=total)
-    # Sums of loss_ce, spoken, loss_edit, loss_align, samples over the steps taken since the last line.
-    since = torch.zeros(5, device=world.device)
+    unknown = dict.fromkeys(task.weights, math.nan)
+    state = replace(state, total=total, losses=unknown | state.losses)
+    means = Means(task.weights, world.device)
     left_out = LeftOut(world.device, before=state.skipped)
     began, seconds = time.monotonic(), state.seconds
 
     with stop_requests() as stop:
         for micros in batches.steps(state.samples, total):
             # One optimizer step. Its means are over all processes and micro-batches: no split matters.
-            spoken = world.sum(torch.tensor(sum(micro.label_tokens for micro in micros)))
+            counts = total_counts(task, micros, world)
             set_rates(optimizer, rate_factor(state.samples / total, run.optim))
-            until_now = since.clone()
             for micro in micros:
                 batch, draws = micro.to(world.device), draw(micro).to(world.device)
-                with world.accumulating(task, last=micro is micros[-1]):
+                with world.accumulating(model, last=micro is micros[-1]):
                     with world.autocast():
-                        losses = task(batch, draws)
-                    edit = (losses.edit + run.train.align_weight * losses.align) / run.train.batch_size
-                    world.backward(losses.speak / spoken.clamp(min=1) + run.train.edit_weight * edit)
-                count = torch.full_like(losses.edit, losses.samples)
-                since += torch.stack([losses.speak, losses.spoken, losses.edit, losses.align, count]).detach()
+                        losses = model(batch, draws)
+                    world.backward(task.weighted(losses, counts))
+                means.add(losses)
             # A step whose gradient is not finite is left out, as if it had not been.
             norm = world.clip(list(trained.values()), run.optim.clip)
             taken = world.step(optimizer, norm)
             optimizer.zero_grad()
-            since = torch.where(taken > 0, since, until_now)
+            means.close_step(taken)
             left_out.note(taken)
             if ema:
                 ema.step(held, taken)
@@ -176,11 +174,7 @@ def fit(
                     log.say(f"{skipped - state.skipped} steps left out: their gradient was not finite.")
                 state = replace(state, skipped=skipped)
             if due(run.log.every, before, state) or done:
-                ce, words, edit, align, samples = world.sum(since).tolist()
-                since.zero_()
-                if samples:
-                    ce, edit, align = ce / max(words, 1), edit / samples, align / samples
-                    state = replace(state, loss_ce=ce, loss_edit=edit, loss_align=align)
+                state = replace(state, losses=state.losses | means.read(world))
                 log.step(state, grad_norm=float(norm), lr=optimizer.param_groups[0]["lr"])
             # While steps are left out nothing is saved: what was saved before is better.
             if (due(run.save.every, before, state) and not row) or done:
@@ -190,7 +184,7 @@ def fit(
                     checkpoint.save(run.folder, state, snapshot, run_yaml=dump_run(run), keep=run.save.keep)
                 world.wait()
             if look and due(run.preview.every, before, state):
-                with averaged(ema, held), world.full_parameters(task):
+                with averaged(ema, held), world.full_parameters(model):
                     if world.is_main:
                         log.picture(f"{state.samples:010d}", look())
             if done and state.samples < total:
@@ -200,18 +194,25 @@ def fit(
     return {
         "run_dir": str(run.folder), "steps": state.steps, "samples": state.samples,
         "skipped": state.skipped, "seconds": round(state.seconds, 1),
-        "loss_ce": state.loss_ce, "loss_edit": state.loss_edit,
+        **{f"loss_{name}": loss for name, loss in state.losses.items()},
     }  # fmt: skip
+
+
+def total_counts(task: AbstractTask, micros: list[Batch], world: World) -> dict[str, Tensor]:
+    """What the losses of a step are divided by, over all processes and micro-batches; at least 1."""
+    counts = [task.counts(micro) for micro in micros]
+    mine = torch.tensor([sum(each[name] for each in counts) for name in task.weights])
+    return dict(zip(task.weights, world.sum(mine).clamp(min=1)))
 
 
 def draw_for(run: RunConfig, parts: Parts, batch: Batch) -> Draws:
     """The random part of a batch, as large as its latents; stored moments are of squares."""
     y, x = batch.target.shape[-2:] if batch.target.numel() else (run.data.size, run.data.size)
-    shape, steps = parts.editor.codec.latent_shape(y, x), parts.scheduler.config.num_train_timesteps
+    shape, process = parts.editor.codec.latent_shape(y, x), parts.process
     if run.compat == "reference":
-        return reference_draws(run.seed, batch.positions, latent_shape=shape, steps=steps)
+        return reference_draws(run.seed, batch.positions, latent_shape=shape, steps=process.length)
     shift = run.train.timestep_shift
-    return draws_for(run.seed, batch.positions, latent_shape=shape, steps=steps, shift=shift)
+    return draws_for(run.seed, batch.positions, latent_shape=shape, process=process, shift=shift)
 
 
 def preview(run: RunConfig, parts: Parts) -> Image.Image:

@@ -1,24 +1,53 @@
 """The records that flow through the program. Nothing here computes.
 
 Axes, used in every shape comment of this repository
-    b batch   t text tokens   k visual tokens   q condition tokens   n controlled instances
-    m images seen by CLIP   s side of such an image   d language-model width   e condition width
-    v vocabulary   c channels
+    b batch   t text tokens   k visual tokens   q condition tokens   r rows: branches of guidance x samples
+    n controlled instances   l tokens of a phrase   f width of reference tokens
+    m images seen by CLIP   s side of such an image   p patches of it   dv vision width
+    d language-model width   e condition width   v vocabulary   c channels
     y x height and width in pixels   h w height and width in latents
 
 Spaces, used in every name
     clip_pixels   what CLIP sees: normalised with CLIP's mean and deviation
-    pixels     what the codec sees: in [-1, 1]
-    latents    what the denoiser sees: `noisy` and `target` scaled by the codec's factor, `source` not
-    states     last hidden states of the language model, after its final norm
-    condition  what the denoiser attends to
+    pixels        what the codec sees: in [-1, 1]
+    latents       what the denoiser sees: `noisy` and `target` scaled, `source` as its codec says
+    states        last hidden states of the language model, after its final norm
+    condition     what the denoiser attends to
 """
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal, TypeVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+
+Box = tuple[float, float, float, float]
+"""x0 y0 x1 y1, as parts of the picture's width and height."""
+Record = TypeVar("Record")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Region:
+    """A place in a picture, and what belongs there."""
+
+    phrase: str
+    """What is to be there, in words."""
+    box: Box | None = None
+    mask: bytes | None = None
+    """A one-channel picture, white inside, as large as the picture; the box follows from it."""
+    scales: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """How strongly cross-attention, enhancement and aggregation act (MIGC++, Zhou et al. 2024)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Instruction:
+    """Words with pictures between them."""
+
+    parts: tuple[str | int | None, ...]
+    """Words, the number of a picture that came with them, or None for the photo itself: "replace the circle in
+    <source> by <image>" is ("replace the circle in", None, "by", 0)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -31,7 +60,7 @@ class EditPair:
     key: str
     """Stable name, unique in its data set; error messages and random draws refer to it."""
     instruction: str
-    """What the user asks for."""
+    """What the user asks for; `<image>` stands where each of `pictures` belongs, `<source>` for the source."""
     target: bytes
     """The picture after the edit."""
     source: bytes | None = None
@@ -40,6 +69,12 @@ class EditPair:
     """What the result will look like, in words. Empty: not known (yet)."""
     mask: bytes | None = None
     """A one-channel picture, white where the edit is allowed."""
+    regions: tuple[Region, ...] = ()
+    """What belongs where in the target."""
+    pictures: tuple[bytes, ...] = ()
+    """Pictures that the instruction contains, in its order."""
+    subjects: tuple[str, ...] = ()
+    """Names of the learnt subjects that the target shows."""
     task: str = "edit"
     """Which task of a mixture the pair belongs to."""
     kind: str = ""
@@ -69,6 +104,28 @@ class Example:
     has_source: bool
     target: Float[Tensor, "3 y x"]
     key: str
+    clip_features: Float[Tensor, "_ p dv"] | None = None
+    """The vision tower's features, where they were stored: then `clip_pixels` is empty."""
+    source_moments: Float[Tensor, "c2 h w"] | None = None
+    """Means, then deviations of the codec's posterior, where they were stored: then there are no pixels."""
+    target_moments: Float[Tensor, "c2 h w"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ControlBatch:
+    """Where things belong, in the pictures of a batch; padded to the most instances of a picture."""
+
+    boxes: Float[Tensor, "b n 4"]
+    """As `Box`."""
+    present: Bool[Tensor, "b n"]
+    """False on padding."""
+    phrases: Int[Tensor, "b n l"]
+    """In the tokens of the denoiser's own text encoder."""
+    scales: Float[Tensor, "b n 3"]
+    stencils: UInt8[Tensor, "b n y x"] | None = None
+    """Masks of the instances; None where all are boxes."""
+    mask: Float[Tensor, "b 1 y x"] | None = None
+    """1 where the edit is allowed. None: everywhere."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +148,12 @@ class Batch:
     """Place of each sample in the run's data order, counted over all epochs; random draws derive from it."""
     features: Float[Tensor, "_ p dv"] | None = None
     """The vision tower's features of all images, where they were stored: then `clip_pixels` is empty."""
+    source_mean: Float[Tensor, "b c h w"] | None = None
+    """What Codec.moments gives of the source first, where it was stored: then there are no pixels."""
+    target_mean: Float[Tensor, "b c h w"] | None = None
+    target_std: Float[Tensor, "b c h w"] | None = None
+    """With `target_mean`, what Codec.moments gives of the target."""
+    controls: ControlBatch | None = None
 
     @property
     def label_tokens(self) -> int:
@@ -99,25 +162,108 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch with its tensors on `device`."""
-        moved = {
-            name: value.to(device, non_blocking=True)
-            for name in self.__slots__
-            if isinstance(value := getattr(self, name), Tensor)
-        }
-        return replace(self, **moved)
+        return moved(self, device)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What an encoder is asked to answer: prompts, and the pictures that they speak of."""
+
+    input_ids: Int[Tensor, "b t"]
+    mask: Bool[Tensor, "b t"]
+    """True where there is a token; prompts are padded on the left."""
+    clip_pixels: Float[Tensor, "m 3 s s"]
+    """Of all pictures, in the order of their placeholders."""
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    """What one family of encoders needs besides, made by its prompts: grids of patches, positions."""
+
+    def to(self, device: torch.device | str) -> "Asked":
+        """The same with its tensors on `device`."""
+        return moved(self, device)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Condition:
+    """What a denoiser is told, row by row."""
+
+    tokens: Float[Tensor, "r q e"]
+    mask: Bool[Tensor, "r q"] | None = None
+    """True where there is a condition token. None: everywhere."""
+    pooled: Float[Tensor, "r pe"] | None = None
+    """One state for all of the words (SDXL)."""
+    sizes: Float[Tensor, "r 6"] | None = None
+    """Original, crop and target sizes (SDXL)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Context:
-    """What the denoiser is told: the condition of each sample, and the condition that says nothing."""
+    """What an encoder understood: the condition of each sample, and the condition that says nothing."""
 
-    tokens: Float[Tensor, "b q e"]
-    null: Float[Tensor, "1 q e"]
-    """The condition of "no words", for dropped conditions in training and for guidance in sampling."""
-    mask: Bool[Tensor, "b q"] | None = None
-    """True where there is a condition token. None: everywhere."""
+    condition: Condition
+    null: Condition
+    """"No words", for dropped conditions in training and for guidance in sampling: one row for all, or one a
+    sample. Its mask None: that of whom it replaces."""
     states: Float[Tensor, "b t d"] | None = None
-    """The language model's states, where there is one: the speaking loss is computed from them."""
+    """The language model's states, where there is one: its loss is computed from them."""
+    references: Float[Tensor, "b k f"] | None = None
+    """Tokens of reference pictures, for attention beside the condition."""
+    references_mask: Bool[Tensor, "b k"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """What an encoder made of prompts."""
+
+    context: Context
+    said: tuple[tuple[int, ...], ...]
+    """Ids that it said for each sample, without what only steers the denoiser; empty if it is mute."""
+    forced: tuple[bool, ...]
+    """Which samples never came to the visual tokens by themselves."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Guess:
+    """What a denoiser answers."""
+
+    mean: Float[Tensor, "b c h w"]
+    """Noise, velocity or sample, as its process asks for."""
+    spread: Float[Tensor, "b c h w"] | None = None
+    """A learned variance (Nichol and Dhariwal 2021), of denoisers that have one."""
+
+
+Branch = Literal["T", "I", "U", "R"]
+"""A question of guidance: T words and picture, I picture alone, U neither; R shows a reference."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rows:
+    """Which row of a denoiser's batch asks what: all samples of the first branch, then of the next."""
+
+    names: tuple[Branch, ...]
+    batch: int
+
+    def of(self, name: Branch) -> slice:
+        """The rows of one branch."""
+        at = self.names.index(name)
+        return slice(at * self.batch, (at + 1) * self.batch)
+
+    def each(self, values: Tensor) -> Tensor:
+        """What is given for each sample, for each row."""
+        return values.repeat(len(self.names), *[1] * (values.ndim - 1))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ControlPlan:
+    """How controls act in one call of a denoiser, in the loop around it, and on its loss. Empty: not at all."""
+
+    blend: Callable[[Tensor, int], Tensor] | None = None
+    """(latents, step) -> latents, after each step of the sampler, at the level of noise it has reached."""
+    guidance: Float[Tensor, "b 1 h w"] | None = None
+    """How strongly the words count at each place, instead of the one number."""
+    loss_weight: Float[Tensor, "b 1 h w"] | None = None
+    """How much each place counts in the loss."""
+    losses: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
+    """A controller's own losses, read after the forward pass."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,27 +274,39 @@ class Draws:
     """Standard normal that turns the codec's posterior of the target into a sample."""
     noise: Float[Tensor, "b c h w"]
     """Standard normal that corrupts the target."""
-    t: Int[Tensor, " b"]
-    """Diffusion time of each sample, 0 (clean) to T - 1 (noise)."""
+    t: Int[Tensor, " b"] | Float[Tensor, " b"]
+    """Diffusion time of each sample, from 0 (clean) to as many as there are (noise); it may be fractional."""
     keep: Float[Tensor, " b"]
     """Uniform in [0, 1); decides which conditions are dropped."""
 
     def to(self, device: torch.device | str) -> "Draws":
         """The same draws on `device`."""
-        return Draws(**{name: getattr(self, name).to(device, non_blocking=True) for name in self.__slots__})
+        return moved(self, device)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Losses:
-    """Sums and counts, so that the mean over a step does not depend on how the step was split."""
+class Term:
+    """One loss of a batch as a sum and a count, so that the mean of a step does not depend on how the step was
+    split."""
 
-    speak: Float[Tensor, ""]
-    """Sum of cross-entropies over the spoken positions."""
-    spoken: Int[Tensor, ""]
-    """How many positions were spoken."""
-    edit: Float[Tensor, ""]
-    """Sum over the samples of each sample's mean squared error."""
-    align: Float[Tensor, ""]
-    """Sum over the samples of the condition's distance from the text encoder's; zero where none teaches."""
-    samples: int
-    """How many samples."""
+    sum: Float[Tensor, ""]
+    count: int | Int[Tensor, ""]
+    """What is to be divided by: tokens, samples."""
+
+
+Losses = Mapping[str, Term]
+"""The losses of a batch by name."""
+
+
+def moved(record: Record, device: torch.device | str) -> Record:
+    """The same record with all its tensors on `device`, those of records inside it too."""
+    assert is_dataclass(record)
+    return replace(record, **{f.name: _moved(getattr(record, f.name), device) for f in fields(record)})
+
+
+def _moved(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, Tensor):
+        return value.to(device, non_blocking=True)
+    if isinstance(value, Mapping):
+        return {name: _moved(inner, device) for name, inner in value.items()}
+    return moved(value, device) if is_dataclass(value) and not isinstance(value, type) else value

@@ -89,7 +89,7 @@ class World:
         if problem := difference(folder / last, self.folder / last, TRAINED):
             return problem
         states = [json.loads((place / last / "state.json").read_text()) for place in (folder, self.folder)]
-        told = [name for name in states[1] if name != "seconds" and (means or not name.startswith("loss_"))]
+        told = [name for name in states[1] if name != "seconds" and (means or name != "losses")]
         changed = [name for name in told if states[0][name] != states[1][name]]
         return f"state.json differs in {changed}" if changed else ""
 

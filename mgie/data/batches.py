@@ -7,11 +7,12 @@ the samples done.
 
 import signal
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mgie.data.orders import AbstractOrder, Last, Shuffled
@@ -50,7 +51,7 @@ class Builder(Protocol):
 
     pad_id: int
 
-    def __call__(self, pair: Any, /) -> Any:
+    def __call__(self, pair: EditPair, /, *stored: Any) -> Example:
         """Raises DataError, naming the pair, where it cannot become an example."""
         ...
 
@@ -72,14 +73,14 @@ class Batches:
         workers: int = 0,
         last: Last = "straddle",
         order: AbstractOrder | None = None,
-        join: Callable[..., Batch] | None = None,
+        features: Pairs | None = None,
     ):
         """`batch_size` counts the samples of a step over all `world` processes; this is process `rank` of
         them.
 
         `workers` loader processes read ahead (threads, of a stream); 0 reads when asked. `order` replaces the
         plain shuffle by (seed, epoch), for buckets and mixtures; `last` belongs to the plain shuffle. A
-        stream has its own order. `join` replaces `collate`, for what is more than examples.
+        stream has its own order. `features` are stored ones, by the numbers of their pairs.
         """
         share = batch_size // world
         if batch_size < 1 or batch_size % world or micro_batch_size < 1 or share % micro_batch_size:
@@ -89,7 +90,7 @@ class Batches:
                 f"expected a multiple of {max(micro_batch_size, 1) * world}."
             )
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
-        self._pairs, self._builder, self._join, self._seed = pairs, builder, join or collate, seed
+        self._pairs, self._builder, self._features, self._seed = pairs, builder, features, seed
         self._rank, self._share, self._workers = rank, share, workers
         if not isinstance(pairs, AbstractStream):
             self.order = order or Shuffled(len(pairs), seed=seed, batch_size=batch_size, last=last)
@@ -121,7 +122,7 @@ class Batches:
     def _loaded(self, pairs: Pairs, start: int, stop: int | None) -> Iterator[Batch]:
         """This process's micro-batches of pairs that are asked for by number."""
         loader = DataLoader(
-            _Micros(pairs, self._builder, self.order, self._join),
+            _Micros(pairs, self._features, self._builder, self.order),
             sampler=self._spans(start, stop),  # type: ignore[arg-type]
             batch_size=None,
             num_workers=self._workers,
@@ -143,7 +144,7 @@ class Batches:
             examples.append(example)
             if len(examples) == self.micro_batch_size:
                 positions = tuple(range(place + 1 - len(examples), place + 1))
-                yield self._join(examples, positions=positions, pad_id=builder.pad_id)
+                yield collate(examples, positions=positions, pad_id=builder.pad_id)
                 examples = []
 
     def _mine(self, stream: AbstractStream, start: int, stop: int | None) -> Iterator[tuple[int, EditPair]]:
@@ -177,16 +178,20 @@ def _blocked(*signals: signal.Signals) -> Iterator[None]:
 class _Micros(Dataset):
     """Positions -> micro-batch; lives in the loader's workers."""
 
-    def __init__(self, pairs: Pairs, builder: Builder, order: AbstractOrder, join: Callable[..., Batch]):
-        self._pairs, self._builder, self._order, self._join = pairs, builder, order, join
+    def __init__(self, pairs: Pairs, features: Pairs | None, builder: Builder, order: AbstractOrder):
+        self._pairs, self._features, self._builder, self._order = pairs, features, builder, order
 
     def __getitem__(self, span: tuple[int, int]) -> Batch | UserError:
         try:
-            indices = self._order.take(*span)
-            examples = [self._builder(self._pairs[int(index)]) for index in indices]
-            return self._join(examples, positions=tuple(range(*span)), pad_id=self._builder.pad_id)
+            examples = [self._example(int(index)) for index in self._order.take(*span)]
+            return collate(examples, positions=tuple(range(*span)), pad_id=self._builder.pad_id)
         except UserError as error:  # a worker would wrap it into a page of traceback
             return error
+
+    def _example(self, index: int) -> Example:
+        if self._features is None:
+            return self._builder(self._pairs[index])
+        return self._builder(self._pairs[index], self._features[index])
 
 
 def collate(examples: Sequence[Example], *, positions: tuple[int, ...], pad_id: int) -> Batch:
@@ -206,6 +211,14 @@ def collate(examples: Sequence[Example], *, positions: tuple[int, ...], pad_id: 
         mask[row, :length] = True
     read_at = torch.stack([example.read_at for example in examples])
     overhang = (read_at[:, -1:] - (longest - 2)).clamp(min=0)
+
+    def moments(name: str) -> tuple[Tensor | None, Tensor | None]:
+        """Means and deviations of all examples, where they were stored."""
+        parts = [getattr(example, name) for example in examples]
+        return (None, None) if parts[0] is None else torch.stack(parts).float().chunk(2, dim=1)
+
+    clip = [example.clip_features for example in examples if example.clip_features is not None]
+    target_mean, target_std = moments("target_moments")
     return Batch(
         input_ids=input_ids,
         labels=labels,
@@ -217,4 +230,8 @@ def collate(examples: Sequence[Example], *, positions: tuple[int, ...], pad_id: 
         target=torch.stack([example.target for example in examples]),
         keys=tuple(example.key for example in examples),
         positions=positions,
+        features=torch.cat(clip) if clip else None,
+        source_mean=moments("source_moments")[0],
+        target_mean=target_mean,
+        target_std=target_std,
     )

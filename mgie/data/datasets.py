@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from mgie.data.batches import Pairs
 from mgie.data.mixture import Joined, Weighted, mixture
 from mgie.data.orders import AbstractOrder, Bucketed, ByLength, Last, Shuffled, by_shape
 from mgie.data.shards import check_unchanged
 from mgie.data.sources import tables
-from mgie.data.stored_features import FeaturedPairs, FeatureExtractor, Kind, StoredFeatures
+from mgie.data.stored_features import FeatureExtractor, Kind, StoredFeatures
 from mgie.data.stored_pairs import FACTS, StoredPairs, data_identity
 
 Buckets = Literal["length", "shape"]
@@ -65,14 +65,15 @@ def open_sets(
 
 def with_features(
     stored: Sequence[StoredPairs], kinds: Sequence[Kind], extractor: FeatureExtractor
-) -> Joined:
-    """The same pairs with their stored features. Raises WeightsError unless `extractor` made them."""
-    parts: list[Pairs] = []
-    for pairs in stored:
-        features = StoredFeatures(pairs.folder, pairs.split, kinds=kinds)
-        features.require(extractor)
-        parts.append(FeaturedPairs(pairs, features))
-    return Joined(parts)
+) -> tuple[Joined, Joined]:
+    """The same pairs, without pictures where nobody needs them, and their stored features. Raises
+    WeightsError unless `extractor` made them."""
+    features = [StoredFeatures(pairs.folder, pairs.split, kinds=kinds) for pairs in stored]
+    for each in features:
+        each.require(extractor)
+    pictures = set(kinds) != set(get_args(Kind))
+    pairs = [StoredPairs(each.folder, each.split, pictures=pictures) for each in stored]
+    return Joined(pairs), Joined(features)
 
 
 def identity(shares: dict[str, float], *, streaming: bool = False) -> str:

@@ -1,22 +1,16 @@
-"""EditPair -> Example: the prompt, its labels, where the visual tokens are read, and the pixels.
+"""EditPair -> Example: the conversation in tokens, where the visual tokens are read, and the pixels."""
 
-Training and inference share one prompt: `ExampleBuilder(...)(pair)` and `.ask(...)` build it in one place.
-"""
-
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from llava_patch.processor import Processor
 from mgie.data.images import cover, decode, quick_resize, square, to_pixels, to_resized_pixels
 from mgie.data.orders import nearest_shape
 from mgie.errors import DataError, UserError
-from mgie.tokens import read_positions, with_visual_tokens
-from mgie.tokens import visual_tokens as token_names
+from mgie.prompts import AbstractPrompts, Compat
 from mgie.types import EditPair, Example
 
 REFERENCE_SIDE = 512
@@ -28,90 +22,68 @@ class ExampleBuilder:
 
     def __init__(
         self,
-        processor: Processor,
+        prompts: AbstractPrompts,
         *,
-        question: str,
-        visual_tokens: int,
         size: int,
         max_length: int,
-        compat: Literal["default", "reference"] = "default",
+        compat: Compat = "default",
         shapes: Sequence[tuple[int, int]] | None = None,
     ):
-        """`question` has `{instruction}` where the user's words belong; pictures become `size` pixels wide.
+        """Pictures become `size` pixels wide, conversations at most `max_length` tokens long.
 
-        A sequence is at most `max_length` tokens long: the expressive text is shortened, never the visual
-        tokens. `reference` cuts from the right instead, counts labels and resizes pictures twice, as the
-        original program does. With `shapes` (width, height) a picture gets the nearest of them instead of a
-        square.
+        `reference` resizes pictures twice, as the original program does. With `shapes` (width, height) a picture
+        gets the nearest of them instead of a square.
         """
-        self.processor = processor
-        self.question = question
-        self.visual_tokens = visual_tokens
+        self.prompts = prompts
         self.size = size
         self.max_length = max_length
         self.compat = compat
         self.shapes = shapes
-        self.pad_id: int = processor.tokenizer.pad_id
-        self._visual_ids = [processor.tokenizer.id_of(name) for name in token_names(visual_tokens)]
+        self.pad_id: int = prompts.pad_id
 
-    def __call__(self, pair: EditPair) -> Example:
-        """Raises DataError, naming the pair, where it cannot become an example."""
-        ids, labels, read_at = self.encode_text(pair, images=int(pair.source is not None))
-        target = self.picture(pair.target, name=f"target of {pair.key}")
-        source = self.picture(pair.source, name=f"source of {pair.key}") if pair.source is not None else None
-        pixels = self.pixels(target)
+    def __call__(self, pair: EditPair, features: Mapping[str, Tensor] | None = None) -> Example:
+        """`features` are fields of an example that were stored: what they were made of is not looked at.
+        Raises DataError, naming the pair, where it cannot become an example."""
+        ids, labels, read_at = self.conversation(pair, images=int(pair.source is not None))
+        moments = dict(features or {})
+        clip = moments.pop("clip_features", None)
+        source, pixels = None, torch.empty(3, 0, 0)
+        if pair.source is not None and (clip is None or not moments):
+            source = self.picture(pair.source, name=f"source of {pair.key}")
+        if not moments:
+            pixels = self.pixels(self.picture(pair.target, name=f"target of {pair.key}"))
         return Example(
             input_ids=ids,
             labels=labels,
             read_at=read_at,
-            clip_pixels=self.clip_pixels(source),
-            source=torch.zeros_like(pixels) if source is None else self.pixels(source),
-            has_source=source is not None,
+            clip_pixels=self.clip_pixels(source if clip is None else None),
+            source=torch.zeros_like(pixels) if source is None or moments else self.pixels(source),
+            has_source=pair.source is not None,
             target=pixels,
             key=pair.key,
+            clip_features=None if clip is None else clip[None][: int(pair.source is not None)],
+            **moments,
         )
 
-    def encode_text(
+    def conversation(
         self, pair: EditPair, *, images: int
     ) -> tuple[Int[Tensor, " t"], Int[Tensor, " t"], Int[Tensor, " k"]]:
         """The ids, labels and read positions of a pair with so many pictures to look at. Raises DataError."""
-        reference = self.compat == "reference"
         try:
-            encoded = self.processor.encode(
-                self._question(pair.instruction),
-                with_visual_tokens(pair.expressive, self.visual_tokens),
-                images=images,
-                max_length=self.max_length,
-                truncate="right" if reference else "text",
+            told = self.prompts.conversation(
+                pair.instruction, pair.expressive, images=images, max_length=self.max_length
             )
         except UserError as error:
             raise DataError(f"pair {pair.key}: {error}") from error
-        ids, labels = encoded.input_ids, encoded.labels
-        visual = [label for label in labels if label in self._visual_ids]
-        if not reference and visual != self._visual_ids:
-            raise DataError(
-                f"pair {pair.key}: the answer does not end in {self.visual_tokens} visual tokens; its "
-                "expressive text "
-                "must not hold any."
-            )
-        first = labels.index(self._visual_ids[0]) if self._visual_ids[0] in labels else self.max_length
-        # Without visual tokens (reference only) the states lie at the end of the padded batch, which
-        # `collate` knows; no batch is longer than this.
-        read_at = read_positions(first, self.visual_tokens)
-        return torch.tensor(ids), torch.tensor(labels), torch.tensor(read_at)
-
-    def ask(self, image: Image.Image | None, instruction: str) -> list[int]:
-        """The prompt for inference: everything up to where the model begins to speak. Raises DataError."""
-        return self.processor.encode(self._question(instruction), images=int(image is not None)).input_ids
+        read_at = torch.tensor(told.read_at, dtype=torch.long)
+        return torch.tensor(told.input_ids), torch.tensor(told.labels), read_at
 
     def clip_pixels(self, image: Image.Image | None) -> Float[Tensor, "m 3 s s"]:
-        """What CLIP sees of a picture that `picture` or `crop` returned; nothing of None."""
-        clip_pixels = self.processor.clip_image
-        if image is None:
-            return torch.zeros(0, 3, clip_pixels.size, clip_pixels.size)
-        if self.compat == "default" and image.width == image.height:
-            image = quick_resize(image, clip_pixels.edge, clip_pixels.edge)
-        return self.processor.clip_pixels(image)[None]
+        """What the vision tower sees of a picture that `picture` or `crop` returned; nothing of None."""
+        edge = self.prompts.edge
+        if image is not None and edge and self.compat == "default" and image.width == image.height:
+            image = quick_resize(image, edge, edge)
+        return self.prompts.clip_pixels(image)
 
     def picture(self, data: bytes, *, name: str) -> Image.Image:
         """Decode once, to the part of the picture from which both the CLIP pixels and the pixels are made."""
@@ -130,6 +102,3 @@ class ExampleBuilder:
         if self.compat == "reference":
             return to_pixels(square(image, self.size))
         return to_resized_pixels(image, self.size, self.size)
-
-    def _question(self, instruction: str) -> str:
-        return self.question.replace("{instruction}", instruction)

@@ -14,82 +14,32 @@ other they are an error, not garbage.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from llava_patch.folders import file_hash, whole_folder
-from llava_patch.model import Llava
-from mgie.data.batches import collate
 from mgie.data.examples import ExampleBuilder
 from mgie.data.shards import WHOLE_BYTES, check_bytes, sampled_hash
 from mgie.data.stored_pairs import StoredPairs, read_facts, stored_splits
 from mgie.data.validation import is_name
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.codec import Codec
-from mgie.types import Batch, EditPair, Example
+from mgie.models.encoders.base import AbstractInstructionEncoder
+from mgie.types import EditPair
 
 Kind = Literal["vae", "clip"]
 Precision = Literal["float32", "float16", "bfloat16"]
 FOLDER = "features"
 FACTS = "features.json"
+FIELDS = {"vae_source": "source_moments", "vae_target": "target_moments", "clip": "clip_features"}
+"""File -> field of Example."""
 PREPROCESSING = 1
 """Raised when the same settings begin to mean other pixels."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Features:
-    """What is stored of one pair. None: that kind is not stored."""
-
-    source: Float[Tensor, "c2 h w"] | None = None
-    """Moments of the source: means, then deviations. Zeros where there is no source."""
-    target: Float[Tensor, "c2 h w"] | None = None
-    clip: Float[Tensor, "p dv"] | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FeaturedPair:
-    """A pair with its features; pictures that nobody needs are not read and empty."""
-
-    pair: EditPair
-    features: Features
-    has_source: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FeaturedExample:
-    """An example with its features."""
-
-    example: Example
-    features: Features
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FeatureBatch(Batch):
-    """A batch whose pictures may have been read by the frozen parts already.
-
-    Where moments are there, `source` and `target` hold no pixels; where `features` are there, in the
-    precision of the store, `clip_pixels` is empty.
-    """
-
-    source_mean: Float[Tensor, "b c h w"] | None
-    """What Codec.encode_mode gives of the source."""
-    target_mean: Float[Tensor, "b c h w"] | None
-    target_std: Float[Tensor, "b c h w"] | None
-    """With `target_mean`, what Codec.moments gives of the target."""
-
-    def to(self, device: torch.device | str) -> "FeatureBatch":
-        """The same batch with its tensors on `device`."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved = {
-            n: value.to(device, non_blocking=True) for n, value in values.items() if isinstance(value, Tensor)
-        }
-        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -99,7 +49,7 @@ class FeatureExtractor:
 
     builder: ExampleBuilder
     codec: Codec | None = None
-    llava: Llava | None = None
+    encoder: AbstractInstructionEncoder | None = None
 
     def identity(self) -> dict[str, str]:
         """Kind -> hash of everything that its features depend on, besides the pairs."""
@@ -111,12 +61,9 @@ class FeatureExtractor:
         found = {}
         if self.codec is not None:
             found["vae"] = fingerprint(self.codec.vae, crop | {"size": self.builder.size})
-        if self.llava is not None:
-            clip_image = repr(self.builder.processor.clip_image)
-            layer = self.llava.config.vision_layer
-            found["clip"] = fingerprint(
-                self.llava.vision_tower, crop | {"clip_image": clip_image, "layer": layer}
-            )
+        if self.encoder is not None:
+            facts = self.builder.prompts.vision_facts | self.encoder.vision_facts
+            found["clip"] = fingerprint(self.encoder.vision_tower, crop | facts)
         return found
 
     @torch.no_grad()
@@ -135,11 +82,10 @@ class FeatureExtractor:
                 pixels = [builder.pixels(image if image is not None else targets[0]) for image in images]
                 found[name] = torch.cat(self.codec.moments(torch.stack(pixels).to(device)), dim=1).cpu()
             found["vae_source"] *= here[:, None, None, None]
-        if self.llava is not None:
-            clip_pixels = [
-                builder.clip_pixels(image if image is not None else targets[0]) for image in sources
-            ]
-            found["clip"] = self.llava.features(torch.cat(clip_pixels).to(device)).cpu() * here[:, None, None]
+        if self.encoder is not None:
+            looked = [builder.clip_pixels(image if image is not None else targets[0]) for image in sources]
+            seen = self.encoder.image_features(torch.cat(looked).to(device)).cpu()
+            found["clip"] = seen * here[:, None, None]
         return found
 
 
@@ -242,7 +188,7 @@ class FeatureWriter:
 
 
 class StoredFeatures:
-    """The features of one split: `[index] -> Features`."""
+    """The features of one split: `[index]` gives those fields of Example that were stored."""
 
     def __init__(self, folder: str | Path, split: str, *, kinds: Sequence[Kind] = ("vae", "clip")):
         """Raises DataError where they are missing, or belong to other pairs than those of `folder`."""
@@ -252,11 +198,7 @@ class StoredFeatures:
             self.facts = json.loads(path.read_text())
             missing = set(kinds) - set(self.facts["made_by"])
             same = self.facts["pairs"][split] == _hashes(folder).get(split)
-            names = [
-                name
-                for kind in kinds
-                for name in {"vae": ("vae_source", "vae_target"), "clip": ("clip",)}[kind]
-            ]
+            names = [name for name in FIELDS if name.partition("_")[0] in kinds]
             self._dtype = getattr(torch, self.facts["precision"])
             self._files = {
                 name: np.load(path.parent / split / f"{name}.npy", mmap_mode="c")
@@ -288,9 +230,8 @@ class StoredFeatures:
     def __len__(self) -> int:
         return len(next(iter(self._files.values())))
 
-    def __getitem__(self, index: int) -> Features:
-        found = {name.removeprefix("vae_"): self._row(file[index]) for name, file in self._files.items()}
-        return Features(**found)
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {FIELDS[name]: self._row(file[index]) for name, file in self._files.items()}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _open, (self.folder, self.split, self.kinds)
@@ -302,87 +243,8 @@ class StoredFeatures:
         return row.view(self._dtype) if row.dtype != self._dtype else row
 
 
-class FeaturedPairs:
-    """Pairs with their features: what Batches takes in place of StoredPairs. Reads no picture that is not
-    needed."""
-
-    def __init__(self, pairs: StoredPairs, features: StoredFeatures):
-        if len(pairs) != len(features):
-            raise DataError(
-                f"{len(features)} rows of features for {len(pairs)} pairs: store them again with --store."
-            )
-        self._pairs, self._features = pairs, features
-        self._whole = set(features.kinds) != {"vae", "clip"}
-
-    def __len__(self) -> int:
-        return len(self._pairs)
-
-    def __getitem__(self, index: int) -> FeaturedPair:
-        features = self._features[index]
-        pair, has_source = (self._pairs[index], None) if self._whole else self._pairs.words(index)
-        return FeaturedPair(
-            pair=pair,
-            features=features,
-            has_source=pair.source is not None if has_source is None else has_source,
-        )
-
-
-class FeatureBuilder:
-    """What ExampleBuilder is for pairs, for pairs with features."""
-
-    def __init__(self, builder: ExampleBuilder):
-        self._builder = builder
-        self.pad_id = builder.pad_id
-
-    def __call__(self, item: FeaturedPair) -> FeaturedExample:
-        """Raises DataError, naming the pair, where it cannot become an example."""
-        builder, pair, features = self._builder, item.pair, item.features
-        ids, labels, read_at = builder.encode_text(pair, images=int(item.has_source))
-        side = builder.processor.clip_image.size
-        nothing = torch.empty(3, 0, 0)
-        source = target = nothing
-        clip_pixels = torch.empty(0, 3, side, side)
-        if (features.clip is None or features.target is None) and pair.source is not None:
-            image = builder.picture(pair.source, name=f"source of {pair.key}")
-            clip_pixels = builder.clip_pixels(image) if features.clip is None else clip_pixels
-            source = builder.pixels(image) if features.target is None else source
-        if features.target is None:
-            target = builder.pixels(builder.picture(pair.target, name=f"target of {pair.key}"))
-            source = source if item.has_source else torch.zeros_like(target)
-        example = Example(
-            input_ids=ids, labels=labels, read_at=read_at, clip_pixels=clip_pixels, source=source,
-            target=target, has_source=item.has_source, key=pair.key,
-        )  # fmt: skip
-        return FeaturedExample(example=example, features=features)
-
-
-def join_features(
-    examples: Sequence[FeaturedExample], *, positions: tuple[int, ...], pad_id: int
-) -> FeatureBatch:
-    """`collate` for examples with features: pass it to Batches as `join`."""
-    plain = collate([each.example for each in examples], positions=positions, pad_id=pad_id)
-    values = {field.name: getattr(plain, field.name) for field in fields(plain) if field.name != "features"}
-    clip = [each.features.clip for each in examples if each.example.has_source]
-    source, target = (
-        _stack([getattr(each.features, name) for each in examples]) for name in ("source", "target")
-    )
-    means, deviations = target.float().chunk(2, dim=1) if target is not None else (None, None)
-    return FeatureBatch(
-        **values,
-        features=_stack(clip),
-        source_mean=source.chunk(2, dim=1)[0].float() if source is not None else None,
-        target_mean=means,
-        target_std=deviations,
-    )
-
-
 def _open(folder: Path, split: str, kinds: tuple[Kind, ...]) -> StoredFeatures:
     return StoredFeatures(folder, split, kinds=kinds)
-
-
-def _stack(rows: list[Tensor | None]) -> Tensor | None:
-    found = [row for row in rows if row is not None]
-    return torch.stack(found) if found else None
 
 
 def _bits(values: Tensor) -> np.ndarray:

@@ -10,6 +10,7 @@ The bytes of a picture's file are stored as they came.
 import hashlib
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,11 @@ REJECTED = "rejected.jsonl"
 class StoredPairs:
     """One split of a data set on disk: `len`, `[index] -> EditPair`. Nothing is read before asked for."""
 
-    def __init__(self, folder: str | Path, split: str):
+    def __init__(self, folder: str | Path, split: str, *, pictures: bool = True):
+        """Without `pictures` those of a pair are not read: where there is one, it is empty."""
         self.folder = Path(folder)
         self.split = split
+        self.pictures = pictures
         facts = read_facts(folder)
         if facts is None:
             raise DataError(
@@ -83,24 +86,22 @@ class StoredPairs:
         index = int(index)
         if not 0 <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)} in {self.folder / self.split}")
-        row = {
-            name: column[0].as_py()
-            for name, column in zip(FEATURES, self._table.fast_slice(index, 1).columns)
-        }
-        return from_row(row)
-
-    def words(self, index: int) -> tuple[EditPair, bool]:
-        """A pair without its pictures, and whether it has a source: for whoever has read the pictures
-        already."""
-        row = {name: self._table.column(name)[index].as_py() for name in FEATURES if name not in PICTURES}
-        pair = from_row(row | {"source": None, "target": {"bytes": b""}, "mask": None})
-        return pair, self._table.column("source")[index].is_valid
+        cells = zip(FEATURES, (column[0] for column in self._table.fast_slice(index, 1).columns))
+        if self.pictures:
+            return from_row({name: cell.as_py() for name, cell in cells})
+        unread = {"bytes": b""}
+        return from_row(
+            {
+                name: cell.as_py() if name not in PICTURES else unread if cell.is_valid else None
+                for name, cell in cells
+            }
+        )
 
     def __iter__(self) -> Iterator[EditPair]:
         return (self[index] for index in range(len(self)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return StoredPairs, (self.folder, self.split)
+        return partial(StoredPairs, pictures=self.pictures), (self.folder, self.split)
 
     @property
     def lengths(self) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from mgie.errors import WeightsError
 from mgie.models.codec import Codec
 from mgie.models.denoisers.base import AbstractDenoiser
 from mgie.models.encoders.base import AbstractInstructionEncoder
@@ -11,7 +12,15 @@ class Editor(nn.Module):
     """Three parts side by side. What happens between them is the task's in training, else the pipeline's."""
 
     def __init__(self, *, encoder: AbstractInstructionEncoder, denoiser: AbstractDenoiser, codec: Codec):
+        """Raises WeightsError for parts that were not made for each other."""
         super().__init__()
+        told, painted = encoder.condition_width, denoiser.latent_channels
+        if told != denoiser.condition_width or painted != codec.space.channels:
+            raise WeightsError(
+                f"the encoder's condition has width {told} and the denoiser takes {denoiser.condition_width}; the "
+                f"denoiser paints {painted} channels and the codec has {codec.space.channels}: use parts that were "
+                "trained together."
+            )
         self.encoder = encoder
         self.denoiser = denoiser
         self.codec = codec

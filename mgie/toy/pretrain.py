@@ -45,6 +45,7 @@ from mgie.config import RunConfig, load_run
 from mgie.data.batches import Batches, Builder
 from mgie.data.images import decode, square, to_pixels
 from mgie.data.stored_pairs import StoredPairs
+from mgie.diffusion.process import VarianceProcess
 from mgie.errors import WeightsError
 from mgie.models.codec import Codec
 from mgie.models.denoisers.unet import UNetDenoiser
@@ -56,7 +57,7 @@ from mgie.toy.tasks import CodecTask, LanguageTask
 from mgie.train import find_start, fit
 from mgie.training.draws import draws_for
 from mgie.training.optim import Groups
-from mgie.training.task import EditTask
+from mgie.training.task import AbstractTask, EditTask
 from mgie.training.world import World
 from mgie.types import EditPair, Example
 from mgie.weights import checkpoint
@@ -64,7 +65,7 @@ from mgie.weights import checkpoint
 SETTINGS = Path(__file__).with_suffix(".yaml")
 FOLDER = "_ckpt/runs/tiny_base"
 Stage = Literal["codec", "look", "speak", "words", "painter"]
-Task = tuple[nn.Module, Groups, Builder]
+Task = tuple[AbstractTask, Groups, Builder]
 """What a stage trains: the task, its parameter groups, and what makes a pair into an example."""
 
 
@@ -96,7 +97,7 @@ def train_stage(stage: Stage, *, data: str, threads: int | None = None) -> dict[
             draws_for,
             run.seed,
             latent_shape=new_codec(settings).latent_shape(run.data.size, run.data.size),
-            steps=settings["scheduler"]["num_train_timesteps"],
+            process=new_process(settings),
             shift=run.train.timestep_shift,
         )
         return fit(run, world, task, groups, batches, lambda batch: draws(batch.positions), found=found)
@@ -152,7 +153,7 @@ def painter_task(settings: dict[str, Any], run: RunConfig, *, pooled: bool) -> T
     text = new_text_model(settings, processor.tokenizer)
     encoder = ClipTextEncoder(text, silent_ids=(processor.tokenizer.eos_id,), pooled=pooled)
     editor = Editor(encoder=encoder, denoiser=UNetDenoiser(unet), codec=codec)
-    task = EditTask(editor, DDPMScheduler(**settings["scheduler"]), drop=run.train.drop)
+    task = EditTask(editor, new_process(settings), drop=run.train.drop)
     return task, editor.groups(), BaseExamples(run, processor)
 
 
@@ -171,6 +172,11 @@ def export(*, out: str) -> None:
     unet.half().save_pretrained(Path(out) / "sd" / "unet")
     text.half().save_pretrained(Path(out) / "sd" / "text_encoder")
     DDPMScheduler(**settings["scheduler"]).save_pretrained(Path(out) / "sd" / "scheduler")
+
+
+def new_process(settings: dict[str, Any]) -> VarianceProcess:
+    """The way to noise and back."""
+    return VarianceProcess(DDPMScheduler(**settings["scheduler"]))
 
 
 def new_codec(settings: dict[str, Any]) -> Codec:
@@ -192,7 +198,7 @@ def new_llava(settings: dict[str, Any]) -> tuple[Llava, Processor]:
     )  # fmt: skip
     clip_pixels = ClipImageConfig.clip(settings["vision"]["image_size"])
     processor = Processor(
-        tokenizer, clip_pixels, config.patches, load_run("tiny").model.template, config.use_im_start_end
+        tokenizer, clip_pixels, config.patches, load_run("tiny").model.encoder.template, config.use_im_start_end
     )
     return Llava.from_config(config, ImageTokens.of(tokenizer, use_im_start_end=True)), processor
 
@@ -244,7 +250,7 @@ class BaseExamples:
         ids, labels, clip_pixels = [0], [IGNORE], torch.zeros(0, 3, 1, 1)
         if self.processor is not None:
             asked, answer = self.words(pair)
-            question = self.run.model.question.replace("{instruction}", asked)
+            question = self.run.model.encoder.question.replace("{instruction}", asked)
             encoded = self.processor.encode(question, answer, max_length=self.run.data.max_length)
             ids, labels, clip_pixels = (
                 encoded.input_ids,

@@ -8,17 +8,21 @@ Those of `reference_draws` are a function of the micro-batch instead.
 import numpy as np
 import torch
 
-from mgie.diffusion.noise import draw_timesteps
+from mgie.diffusion.process import AbstractProcess
 from mgie.types import Draws
 
 
 def draws_for(
-    seed: int, positions: tuple[int, ...], *, latent_shape: tuple[int, int, int], steps: int, shift: float
+    seed: int,
+    positions: tuple[int, ...],
+    *,
+    latent_shape: tuple[int, int, int],
+    process: AbstractProcess,
+    shift: float,
 ) -> Draws:
     """Draw for the samples at `positions` of the data order.
 
-    `latent_shape` is (c, h, w); `steps` the number of diffusion times; `shift` moves the times towards noise
-    (1: uniform).
+    `latent_shape` is (c, h, w); `process` draws the times, and `shift` moves them towards noise (1: uniform).
     The order within a sample is the reference's: posterior, noise, time, dropout.
     """
     posterior, noise, uniform = [], [], []
@@ -31,7 +35,7 @@ def draws_for(
     return Draws(
         posterior=torch.from_numpy(np.stack(posterior)),
         noise=torch.from_numpy(np.stack(noise)),
-        t=draw_timesteps(u[:, 0], steps, shift=shift),
+        t=process.times(u[:, 0], shift=shift),
         keep=u[:, 1],
     )
 

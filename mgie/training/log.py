@@ -7,16 +7,20 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from mgie.ranges import Number
 from mgie.training.optim import OptimConfig, rate_factor
 from mgie.training.world import World
+from mgie.types import Losses
 from mgie.weights.checkpoint import TrainState
 
 LINES = "log.jsonl"
@@ -32,6 +36,33 @@ class LogConfig:
     """Samples between log lines."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Where the numbers go besides the console and log.jsonl."""
+
+
+class Means:
+    """Means of the losses over the steps that are taken. The sums stay on the device until they are read."""
+
+    def __init__(self, names: Iterable[str], device: torch.device):
+        self.names = tuple(names)
+        self._all = torch.zeros(2, len(self.names), device=device)
+        self._step = torch.zeros_like(self._all)
+
+    def add(self, losses: Losses) -> None:
+        """The losses of a micro-batch."""
+        for place, name in enumerate(self.names):
+            self._step[0, place] += losses[name].sum.detach()
+            self._step[1, place] += losses[name].count
+
+    def close_step(self, taken: Tensor) -> None:
+        """All micro-batches of a step were added: it counts if `taken` is 1, and was none if it is 0."""
+        self._all = torch.where(taken > 0, self._all + self._step, self._all)
+        self._step.zero_()
+
+    def read(self, world: World) -> dict[str, float]:
+        """Means over all processes since the last reading; none if no step was taken. Waits for it."""
+        sums, counts = world.sum(self._all).tolist()
+        self._all.zero_()
+        pairs = zip(sums, counts) if any(counts) else ()
+        return {name: total / max(count, 1) for name, (total, count) in zip(self.names, pairs)}
 
 
 class RunLog:
@@ -66,15 +97,13 @@ class RunLog:
         line = {
             "step": state.steps,
             "samples": state.samples,
-            "loss_ce": state.loss_ce,
-            "loss_edit": state.loss_edit,
-            "loss_align": state.loss_align,
+            **{f"loss_{name}": loss for name, loss in state.losses.items()},
             "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
             "lr": lr,
             "skipped": state.skipped,
             "samples_per_second": round(rate, 2),
         }
-        self.bar.set_postfix(ce=f"{state.loss_ce:.3f}", edit=f"{state.loss_edit:.4f}", refresh=False)
+        self.bar.set_postfix({name: f"{loss:.4f}" for name, loss in state.losses.items()}, refresh=False)
         if self.world.is_main:
             with (self.folder / LINES).open("a") as file:
                 file.write(json.dumps(line) + "\n")

@@ -1,19 +1,43 @@
-"""The task: an editor and its objective. The only place where the losses meet."""
+"""What is learnt: a model and its losses. All that there is to know of a loss (its name, its weight, what it
+is divided by) is told by its task."""
 
-import torch
-from diffusers import DDPMScheduler
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mgie.data.stored_features import FeatureBatch
 from mgie.diffusion.guidance import DropConfig, drop_conditions
-from mgie.diffusion.noise import corrupt, prediction_target
+from mgie.diffusion.process import AbstractProcess
 from mgie.models.editor import Editor
-from mgie.models.encoders.clip_text import ClipTextEncoder
-from mgie.types import Batch, Context, Draws, Losses
+from mgie.models.encoders.base import AbstractInstructionEncoder
+from mgie.types import Batch, Context, Draws, Losses, Term
 
 
-class EditTask(nn.Module):
+class AbstractTask(nn.Module, ABC):
+    """A model and its losses, for a loop that knows none of them by name."""
+
+    editor: Any
+    """The module that is trained."""
+    weights: Mapping[str, float]
+    """How much each loss counts, by name."""
+
+    @abstractmethod
+    def forward(self, batch: Batch, draws: Draws) -> Losses:
+        """The losses of `batch`, under the names of `weights`; all that is random in them is `draws`."""
+
+    @abstractmethod
+    def counts(self, batch: Batch) -> Mapping[str, int]:
+        """What each loss of `batch` will be divided by: known from the CPU's batch, before it is computed."""
+
+    def weighted(self, losses: Losses, counts: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+        """What is gone down: the losses times their weights, over the `counts` of the whole step."""
+        parts = [weight * losses[name].sum / counts[name] for name, weight in self.weights.items()]
+        return sum(parts[1:], parts[0])
+
+
+class EditTask(AbstractTask):
     """Learn to say what the edit will look like, and to paint it (MGIE, Fu et al. 2024, section 3.3).
 
     A `teacher`, the text encoder that the denoiser was pretrained with, adds a third loss: the condition
@@ -23,51 +47,62 @@ class EditTask(nn.Module):
     def __init__(
         self,
         editor: Editor,
-        scheduler: DDPMScheduler,
+        process: AbstractProcess,
         *,
         drop: DropConfig,
-        teacher: ClipTextEncoder | None = None,
+        edit_weight: float = 1.0,
+        align_weight: float = 1.0,
+        teacher: AbstractInstructionEncoder | None = None,
     ):
+        """`edit_weight`: of the painting beside the words; `align_weight`: of the third loss beside that."""
         super().__init__()
         self.editor = editor
-        self.scheduler = scheduler
+        self.process = process
         self.drop = drop
         self.teacher = None if teacher is None else teacher.requires_grad_(False)
+        self.weights = {"ce": 1.0, "edit": edit_weight}
+        if teacher is not None:
+            self.weights["align"] = edit_weight * align_weight
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """Label tokens for the words, samples for the rest."""
+        return {name: batch.label_tokens if name == "ce" else len(batch.keys) for name in self.weights}
 
     def forward(self, batch: Batch, draws: Draws) -> Losses:
-        """Both losses of `batch`, as sums; all that is random in them is `draws`."""
-        editor = self.editor
+        """Cross-entropy of the words, error of the painting and, with a teacher, of the condition."""
+        editor, process, samples = self.editor, self.process, len(batch.keys)
         context = editor.encoder.encode(batch)
-        speak, spoken = editor.encoder.lm_loss(context, batch.labels)
-        align = torch.zeros_like(speak)
-        if self.teacher is not None:
-            align = align_loss(context, self.teacher.encode(batch))
-
-        target, source = self.latents(batch, draws)  # b c h w: sampled and scaled; the mode, not scaled
+        target, source = self.latents(batch, draws)  # b c h w
         source = source * batch.has_source[:, None, None, None]
 
         # Guidance needs a model that has also seen "no words" and "no picture".
-        condition, source = drop_conditions(context.tokens, context.null, source, draws.keep, drop=self.drop)
+        condition, source, _ = drop_conditions(context, source, draws.keep, drop=self.drop)
 
-        noisy = corrupt(target, draws.noise, draws.t, self.scheduler)
+        noisy = process.corrupt(target, draws.noise, draws.t)
         guess = editor.denoiser(noisy, draws.t, source, condition)
-        wanted = prediction_target(self.scheduler, target, draws.noise, draws.t)
-        edit = (guess.float() - wanted.float()).square().mean(dim=(1, 2, 3)).sum()
-        return Losses(speak=speak, spoken=spoken, edit=edit, align=align, samples=len(batch.keys))
+        wanted = process.wanted(target, draws.noise, draws.t)
+        edit = (guess.mean.float() - wanted.float()).square().mean(dim=(1, 2, 3)).sum()
+
+        losses = {"ce": editor.encoder.lm_loss(context, batch.labels), "edit": Term(sum=edit, count=samples)}
+        if self.teacher is not None:
+            losses["align"] = Term(sum=align_loss(context, self.teacher.encode(batch)), count=samples)
+        return losses
 
     def latents(
         self, batch: Batch, draws: Draws
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
         """The target's latents and the source's, from pixels or from stored moments."""
         codec = self.editor.codec
-        if isinstance(batch, FeatureBatch) and batch.target_mean is not None:
+        if batch.target_mean is not None:
             assert batch.target_std is not None and batch.source_mean is not None
-            return (batch.target_mean + batch.target_std * draws.posterior) * codec.scale, batch.source_mean
-        return codec.encode(batch.target, draws.posterior), codec.encode_mode(batch.source)
+            target = codec.target_latents(batch.target_mean, batch.target_std, draws.posterior)
+            return target, codec.source_latents(batch.source_mean)
+        return codec.encode(batch.target, draws.posterior), codec.encode_source(batch.source)
 
 
 def align_loss(context: Context, wanted: Context) -> Float[Tensor, ""]:
     """Sum over the samples of the mean squared distances of the condition and of the null."""
-    tokens = (context.tokens.float() - wanted.tokens.float()).square().mean(dim=(1, 2)).sum()
-    null = (context.null.float() - wanted.null.float()).square().mean()
-    return tokens + len(context.tokens) * null
+    told, silent = context.condition.tokens.float(), context.null.tokens.float()
+    tokens = (told - wanted.condition.tokens.float()).square().mean(dim=(1, 2)).sum()
+    null = (silent - wanted.null.tokens.float()).square().mean()
+    return tokens + len(told) * null

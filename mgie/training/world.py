@@ -114,7 +114,7 @@ class World:
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
         """Move to the device and wrap for training together. The weights are read before, the rest after."""
         if self.stage:
-            engine, optimizer = self.accelerator.prepare(zero.AsTuple(task, short=self.short), optimizer)
+            engine, optimizer = self.accelerator.prepare(zero.AsTuples(task, short=self.short), optimizer)
             return zero.AsLosses(engine), optimizer
         return self.accelerator.prepare(task, optimizer)
 

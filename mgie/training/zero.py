@@ -6,7 +6,6 @@ Processes talk to each other in some of the functions: those that every process 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mgie.errors import ConfigError
-from mgie.types import Batch, Draws, Losses
+from mgie.types import Batch, Draws, Losses, Term
 
 
 def deepspeed_config(
@@ -46,8 +45,8 @@ def deepspeed_config(
     }
 
 
-class AsTuple(nn.Module):
-    """A task that tells its losses as a tuple: DeepSpeed looks for tensors in those, not in records.
+class AsTuples(nn.Module):
+    """A task that tells its losses as plain tuples: DeepSpeed looks for tensors in those, not in records.
 
     It computes in bfloat16 if `short`; weights and gradients stay in float32, as without DeepSpeed. This is
     inside, as the engine turns off what is turned on outside of it.
@@ -58,12 +57,12 @@ class AsTuple(nn.Module):
         self.task = task
         self.short = short
 
-    def forward(self, batch: Batch, draws: Draws) -> tuple[Any, ...]:
-        """The fields of the task's Losses."""
+    def forward(self, batch: Batch, draws: Draws) -> dict[str, tuple[Any, ...]]:
+        """Sum and count of each loss."""
         with torch.autocast(batch.target.device.type, torch.bfloat16, enabled=self.short):
             # Not called as a module: its own hooks would look, too.
             losses = self.task.forward(batch, draws)
-        return tuple(getattr(losses, field.name) for field in fields(losses))
+        return {name: (term.sum, term.count) for name, term in losses.items()}
 
 
 class AsLosses(nn.Module):
@@ -75,9 +74,8 @@ class AsLosses(nn.Module):
 
     def forward(self, batch: Batch, draws: Draws) -> Losses:
         """What the task inside said."""
-        return Losses(
-            **{field.name: value for field, value in zip(fields(Losses), self.engine(batch, draws))}
-        )
+        told = self.engine(batch, draws)
+        return {name: Term(sum=total, count=count) for name, (total, count) in told.items()}
 
 
 def local_shards(parameters: list[nn.Parameter]) -> list[nn.Parameter]:

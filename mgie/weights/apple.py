@@ -10,25 +10,32 @@ beside them, as llava/.
 
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, EulerAncestralDiscreteScheduler, SchedulerMixin
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from llava_patch.folders import whole_folder
+from llava_patch.loading import put
+from llava_patch.model import Llava
 from llava_patch.processor import Processor
 from llava_patch.shards import each_shard, read_tensors
 from llava_patch.weights import load_llava, write_llava
-from mgie.errors import WeightsError
+from mgie.diffusion.process import process_of
+from mgie.errors import ConfigError, WeightsError
+from mgie.models.codec import Codec
+from mgie.models.denoisers.unet import UNetDenoiser
+from mgie.models.editor import Editor
 from mgie.models.encoders.edit_head import EditHead, EditHeadConfig
+from mgie.models.encoders.llava import LlavaEncoder
+from mgie.prompts import LlavaPrompts, visual_ids
 from mgie.tokens import visual_tokens
 from mgie.weights.diffusers_parts import check_fit, empty_unet, load_scheduler, load_vae
 from mgie.weights.intact import intact
-from mgie.weights.release import Release, put, visual_ids
+from mgie.weights.llava_part import QUESTION
+from mgie.weights.release import Release
 
 MLLM, UNET, OWN_LLAVA = "mllm.pt", "unet.pt", "llava"
 APPLE = "folder of mllm.pt and unet.pt"
@@ -36,6 +43,7 @@ APPLE = "folder of mllm.pt and unet.pt"
 LINEAR = "mapper.encoder.layers.0.linear1.weight"
 EMBEDDINGS, LM_HEAD, HEAD = "model.embed_tokens.weight", "lm_head.weight", "edit_head."
 PUBLISHED_HEADS = 4
+SAMPLER = "EulerAncestralDiscreteScheduler"
 """Attention heads of the published edit head: the only size that its tensors do not show."""
 SHARDS = "pytorch_model*.bin"
 LLAVA, DIFFUSION = "LLaVA-7B-v1", "timbrooks/instruct-pix2pix"
@@ -131,28 +139,25 @@ def assemble(
             "trained on: put it there, or name it (llava)."
         )
     processor = Processor.from_pretrained(llava)
-    own, scheduler, vae = empty_unet(diffusion), load_scheduler(diffusion), load_vae(diffusion)
+    own, schedule, vae = empty_unet(diffusion), load_scheduler(diffusion), load_vae(diffusion)
     check_fit(own, vae, diffusion)
     with tqdm(total=2, desc=f"loading {Path(where).name}", leave=False, disable=not progress) as bar:
-        language = _language_side(mllm, where, llava, processor, dtype, heads, attention, progress)
+        model, edit_head = _language_side(mllm, where, llava, processor, dtype, heads, attention, progress)
         bar.update()
-        own = put(own, unet(), where=f"{where}/{UNET}", dtype=dtype)
+        nn.Module.to(own, dtype)  # its own `to` warns of a list of nothing
+        own = put(own, [(UNET, unet())], where=f"{where}/{UNET}").eval()
         bar.update()
+    count = edit_head.config.visual_tokens
+    prompts = LlavaPrompts(processor, question=QUESTION, count=count)
+    encoder = LlavaEncoder(model, edit_head, visual_ids=prompts.visual_ids)
+    codec = Codec(nn.Module.to(vae.eval(), dtype))  # as above
+    # The published sampler; DDIM's where the UNet predicts pictures, for which that is not defined.
+    sampler = "DDIMScheduler" if schedule.config.prediction_type == "sample" else SAMPLER
     return Release(
-        **language,
-        processor=processor,
-        unet=own,
-        vae=nn.Module.to(vae.eval(), dtype),  # its own `to` warns of a list of nothing
-        scheduler=_sampler(scheduler),
+        editor=Editor(encoder=encoder, denoiser=UNetDenoiser(own), codec=codec).eval(),
+        prompts=prompts,
+        scheduler=process_of(schedule.config).sampler(sampler),
         settings={},
-    )
-
-
-def _sampler(schedule: DDPMScheduler) -> SchedulerMixin:
-    """The published sampler; DDIM's where the UNet predicts pictures, for which that is not defined."""
-    predicts = schedule.config.prediction_type
-    return (DDIMScheduler if predicts == "sample" else EulerAncestralDiscreteScheduler).from_config(
-        schedule.config
     )
 
 
@@ -165,7 +170,7 @@ def _language_side(
     heads: int,
     attention: str,
     progress: bool,
-) -> dict[str, Any]:
+) -> tuple[Llava, EditHead]:
     """The LLaVA and the edit head, with the trained tensors in place; `processor` learns their tokens."""
     mllm = read()
     emb = mllm.pop("emb", None)
@@ -185,42 +190,64 @@ def _language_side(
     # The two tables and the head: each exactly the file's.
     tables = {EMBEDDINGS: model.language_model.model.embed_tokens, LM_HEAD: model.language_model.lm_head}
     for name, table in tables.items():
-        put(table, {"weight": mllm.pop(name)}, where=f"{name} of {where}/{MLLM}", dtype=dtype)
+        put(table, [(MLLM, {"weight": mllm.pop(name)})], where=f"{name} of {where}/{MLLM}")
     with torch.device("meta"):
         config = _head_config(head, heads, len(names))
         edit_head = EditHead(config, d_in=width, e_out=head["hid2feat.weight"].shape[0])
-    put(edit_head, head, where=f"{where}/{MLLM}", dtype=dtype)
+    put(edit_head.to(dtype), [(MLLM, head)], where=f"{where}/{MLLM}").eval()
     if emb is not None:
         _keep_embeddings(edit_head, emb, model.language_model.model.embed_tokens.weight[list(ids)], where)
-    return {"llava": model.eval(), "edit_head": edit_head}
+    return model, edit_head
 
 
 def write_apple(release: Release, out: str | Path, *, llava: bool = False) -> Path:
     """Write mllm.pt, with `emb`, and unet.pt in float16, as the original demo reads them.
 
-    With `llava` the LLaVA folder that they belong to, too: one that is nobody else's.
+    With `llava` the LLaVA folder that they belong to, too: one that is nobody else's. Raises ConfigError for an
+    editor that is none of a LLaVA, an edit head and a UNet.
     """
-    mllm = dict(apple_mllm(release))
+    encoder, denoiser, prompts = published_parts(release)
+    mllm = apple_mllm(encoder)
     with whole_folder(out, kind=APPLE) as partial:
         torch.save(mllm, partial / MLLM)
-        torch.save(_halved(release.unet.state_dict()), partial / UNET)
+        torch.save(_halved(denoiser.unet.state_dict()), partial / UNET)
         if llava:
-            write_llava(release.llava, release.processor.tokenizer, partial / OWN_LLAVA)
-            release.processor.save_pretrained(partial / OWN_LLAVA)
+            write_llava(encoder.llava, prompts.processor.tokenizer, partial / OWN_LLAVA)
+            prompts.processor.save_pretrained(partial / OWN_LLAVA)
     return Path(out)
 
 
-def apple_mllm(release: Release) -> Iterator[tuple[str, Tensor]]:
+def published_parts(release: Release) -> tuple[LlavaEncoder, UNetDenoiser, LlavaPrompts]:
+    """The parts that Apple's layout has a place for. Raises ConfigError for an editor of others."""
+    encoder, denoiser, prompts = release.editor.encoder, release.editor.denoiser, release.prompts
+    if isinstance(encoder, LlavaEncoder) and isinstance(denoiser, UNetDenoiser) and isinstance(prompts, LlavaPrompts):
+        return encoder, denoiser, prompts
+    raise ConfigError(
+        f"--format apple holds a LLaVA, an edit head and a UNet, but this editor is a {type(encoder).__name__} with "
+        f"a {type(denoiser).__name__}; use --format release."
+    )
+
+
+def check_layout(heads: int, groups: Sequence[str]) -> None:
+    """Refuse what Apple's layout does not tell, and its readers would take for something else: ConfigError."""
+    if heads != PUBLISHED_HEADS or "codec" in groups:
+        reason = f"the edit head has {heads} heads" if heads != PUBLISHED_HEADS else "the VAE was trained"
+        raise ConfigError(
+            f"--format apple: {reason}, which Apple's layout does not hold (its readers take "
+            f"{PUBLISHED_HEADS} heads and a published VAE); use --format release."
+        )
+
+
+def apple_mllm(encoder: LlavaEncoder) -> dict[str, Tensor]:
     """The content of mllm.pt."""
-    language_model, head = release.llava.language_model, release.edit_head
-    ids = list(visual_ids(release.processor, head.config.visual_tokens))
+    language_model, head = encoder.llava.language_model, encoder.edit_head
     embeddings = language_model.model.embed_tokens.weight
-    tensors: dict[str, Any] = {EMBEDDINGS: embeddings, LM_HEAD: language_model.lm_head.weight}
+    tensors: dict[str, Tensor] = {EMBEDDINGS: embeddings, LM_HEAD: language_model.lm_head.weight}
     state = head.state_dict()
     own = state.pop("own_embeddings", None)
     tensors |= {HEAD + name: tensor for name, tensor in state.items()}
-    tensors["emb"] = (embeddings[ids] if own is None else own)[None]
-    yield from _halved(tensors).items()
+    tensors["emb"] = (embeddings[list(encoder.visual_ids)] if own is None else own)[None]
+    return _halved(tensors)
 
 
 def _halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

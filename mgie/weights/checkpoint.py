@@ -17,7 +17,7 @@ processes of the run had shared out.
 import itertools
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from llava_patch.folders import (
     remove_folder,
     whole_folder,
 )
+from llava_patch.loading import fitting
 from mgie.errors import DeviceError, WeightsError
 from mgie.ranges import Few, Number
 
@@ -61,9 +62,8 @@ class TrainState:
     samples: int = 0
     steps: int = 0
     seconds: float = 0.0
-    loss_ce: float = float("nan")
-    loss_edit: float = float("nan")
-    loss_align: float = 0.0
+    losses: dict[str, float] = field(default_factory=dict)
+    """Mean of each loss, by name, as it was last told."""
     skipped: int = 0
     """Steps among these that were left out, as their gradient was not finite."""
     total: int = 0
@@ -189,8 +189,15 @@ def check_finite(tensors: Iterable[tuple[str, Tensor]], what: str) -> None:
 
 
 def load_state(checkpoint: Path) -> TrainState:
-    """Where the run stood."""
-    return TrainState(**json.loads((checkpoint / "state.json").read_text()))
+    """Where the run stood. Raises WeightsError for one that an earlier version wrote."""
+    try:
+        return TrainState(**json.loads((checkpoint / "state.json").read_text()))
+    except TypeError as error:
+        raise WeightsError(
+            f"{checkpoint / 'state.json'} was written by another version of mgie, whose runs this one cannot "
+            f"go on with: expected {', '.join(f.name for f in fields(TrainState))}; give the run another "
+            f"--name, and --from {checkpoint} to begin with its weights."
+        ) from error
 
 
 def load_tensors(checkpoint: Path, *, ema: bool = False) -> dict[str, Tensor]:
@@ -221,20 +228,14 @@ def load_into(
 
     Raises WeightsError unless names and shapes agree exactly, and all numbers are finite.
     """
-    problems = [f"missing {name}" for name in trained.keys() - tensors.keys() if every]
-    problems += [f"unexpected {name}" for name in tensors.keys() - trained.keys()]
-    problems += [
-        f"{name} is {tuple(tensors[name].shape)} but the model has {tuple(parameter.shape)}"
-        for name, parameter in trained.items()
-        if name in tensors and tensors[name].shape != parameter.shape
-    ]
-    if problems:
-        shown = "; ".join(sorted(problems)[:8]) + (
-            f" and {len(problems) - 8} more" if len(problems) > 8 else ""
-        )
-        raise WeightsError(
-            f"checkpoint {where} does not fit this model: {shown}; use the recipe it was trained with."
-        )
+    fits = fitting(
+        trained,
+        [(where, dict(tensors))],
+        where=f"checkpoint {where}",
+        optional=() if every else ("",),
+        remedy="use the recipe it was trained with",
+    )
+    tensors = dict(fits)
     check_finite(tensors.items(), f"checkpoint {where}")
     with torch.no_grad():
         for name, tensor in tensors.items():

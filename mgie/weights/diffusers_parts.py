@@ -6,18 +6,17 @@ source picture.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, SchedulerMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from mgie.errors import ConfigError, WeightsError
+from llava_patch.loading import put
+from mgie.errors import WeightsError
 from mgie.models.denoisers.unet import widen
-from mgie.weights.release import DIFFUSERS_STEM, empty_model, put, read_json, read_model, schedule
+from mgie.weights.models import DIFFUSERS_STEM, configured, empty_model, read_json, read_model, schedule
 from mgie.weights.single_file import is_single_file, read_single
 
 
@@ -47,8 +46,8 @@ def empty_unet(where: str | Path) -> UNet2DConditionModel:
     """
     if is_single_file(where):
         config, _ = read_single(where, "unet")
-        with torch.device("meta"):
-            return UNet2DConditionModel.from_config(config | {"in_channels": 2 * config["out_channels"]})
+        config["in_channels"] = 2 * config["out_channels"]
+        return configured(UNet2DConditionModel, config, where=where)
     folder = _folder(where, "unet", weights=False)
     with _of(where, "unet"):
         channels = empty_model(UNet2DConditionModel, folder).config.out_channels
@@ -106,42 +105,11 @@ def load_scheduler(where: str | Path) -> DDPMScheduler:
         return schedule(DDPMScheduler, read_json(folder / "scheduler_config.json"), folder)
 
 
-def load_sampler(name: str, schedule: DDPMScheduler, *, steps: int = 1) -> SchedulerMixin:
-    """The diffusers scheduler called `name`, over a training schedule.
-
-    Raises ConfigError where there is none, or where it cannot sample in so many steps as an editor does.
-    """
-    kind = getattr(diffusers, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
-        raise ConfigError(
-            f"sampling.scheduler is {name!r}: expected a scheduler of diffusers, such as DDIMScheduler."
-        )
-    new: Any = partial(kind.from_config, schedule.config)  # pyright: ignore[reportAttributeAccessIssue]
-    try:
-        with torch.random.fork_rng(devices=[]):
-            sampler, latents = new(), torch.zeros(1, 4, 8, 8)
-            sampler.set_timesteps(steps)
-            latents = latents * sampler.init_noise_sigma
-            for t in sampler.timesteps[:2]:
-                noisy = sampler.scale_model_input(latents, t)
-                latents = sampler.step(noisy, t, latents, return_dict=False)[0]
-        if not len(sampler.timesteps):
-            raise ValueError("no step at all")
-    except Exception as error:  # the library has no one type for what makes no schedule, or lacks a package
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ConfigError(
-            f"sampling.scheduler={name} with sampling.steps={steps} cannot sample here ({reason}): expected "
-            "a scheduler such as DDIMScheduler, and from 1 step to as many as the training schedule has."
-        ) from error
-    return new()
-
-
 def _load(kind: Any, where: str | Path, part: str, progress: bool) -> Any:
     if is_single_file(where):
         config, tensors = read_single(where, part)
-        with torch.device("meta"):
-            model = kind.from_config(config)
-        return put(model, tensors, where=f"the {part} in {where}", dtype=torch.float32)
+        model = configured(kind, config, where=where)
+        return put(model, [(where, tensors)], where=f"the {part} in {where}").eval()
     folder = _folder(where, part)
     with _of(where, part):
         return read_model(kind, folder, dtype=torch.float32, progress=progress)

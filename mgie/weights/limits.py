@@ -12,7 +12,10 @@ import psutil
 import torch
 
 from mgie.errors import ConfigError, WeightsError
-from mgie.weights.release import INDEX, read_json
+from mgie.models.codec import Codec
+from mgie.models.denoisers.base import AbstractDenoiser
+from mgie.weights.models import read_json
+from mgie.weights.release import INDEX, parts_of, read_index
 
 HELD = 3
 """Tensors of the widest layer at the picture's own size that are in memory at once, at least."""
@@ -30,16 +33,13 @@ class Limits:
     """Numbers that are held at least for every pixel of an edited picture."""
 
     @classmethod
-    def of(cls, unet: Mapping[str, Any], vae: Mapping[str, Any], scheduler: Mapping[str, Any]) -> "Limits":
-        """Those of parts with these configurations, as diffusers writes them."""
-        painter, codec = unet["block_out_channels"], vae["block_out_channels"]
-        factor = 2 ** (len(codec) - 1)
-        # A decoder's last block gets what the one before it has made wide: at the picture's full size.
-        widest = max(codec[min(1, len(codec) - 1)], painter[0] / factor**2)
+    def of(cls, denoiser: AbstractDenoiser, codec: Codec, schedule: Mapping[str, Any]) -> "Limits":
+        """Those of these parts and a scheduler's configuration."""
+        factor = codec.space.factor
         return cls(
-            steps=int(scheduler["num_train_timesteps"]),
-            multiple=factor * 2 ** (len(painter) - 1),
-            numbers=int(HELD * widest),
+            steps=int(schedule["num_train_timesteps"]),
+            multiple=factor * denoiser.multiple,
+            numbers=int(HELD * max(codec.numbers, denoiser.numbers / factor**2)),
         )
 
     def check(self, *, steps: int | None, size: int | None) -> None:
@@ -63,7 +63,7 @@ class Limits:
             )
 
 
-def check_request(
+def check_release(
     model: str | Path,
     *,
     steps: int | None,
@@ -79,14 +79,16 @@ def check_request(
     folder = Path(model)
     if not (folder / INDEX).is_file():
         return
-    parts = {"unet": "config.json", "vae": "config.json", "scheduler": "scheduler_config.json"}
-    contents = {part: read_json(folder / part / name) for part, name in parts.items()}
+    _, (part, facts) = parts_of(read_index(folder), folder)
+    parts = part.empty(folder, facts)
+    if parts is None:
+        return
     try:
-        limits = Limits.of(**contents)
-    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+        limits = Limits.of(*parts, read_json(folder / "scheduler" / "scheduler_config.json"))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise WeightsError(
-            f"{folder}: unet/, vae/ and scheduler/ do not say how they are built "
-            f"({type(error).__name__}: {error}); extract or fetch the release again."
+            f"{folder}/scheduler does not say how long it is ({type(error).__name__}: {error}); extract or fetch the "
+            "release again."
         ) from error
     limits.check(steps=steps, size=size)
     if size is not None:

@@ -63,8 +63,9 @@ HOMES = {
 
 
 def room(name: str) -> str:
-    """The part of mgie that a module belongs to: "mgie.data.batches" -> "data". The toy world has a story."""
-    if name.startswith("mgie.toy.pretrain"):
+    """The part of mgie that a module belongs to: "mgie.data.batches" -> "data". The toy world has a story and
+    its tasks."""
+    if name.startswith(("mgie.toy.pretrain", "mgie.toy.tasks")):
         return "toy.pretrain"
     return name.split(".")[1] if "." in name else ""
 

@@ -50,7 +50,7 @@ def test_every_tensor_of_the_base_is_in_the_editor_as_the_file_has_it(run):
     parts = build_editor(run)
     editor, llava = parts.editor, encoder_of(parts).llava
     assert isinstance(editor.denoiser, UNetDenoiser)
-    rows = len(parts.processor.tokenizer) - VISUAL
+    rows = len(parts.prompts.processor.tokenizer) - VISUAL
     built = {
         "unet": editor.denoiser.unet.state_dict(),
         "vae": editor.codec.vae.state_dict(),
@@ -79,7 +79,7 @@ def test_every_tensor_of_the_base_is_in_the_editor_as_the_file_has_it(run):
 
 def test_only_the_visual_tokens_have_new_rows(run):
     parts = build_editor(run)
-    encoder, tokenizer = encoder_of(parts), parts.processor.tokenizer
+    encoder, tokenizer = encoder_of(parts), parts.prompts.processor.tokenizer
     config = json.loads((BASE / "llava" / "config.json").read_text())
     before = config["vocab_size"]
     assert encoder.llava.vocabulary == len(tokenizer) == before + VISUAL
@@ -116,7 +116,7 @@ def test_gradient_checkpointing_is_the_language_models(tiny_run):
             assert any(getattr(m, "gradient_checkpointing", False) for m in part.modules()) is expected
 
 
-@pytest.mark.parametrize("part", ["llava", "diffusion"])
+@pytest.mark.parametrize("part", ["encoder.llava", "denoiser.diffusion"])
 def test_a_part_that_is_not_there_is_a_sentence(tiny_run, tmp_path, part):
     with pytest.raises(UserError, match="nothing-here"):
         build_editor(tiny_run(f"--model.{part}={tmp_path / 'nothing-here'}"))
@@ -128,14 +128,14 @@ def test_a_language_side_with_foreign_tensors_is_refused(tiny_run, tmp_path):
     del tensors["model.norm.weight"]
     save_file(tensors, tmp_path / "llava" / "model.safetensors")
     with pytest.raises(WeightsError, match=r"missing model\.norm\.weight"):
-        build_editor(tiny_run(f"--model.llava={tmp_path / 'llava'}"))
+        build_editor(tiny_run(f"--model.encoder.llava={tmp_path / 'llava'}"))
 
 
 def test_processes_share_each_step(tiny_run):
     run = tiny_run("--train.micro_batch_size=2")
-    processor = build_editor(run).processor
-    shares = [next(build_batches(run, processor, rank=rank, world=2).steps()) for rank in (0, 1)]
-    alone = next(build_batches(run, processor, rank=0, world=1).steps())
+    prompts = build_editor(run).prompts
+    shares = [next(build_batches(run, prompts, rank=rank, world=2).steps()) for rank in (0, 1)]
+    alone = next(build_batches(run, prompts, rank=0, world=1).steps())
     assert [[micro.positions for micro in share] for share in shares] == [[(0, 1)], [(2, 3)]]
     keys = [micro.keys for share in shares for micro in share]
     assert keys == [micro.keys for micro in alone]
@@ -147,12 +147,12 @@ def test_a_release_carries_the_recipes_sampling(tiny_run, tmp_path):
     release = build_release(parts, run)
     assert release.settings["num_inference_steps"] == 7
     assert (release.settings["guidance_scale"], release.settings["image_guidance_scale"]) == (2.5, 1.25)
-    assert (release.settings["question"], release.settings["size"]) == (run.model.question, run.data.size)
+    assert (release.prompts.template, release.settings["size"]) == (run.model.encoder.question, run.data.size)
     assert type(release.scheduler) is DDIMScheduler
     for name in ("prediction_type", "beta_schedule", "rescale_betas_zero_snr", "timestep_spacing"):
-        assert release.scheduler.config[name] == parts.scheduler.config[name]
-    assert release.llava is encoder_of(parts).llava
-    assert release.processor is parts.processor
+        assert release.scheduler.config[name] == parts.process.schedule.config[name]
+    assert release.editor.encoder.llava is encoder_of(parts).llava
+    assert release.prompts.processor is parts.prompts.processor
     (tmp_path / "again.yaml").write_text(release.run_yaml)
     assert load_run(str(tmp_path / "again.yaml")) == run
 
@@ -167,6 +167,6 @@ def test_a_teacher_comes_with_the_weight_of_its_loss(tiny_run):
 
 
 def test_a_teacher_that_reads_other_words_is_refused(tiny_run):
-    run = tiny_run("--model.edit_head.queries=3")
+    run = tiny_run("--model.encoder.edit_head.queries=3")
     with pytest.raises(ConfigError, match="3 queries: expected the same vocabulary and 1 or 24"):
         build_teacher(run, build_editor(run))

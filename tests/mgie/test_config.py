@@ -1,8 +1,9 @@
 import pytest
 import yaml
 
-from mgie.config import RECIPES, dump_run, load_run, recipe_path, resolve
+from mgie.config import RECIPES, dump_run, load_run, recipe_path
 from mgie.errors import ConfigError
+from mgie.weights.parts import resolve
 
 
 def test_the_command_line_goes_over_the_recipe():
@@ -62,12 +63,12 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, content):
         (["--train.batch_size", "10", "--train.micro_batch_size", "4"], 1, "multiple of 4"),
         ([], 3, "multiple of 3"),
         (["--train.micro_batch_size", "16"], 3, "multiple of 48"),
-        (["--model.question", "what happens?"], 1, "{instruction}"),
+        (["--model.encoder.question", "what happens?"], 1, "{instruction}"),
         *((["--name", name], 1, "folder name") for name in ("a/b", "..", ".", ".hidden", "a\nb", "")),
         (["--save.every", "0"], 1, "save.every"),
         (["--save.keep", "0"], 1, "save.keep=0"),
         (["--train.drop.text", "0.99"], 1, "more than 1 together"),
-        (["--model.edit_head.heads", "3"], 1, "no multiple of model.edit_head.heads=3"),
+        (["--model.encoder.edit_head.heads", "3"], 1, "no multiple of edit_head.heads=3"),
         (["--optim.betas", "[0.9, 2]"], 1, r"optim\.betas\[1\]=2"),
         (["--optim.lrs", "{denoiser: .nan}"], 1, "optim.lrs.denoiser=nan"),
         (["--train.groups", "[]"], 1, "train.groups"),

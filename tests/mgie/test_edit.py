@@ -113,7 +113,9 @@ def test_no_release(capsys, tmp_path, photo):
 )
 def test_what_cannot_be_is_told_before_any_weight_is_read(capsys, tmp_path, photo, words, sentence):
     base = RECIPES / "tiny_base" / "sd"
-    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "model_index.json").write_text(
+        '{"_class_name": "MGIEPipeline", "_encoder": {"kind": "llava"}, "_denoiser": {"kind": "unet"}}'
+    )
     for part in ("unet", "vae", "scheduler"):
         shutil.copytree(base / part, tmp_path / part, ignore=shutil.ignore_patterns("*.safetensors"))
     rest = ["make it dark", "--model", tmp_path, "--out", tmp_path / "out.png"]

@@ -13,13 +13,14 @@ from safetensors.torch import load_file, save_file
 
 from llava_patch.folders import MANIFEST, file_hash
 from mgie.build import build_editor
-from mgie.config import load_run, resolve
+from mgie.config import load_run
 from mgie.errors import ConfigError, WeightsError
 from mgie.extract import extract
 from mgie.pipeline import MGIEPipeline
 from mgie.train import train
 from mgie.weights import checkpoint as checkpoints
 from mgie.weights.apple import MLLM, OWN_LLAVA, UNET
+from mgie.weights.parts import resolve
 from mgie.weights.release import read_release
 
 # The library's Euler scheduler speaks to numpy in a way that numpy is about to change.
@@ -53,10 +54,10 @@ def release_tensors(folder) -> dict[str, torch.Tensor]:
     """A release's tensors by their names in an editor."""
     release = read_release(folder)
     parts = {
-        "encoder.llava.": release.llava,
-        "encoder.edit_head.": release.edit_head,
-        "denoiser.unet.": release.unet,
-        "codec.vae.": release.vae,
+        "encoder.llava.": release.editor.encoder.llava,
+        "encoder.edit_head.": release.editor.encoder.edit_head,
+        "denoiser.unet.": release.editor.denoiser.unet,
+        "codec.vae.": release.editor.codec.vae,
     }
     return {
         prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.state_dict().items()
@@ -144,11 +145,10 @@ def test_apple_s_folder_holds_all_that_was_trained(trained, tmp_path):
     extract(trained, out=tmp_path / "release")
     extract(trained, out=tmp_path / "apple", format="apple")
     whole = read_release(tmp_path / "release")
-    again = MGIEPipeline.from_pretrained(tmp_path / "apple", diffusion=resolve(run.model.diffusion))
-    for name in ("llava", "edit_head", "unet", "vae"):
-        theirs = getattr(again, name).state_dict()
-        for key, tensor in getattr(whole, name).state_dict().items():
-            assert torch.equal(theirs[key].half(), tensor.half()), key
+    again = MGIEPipeline.from_pretrained(tmp_path / "apple", diffusion=resolve(run.model.denoiser.diffusion))
+    theirs = again.editor.state_dict()
+    for key, tensor in whole.editor.state_dict().items():
+        assert torch.equal(theirs[key].half(), tensor.half()), key
 
 
 def test_apple_s_two_files_are_enough_for_what_the_original_trains(toy_data, tmp_path):
@@ -161,7 +161,7 @@ def test_apple_s_two_files_are_enough_for_what_the_original_trains(toy_data, tmp
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"model": {"edit_head": {"heads": 2}}}, "the edit head has 2 heads"),
+        ({"model": {"encoder": {"edit_head": {"heads": 2}}}}, "the edit head has 2 heads"),
         ({"train": {"groups": ["codec", "edit_head"]}}, "the VAE was trained"),
     ],
 )
@@ -171,7 +171,7 @@ def test_what_apple_s_layout_does_not_tell(run_dir, tmp_path, changes: dict, rea
     content = yaml.safe_load((last / "run.yaml").read_text())
     for section, values in changes.items():
         for key, value in values.items():
-            content[section][key] = content[section][key] | value if isinstance(value, dict) else value
+            content[section][key] = merged(content[section][key], value)
     (last / "run.yaml").write_text(yaml.safe_dump(content))
     manifest = json.loads((last / MANIFEST).read_text())
     path = last / "run.yaml"
@@ -181,12 +181,18 @@ def test_what_apple_s_layout_does_not_tell(run_dir, tmp_path, changes: dict, rea
         extract(run_dir, out=tmp_path / "apple", format="apple")
 
 
+def merged(old, new):
+    if not isinstance(new, dict):
+        return new
+    return old | {key: merged(old.get(key), value) for key, value in new.items()}
+
+
 def test_each_format_becomes_the_other_bit_for_bit(trained, tmp_path):
-    parts = {"diffusion": resolve(load_run("tiny").model.diffusion)}
+    parts = {"diffusion": resolve(load_run("tiny").model.denoiser.diffusion)}
     extract(trained, out=tmp_path / "apple", format="apple")
     extract(tmp_path / "apple", out=tmp_path / "release", **parts)
     edited = MGIEPipeline.from_pretrained(tmp_path / "release")(
-        Image.new("RGB", (40, 32)), "make it dark", seed=0, steps=1
+        Image.new("RGB", (40, 32)), "make it dark", seed=0, num_inference_steps=1
     )
     assert edited.images[0].size == (40, 32)
     extract(tmp_path / "release", out=tmp_path / "again", format="apple")
@@ -203,9 +209,9 @@ def test_each_format_becomes_the_other_bit_for_bit(trained, tmp_path):
 
 
 def test_folders_that_a_run_began_with_may_have_moved(trained, tmp_path):
-    llava = Path(shutil.copytree(resolve(load_run("tiny").model.llava), tmp_path / "LLaVA moved"))
+    llava = Path(shutil.copytree(resolve(load_run("tiny").model.encoder.llava), tmp_path / "LLaVA moved"))
     extract(trained, out=tmp_path / "release", llava=str(llava))
-    assert load_run(str(tmp_path / "release" / "run.yaml")).model.llava == str(llava)
+    assert load_run(str(tmp_path / "release" / "run.yaml")).model.encoder.llava == str(llava)
     extract(trained, out=tmp_path / "other")
     ours, theirs = release_tensors(tmp_path / "release"), release_tensors(tmp_path / "other")
     assert not [name for name in ours if not torch.equal(ours[name], theirs[name])]
@@ -250,7 +256,7 @@ def test_runs_that_are_none(tmp_path, trained):
 def test_wrong_folders_are_told_before_large_files_are_read(tmp_path, part: str):
     (tmp_path / "pytorch_model.bin").write_bytes(b"nobody looks inside")
     model = load_run("tiny").model
-    parts = {"llava": resolve(model.llava), "diffusion": resolve(model.diffusion)}
+    parts = {"llava": resolve(model.encoder.llava), "diffusion": resolve(model.denoiser.diffusion)}
     with pytest.raises(WeightsError, match=r"there is no (LLaVA folder|such folder)"):
         extract(tmp_path, out=tmp_path / "release", **parts | {part: str(tmp_path / "gone" / part)})
 

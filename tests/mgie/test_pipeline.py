@@ -3,11 +3,12 @@
 import inspect
 import io
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from accelerate.hooks import CpuOffload
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from PIL import Image
 
@@ -15,9 +16,10 @@ from mgie.build import build_editor, build_release
 from mgie.config import load_run
 from mgie.data.images import decode
 from mgie.errors import ConfigError, DataError, WeightsError
-from mgie.models.codec import Codec
 from mgie.pipeline import MGIEPipeline, fitted_size
+from mgie.request import pairs_of
 from mgie.tokens import visual_tokens
+from mgie.types import ControlPlan
 from mgie.weights.release import Release
 
 CLOSE = 2e-5
@@ -47,15 +49,15 @@ def photo(width: int = 32, height: int = 32, seed: int = 0) -> Image.Image:
 
 def hear(pipe: MGIEPipeline, monkeypatch: pytest.MonkeyPatch, script: Sequence[str]) -> None:
     """Make the language model say `script` to everybody, whatever it is asked."""
-    tokenizer = pipe.processor.tokenizer
+    tokenizer = pipe.prompts.processor.tokenizer
     spoken = iter([tokenizer.id_of(word) for word in script])
 
     def scores(states: torch.Tensor) -> torch.Tensor:
-        chosen = torch.zeros(len(states), pipe.llava.vocabulary)
+        chosen = torch.zeros(len(states), pipe.encoder.llava.vocabulary)
         chosen[:, next(spoken)] = 1
         return chosen
 
-    monkeypatch.setattr(pipe.llava.language_model.lm_head, "forward", scores)
+    monkeypatch.setattr(pipe.encoder.llava.language_model.lm_head, "forward", scores)
 
 
 # What comes out.
@@ -175,7 +177,7 @@ def test_a_photo_comes_back_whole_at_its_size(pipe: MGIEPipeline, width: int, he
     seen = []
     given = {"seed": 0, "callback_on_step_end": lambda *step: seen.append(step[3]["latents"].shape)}
     assert pipe(photo(width, height), "make it darker", **given).images[0].size == (width, height)
-    factor = Codec(pipe.vae).factor
+    factor = pipe.codec.space.factor
     latent = [factor * side for side in seen[0][-2:]]
     assert latent[::-1] == list(fitted_size((width, height), side=32, multiple=pipe._limits.multiple))
     assert all(side % pipe._limits.multiple == 0 for side in latent)
@@ -183,9 +185,8 @@ def test_a_photo_comes_back_whole_at_its_size(pipe: MGIEPipeline, width: int, he
 
 def test_a_square_of_the_trained_size_is_not_resampled(pipe: MGIEPipeline):
     picture = photo()
-    fitted = pipe._fit(picture, pipe._sampling(steps=1, guidance=1.0, image_guidance=1.0, size=None,
-                                               max_new_tokens=1, compat="default"))  # fmt: skip
-    assert fitted is picture
+    ((fitted, _),) = pipe._fitted([picture], pipe._sampling(num_inference_steps=1, max_new_tokens=1))
+    assert fitted == picture
 
 
 def test_another_size_of_editing_can_be_asked_for(pipe: MGIEPipeline):
@@ -199,11 +200,10 @@ def test_all_see_the_same_whole_picture_unless_the_reference_s_crop_is_wanted(pi
     outside = picture.copy()
     outside.paste((0, 0, 0), (0, 0, 20, 32))  # beyond the centre square
     for compat, blind in (("default", False), ("reference", True)):
-        options = pipe._sampling(steps=1, guidance=1.0, image_guidance=1.0, size=None, max_new_tokens=1,
-                                 compat=compat)  # fmt: skip
-        clip_pixels = [pipe.processor.clip_pixels(pipe._look(each, options)) for each in (picture, outside)]
-        assert torch.equal(*clip_pixels) is blind
-        pixels = [np.asarray(pipe._fit(each, options)) for each in (picture, outside)]
+        options = pipe._sampling(num_inference_steps=1, max_new_tokens=1, compat=compat)
+        looked = [pipe._looked(each, options) for each in (picture, outside)]
+        assert torch.equal(*map(pipe.prompts.clip_pixels, looked)) is blind
+        pixels = [np.asarray(fitted) for fitted, _ in pipe._fitted([picture, outside], options)]
         assert not np.array_equal(*pixels)
 
 
@@ -231,7 +231,7 @@ def test_tensors_and_arrays_are_the_picture_before_it_is_brought_back(pipe: MGIE
     assert np.array_equal(array, tensor.permute(0, 2, 3, 1).numpy())
     levels = np.asarray(pipe(photo(), "darker", seed=0).images[0])
     assert np.abs(levels - array[0] * 255).max() <= 0.51
-    assert edited("latent", (32, 32)).shape == (1, *Codec(pipe.vae).latent_shape(32, 32))
+    assert edited("latent", (32, 32)).shape == (1, *pipe.codec.latent_shape(32, 32))
     assert [image.shape[-1] for image in edited("pt", (32, 32), (64, 16))] == [32, 64]
 
 
@@ -254,7 +254,7 @@ def test_other_schedulers_can_be_put_in(pipe: MGIEPipeline):
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(
         pipe.scheduler.config, rescale_betas_zero_snr=False, prediction_type="epsilon"
     )
-    assert pipe(photo(), "darker", seed=0, steps=3).images[0].size == (32, 32)
+    assert pipe(photo(), "darker", seed=0, num_inference_steps=3).images[0].size == (32, 32)
 
 
 def test_offloaded_parts_are_brought_back_when_they_are_needed(pipe: MGIEPipeline):
@@ -264,27 +264,6 @@ def test_offloaded_parts_are_brought_back_when_they_are_needed(pipe: MGIEPipelin
     for _ in range(2):
         assert pipe(photo(), "make it dark", seed=1).images[0] == plain
     pipe.remove_all_hooks()
-
-
-def test_the_language_model_is_not_needed_once_the_edit_head_has_come(pipe: MGIEPipeline, monkeypatch):
-    """On a device, the one leaves it for the other: here its table becomes unreadable."""
-    plain = pipe(photo(), "make it dark", seed=1).images[0]
-    pipe.enable_model_cpu_offload(device="cpu")
-    table = pipe.llava.language_model.model.embed_tokens.weight
-    kept, bring = table.detach().clone(), CpuOffload.pre_forward
-
-    def exchange(hook: CpuOffload, module: torch.nn.Module, *args, **options):
-        if module is pipe.edit_head:
-            table.data.fill_(torch.nan)
-        return bring(hook, module, *args, **options)
-
-    monkeypatch.setattr(CpuOffload, "pre_forward", exchange)
-    try:
-        assert pipe(photo(), "make it dark", seed=1).images[0] == plain
-        assert table.isnan().all()
-    finally:
-        table.data.copy_(kept)
-        pipe.remove_all_hooks()
 
 
 def test_an_open_file_is_the_picture_that_its_bytes_are(pipe: MGIEPipeline):
@@ -314,23 +293,21 @@ def test_an_open_file_is_the_picture_that_its_bytes_are(pipe: MGIEPipeline):
 def test_half_precision(pipe: MGIEPipeline, release: Release):
     try:
         assert pipe.to(torch.bfloat16) is pipe
-        assert {part.dtype for part in (pipe.unet, pipe.vae, pipe.edit_head)} == {torch.bfloat16}
-        assert {value.dtype for value in pipe.llava.parameters()} == {torch.bfloat16}
+        assert {value.dtype for value in pipe.editor.parameters()} == {torch.bfloat16}
         assert pipe(photo(), "darker", seed=0).images[0].size == (32, 32)
     finally:
-        for part in ("llava", "edit_head", "unet", "vae"):
-            getattr(release, part).to(torch.float32)
+        release.editor.to(torch.float32)
 
 
-@pytest.mark.parametrize("part", ["llava", "edit_head", "unet", "vae"])
+@pytest.mark.parametrize("part", ["encoder.llava", "encoder.edit_head", "denoiser", "codec"])
 def test_one_part_in_half_precision(pipe: MGIEPipeline, release: Release, part: str):
     """Each hands over to the next in the next one's type."""
     whole = pipe(photo(), "darker", seed=0, output_type="pt").images
     try:
-        getattr(release, part).to(torch.bfloat16)
+        release.editor.get_submodule(part).to(torch.bfloat16)
         half = pipe(photo(), "darker", seed=0, output_type="pt").images
     finally:
-        getattr(release, part).to(torch.float32)
+        release.editor.get_submodule(part).to(torch.float32)
     assert 0 < (half - whole).abs().max() < 0.1
 
 
@@ -349,14 +326,14 @@ def test_an_instruction_that_the_language_model_has_no_places_for(pipe: MGIEPipe
 
 
 def test_a_release_whose_own_settings_cannot_be(release: Release):
-    strange = Release(**release.parts, settings={**release.settings, "num_inference_steps": 0})
+    strange = replace(release, settings={**release.settings, "num_inference_steps": 0})
     with pytest.raises(ConfigError, match="steps=0"):
         MGIEPipeline.from_release(strange)(photo(), "darker")
 
 
 def test_pictures_that_are_none_and_lists_that_do_not_fit(pipe: MGIEPipeline):
     with pytest.raises(DataError, match="an image is a str: expected PIL pictures; open files with"):
-        MGIEPipeline._pairs.__wrapped__(pipe, ["photo.png"], "darker")
+        inspect.unwrap(pairs_of)(["photo.png"], "darker")
     with pytest.raises(DataError, match="2 pictures and 3 instructions"):
         pipe([photo()] * 2, ["darker"] * 3)
     with pytest.raises(DataError, match="0 pictures"):
@@ -366,10 +343,10 @@ def test_pictures_that_are_none_and_lists_that_do_not_fit(pipe: MGIEPipeline):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"steps": 0}, "steps=0: expected a whole number, at least 1"),
+        ({"num_inference_steps": 0}, "steps=0: expected a whole number, at least 1"),
         ({"size": 4}, "size=4: expected at least 8 pixels"),
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
-        ({"steps": 1001}, "steps=1001: expected at most 1000"),
+        ({"num_inference_steps": 1001}, "steps=1001: expected at most 1000"),
         ({"size": 16384}, "choose a smaller size"),
         ({"seed": [1, -1]}, r"seed\[1\]=-1"),
         ({"seed": [1, 2, 3]}, "3 seeds for 1 pictures"),
@@ -386,6 +363,46 @@ def test_options_that_cannot_be(pipe: MGIEPipeline, options: dict, sentence: str
         pipe(photo(), "darker", **options)
 
 
+def test_what_was_imagined_can_be_painted_again(pipe: MGIEPipeline):
+    pictures, words = [photo(), photo(40, 24, seed=1)], ["make it dark", "invert it"]
+    imagined = pipe.imagine(pictures, words)
+    whole = pipe(pictures, words, seed=[3, 4])
+    assert imagined.said == whole.said and imagined.forced == whole.forced
+    assert pipe.paint(pictures, imagined, seed=[3, 4]) == whole.images
+    assert pipe.paint(pictures, imagined, seed=5) == pipe(pictures, words, seed=5).images
+    with pytest.raises(DataError, match="there are 1 pictures and 2 were imagined"):
+        pipe.paint(photo(), imagined)
+
+
+def test_a_plan_acts_on_the_latents_and_where_words_count(pipe: MGIEPipeline):
+    picture = photo()
+    imagined = pipe.imagine(picture, "make it dark")
+    options = {"seed": 0, "output_type": "latent", "guidance_scale": 3.0, "image_guidance_scale": 1.5}
+    plain = pipe.paint(picture, imagined, **options)
+    assert torch.equal(pipe.paint(picture, imagined, plan=ControlPlan(), **options), plain)
+    nothing = ControlPlan(blend=lambda latents, step: latents * 0)
+    assert not pipe.paint(picture, imagined, plan=nothing, **options).any()
+    map = torch.full((1, 1, *plain.shape[-2:]), 3.0)
+    same = pipe.paint(picture, imagined, plan=ControlPlan(guidance=map), **options)
+    assert torch.allclose(same, plain, atol=1e-5)
+    map[..., : plain.shape[-1] // 2] = 0.0
+    assert not torch.allclose(pipe.paint(picture, imagined, plan=ControlPlan(guidance=map), **options), plain)
+    with pytest.raises(DataError, match="a plan is for pictures of one size"):
+        two = [picture, photo(64, 24)]
+        pipe.paint(two, pipe.imagine(two, "make it dark"), plan=nothing)
+
+
+def test_two_threads_on_one_pipeline_give_what_one_after_the_other_gives(pipe: MGIEPipeline):
+    requests = [
+        {"image": photo(), "prompt": "make it dark", "seed": 1, "num_inference_steps": 5},
+        {"image": photo(40, 24, seed=2), "prompt": "invert the photo", "seed": 2, "num_inference_steps": 2},
+    ] * 2
+    alone = [pipe(**request, output_type="pt").images for request in requests]
+    with ThreadPoolExecutor(len(requests)) as pool:
+        together = list(pool.map(lambda request: pipe(**request, output_type="pt").images, requests))
+    assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
+
+
 def test_an_output_that_cannot_be(pipe: MGIEPipeline, monkeypatch):
     """Also where nobody checks types."""
     monkeypatch.delattr(MGIEPipeline, "_imagine")
@@ -395,6 +412,6 @@ def test_an_output_that_cannot_be(pipe: MGIEPipeline, monkeypatch):
 
 
 def test_settings_of_a_newer_release(release: Release):
-    newer = Release(**release.parts, settings={**release.settings, "colours": 3})
+    newer = replace(release, settings={**release.settings, "colours": 3})
     with pytest.raises(WeightsError, match="the settings colours, which this version of mgie does not know"):
         MGIEPipeline.from_release(newer)

@@ -14,7 +14,9 @@ from mgie.cli import LEFT_OUT, VERBS, _load, main
 from mgie.config import RunConfig, load_run
 from mgie.data.sources.base import ClipFilter
 from mgie.errors import ConfigError
-from mgie.pipeline import MGIEPipeline, _Sampling
+from mgie.pipeline import MGIEPipeline
+from mgie.request import Sampling
+from mgie.weights.llava_part import LlavaSettings
 
 NONSENSE = (math.nan, math.inf, -math.inf)
 FOREIGN = (*NONSENSE, "many", True)
@@ -71,7 +73,8 @@ def arguments(story: Any) -> list[Number]:
     return [number for name in given for number in numbers(hints[name], name)]
 
 
-KEYS = list({number.name: number for number in numbers(RunConfig, "")}.values())
+RUN = [*numbers(RunConfig, ""), *numbers(LlavaSettings, "model.encoder")]
+KEYS = list({number.name: number for number in RUN}.values())
 STORIES = {verb: _load(about.story) for verb, about in VERBS.items() if verb != "train"}
 OPTIONS = [(verb, number) for verb, story in STORIES.items() for number in arguments(story)]
 CALL = [number for number in arguments(MGIEPipeline.__call__) if number.name != "generator"]
@@ -98,7 +101,7 @@ def test_there_are_as_many_numbers_as_one_would_think():
 
 def test_every_number_has_a_range():
     """A new number without one fails here: write `Annotated[int, Range(ge=..., le=...)]`."""
-    others = [*numbers(ClipFilter, "clip"), *numbers(_Sampling, "sampling"), *CALL]
+    others = [*numbers(ClipFilter, "clip"), *numbers(Sampling, "sampling"), *CALL]
     for number in [*KEYS, *(number for _, number in OPTIONS), *others]:
         assert number.range is not None, f"{number.name} has no range"
 

@@ -6,6 +6,7 @@ from llava_patch.processor import Processor
 from mgie.build import build_examples
 from mgie.config import RECIPES, RunConfig
 from mgie.data.stored_pairs import StoredPairs
+from mgie.prompts import LlavaPrompts
 from mgie.tokens import IGNORE, read_positions, visual_tokens, with_visual_tokens
 
 
@@ -27,9 +28,10 @@ def test_states_are_read_where_the_tokens_are_predicted():
 
 def test_the_next_token_of_every_read_position_is_a_visual_token(tiny_run: Callable[..., RunConfig]):
     run = tiny_run()
-    processor = Processor.from_pretrained(RECIPES / "tiny_base" / "llava", template=run.model.template)
+    processor = Processor.from_pretrained(RECIPES / "tiny_base" / "llava", template=run.model.encoder.template)
     processor.tokenizer.add_tokens(visual_tokens(8))
-    example = build_examples(run, processor)(StoredPairs(run.data.path, "train")[0])
+    prompts = LlavaPrompts(processor, question=run.model.encoder.question, count=8)
+    example = build_examples(run, prompts)(StoredPairs(run.data.path, "train")[0])
     wanted = [processor.tokenizer.id_of(name) for name in visual_tokens(8)]
     assert example.input_ids[example.read_at + 1].tolist() == wanted
     assert example.labels[example.read_at + 1].tolist() == wanted

@@ -19,6 +19,7 @@ from mgie.config import dump_run
 from mgie.errors import ConfigError, WeightsError
 from mgie.train import train
 from mgie.training.task import EditTask
+from mgie.types import Term
 from mgie.weights import checkpoint
 
 SPLIT = 1e-5
@@ -82,7 +83,8 @@ def torchrun(run, processes: int) -> None:
 def test_a_run_leaves_its_facts_log_and_checkpoints(tiny_run):
     run = tiny_run()
     facts = train(run)
-    assert facts.keys() == {"run_dir", "steps", "samples", "skipped", "seconds", "loss_ce", "loss_edit"}
+    named = {"loss_ce", "loss_edit", "loss_align"}
+    assert facts.keys() == {"run_dir", "steps", "samples", "skipped", "seconds", *named}
     assert (facts["steps"], facts["samples"]) == (4, 16)
     assert len(losses(run)) == 4
     assert losses(run)[-1] == (facts["loss_ce"], facts["loss_edit"])
@@ -300,6 +302,28 @@ class InDouble(EditTask):
             return replace(record, **floats)
 
         return super().forward(doubled(batch), doubled(draws))
+
+
+class WithPull(EditTask):
+    """A task with one loss more: everything about it stands here."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.weights = {**self.weights, "pull": 0.25}
+
+    def forward(self, batch, draws):
+        head = self.editor.encoder.edit_head
+        pull = sum(parameter.square().sum() for parameter in head.parameters()) * len(batch.keys)
+        return {**super().forward(batch, draws), "pull": Term(sum=pull, count=len(batch.keys))}
+
+
+def test_a_new_loss_is_told_and_saved_like_the_others(tiny_run, monkeypatch):
+    monkeypatch.setattr("mgie.train.EditTask", WithPull)
+    run = tiny_run()
+    facts = train(run)
+    (line,) = (run.folder / "log.jsonl").read_text().splitlines()[-1:]
+    saved = checkpoint.load_state(checkpoint.latest(run.folder)).losses
+    assert facts["loss_pull"] == json.loads(line)["loss_pull"] == saved["pull"] > 0
 
 
 def test_twenty_steps_give_the_golden_losses(tiny_run, golden, monkeypatch):

@@ -227,6 +227,6 @@ def test_what_a_run_cannot_begin_with_is_refused(again, tmp_path):
     with pytest.raises(WeightsError, match="expected the folder of a run that has a checkpoint"):
         start(tmp_path)
     with pytest.raises(WeightsError, match=r"edit_head.* but the model has"):
-        start(again().folder, "--model.edit_head.width=64")
+        start(again().folder, "--model.encoder.edit_head.width=64")
     with pytest.raises(ConfigError, match=r"model\.start=None, now model\.start="):
         train(replace(again(), model=replace(again().model, start=str(tmp_path / "elsewhere"))))

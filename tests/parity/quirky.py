@@ -7,9 +7,10 @@ from PIL import Image
 
 from llava_patch.processor import Processor
 from mgie.build import Parts
-from mgie.config import RunConfig, load_run, resolve
+from mgie.config import RunConfig, load_run
 from mgie.training.draws import draws_for
 from mgie.types import Draws, EditPair
+from mgie.weights.parts import resolve
 
 QUESTION = "what will this image be like if '{instruction}'"
 
@@ -21,7 +22,7 @@ def tiny() -> RunConfig:
 
 def processor_of(run: RunConfig) -> Processor:
     """Its processor as the folder has it: without visual tokens."""
-    return Processor.from_pretrained(resolve(run.model.llava), template=run.model.template)
+    return Processor.from_pretrained(resolve(run.model.encoder.llava), template=run.model.encoder.template)
 
 
 def picture(width: int = 32, height: int = 32, seed: int = 0) -> Image.Image:
@@ -45,5 +46,5 @@ def pair(key: str, *, expressive: str = "the ball is red", width: int = 32, heig
 def draw_for(parts: Parts, positions: tuple[int, ...], side: int = 32) -> Draws:
     """The random numbers of a training step."""
     shape = parts.editor.codec.latent_shape(side, side)
-    steps = parts.scheduler.config.num_train_timesteps
+    steps = parts.process.schedule.config.num_train_timesteps
     return draws_for(0, positions, latent_shape=shape, steps=steps, shift=1.0)

@@ -38,17 +38,18 @@ from mgie.data.batches import collate
 from mgie.data.examples import ExampleBuilder
 from mgie.data.express import clean_up
 from mgie.diffusion.guidance import DropConfig, drop_conditions
-from mgie.diffusion.noise import corrupt
+from mgie.diffusion.process import VarianceProcess
 from mgie.models.codec import Codec
 from mgie.models.denoisers.unet import UNetDenoiser, widen
 from mgie.models.editor import Editor
 from mgie.models.encoders.edit_head import EditHead, EditHeadConfig
 from mgie.models.encoders.llava import LlavaEncoder, states_at
 from mgie.pipeline import EditOutput, MGIEPipeline
+from mgie.prompts import LlavaPrompts
 from mgie.training.draws import reference_draws
 from mgie.training.optim import choose_trained
 from mgie.training.task import EditTask
-from mgie.types import Batch, Draws, EditPair
+from mgie.types import Asked, Batch, Condition, Context, Draws, EditPair
 from mgie.weights.apple import assemble, read_training_checkpoint, write_apple
 from mgie.weights.release import Release
 
@@ -163,10 +164,14 @@ def batch_of(name: str) -> Batch:
     texts = json.loads((golden_folder("mgie") / "data" / "ipr2pr_expressive.json").read_text("utf-8"))
     first = case["items"][0]
     asked, _ = mgie_turn(facts("mgie", "train")["prompts"][first])
-    builder = ExampleBuilder(
+    prompts = LlavaPrompts(
         mgie_processor(),
         question=without(texts[first]["instruction"], asked),
-        visual_tokens=len(mgie_visual_tokens()),
+        count=len(mgie_visual_tokens()),
+        compat="reference",
+    )
+    builder = ExampleBuilder(
+        prompts,
         size=case["p2p_inp"][0]["shape"][-1],
         max_length=case["model_max_length"],
         compat="reference",
@@ -234,26 +239,27 @@ def test_the_condition(editor: Editor, name: str):
     assert relative(editor.encoder.visual_embeddings(), array(name, "emb")) <= SINGLE_PASS
     states = states_at(context.states, read_at(name))
     assert relative(states, array(name, "edit_head_in")) <= SINGLE_PASS
-    assert relative(context.tokens, array(name, "hid_edit_before_drop")) <= SINGLE_PASS
-    assert relative(context.null, array(name, "hid_null")) <= SINGLE_PASS
+    assert relative(context.condition.tokens, array(name, "hid_edit_before_drop")) <= SINGLE_PASS
+    assert relative(context.null.tokens, array(name, "hid_null")) <= SINGLE_PASS
+
+
+def told(tokens: torch.Tensor, null: torch.Tensor) -> Context:
+    return Context(condition=Condition(tokens=tokens), null=Condition(tokens=null))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_the_denoiser_sees_and_says(editor: Editor, scheduler: DDPMScheduler, name: str):
     drawn = draws(name)
     mean, std = array(name, "vae_mean_ans"), array(name, "vae_std_ans")
-    target = (mean + std * drawn.posterior) * editor.codec.scale
-    tokens, source = drop_conditions(
-        array(name, "hid_edit_before_drop"),
-        array(name, "hid_null"),
-        array(name, "vae_mean_inp"),
-        drawn.keep,
-        drop=DropConfig(),
+    target = (mean + std * drawn.posterior) * editor.codec.space.scale
+    context = told(array(name, "hid_edit_before_drop"), array(name, "hid_null"))
+    condition, source, _ = drop_conditions(
+        context, array(name, "vae_mean_inp"), drawn.keep, drop=DropConfig()
     )
-    noisy = corrupt(target, drawn.noise, drawn.t, scheduler)
+    noisy = VarianceProcess(scheduler).corrupt(target, drawn.noise, drawn.t)
     assert relative(torch.cat([noisy, source], dim=1), array(name, "unet_in")) <= SINGLE_PASS
     with torch.no_grad():
-        guess = editor.denoiser(noisy, drawn.t, source, tokens)
+        guess = editor.denoiser(noisy, drawn.t, source, condition).mean
     assert relative(guess, array(name, "unet_out")) <= SINGLE_PASS
     edit = float((guess - drawn.noise).square().mean())
     assert edit == pytest.approx(case_of(name)["losses"][0]["loss_edit"], rel=LOSS)
@@ -282,12 +288,13 @@ def test_the_codec(editor: Editor, name: str):
     batch = batch_of(name)
     with torch.no_grad():
         mean, std = editor.codec.moments(batch.target)
-        source = editor.codec.encode_mode(batch.source)
+        source = editor.codec.encode_source(batch.source)
     assert relative(mean, array(name, "vae_mean_ans")) <= SINGLE_PASS
     assert relative(std, array(name, "vae_std_ans")) <= SINGLE_PASS
     # The goldens' array has zeros already where the picture was dropped.
     empty = torch.zeros(len(source), 1, 1)
-    _, source = drop_conditions(empty, empty[:1], source, array(name, "prob"), drop=DropConfig())
+    context = told(empty, empty[:1])
+    _, source, _ = drop_conditions(context, source, array(name, "prob"), drop=DropConfig())
     reference = array(name, "vae_mean_inp")
     assert (source - reference).abs().max() <= SINGLE_PASS * reference.abs().max()
 
@@ -307,7 +314,7 @@ def test_training_steps(scheduler: DDPMScheduler, name: str, begin: str, monkeyp
     shapes = facts("mgie", "train")["params"]
     wanted = {key for key, (_, trainable, _) in shapes.items() if trainable}
     assert {published(key) for key in trained} == wanted
-    task = EditTask(editor, scheduler, drop=DropConfig())
+    task = EditTask(editor, VarianceProcess(scheduler), drop=DropConfig())
     optimizer = torch.optim.AdamW(
         trained.values(),
         lr=defaults["learning_rate"],
@@ -317,7 +324,7 @@ def test_training_steps(scheduler: DDPMScheduler, name: str, begin: str, monkeyp
     )
     for step, reference in enumerate(case["losses"]):
         losses = task(batch, drawn)
-        speak, edit = losses.speak / losses.spoken, losses.edit / losses.samples
+        speak, edit = (losses[name].sum / losses[name].count for name in ("ce", "edit"))
         loss = speak + 0.5 * edit
         loss.backward()
         assert speak.item() == pytest.approx(reference["loss_ce"], rel=LOSS)
@@ -350,8 +357,8 @@ def check_gradients(name: str, editor: Editor, trained: dict[str, torch.nn.Param
 def test_only_the_trained_have_gradients(scheduler: DDPMScheduler):
     batch, editor = batch_of(CASES[0]), build_editor()
     trained = choose_trained(editor, editor.groups(), tuple(TRAINED.values()))
-    losses = EditTask(editor, scheduler, drop=DropConfig())(batch, draws(CASES[0]))
-    (losses.speak + losses.edit).backward()
+    losses = EditTask(editor, VarianceProcess(scheduler), drop=DropConfig())(batch, draws(CASES[0]))
+    (losses["ce"].sum + losses["edit"].sum).backward()
     assert {name for name, p in editor.named_parameters() if p.grad is not None} == set(trained)
 
 
@@ -366,13 +373,13 @@ def pipeline() -> MGIEPipeline:
     asked = config["infer"]
     first = facts("mgie", "infer")["cases"][0]
     pipe = MGIEPipeline(
-        llava=built.encoder.llava,
-        edit_head=built.encoder.edit_head,
-        unet=built.denoiser.unet,
-        vae=built.codec.vae,
+        **dict(built.named_children()),
         scheduler=EulerAncestralDiscreteScheduler.from_config(config["infer_scheduler_EulerAncestral"]),
-        processor=mgie_processor(),
-        question=without(first["instruction"], mgie_turn(first["prompt"])[0]),
+        prompts=LlavaPrompts(
+            mgie_processor(),
+            question=without(first["instruction"], mgie_turn(first["prompt"])[0]),
+            count=len(mgie_visual_tokens()),
+        ),
         num_inference_steps=asked["steps"],
         guidance_scale=asked["guidance_scale"],
         image_guidance_scale=asked["image_guidance_scale"],
@@ -390,10 +397,9 @@ def edit_array(index: int, key: str) -> torch.Tensor:
 
 def imagine(pipeline: MGIEPipeline, index: int, compat: str):
     ids = torch.tensor([facts("mgie", "infer")["cases"][index]["prompt_ids"]])
-    return pipeline._encoder.imagine(
-        ids,
-        torch.ones_like(ids, dtype=torch.bool),
-        edit_array(index, "pixel_values")[None],
+    pixels = edit_array(index, "pixel_values")[None]
+    return pipeline.encoder.visual_states(
+        Asked(input_ids=ids, mask=torch.ones_like(ids, dtype=torch.bool), clip_pixels=pixels),
         max_new_tokens=pipeline.config.max_new_tokens,
         no_repeat_ngram_size=pipeline.config.no_repeat_ngram_size,
         compat=compat,
@@ -406,13 +412,13 @@ def test_what_is_imagined(pipeline: MGIEPipeline, index: int):
     imagined = imagine(pipeline, index, "reference")
     assert list(imagined.said[0]) == case["new_tokens"][: len(imagined.said[0])]
     assert imagined.forced[0] == (case["img0_index"] is None)
-    assert relative(imagined.visual[0], edit_array(index, "hid")) <= SINGLE_PASS
+    assert relative(imagined.states[0], edit_array(index, "hid")) <= SINGLE_PASS
     with torch.no_grad():
-        tokens, null = pipeline._encoder.condition(imagined.visual)
-    assert relative(tokens, edit_array(index, "emb")) <= SINGLE_PASS
-    assert relative(null, tensor("mgie", "infer", "NULL")) <= SINGLE_PASS
+        context = pipeline.encoder.condition(imagined.states)
+    assert relative(context.condition.tokens, edit_array(index, "emb")) <= SINGLE_PASS
+    assert relative(context.null.tokens, tensor("mgie", "infer", "NULL")) <= SINGLE_PASS
     assert (
-        relative(pipeline._encoder.visual_embeddings()[None], tensor("mgie", "infer", "EMB")) <= SINGLE_PASS
+        relative(pipeline.encoder.visual_embeddings()[None], tensor("mgie", "infer", "EMB")) <= SINGLE_PASS
     )
 
 
@@ -433,27 +439,27 @@ def test_the_sound_window_is_the_reference_s_where_that_was_not_clipped(pipeline
     assert sound.forced == reference.forced
     if case["p"] == case["p_if_unclipped"]:
         assert sound.said == reference.said
-        assert relative(sound.visual[0], edit_array(index, "hid")) <= SINGLE_PASS
+        assert relative(sound.states[0], edit_array(index, "hid")) <= SINGLE_PASS
         return
-    assert relative(sound.visual[0], edit_array(index, "hid")) > 100 * SINGLE_PASS
+    assert relative(sound.states[0], edit_array(index, "hid")) > 100 * SINGLE_PASS
     if case["img0_index"] is not None:
         # The clipped window began earlier; from where it should have begun, the states are the same.
         late = case["p_if_unclipped"] - case["p"]
-        if late < len(sound.visual[0]):
-            assert relative(sound.visual[0, :-late], edit_array(index, "hid")[late:]) <= SINGLE_PASS
+        if late < len(sound.states[0]):
+            assert relative(sound.states[0, :-late], edit_array(index, "hid")[late:]) <= SINGLE_PASS
 
 
 @contextmanager
 def reading_as_the_reference(pipeline: MGIEPipeline, threads: int) -> Iterator[None]:
     """Pictures in the reference's layout, summed by so many threads."""
-    encode, before = pipeline.vae.encode, torch.get_num_threads()
-    pipeline.vae.encode = lambda pixels: encode(pixels.contiguous(memory_format=torch.channels_last))
+    encode, before = pipeline.codec.vae.encode, torch.get_num_threads()
+    pipeline.codec.vae.encode = lambda pixels: encode(pixels.contiguous(memory_format=torch.channels_last))
     torch.set_num_threads(threads)
     try:
         yield
     finally:
         torch.set_num_threads(before)
-        del pipeline.vae.encode
+        del pipeline.codec.vae.encode
 
 
 def edit(pipeline: MGIEPipeline, case: dict) -> tuple[EditOutput, list[float], list[torch.Tensor]]:

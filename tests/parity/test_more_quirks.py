@@ -8,6 +8,7 @@ import pytest
 import torch
 from quirky import QUESTION, draw_for, pair, tiny
 
+from llava_patch.loading import put
 from llava_patch.weights import from_published, is_constant
 from mgie.build import Parts, build_editor
 from mgie.data import examples
@@ -17,10 +18,9 @@ from mgie.errors import WeightsError
 from mgie.models.encoders.edit_head import EditHead
 from mgie.models.encoders.llava import LlavaEncoder
 from mgie.tokens import IGNORE
+from mgie.toy.tasks import LanguageTask
 from mgie.training.optim import choose_trained
-from mgie.training.task import LanguageTask
 from mgie.types import Batch, EditPair
-from mgie.weights.release import put
 
 COUNT = 8
 
@@ -40,7 +40,7 @@ def encoder(parts: Parts) -> LlavaEncoder:
 
 @pytest.fixture
 def build(parts: Parts) -> ExampleBuilder:
-    return ExampleBuilder(parts.processor, question=QUESTION, visual_tokens=COUNT, size=32, max_length=200)
+    return ExampleBuilder(parts.prompts.processor, question=QUESTION, visual_tokens=COUNT, size=32, max_length=200)
 
 
 @pytest.fixture
@@ -56,7 +56,8 @@ def test_q13_the_language_side_is_measured_without_pictures_to_edit(
     losses = LanguageTask(encoder.llava)(
         replace(batch, source=nothing, target=nothing), draw_for(parts, (0, 1))
     )
-    assert losses.speak > 0 and int(losses.spoken) == batch.label_tokens and losses.edit == 0
+    assert list(losses) == ["ce"]
+    assert losses["ce"].sum > 0 and int(losses["ce"].count) == batch.label_tokens
 
 
 def test_q14_nothing_stays_without_values(encoder: LlavaEncoder):
@@ -68,10 +69,14 @@ def test_q14_nothing_stays_without_values(encoder: LlavaEncoder):
     wrong = dict(tensors) | {"hid2feat.bias": torch.zeros(1), "strange": torch.zeros(1)}
     del wrong["query"]
     with pytest.raises(WeightsError) as error:
-        put(empty, wrong, where="mllm.pt", dtype=torch.float32)
-    for problem in ("missing query", "unexpected strange", "misshapen hid2feat.bias: [1], expected"):
+        put(empty, [("mllm.pt", wrong)], where="mllm.pt")
+    for problem in (
+        "missing query",
+        "unexpected strange",
+        "misshapen hid2feat.bias in mllm.pt: [1], expected",
+    ):
         assert problem in str(error.value)
-    put(empty, dict(tensors), where="mllm.pt", dtype=torch.float32)
+    put(empty, [("mllm.pt", dict(tensors))], where="mllm.pt")
     assert not any(tensor.is_meta for tensor in (*empty.parameters(), *empty.buffers()))
     assert all(torch.equal(empty.state_dict()[name], tensor) for name, tensor in tensors.items())
 
@@ -142,8 +147,8 @@ def test_q21_sizes_are_the_configuration_s(encoder: LlavaEncoder, build: Example
     with torch.no_grad():
         context = encoder.encode(words)
     config = encoder.edit_head.config
-    assert context.tokens.shape == context.null.shape == (1, config.queries, encoder.edit_head.e_out)
-    assert context.tokens.isfinite().all()
+    assert context.condition.tokens.shape == context.null.shape == (1, config.queries, encoder.edit_head.e_out)
+    assert context.condition.tokens.isfinite().all()
 
 
 @torch.no_grad()
@@ -151,7 +156,7 @@ def test_q22_padding_on_either_side_changes_nothing(parts: Parts, encoder: Llava
     rows = [ids[keep].tolist() for ids, keep in zip(batch.input_ids, batch.mask)]
     assert len(rows[0]) != len(rows[1])
     whole = encoder.llava(batch.input_ids, batch.mask, batch.clip_pixels)
-    ids, mask = parts.processor.pad(rows, side="left")
+    ids, mask = parts.prompts.processor.pad(rows, side="left")
     left = encoder.llava(ids, mask, batch.clip_pixels)
     for row, given in enumerate(rows):
         alone = encoder.llava(

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mgie.build import Parts, build_editor, build_examples, build_release
-from mgie.config import RunConfig, load_run, resolve
+from mgie.config import RunConfig, load_run
 from mgie.data.batches import collate
 from mgie.data.examples import ExampleBuilder
 from mgie.data.express import clean_up
@@ -35,6 +35,7 @@ from mgie.tokens import visual_tokens
 from mgie.train import draw_for
 from mgie.training.task import EditTask
 from mgie.weights.apple import apple_mllm
+from mgie.weights.parts import resolve
 from mgie.weights.release import visual_ids
 
 ROUNDING = 2e-5
@@ -68,7 +69,7 @@ def encoder_of(parts: Parts) -> LlavaEncoder:
 
 def builder(parts: Parts, **changes) -> ExampleBuilder:
     settings = {"question": QUESTION, "visual_tokens": COUNT, "size": 32, "max_length": 200} | changes
-    return ExampleBuilder(parts.processor, **settings)
+    return ExampleBuilder(parts.prompts.processor, **settings)
 
 
 @contextmanager
@@ -87,7 +88,7 @@ def saying(encoder: LlavaEncoder, script: list[int]) -> Iterator[None]:
 
 
 def spoken(parts: Parts, words: str) -> list[int]:
-    return parts.processor.tokenizer.encode(words, bos=False)
+    return parts.prompts.processor.tokenizer.encode(words, bos=False)
 
 
 def imagine(parts: Parts, script: list[int], compat: str):
@@ -104,7 +105,7 @@ def imagine(parts: Parts, script: list[int], compat: str):
             compat=compat,
         )
     words = [
-        token for token in script if token not in (*encoder.visual_ids, parts.processor.tokenizer.eos_id)
+        token for token in script if token not in (*encoder.visual_ids, parts.prompts.processor.tokenizer.eos_id)
     ]
     whole = torch.tensor([[*prompt, *words, *encoder.visual_ids]])
     with torch.no_grad():
@@ -121,7 +122,7 @@ def test_q01_no_initialiser_touches_what_a_file_held(run: RunConfig, parts: Part
     tests/mgie/test_build.py."""
     record = facts("mgie", "train")["init_checks"]["changed_by_hf_init"]
     assert any(name.startswith("unet.") and name.endswith("linear_1.weight") for name in record)
-    folder = resolve(run.model.diffusion)
+    folder = resolve(run.model.denoiser.diffusion)
     for part, model in (("unet", parts.editor.denoiser.unet), ("vae", parts.editor.codec.vae)):
         stored = load_file(f"{folder}/{part}/diffusion_pytorch_model.safetensors")
         linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
@@ -209,7 +210,7 @@ def test_q05_ids_are_looked_up(parts: Parts, run: RunConfig):
 
 def test_q06_one_rule_splits_texts(parts: Parts):
     """The reference's slow rule, held to its ids in test_llava.py."""
-    tokenizer = parts.processor.tokenizer
+    tokenizer = parts.prompts.processor.tokenizer
     names = " ".join(visual_tokens(COUNT))
     ids = tokenizer.encode(f"red {names}", bos=False)
     assert tuple(ids[-COUNT:]) == encoder_of(parts).visual_ids
@@ -248,7 +249,7 @@ def test_q09_all_see_the_same_crop(parts: Parts, pipeline: MGIEPipeline):
         assert painted[0].shape[:2] == (32, 96) or compat == "default"
     # The reference edits at the photo's own size, cut to multiples of what a latent stands for.
     odd = pipeline._fit(picture(49, 35), pipeline._sampling(**asked, compat="reference"))
-    factor = parts.editor.codec.factor
+    factor = parts.editor.codec.space.factor
     assert odd.size == (49 // factor * factor, 35 // factor * factor)
     # Training: squares in both; by the reference in two steps.
     example, twice = (
@@ -271,7 +272,7 @@ def test_q10_what_was_said_is_cleaned():
 
 
 def test_q10_the_pipeline_decodes_only_what_is_new(parts: Parts, pipeline: MGIEPipeline):
-    script = [*spoken(parts, "red ball"), parts.processor.tokenizer.eos_id]
+    script = [*spoken(parts, "red ball"), parts.prompts.processor.tokenizer.eos_id]
     for compat in ("default", "reference"):
         with saying(encoder_of(parts), script):
             result = pipeline(picture(), "write ASSISTANT: no", seed=0, steps=1, compat=compat)
@@ -284,11 +285,11 @@ def test_q11_a_step_needs_no_launcher_and_prints_nothing(
 ):
     for name in ("LOCAL_RANK", "RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
-    build = build_examples(run, parts.processor)
+    build = build_examples(run, parts.prompts)
     batch = collate([build(pair("a")), build(pair("b"))], positions=(0, 1), pad_id=build.pad_id)
-    task = EditTask(parts.editor, parts.scheduler, drop=DropConfig())
+    task = EditTask(parts.editor, parts.process, drop=DropConfig())
     losses = task(batch, quirky.draw_for(parts, (0, 1)))
-    assert losses.speak.isfinite() and losses.edit.isfinite()
+    assert losses["ce"].sum.isfinite() and losses["edit"].sum.isfinite()
     captured = capsys.readouterr()
     assert not captured.out and not captured.err and "LOCAL_RANK" not in os.environ
 
@@ -318,7 +319,7 @@ def test_one_word_in_the_recipe_reaches_everything():
     """`compat: reference` goes to examples, draws, encoder and release, whose pipeline obeys it."""
     run = load_run("tiny", ["--compat=reference", "--train.timestep_shift=1"])
     parts = build_editor(run)
-    build = build_examples(run, parts.processor)
+    build = build_examples(run, parts.prompts)
     assert build.compat == "reference"
     batch = collate([build(pair("a")), build(pair("b"))], positions=(6, 7), pad_id=build.pad_id)
     drawn = draw_for(run, parts, batch)

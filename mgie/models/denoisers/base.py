@@ -2,12 +2,15 @@
 
 from abc import ABC, abstractmethod
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mgie.types import Condition, ControlPlan, Guess, Rows
+
 
 class AbstractDenoiser(nn.Module, ABC):
-    """Sees a noisy picture, the source picture and a condition; predicts what its scheduler asks for."""
+    """Sees a noisy picture, the source picture and a condition; predicts what its process asks for."""
 
     @property
     @abstractmethod
@@ -19,12 +22,38 @@ class AbstractDenoiser(nn.Module, ABC):
     def condition_width(self) -> int:
         """Width of the condition."""
 
+    @property
+    def multiple(self) -> int:
+        """What the sides of its latents are multiples of."""
+        return 1
+
+    @property
+    def numbers(self) -> int:
+        """Numbers in its widest layer for each latent: what memory is reckoned with."""
+        return self.latent_channels
+
     @abstractmethod
     def forward(
         self,
-        noisy: Float[Tensor, "b c h w"],
-        t: Int[Tensor, " b"] | Float[Tensor, " b"],
-        source: Float[Tensor, "b c h w"],
-        condition: Float[Tensor, "b q e"],
-    ) -> Float[Tensor, "b c h w"]:
-        """What the scheduler's configuration asks for: noise, velocity or sample at the times `t`."""
+        noisy: Float[Tensor, "r c h w"],
+        t: Int[Tensor, " r"] | Float[Tensor, " r"],
+        source: Float[Tensor, "r c h w"] | None,
+        condition: Condition,
+        plan: ControlPlan | None = None,
+        rows: Rows | None = None,
+    ) -> Guess:
+        """What the process asks for at the times `t`: noise, velocity or sample.
+
+        `rows` says which row asks what, where there is guidance; `plan` how controls act. Raises DataError for a
+        source that it cannot see.
+        """
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of its parameters."""
+        return next(self.parameters()).dtype

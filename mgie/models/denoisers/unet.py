@@ -6,6 +6,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mgie.models.denoisers.base import AbstractDenoiser
+from mgie.types import Condition, ControlPlan, Guess, Rows
 
 
 class UNetDenoiser(AbstractDenoiser):
@@ -26,16 +27,34 @@ class UNetDenoiser(AbstractDenoiser):
         """Width of the condition."""
         return self.unet.config.cross_attention_dim
 
+    @property
+    def multiple(self) -> int:
+        """It halves latents once less than it has levels."""
+        return 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    @property
+    def numbers(self) -> int:
+        """Those of its first level."""
+        return self.unet.config.block_out_channels[0]
+
     def forward(
         self,
-        noisy: Float[Tensor, "b c h w"],
-        t: Int[Tensor, " b"] | Float[Tensor, " b"],
-        source: Float[Tensor, "b c h w"],
-        condition: Float[Tensor, "b q e"],
-    ) -> Float[Tensor, "b c h w"]:
-        """Prediction at the diffusion times `t`, for latents of any size."""
-        seen = torch.cat([noisy, source], dim=1)
-        return self.unet(seen, t, encoder_hidden_states=condition, return_dict=False)[0]
+        noisy: Float[Tensor, "r c h w"],
+        t: Int[Tensor, " r"] | Float[Tensor, " r"],
+        source: Float[Tensor, "r c h w"] | None,
+        condition: Condition,
+        plan: ControlPlan | None = None,
+        rows: Rows | None = None,
+    ) -> Guess:
+        """Prediction at the diffusion times `t`, for latents of any size; without a source beside zeros."""
+        del plan, rows
+        seen = torch.cat([noisy, torch.zeros_like(noisy) if source is None else source], dim=1)
+        more = {} if condition.mask is None else {"encoder_attention_mask": condition.mask}
+        if condition.pooled is not None:
+            more["added_cond_kwargs"] = {"text_embeds": condition.pooled, "time_ids": condition.sizes}
+        return Guess(
+            mean=self.unet(seen, t, encoder_hidden_states=condition.tokens, return_dict=False, **more)[0]
+        )
 
 
 def widen(unet: UNet2DConditionModel) -> UNet2DConditionModel:

@@ -1,29 +1,76 @@
 """The door for everything that turns an instruction into a condition."""
 
 from abc import ABC, abstractmethod
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mgie.types import Batch, Context
+from mgie.errors import ConfigError
+from mgie.types import Answer, Asked, Batch, Context, Term
 
 
 class AbstractInstructionEncoder(nn.Module, ABC):
-    """Reads a batch and says what the denoiser should paint; may also learn to say it in words."""
+    """Says what the denoiser should paint: of conversations in training, of questions in use."""
 
     @abstractmethod
     def encode(self, batch: Batch) -> Context:
-        """The condition of each sample, and the one condition that says nothing."""
+        """The condition of each sample, and the one that says nothing, of whole conversations."""
 
-    def lm_loss(
-        self, context: Context, labels: Int[Tensor, "b t"]
-    ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
-        """Sum of cross-entropies over the labelled positions, and their number; zeros if it is mute."""
-        del labels
-        zero = torch.zeros((), device=context.tokens.device)
-        return zero, zero.long()
+    @abstractmethod
+    def answer(
+        self,
+        asked: Asked,
+        *,
+        max_new_tokens: int,
+        no_repeat_ngram_size: int,
+        compat: Literal["default", "reference"] = "default",
+    ) -> Answer:
+        """The same of questions, which it answers first. Raises DataError for one that it cannot read."""
 
     @abstractmethod
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Named groups of parameters; every parameter of the encoder is in exactly one."""
+
+    @property
+    @abstractmethod
+    def condition_width(self) -> int:
+        """Width of the condition."""
+
+    def lm_loss(self, context: Context, labels: Int[Tensor, "b t"]) -> Term:
+        """Cross-entropies of the labelled tokens, and their number; zeros of an encoder that is mute."""
+        del labels
+        zero = torch.zeros((), device=context.condition.tokens.device)
+        return Term(sum=zero, count=zero.long())
+
+    def image_features(self, clip_pixels: Float[Tensor, "m 3 s s"]) -> Float[Tensor, "m p dv"]:
+        """What its vision tower sees, which may be stored where the tower is frozen. Raises ConfigError."""
+        del clip_pixels
+        raise ConfigError(f"{type(self).__name__} has no features of pictures to store: leave them out.")
+
+    @property
+    def vision_tower(self) -> nn.Module:
+        """What `image_features` asks. Raises ConfigError where there is none."""
+        raise ConfigError(f"{type(self).__name__} has no vision tower: leave its features out.")
+
+    @property
+    def vision_facts(self) -> dict[str, Any]:
+        """What else `image_features` depends on, plain data for JSON."""
+        return {}
+
+    def checkpoint_activations(self) -> None:
+        """Compute activations again in the backward pass from now on. Raises ConfigError where it cannot."""
+        raise ConfigError(
+            f"train.gradient_checkpointing: {type(self).__name__} keeps all activations; set it to false."
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of its parameters."""
+        return next(self.parameters()).dtype

@@ -4,6 +4,8 @@ A denoiser trained with it knows how to edit before the language model comes; th
 the same encoder then teaches the edit head what the denoiser understands.
 """
 
+from typing import Literal
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ from transformers import CLIPTextModel
 
 from mgie.models.encoders.base import AbstractInstructionEncoder
 from mgie.tokens import IGNORE
-from mgie.types import Batch, Context
+from mgie.types import Answer, Asked, Batch, Condition, Context
 
 
 class ClipTextEncoder(AbstractInstructionEncoder):
@@ -38,6 +40,21 @@ class ClipTextEncoder(AbstractInstructionEncoder):
         words, mask = self._to_front(batch.input_ids, is_word)
         return self.read(words, mask)
 
+    @torch.no_grad()
+    def answer(
+        self,
+        asked: Asked,
+        *,
+        max_new_tokens: int,
+        no_repeat_ngram_size: int,
+        compat: Literal["default", "reference"] = "default",
+    ) -> Answer:
+        """The prompts themselves, encoded; it says nothing."""
+        del max_new_tokens, no_repeat_ngram_size, compat
+        rows = len(asked.input_ids)
+        context = self.read(*self._to_front(asked.input_ids, asked.mask))
+        return Answer(context=context, said=((),) * rows, forced=(False,) * rows)
+
     def read(self, words: Int[Tensor, "b q"], mask: Bool[Tensor, "b q"]) -> Context:
         """Encode rows of words (True in `mask`), each as long as the text model's positions."""
         end = self.text_model.config.eos_token_id
@@ -46,7 +63,12 @@ class ClipTextEncoder(AbstractInstructionEncoder):
         tokens: Float[Tensor, "b q e"] = self.text_model(input_ids=ids).last_hidden_state
         if self.pooled:
             tokens = tokens[:, -1:]
-        return Context(tokens=tokens[:-1], null=tokens[-1:])
+        return Context(condition=Condition(tokens=tokens[:-1]), null=Condition(tokens=tokens[-1:]))
+
+    @property
+    def condition_width(self) -> int:
+        """That of the text model."""
+        return self.text_model.config.hidden_size
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """One group."""

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from llava_patch.ranges import Range
+from mgie.errors import ConfigError
 
 Width = Annotated[int, Range(ge=1, le=2**20)]
 
@@ -35,6 +36,14 @@ class EditHeadConfig:
     """Length of the condition."""
     initializer_range: Annotated[float, Range(gt=0, le=1)] | None = None
     """Deviation of a new head's linear layers (biases zero); the reference's is 0.02. None: torch's own."""
+
+    def __post_init__(self) -> None:
+        """Each head has an equal part of the width. Raises ConfigError."""
+        if self.heads > 0 and self.width % self.heads:  # what is out of range is told by who holds this
+            raise ConfigError(
+                f"edit_head.width={self.width} is no multiple of edit_head.heads={self.heads}: each head has "
+                "an equal part of the width; change one of them."
+            )
 
 
 class EditHead(nn.Module):

@@ -1,28 +1,29 @@
 """MGIE's encoder: a multimodal language model imagines the edit; its visual tokens become the condition."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import repeat
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llava_patch.model import Llava
+from mgie.errors import WeightsError
 from mgie.models.encoders.base import AbstractInstructionEncoder
 from mgie.models.encoders.edit_head import EditHead
 from mgie.tokens import IGNORE, read_positions
-from mgie.types import Batch, Context
+from mgie.types import Answer, Asked, Batch, Condition, Context, Term
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Imagined:
-    """What the language model made of its prompts."""
+class VisualStates:
+    """What the language model made of questions."""
 
     said: tuple[tuple[int, ...], ...]
     """Ids that each sample said, without the visual tokens and what ends an answer."""
-    visual: Float[Tensor, "b k d"]
+    states: Float[Tensor, "b k d"]
     """States that predict the visual tokens."""
     forced: tuple[bool, ...]
     """Which samples never came to the visual tokens by themselves."""
@@ -41,6 +42,11 @@ class LlavaEncoder(AbstractInstructionEncoder):
     ):
         """`reference` computes the null for every row of a batch, as the original program does."""
         super().__init__()
+        if edit_head.d_in != llava.config.language.hidden_size:
+            raise WeightsError(
+                f"the edit head is for states of width {edit_head.d_in}, but the language model has "
+                f"{llava.config.language.hidden_size}: use parts that were trained together."
+            )
         self.llava = llava
         self.edit_head = edit_head
         self.visual_ids = tuple(visual_ids)
@@ -50,57 +56,71 @@ class LlavaEncoder(AbstractInstructionEncoder):
         """Read picture and words; the condition comes from the states at `batch.read_at`."""
         clip_pixels = batch.clip_pixels if batch.features is None else None
         states = self.llava(batch.input_ids, batch.mask, clip_pixels, batch.features)  # b t d
-        tokens, null = self.condition(states_at(states, batch.read_at))
-        return Context(tokens=tokens, null=null, states=states)
+        return self.condition(states_at(states, batch.read_at), states)
 
     def condition(
-        self, visual: Float[Tensor, "b k d"]
-    ) -> tuple[Float[Tensor, "b q e"], Float[Tensor, "1 q e"]]:
+        self, visual: Float[Tensor, "b k d"], states: Float[Tensor, "b t d"] | None = None
+    ) -> Context:
         """Condition of each sample from its visual tokens' states, and the null, in one pass.
 
         `reference`: in two passes, the second with as many equal rows, of which one comes back.
         """
-        # Before the head is called: offloading may then take the language model's table away.
         embeddings = self.visual_embeddings().to(visual)
         if self.compat == "reference":
-            return self.edit_head(visual, embeddings), self.edit_head(torch.zeros_like(visual), embeddings)[
-                :1
-            ]
-        nothing = visual.new_zeros(1, *visual.shape[1:])
-        both = self.edit_head(torch.cat([visual, nothing]), embeddings)
-        return both[:-1], both[-1:]
+            tokens = self.edit_head(visual, embeddings)
+            null = self.edit_head(torch.zeros_like(visual), embeddings)[:1]
+        else:
+            nothing = visual.new_zeros(1, *visual.shape[1:])
+            both = self.edit_head(torch.cat([visual, nothing]), embeddings)
+            tokens, null = both[:-1], both[-1:]
+        return Context(condition=Condition(tokens=tokens), null=Condition(tokens=null), states=states)
 
     @torch.no_grad()
-    def imagine(
+    def answer(
         self,
-        input_ids: Int[Tensor, "b t"],
-        mask: Bool[Tensor, "b t"],
-        clip_pixels: Float[Tensor, "m 3 s s"],
+        asked: Asked,
         *,
         max_new_tokens: int,
         no_repeat_ngram_size: int,
         compat: Literal["default", "reference"] = "default",
-    ) -> Imagined:
+    ) -> Answer:
+        """What it says, and the condition of its visual tokens. Raises as `visual_states` does."""
+        found = self.visual_states(
+            asked, max_new_tokens=max_new_tokens, no_repeat_ngram_size=no_repeat_ngram_size, compat=compat
+        )
+        context = self.condition(found.states.to(self.edit_head.dtype))
+        return Answer(context=context, said=found.said, forced=found.forced)
+
+    @torch.no_grad()
+    def visual_states(
+        self,
+        asked: Asked,
+        *,
+        max_new_tokens: int,
+        no_repeat_ngram_size: int,
+        compat: Literal["default", "reference"] = "default",
+    ) -> VisualStates:
         """Let the model speak, then read its visual tokens.
 
         They are appended in one forward as soon as it comes to them or stops without them. `reference` lets
         it say each one and reads where the original program would have read.
         Raises DataError for a prompt that is too long for the model.
         """
-        sound = compat == "default"
-        spoken = self.llava.generate(
-            input_ids,
-            mask,
-            clip_pixels,
+        ours = compat == "default"
+        generated = self.llava.generate(
+            asked.input_ids,
+            asked.mask,
+            asked.clip_pixels.to(self.llava.dtype),
             max_new_tokens=max_new_tokens,
             no_repeat_ngram_size=no_repeat_ngram_size,
-            stop=self.visual_ids[:1] if sound else (),
-            then=self.visual_ids if sound else (),
+            stop=self.visual_ids[:1] if ours else (),
+            then=self.visual_ids if ours else (),
         )
         count, said, visual, forced = len(self.visual_ids), [], [], []
-        for ids, states, prompt, ending in zip(spoken.ids, spoken.states, spoken.prompts, spoken.endings):
+        rows = zip(generated.ids, generated.states, generated.prompts, generated.endings)
+        for ids, states, prompt, ending in rows:
             sequence, answer = ids.tolist(), ids[prompt:].tolist()
-            if sound:
+            if ours:
                 start = read_positions(len(sequence) - count, count).start
             else:
                 # The original program looks for the first one in the whole conversation.
@@ -110,8 +130,8 @@ class LlavaEncoder(AbstractInstructionEncoder):
             called = self.visual_ids[0] in answer
             said.append(tuple(answer[: answer.index(self.visual_ids[0])] if called else answer))
             visual.append(states[start : start + count])
-            forced.append(ending != "stop" if sound else not called)
-        return Imagined(said=tuple(said), visual=torch.stack(visual), forced=tuple(forced))
+            forced.append(ending != "stop" if ours else not called)
+        return VisualStates(said=tuple(said), states=torch.stack(visual), forced=tuple(forced))
 
     def visual_embeddings(self) -> Float[Tensor, "k d"]:
         """Rows of the visual tokens in the input table; gradients reach the table through them."""
@@ -120,12 +140,38 @@ class LlavaEncoder(AbstractInstructionEncoder):
         table = self.llava.language_model.model.embed_tokens.weight
         return F.embedding(torch.tensor(self.visual_ids, device=table.device), table)
 
-    def lm_loss(
-        self, context: Context, labels: Int[Tensor, "b t"]
-    ) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+    def lm_loss(self, context: Context, labels: Int[Tensor, "b t"]) -> Term:
         """Cross-entropy of every labelled token given what stands before it."""
         assert context.states is not None
         return lm_loss(self.llava, context.states, labels)
+
+    @property
+    def condition_width(self) -> int:
+        """That of the edit head."""
+        return self.edit_head.e_out
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the edit head: a frozen tower may be in another."""
+        return self.edit_head.dtype
+
+    def image_features(self, clip_pixels: Float[Tensor, "m 3 s s"]) -> Float[Tensor, "m p dv"]:
+        """The tower's patch features, not projected."""
+        return self.llava.features(clip_pixels)
+
+    @property
+    def vision_tower(self) -> nn.Module:
+        """CLIP's."""
+        return self.llava.vision_tower
+
+    @property
+    def vision_facts(self) -> dict[str, Any]:
+        """The layer that is read."""
+        return {"layer": self.llava.config.vision_layer}
+
+    def checkpoint_activations(self) -> None:
+        """Those of the language model."""
+        self.llava.language_model.activation_checkpointing_enable()
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """The two tables apart from the layers, as they are trained apart."""
@@ -149,14 +195,13 @@ def states_at(states: Float[Tensor, "b t d"], read_at: Int[Tensor, "b k"]) -> Fl
     return states.gather(1, repeat(read_at, "b k -> b k d", d=states.shape[-1]))
 
 
-def lm_loss(
-    llava: Llava, states: Float[Tensor, "b t d"], labels: Int[Tensor, "b t"]
-) -> tuple[Float[Tensor, ""], Int[Tensor, ""]]:
+def lm_loss(llava: Llava, states: Float[Tensor, "b t d"], labels: Int[Tensor, "b t"]) -> Term:
     """Sum of cross-entropies of the labelled tokens given the states before them, and their number.
 
     Positions without a label never reach the vocabulary.
     """
     wanted = labels[:, 1:]
-    spoken = wanted != IGNORE
-    logits = llava.logits(states[:, :-1][spoken])  # n v
-    return F.cross_entropy(logits.float(), wanted[spoken], reduction="sum"), spoken.sum()
+    labelled = wanted != IGNORE
+    logits = llava.logits(states[:, :-1][labelled])  # n v
+    total = F.cross_entropy(logits.float(), wanted[labelled], reduction="sum")
+    return Term(sum=total, count=labelled.sum())

@@ -10,15 +10,7 @@ from torch.testing import assert_close
 from llava_patch.weights import load_llava
 from mgie.data.batches import Batches
 from mgie.data.examples import ExampleBuilder
-from mgie.data.stored_features import (
-    FeatureBuilder,
-    FeaturedPairs,
-    FeatureExtractor,
-    StoredFeatures,
-    fingerprint,
-    join_features,
-    store_features,
-)  # fmt: skip
+from mgie.data.stored_features import FeatureExtractor, StoredFeatures, fingerprint, store_features
 from mgie.data.stored_pairs import StoredPairs
 from mgie.data.verify import verify
 from mgie.errors import ConfigError, DataError, WeightsError
@@ -60,8 +52,8 @@ def batch_of(pairs, builder, **changes):
 
 
 def featured(folder, builder, kinds=("vae", "clip")):
-    pairs = FeaturedPairs(StoredPairs(folder, "train"), StoredFeatures(folder, "train", kinds=kinds))
-    return batch_of(pairs, FeatureBuilder(builder), join=join_features)
+    pairs = StoredPairs(folder, "train", pictures=len(kinds) < 2)
+    return batch_of(pairs, builder, features=StoredFeatures(folder, "train", kinds=kinds))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +69,7 @@ def test_features_are_what_the_parts_compute(folder, builder, codec, llava, prec
     with torch.no_grad():
         mean, std = codec.moments(plain.target)
         wanted = {"features": llava.features(plain.clip_pixels),
-                  "source_mean": codec.encode_mode(plain.source),
+                  "source_mean": codec.encode_source(plain.source),
                   "target_mean": mean, "target_std": std}  # fmt: skip
     for name, value in wanted.items():
         assert getattr(stored, name).dtype == (
@@ -114,9 +106,9 @@ def test_a_training_step_has_the_same_loss(folder, builder, codec, llava):
         from_pixels = losses(
             llava(plain.input_ids, plain.mask, plain.clip_pixels),
             codec.encode(plain.target, posterior),
-            codec.encode_mode(plain.source),
+            codec.encode_source(plain.source),
         )
-        target = (stored.target_mean + stored.target_std * posterior) * codec.scale
+        target = (stored.target_mean + stored.target_std * posterior) * codec.space.scale
         states = llava(stored.input_ids, stored.mask, features=stored.features)
         from_features = losses(states, target, stored.source_mean)
     assert_close(torch.stack(from_features), torch.stack(from_pixels), rtol=1e-6, atol=1e-6)
@@ -229,19 +221,10 @@ def test_workers_and_devices(folder, builder, codec, llava):
     store_features(folder, FeatureExtractor(builder, codec, llava), precision="bfloat16")
     features = StoredFeatures(folder, "test")
     again = pickle.loads(pickle.dumps(features))
-    assert len(again) == 2 and torch.equal(again[1].target, features[1].target)
-    pairs = FeaturedPairs(StoredPairs(folder, "train"), StoredFeatures(folder, "train"))
-    data = Batches(
-        pairs,
-        FeatureBuilder(builder),
-        seed=0,
-        batch_size=2,
-        micro_batch_size=2,
-        workers=1,
-        join=join_features,
-    )
-    (batch,) = next(data.steps())
+    assert len(again) == 2 and torch.equal(again[1]["target_moments"], features[1]["target_moments"])
+    pairs, features = StoredPairs(folder, "train", pictures=False), StoredFeatures(folder, "train")
+    assert pickle.loads(pickle.dumps(pairs))[0].target == b"" and pairs[0].mask is None
+    settings = {"seed": 0, "batch_size": 2, "micro_batch_size": 2, "workers": 1}
+    (batch,) = next(Batches(pairs, builder, features=features, **settings).steps())
     moved = batch.to("meta")
     assert moved.target_mean.is_meta and moved.input_ids.is_meta and moved.keys == batch.keys
-    with pytest.raises(DataError, match="2 rows of features for 7 pairs"):
-        FeaturedPairs(StoredPairs(folder, "train"), features)

@@ -3,23 +3,28 @@ import itertools
 import pytest
 import torch
 
-from mgie.diffusion.guidance import DropConfig, branch_count, branches, drop_conditions, guided
+from mgie.diffusion.guidance import DropConfig, branches, drop_conditions, guided
+from mgie.types import Condition, Context, Rows
 
 TOKENS, NULL, SOURCE = torch.full((1, 3, 5), 1.0), torch.full((1, 3, 5), -1.0), torch.full((1, 4, 2, 2), 1.0)
+
+
+def told(tokens: torch.Tensor, null: torch.Tensor, **more) -> Context:
+    return Context(condition=Condition(tokens=tokens, **more), null=Condition(tokens=null))
 
 
 def dropped(keep: list[float], drop: DropConfig | None = None) -> list[str]:
     """What is left of each sample's conditions: "words and picture", "words", "picture" or ""."""
     count = len(keep)
-    tokens, source = drop_conditions(
-        TOKENS.expand(count, -1, -1),
-        NULL,
+    condition, source, heard = drop_conditions(
+        told(TOKENS.expand(count, -1, -1), NULL),
         SOURCE.expand(count, -1, -1, -1),
         torch.tensor(keep),
         drop=drop or DropConfig(),
     )
-    words = [torch.equal(row, TOKENS[0]) for row in tokens]
-    assert all(heard or torch.equal(row, NULL[0]) for heard, row in zip(words, tokens))
+    words = [torch.equal(row, TOKENS[0]) for row in condition.tokens]
+    assert all(word or torch.equal(row, NULL[0]) for word, row in zip(words, condition.tokens))
+    assert heard.tolist() == words
     seen = [torch.equal(row, SOURCE[0]) for row in source]
     assert all(sees or not row.any() for sees, row in zip(seen, source))
     return [" and ".join(("words",) * a + ("picture",) * b) for a, b in zip(words, seen)]
@@ -46,44 +51,84 @@ def test_nothing_is_dropped_at_zero():
 
 def test_gradients_reach_the_null_only_where_it_is_used():
     null = NULL.clone().requires_grad_()
-    tokens, _ = drop_conditions(
-        TOKENS.expand(3, -1, -1),
-        null,
+    condition, _, _ = drop_conditions(
+        told(TOKENS.expand(3, -1, -1), null),
         SOURCE.expand(3, -1, -1, -1),
         torch.tensor([0.01, 0.5, 0.07]),
         drop=DropConfig(),
     )
-    tokens.sum().backward()
+    condition.tokens.sum().backward()
     assert torch.equal(null.grad, torch.full_like(null, 2.0))
 
 
 SCALES = list(itertools.product([1.0, 7.5, 0.0], [1.0, 1.5, 0.0]))
 
 
+def asked(guidance: float, image_guidance: float, batch: int = 2) -> Rows:
+    context, source = told(torch.zeros(batch, 3, 5), NULL), torch.zeros(batch, 4, 2, 2)
+    return branches(context, source, guidance=guidance, image_guidance=image_guidance)[2]
+
+
 @pytest.mark.parametrize(("guidance", "image_guidance"), SCALES)
 def test_skipped_questions_change_nothing(guidance: float, image_guidance: float):
     scales = {"guidance": guidance, "image_guidance": image_guidance}
     with_both, with_picture, with_none = answers = torch.randn(3, 2, 4, 3, 3, dtype=torch.float64)
-    asked = branch_count(guidance, image_guidance)
-    result = guided(answers[:asked].flatten(0, 1), **scales)
+    rows = asked(**scales)
+    result = guided(answers[: len(rows.names)].flatten(0, 1), rows, **scales)
     whole = with_none + guidance * (with_both - with_picture) + image_guidance * (with_picture - with_none)
     assert torch.allclose(result, whole, atol=1e-12)
 
 
 def test_no_guidance_is_the_first_answer_exactly():
     answer = torch.randn(2, 4, 3, 3)
-    assert torch.equal(guided(answer, guidance=1.0, image_guidance=1.0), answer)
+    assert torch.equal(guided(answer, asked(1.0, 1.0), guidance=1.0, image_guidance=1.0), answer)
     both = torch.cat([answer, torch.full_like(answer, float("nan"))])
-    assert guided(both, guidance=2.0, image_guidance=1.0).isnan().all()
+    assert guided(both, asked(2.0, 1.0), guidance=2.0, image_guidance=1.0).isnan().all()
+
+
+def test_words_may_count_differently_from_place_to_place():
+    answers, rows = torch.randn(6, 4, 3, 3), asked(1.0, 1.5)
+    everywhere = guided(answers, rows, guidance=torch.full((2, 1, 3, 3), 7.5), image_guidance=1.5)
+    assert torch.allclose(everywhere, guided(answers, rows, guidance=7.5, image_guidance=1.5), atol=1e-5)
+    nowhere = guided(answers, rows, guidance=torch.ones(2, 1, 3, 3), image_guidance=1.5)
+    assert torch.equal(nowhere, guided(answers, rows, guidance=1.0, image_guidance=1.5))
+    context, source = told(torch.zeros(2, 3, 5), NULL), torch.zeros(2, 4, 2, 2)
+    assert branches(context, source, guidance=torch.ones(2, 1, 2, 2), image_guidance=1.0)[2].names == ("T", "I")
 
 
 @pytest.mark.parametrize(("guidance", "image_guidance"), SCALES)
 def test_questions_are_asked_with_words_and_picture_then_picture_then_nothing(guidance, image_guidance):
     tokens, source = torch.randn(2, 3, 5), torch.randn(2, 4, 2, 2)
-    conditions, sources = branches(tokens, NULL, source, guidance=guidance, image_guidance=image_guidance)
-    asked = branch_count(guidance, image_guidance)
-    assert len(conditions) == len(sources) == 2 * asked
+    scales = {"guidance": guidance, "image_guidance": image_guidance}
+    condition, sources, rows = branches(told(tokens, NULL), source, **scales)
+    assert len(condition.tokens) == len(sources) == 2 * len(rows.names)
     expected = [(tokens, source), (NULL.expand_as(tokens), source), (NULL.expand_as(tokens), source * 0)]
-    for place, (words, picture) in enumerate(expected[:asked]):
-        assert torch.equal(conditions[2 * place : 2 * place + 2], words)
-        assert torch.equal(sources[2 * place : 2 * place + 2], picture)
+    for name, (words, picture) in zip(rows.names, expected):
+        assert torch.equal(condition.tokens[rows.of(name)], words)
+        assert torch.equal(sources[rows.of(name)], picture)
+
+
+def test_a_null_for_each_sample_stays_with_its_sample():
+    tokens, nulls, source = torch.randn(2, 3, 5), torch.randn(2, 3, 5), torch.randn(2, 4, 2, 2)
+    condition, _, rows = branches(told(tokens, nulls), source, guidance=2.0, image_guidance=1.0)
+    assert torch.equal(condition.tokens[rows.of("I")], nulls)
+    dropped, _, heard = drop_conditions(
+        told(tokens, nulls), source, torch.tensor([0.0, 0.9]), drop=DropConfig()
+    )
+    assert torch.equal(dropped.tokens, torch.stack([nulls[0], tokens[1]])) and heard.tolist() == [False, True]
+
+
+def test_conditions_of_different_lengths_are_padded_under_a_mask():
+    tokens, null, source = torch.randn(2, 3, 5), torch.randn(1, 1, 5), torch.randn(2, 4, 2, 2)
+    condition, _, rows = branches(told(tokens, null), source, guidance=2.0, image_guidance=1.0)
+    assert torch.equal(condition.tokens[rows.of("I")][:, :1], null.expand(2, 1, 5))
+    assert condition.mask.tolist() == [[True, True, True]] * 2 + [[True, False, False]] * 2
+
+
+def test_a_null_without_a_mask_takes_that_of_whom_it_replaces():
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    condition, _, _ = branches(
+        told(torch.randn(2, 3, 5), torch.randn(1, 3, 5), mask=mask), SOURCE.expand(2, -1, -1, -1),
+        guidance=2.0, image_guidance=1.0,
+    )  # fmt: skip
+    assert torch.equal(condition.mask, torch.cat([mask, mask]))

@@ -10,17 +10,17 @@ PIXELS = torch.rand(2, 3, 8, 12) * 2 - 1
 
 def test_shapes_follow_from_the_vae(vae: AutoencoderKL):
     codec = Codec(vae)
-    assert (codec.factor, codec.scale) == (2, 0.5)
+    assert (codec.space.factor, codec.space.scale) == (2, 0.5)
     assert codec.latent_shape(8, 12) == (4, 4, 6)
-    assert codec.encode_mode(PIXELS).shape == (2, 4, 4, 6)
-    assert codec.decode(codec.encode_mode(PIXELS)).shape == PIXELS.shape
+    assert codec.encode_source(PIXELS).shape == (2, 4, 4, 6)
+    assert codec.decode(codec.encode_source(PIXELS)).shape == PIXELS.shape
 
 
 def test_a_sample_is_scaled_and_the_mode_is_not(vae: AutoencoderKL):
     codec = Codec(vae)
     mean, std = codec.moments(PIXELS)
     noise = torch.randn_like(mean)
-    assert torch.equal(codec.encode_mode(PIXELS), mean)
+    assert torch.equal(codec.encode_source(PIXELS), mean)
     assert torch.equal(codec.encode(PIXELS, torch.zeros_like(mean)), mean * 0.5)
     assert torch.equal(codec.encode(PIXELS, noise), (mean + std * noise) * 0.5)
 
@@ -35,7 +35,7 @@ def test_encoding_gives_no_gradient(vae: AutoencoderKL):
     codec = Codec(vae)
     noise = torch.zeros(2, 4, 4, 6)
     assert not codec.encode(PIXELS, noise).requires_grad
-    assert not codec.encode_mode(PIXELS).requires_grad
+    assert not codec.encode_source(PIXELS).requires_grad
 
 
 @pytest.mark.parametrize(("y", "x"), [(7, 8), (8, 9), (0, 8)])

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
-from mgie.training.log import LINES, RunLog
+from mgie.training.log import LINES, Means, RunLog
 from mgie.training.optim import OptimConfig
 from mgie.training.world import World
+from mgie.types import Term
 from mgie.weights.checkpoint import TrainState
 
 
@@ -25,7 +27,7 @@ def opened(folder: Path, world: World, done: int = 0) -> RunLog:
 def told(log: RunLog, samples: int) -> None:
     """The line of a step."""
     log.advance(samples)
-    state = TrainState(samples=samples, steps=samples // 8, loss_ce=1.5, loss_edit=0.25)
+    state = TrainState(samples=samples, steps=samples // 8, losses={"ce": 1.5, "edit": 0.25})
     log.step(state, grad_norm=2.0, lr=0.1)
 
 
@@ -46,7 +48,6 @@ def test_a_line_has_the_names_of_all_metrics(tmp_path, world):
         "samples": 8,
         "loss_ce": 1.5,
         "loss_edit": 0.25,
-        "loss_align": 0.0,
         "grad_norm": 2.0,
         "lr": 0.1,
         "skipped": 0,
@@ -119,7 +120,7 @@ def test_the_bar_says_how_far_it_is(tmp_path, world, capsys):
     log.close()
     shown = capsys.readouterr()
     assert "stopped at sample 16." in shown.out + shown.err
-    assert re.search(r"16/32 .*ce=1\.500, edit=0\.2500", shown.err)
+    assert re.search(r"16/32 .*ce=1\.5000, edit=0\.2500", shown.err)
 
 
 def test_only_the_main_process_writes(tmp_path, world, capsys):
@@ -156,3 +157,29 @@ def test_where_nothing_is_resumed_no_line_is_lost(tmp_path, world):
     told(opened(tmp_path, world), 8)
     told(opened(tmp_path, world), 8)
     assert [line["samples"] for line in lines(tmp_path)] == [8, 8]
+
+
+def test_means_are_of_the_steps_that_were_taken(world):
+    means = Means(("ce", "edit"), world.device)
+
+    def step(*ce: tuple[float, int], taken: float = 1.0) -> None:
+        for value, count in ce:
+            words = Term(sum=torch.tensor(value, device=world.device), count=torch.tensor(count))
+            edit = Term(sum=torch.tensor(0.5, device=world.device), count=2)
+            means.add({"ce": words, "edit": edit})
+        means.close_step(torch.tensor(taken, device=world.device))
+
+    assert means.read(world) == {}
+    step((6.0, 3), (1.0, 1))
+    step((float("nan"), 3), taken=0.0)
+    step((1.0, 0))
+    assert means.read(world) == {"ce": 8 / 4, "edit": 0.25}
+    step((5.0, 3), taken=0.0)
+    assert means.read(world) == {}
+
+
+def test_a_loss_of_nothing_is_zero(world):
+    means = Means(("ce", "edit"), world.device)
+    means.add({"ce": Term(sum=torch.zeros(()), count=0), "edit": Term(sum=torch.ones(()), count=2)})
+    means.close_step(torch.ones(()))
+    assert means.read(world) == {"ce": 0.0, "edit": 0.5}

@@ -15,8 +15,8 @@ from mgie.diffusion.guidance import DropConfig
 from mgie.models.encoders.llava import LlavaEncoder
 from mgie.tokens import IGNORE
 from mgie.training.draws import draws_for
-from mgie.training.task import CodecTask, EditTask, LanguageTask
-from mgie.types import Batch, Draws
+from mgie.training.task import EditTask
+from mgie.types import Batch, Draws, Term
 
 NEVER = DropConfig(text=0.0, both=0.0, image=0.0)
 BY_HAND = 1e-5
@@ -36,7 +36,7 @@ def parts(run: RunConfig) -> Parts:
 @pytest.fixture
 def batch(run: RunConfig, parts: Parts) -> Batch:
     """The first four pairs of the run."""
-    return next(build_batches(run, parts.processor, rank=0, world=1).steps())[0]
+    return next(build_batches(run, parts.prompts, rank=0, world=1).steps())[0]
 
 
 @pytest.fixture
@@ -54,13 +54,13 @@ def what_the_denoiser_sees(parts: Parts, batch: Batch, draws: Draws, drop: DropC
     """Noisy latents, times, source latents and condition of one forward."""
     seen: list[tuple[Tensor, ...]] = []
     handle = parts.editor.denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
-    EditTask(parts.editor, parts.scheduler, drop=drop)(batch, draws)
+    EditTask(parts.editor, parts.process, drop=drop)(batch, draws)
     handle.remove()
     return seen[0]
 
 
 def test_the_speaking_loss_is_the_sum_of_cross_entropies(parts, batch, draws):
-    losses = EditTask(parts.editor, parts.scheduler, drop=NEVER)(batch, draws)
+    losses = EditTask(parts.editor, parts.process, drop=NEVER)(batch, draws)
     llava, total, count = encoder_of(parts).llava, torch.zeros(()), 0
     for row in range(len(batch.keys)):
         ids, labels = batch.input_ids[row][batch.mask[row]], batch.labels[row][batch.mask[row]]
@@ -72,13 +72,12 @@ def test_the_speaking_loss_is_the_sum_of_cross_entropies(parts, batch, draws):
             if labels[place] != IGNORE:
                 total -= scores[place - 1, labels[place]]
                 count += 1
-    assert losses.spoken.item() == count == batch.label_tokens
-    assert losses.samples == 4
-    torch.testing.assert_close(losses.speak, total, rtol=BY_HAND, atol=BY_HAND)
+    assert int(losses["ce"].count) == count
+    torch.testing.assert_close(losses["ce"].sum, total, rtol=BY_HAND, atol=BY_HAND)
 
 
 def test_the_painting_loss_is_the_sum_of_mean_squares(parts, batch, draws):
-    losses = EditTask(parts.editor, parts.scheduler, drop=NEVER)(batch, draws)
+    losses = EditTask(parts.editor, parts.process, drop=NEVER)(batch, draws)
     encoder, vae = encoder_of(parts), parts.editor.codec.vae
     table = encoder.llava.language_model.model.embed_tokens.weight
     total = torch.zeros(())
@@ -93,13 +92,13 @@ def test_the_painting_loss_is_the_sum_of_mean_squares(parts, batch, draws):
         posterior = vae.encode(batch.target[one]).latent_dist
         target = (posterior.mean + posterior.std * draws.posterior[one]) * vae.config.scaling_factor
         source = vae.encode(batch.source[one]).latent_dist.mode()
-        kept = parts.scheduler.alphas_cumprod[draws.t[row]]
+        kept = parts.process.schedule.alphas_cumprod[draws.t[row]]
         noisy = kept.sqrt() * target + (1 - kept).sqrt() * draws.noise[one]
         unet = parts.editor.denoiser.unet
         guess = unet(torch.cat([noisy, source], 1), draws.t[one], encoder_hidden_states=condition).sample
-        assert parts.scheduler.config.prediction_type == "sample"
+        assert parts.process.schedule.config.prediction_type == "sample"
         total += (guess - target).square().mean()
-    torch.testing.assert_close(losses.edit, total, rtol=BY_HAND, atol=BY_HAND)
+    torch.testing.assert_close(losses["edit"].sum, total, rtol=BY_HAND, atol=BY_HAND)
 
 
 def test_a_dropped_condition_is_the_null_and_a_dropped_source_is_zero(parts, batch, draws):
@@ -118,11 +117,11 @@ def test_a_dropped_condition_is_the_null_and_a_dropped_source_is_zero(parts, bat
 
 def test_dropping_leaves_the_speaking_loss_alone(parts, batch, draws):
     losses = [
-        EditTask(parts.editor, parts.scheduler, drop=drop)(batch, draws)
+        EditTask(parts.editor, parts.process, drop=drop)(batch, draws)
         for drop in (NEVER, DropConfig(text=1.0, both=0.0, image=0.0))
     ]
-    assert torch.equal(losses[0].speak, losses[1].speak)
-    assert not torch.equal(losses[0].edit, losses[1].edit)
+    assert torch.equal(losses[0]["ce"].sum, losses[1]["ce"].sum)
+    assert not torch.equal(losses[0]["edit"].sum, losses[1]["edit"].sum)
 
 
 def test_a_pair_without_a_source_shows_the_denoiser_zeros(parts, batch, draws):
@@ -132,7 +131,7 @@ def test_a_pair_without_a_source_shows_the_denoiser_zeros(parts, batch, draws):
 
 
 def test_the_painting_loss_teaches_whoever_made_the_condition(parts, batch, draws):
-    EditTask(parts.editor, parts.scheduler, drop=NEVER)(batch, draws).edit.backward()
+    EditTask(parts.editor, parts.process, drop=NEVER)(batch, draws)["edit"].sum.backward()
     encoder = encoder_of(parts)
     rows = encoder.llava.language_model.model.embed_tokens.weight.grad
     assert rows is not None and rows[list(encoder.visual_ids)].abs().sum(-1).all()
@@ -143,45 +142,21 @@ def test_the_painting_loss_teaches_whoever_made_the_condition(parts, batch, draw
     assert encoder.llava.language_model.lm_head.weight.grad is None
 
 
-def test_speaking_alone_is_the_same_loss(parts, batch, draws):
-    both = EditTask(parts.editor, parts.scheduler, drop=NEVER)(batch, draws)
-    alone = LanguageTask(encoder_of(parts).llava)(batch, draws)
-    assert torch.equal(alone.speak, both.speak)
-    assert torch.equal(alone.spoken, both.spoken)
-    assert alone.edit == 0
-
-
-def test_the_codec_learns_from_sources_and_targets_alike(parts, batch, draws):
-    codec = parts.editor.codec
-    losses = CodecTask(codec, kl_weight=0.1)(batch, draws)
-    total = torch.zeros(())
-    for row in range(len(batch.keys)):
-        for pixels in (batch.source[row : row + 1], batch.target[row : row + 1]):
-            posterior = codec.vae.encode(pixels).latent_dist
-            again = codec.vae.decode(posterior.mean + posterior.std * draws.posterior[row : row + 1]).sample
-            kl = posterior.kl() / posterior.mean.numel()
-            total += 0.5 * ((again - pixels).abs().mean() + (again - pixels).square().mean() + 0.1 * kl[0])
-    torch.testing.assert_close(losses.edit, total, rtol=BY_HAND, atol=BY_HAND)
-    assert (losses.speak, losses.spoken, losses.samples) == (0, 0, 4)
-    losses.edit.backward()
-    assert all(parameter.grad is not None for parameter in codec.parameters())
-
-
 def test_a_pair_without_words_is_painted_from_its_visual_tokens(run, parts, draws):
-    builder, pairs = build_examples(run, parts.processor), StoredPairs(run.data.path, "train")
+    builder, pairs = build_examples(run, parts.prompts), StoredPairs(run.data.path, "train")
     silent = [builder(replace(pairs[index], expressive="")) for index in range(4)]
     batch = collate(silent, positions=(0, 1, 2, 3), pad_id=builder.pad_id)
-    losses = EditTask(parts.editor, parts.scheduler, drop=NEVER)(batch, draws)
-    assert losses.spoken == 4 * (8 + 1)  # the visual tokens and the end
-    assert torch.isfinite(losses.edit)
+    losses = EditTask(parts.editor, parts.process, drop=NEVER)(batch, draws)
+    assert losses["ce"].count == 4 * (8 + 1)  # the visual tokens and the end
+    assert torch.isfinite(losses["edit"].sum)
 
 
 def test_the_teacher_pulls_the_condition_to_what_it_makes_of_the_words(run, parts, batch, draws):
     teacher = build_teacher(run, parts)
     assert teacher is not None
-    task = EditTask(parts.editor, parts.scheduler, drop=NEVER, teacher=teacher)
+    task = EditTask(parts.editor, parts.process, drop=NEVER, teacher=teacher)
     losses = task(batch, draws)
-    pairs, tokenizer = StoredPairs(run.data.path, "train"), parts.processor.tokenizer
+    pairs, tokenizer = StoredPairs(run.data.path, "train"), parts.prompts.processor.tokenizer
     encoder, total = encoder_of(parts), torch.zeros(())
     context = encoder.encode(batch)
     for row, key in enumerate(batch.keys):
@@ -190,18 +165,34 @@ def test_the_teacher_pulls_the_condition_to_what_it_makes_of_the_words(run, part
         words = (tokenizer.encode(said, bos=False) + [tokenizer.eos_id] * places)[:places]
         nothing = [tokenizer.eos_id] * places
         wanted = teacher.text_model(input_ids=torch.tensor([words, nothing])).last_hidden_state[:, -1]
-        total += (context.tokens[row, 0] - wanted[0]).square().mean()
-        total += (context.null[0, 0] - wanted[1]).square().mean()
-    torch.testing.assert_close(losses.align, total, rtol=BY_HAND, atol=BY_HAND)
-    plain = EditTask(parts.editor, parts.scheduler, drop=NEVER)(batch, draws)
-    assert plain.align == 0
-    assert torch.equal(plain.edit, losses.edit) and torch.equal(plain.speak, losses.speak)
+        total += (context.condition.tokens[row, 0] - wanted[0]).square().mean()
+        total += (context.null.tokens[0, 0] - wanted[1]).square().mean()
+    torch.testing.assert_close(losses["align"].sum, total, rtol=BY_HAND, atol=BY_HAND)
+    plain = EditTask(parts.editor, parts.process, drop=NEVER)(batch, draws)
+    assert list(plain) == ["ce", "edit"]
+    assert all(torch.equal(plain[name].sum, losses[name].sum) for name in plain)
 
 
 def test_the_teacher_teaches_the_head_and_learns_nothing(run, parts, batch, draws):
     teacher = build_teacher(run, parts)
     assert teacher is not None
-    EditTask(parts.editor, parts.scheduler, drop=NEVER, teacher=teacher)(batch, draws).align.backward()
+    EditTask(parts.editor, parts.process, drop=NEVER, teacher=teacher)(batch, draws)["align"].sum.backward()
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert all(parameter.grad is not None for parameter in encoder_of(parts).edit_head.parameters())
     assert all(parameter.grad is None for parameter in parts.editor.denoiser.parameters())
+
+
+def test_counts_are_known_before_the_losses_and_are_theirs(run, parts, batch, draws):
+    task = EditTask(parts.editor, parts.process, drop=NEVER, teacher=build_teacher(run, parts))
+    losses = task(batch, draws)
+    assert task.counts(batch) == {name: int(term.count) for name, term in losses.items()}
+    assert list(task.weights) == list(losses) == ["ce", "edit", "align"]
+
+
+def test_each_loss_has_its_weight_and_its_count(run, parts):
+    weights = {"edit_weight": 0.5, "align_weight": 4.0}
+    task = EditTask(parts.editor, parts.process, drop=NEVER, teacher=build_teacher(run, parts), **weights)
+    sums, counts = {"ce": 12.0, "edit": 8.0, "align": 6.0}, {"ce": 3.0, "edit": 4.0, "align": 2.0}
+    losses = {name: Term(sum=torch.tensor(value), count=1) for name, value in sums.items()}
+    total = task.weighted(losses, {name: torch.tensor(value) for name, value in counts.items()})
+    assert total == 12 / 3 + 0.5 * 8 / 4 + 0.5 * 4 * 6 / 2

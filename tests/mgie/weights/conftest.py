@@ -6,7 +6,8 @@ import pytest
 from torch import Tensor
 
 from mgie.build import build_editor, build_release
-from mgie.config import load_run, resolve
+from mgie.config import load_run
+from mgie.weights.parts import resolve
 from mgie.weights.release import Release
 
 
@@ -20,13 +21,13 @@ def release() -> Release:
 def base() -> dict[str, Path]:
     """The folders that the release's frozen parts came from."""
     model = load_run("tiny").model
-    return {"llava": Path(resolve(model.llava)), "diffusion": Path(resolve(model.diffusion))}
+    return {"llava": Path(resolve(model.encoder.llava)), "diffusion": Path(resolve(model.denoiser.diffusion))}
 
 
 @pytest.fixture(scope="session")
 def heads(release: Release) -> int:
     """Attention heads of the release's edit head."""
-    return release.edit_head.config.heads
+    return release.editor.encoder.edit_head.config.heads
 
 
 @pytest.fixture(scope="session")
@@ -34,10 +35,6 @@ def tensors():
     """All tensors of a release, by part and name."""
 
     def read(release: Release) -> dict[str, Tensor]:
-        return {
-            f"{part}.{name}": tensor
-            for part in ("llava", "edit_head", "unet", "vae")
-            for name, tensor in getattr(release, part).state_dict().items()
-        }
+        return release.editor.state_dict()
 
     return read

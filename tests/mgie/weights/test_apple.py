@@ -12,6 +12,7 @@ from llava_patch.shards import read_tensors
 from llava_patch.weights import to_published
 from mgie.errors import WeightsError
 from mgie.pipeline import MGIEPipeline
+from mgie.prompts import visual_ids
 from mgie.weights.apple import (
     MLLM,
     UNET,
@@ -20,7 +21,7 @@ from mgie.weights.apple import (
     read_training_checkpoint,
     write_apple,
 )
-from mgie.weights.release import read_release, visual_ids, write_release
+from mgie.weights.release import read_release, write_release
 
 # The library's Euler scheduler speaks to numpy in a way that numpy is about to change.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -48,12 +49,12 @@ def change(path: Path, **values: object) -> None:
 
 def test_the_files_hold_what_the_demo_reads(release, folder: Path):
     mllm, unet = load(folder / MLLM), load(folder / UNET)
-    head = {f"edit_head.{name}" for name in release.edit_head.state_dict()}
+    head = {f"edit_head.{name}" for name in release.editor.encoder.edit_head.state_dict()}
     assert set(mllm) == {EMBEDDINGS, "lm_head.weight", "emb"} | head
-    assert set(unet) == set(release.unet.state_dict())
+    assert set(unet) == set(release.editor.denoiser.unet.state_dict())
     assert {tensor.dtype for tensor in (*mllm.values(), *unet.values())} == {torch.float16}
-    assert mllm["emb"].shape == (1, 8, release.llava.config.language.hidden_size)
-    ids = list(visual_ids(release.processor, 8))
+    assert mllm["emb"].shape == (1, 8, release.editor.encoder.llava.config.language.hidden_size)
+    ids = list(visual_ids(release.prompts.processor, 8))
     assert torch.equal(mllm["emb"][0], mllm[EMBEDDINGS][ids])
 
 
@@ -62,16 +63,16 @@ def test_what_is_read_is_what_was_written_in_half_precision(release, folder: Pat
     ours, theirs = tensors(release), tensors(again)
     assert ours.keys() == theirs.keys()
     stored = (
-        "edit_head.",
-        "unet.",
-        "llava.language_model.model.embed_tokens",
-        "llava.language_model.lm_head",
+        "encoder.edit_head.",
+        "denoiser.unet.",
+        "encoder.llava.language_model.model.embed_tokens",
+        "encoder.llava.language_model.lm_head",
     )
     for name, tensor in ours.items():
         expected = tensor.half().float() if name.startswith(stored) else tensor
         assert torch.equal(theirs[name], expected), name
-    assert again.edit_head.config == release.edit_head.config
-    assert again.processor.tokenizer.added == release.processor.tokenizer.added
+    assert again.editor.encoder.edit_head.config == release.editor.encoder.edit_head.config
+    assert again.prompts.processor.tokenizer.added == release.prompts.processor.tokenizer.added
 
 
 def test_both_directions_give_the_same_bits(folder: Path, base, heads, tmp_path):
@@ -114,9 +115,9 @@ def test_one_file_at_a_time_and_none_behind_the_model(folder: Path, base, heads,
     again = read_apple(folder, **options, heads=heads, dtype=torch.float16, progress=False)
     assert len(earlier) > 100 and not any(reference() is not None for reference in earlier)
     # Rewriting the file in place changes nothing that was loaded.
-    before = again.unet.conv_in.weight.clone()
+    before = again.editor.denoiser.unet.conv_in.weight.clone()
     (folder / UNET).write_bytes(bytes((folder / UNET).stat().st_size))
-    assert torch.equal(again.unet.conv_in.weight, before) and before.any()
+    assert torch.equal(again.editor.denoiser.unet.conv_in.weight, before) and before.any()
 
 
 # `emb`.
@@ -127,8 +128,8 @@ def test_any_form_of_the_visual_tokens_rows(release, folder: Path, base, heads, 
     emb = load(folder / MLLM)["emb"]
     change(folder / MLLM, emb={"(1, 8, d)": emb, "(8, d)": emb[0], "absent": None}[form])
     again = read_apple(folder, **base, heads=heads, progress=False)
-    assert again.edit_head.own_embeddings is None
-    rows = again.llava.language_model.model.embed_tokens.weight[list(visual_ids(release.processor, 8))]
+    assert again.editor.encoder.edit_head.own_embeddings is None
+    rows = again.editor.encoder.llava.language_model.model.embed_tokens.weight[list(visual_ids(release.prompts.processor, 8))]
     assert torch.equal(rows, emb[0].float())
 
 
@@ -137,10 +138,10 @@ def test_rows_that_differ_from_the_table_are_kept_with_a_warning(folder: Path, b
     change(folder / MLLM, emb=emb)
     with pytest.warns(UserWarning, match="emb in .* differs from the visual tokens' rows"):
         again = read_apple(folder, **base, heads=heads, progress=False)
-    assert torch.equal(again.edit_head.own_embeddings, emb[0].float())
+    assert torch.equal(again.editor.encoder.edit_head.own_embeddings, emb[0].float())
     assert torch.equal(load(write_apple(again, tmp_path / "apple") / MLLM)["emb"], emb)
     kept = read_release(write_release(again, tmp_path / "release"))
-    assert torch.equal(kept.edit_head.own_embeddings, emb[0].float())
+    assert torch.equal(kept.editor.encoder.edit_head.own_embeddings, emb[0].float())
 
 
 # What does not fit.
@@ -186,7 +187,7 @@ def test_a_head_for_another_unet(folder: Path, base, heads):
     head = {name: tensor[:5] for name, tensor in load(folder / MLLM).items() if "hid2feat" in name}
     change(folder / MLLM, **{name.replace(".", "__"): tensor for name, tensor in head.items()})
     said = refused(folder, base, heads)
-    assert "the edit head leads from width" in said and "to 5, but" in said
+    assert "the encoder's condition has width 5 and the denoiser takes" in said
 
 
 def test_without_the_llava_folder_beside_it(folder: Path, base, heads):
@@ -215,11 +216,10 @@ def test_a_llava_folder_that_has_the_visual_tokens_already(release, folder: Path
         read_apple(folder, **(base | {"llava": llava}), heads=heads, progress=False)
         for llava in (base["llava"], tmp_path / "release" / "llava")
     )
-    assert read.processor.tokenizer.added == again.processor.tokenizer.added
-    for part in ("llava", "edit_head"):
-        theirs = getattr(again, part).state_dict()
-        for name, tensor in getattr(read, part).state_dict().items():
-            assert torch.equal(theirs[name], tensor), name
+    assert read.prompts.processor.tokenizer.added == again.prompts.processor.tokenizer.added
+    theirs = again.editor.encoder.state_dict()
+    for name, tensor in read.editor.encoder.state_dict().items():
+        assert torch.equal(theirs[name], tensor), name
 
 
 @pytest.mark.parametrize("file", [MLLM, UNET])
@@ -238,9 +238,11 @@ def test_damaged_missing_and_dangerous_files(folder: Path, base, heads, file: st
 
 def original(release, folder: Path, shards: int) -> Path:
     """A training checkpoint as the original program saves it: everything, in a number of shards."""
-    names = {to_published(name): tensor for name, tensor in release.llava.state_dict().items()}
-    for part, prefix in (("edit_head", "edit_head."), ("unet", "unet."), ("vae", "vae.")):
-        names |= {prefix + name: tensor for name, tensor in getattr(release, part).state_dict().items()}
+    names = {to_published(name): tensor for name, tensor in release.editor.encoder.llava.state_dict().items()}
+    for part in ("encoder.edit_head", "denoiser.unet", "codec.vae"):
+        prefix = part.split(".")[1] + "."
+        tensors = release.editor.get_submodule(part).state_dict()
+        names |= {prefix + name: tensor for name, tensor in tensors.items()}
     folder.mkdir()
     listed = sorted(names)
     for number in range(shards):
@@ -257,8 +259,8 @@ def test_trained_tensors_are_taken_from_any_number_of_shards(release, tmp_path, 
     mllm, unet = read_training_checkpoint(run, progress=False)
     write_apple(release, tmp_path / "apple")
     assert mllm.keys() == load(tmp_path / "apple" / MLLM).keys() - {"emb"}
-    assert all(torch.equal(tensor, unet[name]) for name, tensor in release.unet.state_dict().items())
-    assert unet.keys() == release.unet.state_dict().keys()
+    assert all(torch.equal(tensor, unet[name]) for name, tensor in release.editor.denoiser.unet.state_dict().items())
+    assert unet.keys() == release.editor.denoiser.unet.state_dict().keys()
 
 
 def test_a_checkpoint_without_a_shard_or_without_an_editor(release, tmp_path):

@@ -88,7 +88,9 @@ def test_an_interrupted_write_leaves_nothing_that_counts(tmp_path, monkeypatch):
 def test_another_model_is_refused_with_the_names(tmp_path):
     found = save(tmp_path, 8)
     other = dict(nn.Linear(4, 2).named_parameters())
-    with pytest.raises(WeightsError, match=r"weight is \(2, 3\) but the model has \(2, 4\)"):
+    with pytest.raises(
+        WeightsError, match=r"use the recipe .* misshapen weight in .*: \[2, 3\], expected \[2, 4\]"
+    ):
         checkpoint.load_into(checkpoint.load_tensors(found), other, where=found)
     with pytest.raises(WeightsError, match="missing extra"):
         checkpoint.load_into(
@@ -201,3 +203,9 @@ def test_older_ones_are_read_once(tmp_path, monkeypatch):
     for samples in range(4, 32, 4):
         save(tmp_path, samples, keep=3)
     assert len(read) == len(set(read)) > 0
+
+
+def test_a_state_of_another_version_is_refused(tmp_path):
+    (tmp_path / "state.json").write_text('{"samples": 8, "loss_ce": 1.0}')
+    with pytest.raises(WeightsError, match=r"another version of mgie.*--from"):
+        checkpoint.load_state(tmp_path)

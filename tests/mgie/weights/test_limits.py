@@ -3,10 +3,13 @@ import shutil
 
 import pytest
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from mgie.config import RECIPES
 from mgie.errors import ConfigError, WeightsError
-from mgie.weights.limits import Limits, check_request, free_memory
+from mgie.models.codec import Codec
+from mgie.models.denoisers.unet import UNetDenoiser
+from mgie.weights.limits import Limits, check_release, free_memory
 
 CPU = torch.device("cpu")
 
@@ -17,12 +20,14 @@ def release(tmp_path):
     for part in ("unet", "vae", "scheduler"):
         ignored = shutil.ignore_patterns("*.safetensors")
         shutil.copytree(RECIPES / "tiny_base" / "sd" / part, tmp_path / part, ignore=ignored)
-    (tmp_path / "model_index.json").write_text("{}")
+    (tmp_path / "model_index.json").write_text(
+        '{"_class_name": "MGIEPipeline", "_encoder": {"kind": "llava"}, "_denoiser": {"kind": "unet"}}'
+    )
     return tmp_path
 
 
 def ask(model, steps=None, size=None, pictures=1):
-    check_request(model, steps=steps, size=size, pictures=pictures, dtype=torch.float32, device=CPU)
+    check_release(model, steps=steps, size=size, pictures=pictures, dtype=torch.float32, device=CPU)
 
 
 def test_what_can_be_passes(release):
@@ -41,11 +46,15 @@ def test_what_cannot_be_is_refused(release):
 
 
 def test_what_is_said_to_fit_is_all_that_fits():
-    limits = Limits.of(
-        {"block_out_channels": [320, 640, 1280, 1280]},
-        {"block_out_channels": [128, 256, 512, 512]},
-        {"num_train_timesteps": 1000},
-    )
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(
+            in_channels=8, out_channels=4, block_out_channels=(320, 640, 1280, 1280), layers_per_block=1
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512), down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+        )  # fmt: skip
+    limits = Limits.of(UNetDenoiser(unet), Codec(vae), {"num_train_timesteps": 1000})
     assert limits == Limits(steps=1000, multiple=64, numbers=3 * 256)
     pixels = free_memory(CPU) // (limits.numbers * 4)
     limits.check_memory(pixels // 2, dtype=torch.float32, device=CPU)
@@ -53,8 +62,8 @@ def test_what_is_said_to_fit_is_all_that_fits():
         limits.check_memory(pixels * 2, dtype=torch.float32, device=CPU)
 
 
-@pytest.mark.parametrize("content", [{}, {"block_out_channels": 3}, {"block_out_channels": []}])
+@pytest.mark.parametrize("content", [{"block_out_channels": 3}, {"block_out_channels": []}])
 def test_a_configuration_that_says_nothing(release, content):
     (release / "vae" / "config.json").write_text(json.dumps(content))
-    with pytest.raises(WeightsError, match="do not say how they are built"):
+    with pytest.raises(WeightsError, match="vae/config.json describes no AutoencoderKL"):
         ask(release)

@@ -6,10 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from llava_patch.loading import LISTED
 from mgie.errors import ConfigError, DeviceError, WeightsError
 from mgie.pipeline import MGIEPipeline
-from mgie.weights import release as releases
-from mgie.weights.release import fetch, read_release, visual_ids, write_release
+from mgie.prompts import visual_ids
+from mgie.weights.release import fetch, read_release, write_release
 
 HEAD = "edit_head/model.safetensors"
 
@@ -36,9 +37,8 @@ def test_the_folder_is_a_diffusers_folder(release, folder: Path):
     ]  # fmt: skip
     index = json.loads((folder / "model_index.json").read_text())
     assert index["_class_name"] == "MGIEPipeline"
-    assert index["unet"] == ["diffusers", "UNet2DConditionModel"]
-    assert index["edit_head"] == ["mgie.models.encoders.edit_head", "EditHead"]
-    assert index["question"] == release.settings["question"]
+    assert index["_encoder"] == {"kind": "llava", "question": release.prompts.template}
+    assert index["_denoiser"] == {"kind": "unet", "source_scaled": False}
     assert (folder / "README.md").read_text().startswith("---\nlibrary_name: diffusers")
     assert not [file for file in files(folder) if file.endswith((".bin", ".pt", ".py", ".pkl"))]
 
@@ -62,7 +62,7 @@ def test_what_is_read_is_what_was_written(release, folder: Path, tensors):
     assert {name: schedule[name] for name in schedule if not name.startswith("_")} == {
         name: value for name, value in again.scheduler.config.items() if not name.startswith("_")
     }
-    assert not [part for part in (again.llava, again.unet, again.vae, again.edit_head) if part.training]
+    assert not [part for part in (again.editor.encoder.llava, again.editor.denoiser.unet, again.editor.codec.vae, again.editor.encoder.edit_head) if part.training]
 
 
 def test_loading_and_saving_gives_the_same_bytes(folder: Path, tmp_path):
@@ -113,7 +113,7 @@ def test_a_failure_leaves_what_was_there(release, folder: Path, tmp_path, monkey
     def full(*_args, **_options):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(release.vae, "save_pretrained", full)
+    monkeypatch.setattr(release.editor.codec.vae, "save_pretrained", full)
     with pytest.raises(DeviceError, match="the disk is full"):
         write_release(release, out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["release"]
@@ -135,7 +135,7 @@ def test_long_lists_are_cut(folder: Path):
     save_file({"query": torch.zeros(10**6)}, folder / HEAD)  # as large as the head is
     with pytest.raises(WeightsError, match=r"; and \d+ more") as error:
         read_release(folder, verify=False)
-    assert str(error.value).count("missing") == releases.LISTED
+    assert str(error.value).count("missing") == LISTED
 
 
 @pytest.mark.parametrize(
@@ -198,6 +198,6 @@ def test_neither_a_folder_nor_on_the_hub(tmp_path):
 def test_a_tokenizer_without_visual_tokens(release, base):
     from llava_patch.processor import Processor
 
-    assert len(visual_ids(release.processor, 8)) == 8
+    assert len(visual_ids(release.prompts.processor, 8)) == 8
     with pytest.raises(WeightsError, match=r"\[IMG0\]"):
         visual_ids(Processor.from_pretrained(base["llava"]), 8)

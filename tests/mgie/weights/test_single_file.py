@@ -5,13 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from safetensors.torch import save_file
 from torch import Tensor
 
 from mgie.errors import WeightsError
 from mgie.weights.diffusers_parts import empty_unet, load_diffusion, load_text_model
-from mgie.weights.single_file import read_single
 
 UNET_PLACES = {
     "time_embedding.linear_1.": "time_embed.0.",
@@ -150,17 +148,6 @@ def test_it_paints_what_it_painted(tmp_path):
     assert torch.allclose(unet.eval()(torch.cat([noisy, noisy], 1), 7, words).sample, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [1, 2])
-def test_the_library_gives_the_same_names(tmp_path, kind: int):
-    held = in_one(*parts(kind))
-    path = save(held, tmp_path / "sd.safetensors")
-    for part, convert in (("unet", convert_ldm_unet_checkpoint), ("vae", convert_ldm_vae_checkpoint)):
-        config, tensors = read_single(path, part)
-        theirs = convert(dict(held), config)
-        assert tensors.keys() == theirs.keys()
-        assert not [name for name in tensors if not torch.equal(tensors[name], theirs[name])]
-
-
 def test_for_weights_from_elsewhere_only_sizes_are_taken(tmp_path):
     unet = empty_unet(save(in_one(*parts(1)), tmp_path / "sd.safetensors"))
     assert unet.conv_in.weight.is_meta and unet.conv_in.in_channels == 8
@@ -174,12 +161,16 @@ def refused(path: Path) -> str:
 
 def test_what_does_not_fit_is_listed(tmp_path):
     held = in_one(*parts(1))
-    held["model.diffusion_model.strange"] = torch.zeros(1)
-    del held["model.diffusion_model.out.2.bias"]
+    held["model.diffusion_model.strange"] = torch.zeros(1)  # the library passes over this one
+    held["model.diffusion_model.input_blocks.1.0.out_layers.9.bias"] = torch.zeros(1)  # and takes this
+    for name in ("out.2.bias", "input_blocks.2.0.op.bias"):
+        del held[f"model.diffusion_model.{name}"]
     held["model.diffusion_model.out.0.bias"] = torch.zeros(3)
     said = refused(save(held, tmp_path / "sd.safetensors"))
-    assert "unexpected strange" in said and "missing conv_out.bias" in said
-    assert "misshapen conv_norm_out.bias: [3], expected [32]" in said
+    assert "5 tensors differ" in said and "unexpected strange" in said
+    assert "missing conv_out.bias" in said and "missing down_blocks.0.downsamplers.0.conv.bias" in said
+    assert "unexpected down_blocks.0.resnets.0.out_layers.9.bias" in said
+    assert "misshapen conv_norm_out.bias in sd.safetensors: [3], expected [32]" in said
 
 
 @pytest.mark.parametrize(
@@ -198,8 +189,16 @@ def test_files_without_a_part(tmp_path):
     held = in_one(*parts(1))
     vae = {name: tensor for name, tensor in held.items() if name.startswith("first_stage_model.")}
     assert "it has no model.diffusion_model.*" in refused(save(vae, tmp_path / "vae.safetensors"))
-    held.pop("model.diffusion_model.out.2.weight")
-    assert "the unet in" in refused(save(held, tmp_path / "sd.safetensors"))
+    for name, value in (
+        ("model.diffusion_model.out.2.weight", None),
+        ("model.diffusion_model.input_blocks.1.0.in_layers.2.weight", torch.zeros(1, 32, 3, 3)),
+        ("first_stage_model.encoder.conv_in.weight", None),
+        ("first_stage_model.decoder.up.1.upsample.conv.bias", None),
+    ):
+        changed = {key: tensor for key, tensor in held.items() if key != name}
+        changed |= {} if value is None else {name: value}
+        said = refused(save(changed, tmp_path / "sd.safetensors"))
+        assert "cannot be told" in said or "describes no" in said
 
 
 def test_damaged_missing_and_dangerous_files(tmp_path):

@@ -2,9 +2,11 @@ import pytest
 import torch
 
 from mgie.models.denoisers.unet import UNetDenoiser, widen
+from mgie.types import Condition
 
 NOISY, SOURCE = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
 T, CONDITION = torch.tensor([3, 700]), torch.randn(2, 5, 6)
+TOLD = Condition(tokens=CONDITION)
 
 
 def test_a_widened_unet_keeps_its_weights_and_bias(make_unet):
@@ -25,7 +27,7 @@ def test_a_widened_unet_keeps_its_weights_and_bias(make_unet):
 def test_a_widened_unet_paints_what_it_painted_before(make_unet):
     unet = make_unet(4)
     before = unet(NOISY, T, encoder_hidden_states=CONDITION).sample
-    after = UNetDenoiser(widen(unet))(NOISY, T, SOURCE, CONDITION)
+    after = UNetDenoiser(widen(unet))(NOISY, T, SOURCE, TOLD).mean
     assert torch.allclose(after, before, atol=1e-6)
 
 
@@ -40,10 +42,26 @@ def test_the_noisy_half_comes_first_and_the_source_is_seen(make_unet):
     denoiser = UNetDenoiser(make_unet(8))
     assert (denoiser.latent_channels, denoiser.condition_width) == (4, 6)
     expected = denoiser.unet(torch.cat([NOISY, SOURCE], 1), T, encoder_hidden_states=CONDITION).sample
-    assert torch.equal(denoiser(NOISY, T, SOURCE, CONDITION), expected)
-    assert not torch.allclose(denoiser(NOISY, T, -SOURCE, CONDITION), expected, atol=1e-4)
+    assert torch.equal(denoiser(NOISY, T, SOURCE, TOLD).mean, expected)
+    assert not torch.allclose(denoiser(NOISY, T, -SOURCE, TOLD).mean, expected, atol=1e-4)
 
 
 def test_a_unet_without_a_place_for_the_source_is_our_mistake(make_unet):
     with pytest.raises(AssertionError, match="widen"):
         UNetDenoiser(make_unet(4))
+
+
+@torch.no_grad()
+def test_without_a_source_zeros_are_seen(make_unet):
+    denoiser = UNetDenoiser(make_unet(8))
+    nothing = denoiser(NOISY, T, torch.zeros_like(SOURCE), TOLD).mean
+    assert torch.equal(denoiser(NOISY, T, None, TOLD).mean, nothing)
+
+
+@torch.no_grad()
+def test_masked_tokens_of_the_condition_do_not_count(make_unet):
+    denoiser = UNetDenoiser(make_unet(8))
+    mask = torch.tensor([[True, True, True, False, False], [True] * 5])
+    other = torch.cat([CONDITION[:, :3], torch.randn(2, 2, 6)], dim=1)
+    one, two = (denoiser(NOISY, T, SOURCE, Condition(tokens=t, mask=mask)).mean for t in (CONDITION, other))
+    assert torch.equal(one[0], two[0]) and not torch.equal(one[1], two[1])

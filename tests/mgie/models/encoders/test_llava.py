@@ -2,8 +2,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mgie.models.encoders.llava import Imagined, LlavaEncoder, states_at
+from mgie.models.encoders.llava import LlavaEncoder, VisualStates, states_at
 from mgie.tokens import IGNORE
+from mgie.types import Asked
 
 EOS, VISUAL = 2, (33, 34, 35)
 PROMPTS = ([1, 5, 6, 31, 30, 30, 30, 30, 32, 7], [1, 9, 31, 30, 30, 30, 30, 32, 7])
@@ -19,8 +20,9 @@ def prompts(rows=PROMPTS) -> dict[str, torch.Tensor]:
     }
 
 
-def imagine(encoder: LlavaEncoder, given=None, **options) -> Imagined:
-    return encoder.imagine(**given or prompts(), **{"max_new_tokens": 4, "no_repeat_ngram_size": 0} | options)
+def imagine(encoder: LlavaEncoder, given=None, **options) -> VisualStates:
+    asked = Asked(**given or prompts())
+    return encoder.visual_states(asked, **{"max_new_tokens": 4, "no_repeat_ngram_size": 0} | options)
 
 
 def say(encoder: LlavaEncoder, script: list[int]) -> None:
@@ -42,10 +44,10 @@ def test_the_condition_comes_from_the_states_that_predict_the_visual_tokens(enco
     for row, first in enumerate((batch.input_ids == VISUAL[0]).int().argmax(1).tolist()):
         read = states[row, first - 1 : first + 2][None]
         expected = encoder.edit_head(read, encoder.visual_embeddings())
-        assert torch.allclose(context.tokens[row], expected[0], atol=1e-5)
+        assert torch.allclose(context.condition.tokens[row], expected[0], atol=1e-5)
     nothing = torch.zeros(1, len(VISUAL), states.shape[-1])
     null = encoder.edit_head(nothing, encoder.visual_embeddings())
-    assert torch.allclose(context.null, null, atol=1e-6)
+    assert torch.allclose(context.null.tokens, null, atol=1e-6)
 
 
 def test_states_are_picked_row_by_row():
@@ -56,7 +58,8 @@ def test_states_are_picked_row_by_row():
 
 def test_speaking_is_the_plain_cross_entropy(encoder, make_batch):
     batch = make_batch(([5, 6], [7, 8]), ([9], [10, 11, 12]))
-    loss, count = encoder.lm_loss(encoder.encode(batch), batch.labels)
+    term = encoder.lm_loss(encoder.encode(batch), batch.labels)
+    loss, count = term.sum, term.count
     logits = encoder.llava.logits(encoder.llava(batch.input_ids, batch.mask, batch.clip_pixels))
     mean = F.cross_entropy(logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten(), ignore_index=IGNORE)
     assert count == 6 + 7
@@ -65,7 +68,8 @@ def test_speaking_is_the_plain_cross_entropy(encoder, make_batch):
 
 def test_a_batch_without_labels_has_no_loss_and_no_nan(encoder, make_batch):
     batch = make_batch(([5], [7]))
-    loss, count = encoder.lm_loss(encoder.encode(batch), torch.full_like(batch.labels, IGNORE))
+    term = encoder.lm_loss(encoder.encode(batch), torch.full_like(batch.labels, IGNORE))
+    loss, count = term.sum, term.count
     assert (loss.item(), count.item()) == (0.0, 0)
     loss.backward()
 
@@ -90,7 +94,7 @@ def test_each_prompt_gets_what_it_gets_alone(encoder):
             alone = imagine(encoder, given, max_new_tokens=6, compat=compat)
             assert together.said[row] == alone.said[0]
             assert together.forced[row] == alone.forced[0]
-            assert torch.allclose(together.visual[row], alone.visual[0], atol=1e-5)
+            assert torch.allclose(together.states[row], alone.states[0], atol=1e-5)
 
 
 def plain_states(encoder: LlavaEncoder, sequence: list[int]) -> torch.Tensor:
@@ -119,7 +123,7 @@ def test_sound_reads_all_visual_tokens_whatever_was_said(encoder, script, room, 
     assert imagined.said == (tuple(words),)
     assert imagined.forced == (forced,)
     states = plain_states(encoder, [*PROMPTS[0], *words, *VISUAL])
-    assert torch.allclose(imagined.visual[0], states[-len(VISUAL) - 1 : -1], atol=1e-5)
+    assert torch.allclose(imagined.states[0], states[-len(VISUAL) - 1 : -1], atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +142,7 @@ def test_the_reference_s_window_is_clipped_to_what_was_read(encoder, script, roo
     first = len(PROMPTS[0]) - shift
     assert imagined.said == ((8,),)
     assert imagined.forced == (False,)
-    assert torch.allclose(imagined.visual[0], states[first : first + 3], atol=1e-5)
+    assert torch.allclose(imagined.states[0], states[first : first + 3], atol=1e-5)
 
 
 @torch.no_grad()
@@ -148,7 +152,7 @@ def test_the_reference_reads_the_end_where_no_visual_token_came(encoder):
     imagined = imagine(encoder, one(), max_new_tokens=5, compat="reference")
     states = plain_states(encoder, [*PROMPTS[0], *script[:-1]])
     assert imagined.forced == (True,)
-    assert torch.allclose(imagined.visual[0], states[-4:-1], atol=1e-5)
+    assert torch.allclose(imagined.states[0], states[-4:-1], atol=1e-5)
 
 
 def test_a_visual_token_in_the_question_is_none_that_was_said(encoder):
@@ -163,4 +167,4 @@ def test_a_visual_token_in_the_question_is_none_that_was_said(encoder):
         encoder.llava.language_model.lm_head._forward_hooks.clear()
     whole = torch.tensor([[*rows[0], 8, 9]])
     states = encoder.llava(whole, torch.ones_like(whole, dtype=torch.bool), prompts(rows)["clip_pixels"])
-    assert torch.allclose(imagined.visual[0], states[0, 1:4], atol=1e-5)
+    assert torch.allclose(imagined.states[0], states[0, 1:4], atol=1e-5)

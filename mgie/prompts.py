@@ -1,0 +1,149 @@
+"""Words and pictures as one family of encoders reads them: whole conversations, or questions to be answered."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from llava_patch.processor import Processor
+from mgie.errors import DataError, WeightsError
+from mgie.tokens import read_positions, visual_tokens, with_visual_tokens
+from mgie.types import Asked
+
+Compat = Literal["default", "reference"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """What is asked and answered, in tokens."""
+
+    input_ids: list[int]
+    labels: list[int]
+    """The ids to be predicted, IGNORE elsewhere; not shifted."""
+    read_at: list[int]
+    """Positions whose states become the visual tokens."""
+
+
+class AbstractPrompts(ABC):
+    """What one encoder's words and pictures look like in tensors. It goes with the encoder everywhere."""
+
+    pad_id: int = 0
+    edge: int = 0
+    """Side that the vision tower's pictures are brought to first; 0 without a tower."""
+
+    @abstractmethod
+    def conversation(
+        self, instruction: str, expressive: str, *, images: int, max_length: int
+    ) -> Conversation:
+        """An instruction about so many pictures with its answer, at most `max_length` tokens long.
+
+        Raises UserError where it cannot be.
+        """
+
+    @abstractmethod
+    def question(self, instruction: str, *, images: int) -> list[int]:
+        """The ids up to where the model begins to answer. Raises DataError."""
+
+    def clip_pixels(self, image: Image.Image | None) -> Float[Tensor, "m 3 s s"]:
+        """What the vision tower sees of a picture; nothing of None, or without a tower."""
+        del image
+        return torch.zeros(0, 3, 1, 1)
+
+    @property
+    def vision_facts(self) -> dict[str, str]:
+        """What `clip_pixels` depends on."""
+        return {}
+
+    def asked(self, questions: Sequence[list[int]], clip_pixels: Sequence[Tensor]) -> Asked:
+        """Questions side by side, padded on the left, with their pictures."""
+        longest = max(map(len, questions))
+        rows = [[self.pad_id] * (longest - len(ids)) + ids for ids in questions]
+        mask = [[False] * (longest - len(ids)) + [True] * len(ids) for ids in questions]
+        pictures = torch.cat(list(clip_pixels))
+        return Asked(input_ids=torch.tensor(rows), mask=torch.tensor(mask), clip_pixels=pictures)
+
+    def text(self, ids: Sequence[int], *, literal: bool = False) -> str:
+        """What was said in words; `literal`: special tokens too. Empty of an encoder that is mute."""
+        del ids, literal
+        return ""
+
+
+class LlavaPrompts(AbstractPrompts):
+    """LLaVA's conversations, with visual tokens at the end of the answer."""
+
+    def __init__(self, processor: Processor, *, question: str, count: int, compat: Compat = "default"):
+        """`question` has `{instruction}` where the user's words belong; an answer ends in `count` visual tokens.
+
+        `reference` cuts from the right and counts labels as the original program does. Raises WeightsError
+        where the tokenizer lacks the tokens.
+        """
+        self.processor = processor
+        self.template = question
+        self.count = count
+        self.compat = compat
+        self.pad_id = processor.tokenizer.pad_id
+        self.edge = processor.clip_image.edge
+        self.visual_ids = visual_ids(processor, count)
+
+    def conversation(
+        self, instruction: str, expressive: str, *, images: int, max_length: int
+    ) -> Conversation:
+        """The expressive text is shortened to fit, never the visual tokens."""
+        reference = self.compat == "reference"
+        encoded = self.processor.encode(
+            self._asked(instruction),
+            with_visual_tokens(expressive, self.count),
+            images=images,
+            max_length=max_length,
+            truncate="right" if reference else "text",
+        )
+        ids, labels, known = encoded.input_ids, encoded.labels, list(self.visual_ids)
+        if not reference and [label for label in labels if label in known] != known:
+            raise DataError(
+                f"the answer does not end in {self.count} visual tokens; its expressive text must not hold "
+                "any."
+            )
+        # Without visual tokens (reference only) the states lie at the end of the padded batch, which
+        # `collate` knows; no batch is longer than this.
+        first = labels.index(known[0]) if known[0] in labels else max_length
+        return Conversation(
+            input_ids=ids, labels=labels, read_at=list(read_positions(first, self.count))
+        )
+
+    def question(self, instruction: str, *, images: int) -> list[int]:
+        """The prompt of inference. Raises DataError."""
+        return self.processor.encode(self._asked(instruction), images=images).input_ids
+
+    def clip_pixels(self, image: Image.Image | None) -> Float[Tensor, "m 3 s s"]:
+        """What CLIP sees of a picture; nothing of None."""
+        size = self.processor.clip_image.size
+        if image is None:
+            return torch.zeros(0, 3, size, size)
+        return self.processor.clip_pixels(image)[None]
+
+    @property
+    def vision_facts(self) -> dict[str, str]:
+        """CLIP's preprocessing."""
+        return {"clip_image": repr(self.processor.clip_image)}
+
+    def text(self, ids: Sequence[int], *, literal: bool = False) -> str:
+        """What was said; `literal`: special tokens too."""
+        return self.processor.tokenizer.decode(list(ids), skip_special=not literal)
+
+    def _asked(self, instruction: str) -> str:
+        return self.template.replace("{instruction}", instruction)
+
+
+def visual_ids(processor: Processor, count: int) -> tuple[int, ...]:
+    """Ids of the visual tokens in this tokenizer. Raises WeightsError where it lacks them."""
+    if count > len(processor.tokenizer):
+        raise WeightsError(
+            f"there are to be {count} visual tokens, but the tokenizer has {len(processor.tokenizer)} tokens "
+            "in all: use parts that were trained together."
+        )
+    return tuple(processor.tokenizer.id_of(name) for name in visual_tokens(count))

@@ -1,0 +1,116 @@
+"""What an edit may be asked for, held to its rules in one place: for pipeline, command line, evaluation and page."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL import Image
+
+from llava_patch.ranges import check_ranges
+from mgie.data.validation import check_instruction
+from mgie.diffusion.sampling import Generators
+from mgie.errors import ConfigError, DataError
+from mgie.prompts import Compat
+from mgie.ranges import NewTokens, Ngram, Scale, Side, Steps
+from mgie.weights import limits
+from mgie.weights.limits import Limits
+
+Shown = Literal["pil", "np", "pt", "latent"]
+"""What pictures are handed out as."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How pictures are edited, in the names of diffusers' pipelines."""
+
+    num_inference_steps: Steps
+    guidance_scale: Scale
+    image_guidance_scale: Scale
+    size: Side
+    """Side in pixels of a square as large as the pictures are edited at."""
+    max_new_tokens: NewTokens
+    no_repeat_ngram_size: Ngram
+    compat: Compat
+
+    @classmethod
+    def of(cls, own: Mapping[str, Any], limits: Limits, **asked: Any) -> "Sampling":
+        """An editor's own settings, with what is asked for over them. Raises ConfigError."""
+        told = {name: value for name, value in asked.items() if value is not None}
+        sampling = cls(**{f.name: told.get(f.name, own[f.name]) for f in fields(cls)})
+        if sampling.compat not in ("default", "reference"):
+            raise ConfigError(f"compat is {sampling.compat!r}: expected default or reference.")
+        check_ranges(sampling)
+        limits.check(steps=sampling.num_inference_steps, size=sampling.size)
+        return sampling
+
+
+def check_request(
+    model: str | Path,
+    instructions: Sequence[str],
+    *,
+    pictures: int,
+    steps: int | None,
+    size: int | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> None:
+    """Refuse, before weights are read, what the editor on disk cannot do with so many pictures at a time.
+
+    Raises DataError, ConfigError and WeightsError. Of a hub id too little is known; the pipeline asks again.
+    """
+    for instruction in instructions:
+        check_instruction(instruction)
+    limits.check_release(model, steps=steps, size=size, pictures=pictures, dtype=dtype, device=device)
+
+
+def pairs_of(
+    image: Image.Image | Sequence[Image.Image], prompt: str | Sequence[str]
+) -> tuple[list[Image.Image], list[str]]:
+    """Pictures and instructions, one for each: one instruction may serve several pictures, one picture several
+    instructions. Raises DataError."""
+    if isinstance(image, Image.Image):
+        pictures = [image] * (1 if isinstance(prompt, str) else len(prompt))
+    else:
+        pictures = list(image)
+    instructions = [prompt] * len(pictures) if isinstance(prompt, str) else list(prompt)
+    if not pictures or len(pictures) != len(instructions):
+        raise DataError(
+            f"there are {len(pictures)} pictures and {len(instructions)} instructions: expected at "
+            "least one picture and one instruction, and one for all or one for each."
+        )
+    for picture in pictures:
+        if not isinstance(picture, Image.Image):
+            raise DataError(
+                f"an image is a {type(picture).__name__}: expected PIL pictures; open files with "
+                "PIL.Image.open(PATH)."
+            )
+    for instruction in instructions:
+        check_instruction(instruction)
+    return pictures, instructions
+
+
+def generators_of(count: int, seed: int | Sequence[int] | None, given: Generators) -> Generators:
+    """Where noise comes from: a seed for all pictures or one for each, or what is given. Raises ConfigError."""
+    if seed is None:
+        if isinstance(given, list) and len(given) != count:
+            raise ConfigError(f"there are {len(given)} generators for {count} pictures: give one each.")
+        return given
+    if given is not None:
+        raise ConfigError("both seed and generator are given: expected one of them.")
+    seeds = [seed] * count if isinstance(seed, int) else list(seed)
+    if len(seeds) != count:
+        raise ConfigError(f"there are {len(seeds)} seeds for {count} pictures: give one, or one each.")
+    return [torch.Generator().manual_seed(each) for each in seeds]
+
+
+def check_shown(output_type: str, callback_inputs: Sequence[str]) -> None:
+    """Refuse outputs and inputs of callbacks that there are not. Raises ConfigError."""
+    shown = Shown.__args__  # type: ignore[attr-defined]
+    if output_type not in shown:
+        raise ConfigError(f"output_type is {output_type!r}: expected {', '.join(shown)}.")
+    if unknown := set(callback_inputs) - {"latents"}:
+        raise ConfigError(
+            f"callbacks get latents, there are no {', '.join(sorted(unknown))}: leave them out."
+        )

@@ -1,0 +1,166 @@
+"""MGIE's encoder: a LLaVA-v1 folder with a new edit head and new visual tokens; in a release llava/ and edit_head/."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from llava_patch.config import CONFIG_FILE, TOWER_FOLDER
+from llava_patch.loading import put
+from llava_patch.processor import CLIP_IMAGE_FILE, Processor
+from llava_patch.shards import each_shard, shard_files
+from llava_patch.sizes import no_larger_than
+from llava_patch.weights import load_llava, write_llava
+from mgie.errors import ConfigError, WeightsError
+from mgie.models.encoders.clip_text import ClipTextEncoder
+from mgie.models.encoders.edit_head import EditHead, EditHeadConfig
+from mgie.models.encoders.llava import LlavaEncoder
+from mgie.prompts import Compat, LlavaPrompts
+from mgie.tokens import visual_tokens
+from mgie.weights.models import read_json
+from mgie.weights.parts import AbstractEncoderPart, resolve, save_module
+
+QUESTION = "what will this image be like if '{instruction}'"
+"""What the published editor is asked."""
+MOST_LAYERS = 100
+"""Layers of an edit head; the published one has 4."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlavaSettings:
+    """What a recipe says of it."""
+
+    kind: Literal["llava"] = "llava"
+    llava: str
+    """Folder of the language side: LLaMA, projector, tokenizer, the name of its vision tower."""
+    edit_head: EditHeadConfig
+    """The layers between the visual tokens and the denoiser's condition."""
+    template: str
+    """Conversation template, a name from llava_patch.conversation."""
+    question: str
+    """What the model is asked; `{instruction}` stands for the user's words."""
+    attention: str = "sdpa"
+    """Attention kernel of the language model and the vision tower, as transformers names it."""
+
+    def __post_init__(self) -> None:
+        """Refuse a question that asks nothing. Raises ConfigError."""
+        if "{instruction}" not in self.question:
+            raise ConfigError(
+                f"model.encoder.question={self.question!r} has no {{instruction}}: "
+                "write {instruction} where the user's words belong."
+            )
+
+
+class LlavaPart(AbstractEncoderPart):
+    """The folders llava/ and edit_head/."""
+
+    kind = "llava"
+    settings = LlavaSettings
+    makes = LlavaEncoder
+
+    def build(
+        self,
+        settings: LlavaSettings,
+        *,
+        condition_width: int,
+        seed: int,
+        compat: Compat = "default",
+        dtype: torch.dtype = torch.float32,
+        progress: bool = False,
+    ) -> tuple[LlavaEncoder, LlavaPrompts]:
+        """The LLaVA as it is in its folder; edit head and visual tokens' rows are new.
+
+        No later initialiser touches what a file held (docs/coming-from-ml-mgie.md, Q1).
+        """
+        folder, count = resolve(settings.llava), settings.edit_head.visual_tokens
+        llava, _ = load_llava(folder, dtype=dtype, attn_implementation=settings.attention, progress=progress)
+        processor = Processor.from_pretrained(folder, template=settings.template)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            llava.grow(processor.tokenizer.add_tokens(visual_tokens(count)))
+            d_in = llava.config.language.hidden_size
+            head = EditHead(settings.edit_head, d_in=d_in, e_out=condition_width)
+        prompts = LlavaPrompts(processor, question=settings.question, count=count, compat=compat)
+        encoder = LlavaEncoder(llava, head.to(dtype), visual_ids=prompts.visual_ids, compat=compat)
+        return encoder, prompts
+
+    def save(self, encoder: LlavaEncoder, prompts: LlavaPrompts, folder: Path) -> dict[str, Any]:
+        """Tokenizer and preprocessing lie in llava/."""
+        write_llava(encoder.llava, prompts.processor.tokenizer, folder / "llava")
+        prompts.processor.save_pretrained(folder / "llava")
+        head = encoder.edit_head
+        save_module(
+            head,
+            head.config,
+            folder / "edit_head",
+            d_in=head.d_in,
+            e_out=head.e_out,
+            own_embeddings=head.own_embeddings is not None,
+        )
+        return {"question": prompts.template}
+
+    def load(
+        self,
+        folder: Path,
+        facts: dict[str, Any],
+        *,
+        compat: Compat = "default",
+        dtype: torch.dtype = torch.float32,
+        attention: str = "sdpa",
+        progress: bool = False,
+    ) -> tuple[LlavaEncoder, LlavaPrompts]:
+        """Read strictly. A release has all its parts inside, where a LLaVA folder may name a tower elsewhere."""
+        own = folder / "llava"
+        read_json(own / CLIP_IMAGE_FILE)
+        _check_tower(own)
+        processor = Processor.from_pretrained(own)
+        llava, _ = load_llava(own, dtype=dtype, attn_implementation=attention, progress=progress)
+        head, question = _read_head(folder / "edit_head", dtype), facts.get("question", QUESTION)
+        count = head.config.visual_tokens
+        prompts = LlavaPrompts(processor, question=str(question), count=count, compat=compat)
+        encoder = LlavaEncoder(llava, head, visual_ids=prompts.visual_ids, compat=compat)
+        return encoder, prompts
+
+    def teacher(self, settings: LlavaSettings, prompts: LlavaPrompts, text_model: Any) -> ClipTextEncoder:
+        """It reads the language model's own tokens. Raises ConfigError where it cannot."""
+        tokenizer, head = prompts.processor.tokenizer, settings.edit_head
+        words, length = len(tokenizer) - head.visual_tokens, text_model.config.max_position_embeddings
+        if text_model.config.vocab_size != words or head.queries not in (1, length):
+            raise ConfigError(
+                f"train.align_weight: the text encoder reads {text_model.config.vocab_size} words in {length} "
+                f"places, the language model has {words} and the edit head {head.queries} queries: expected the "
+                f"same vocabulary and 1 or {length} queries; use parts that were made together, or set "
+                "train.align_weight to 0."
+            )
+        silent = (*prompts.visual_ids, tokenizer.eos_id)
+        return ClipTextEncoder(text_model, silent_ids=silent, pooled=head.queries == 1)
+
+
+def _check_tower(llava: Path) -> None:
+    """Refuse a release whose vision tower lies elsewhere."""
+    named = read_json(llava / CONFIG_FILE).get("mm_vision_tower")
+    if named != TOWER_FOLDER or not (llava / TOWER_FOLDER).is_dir():
+        raise WeightsError(
+            f"{llava} names the vision tower {named!r}, expected its own {TOWER_FOLDER}: a release has "
+            "all its parts inside; extract or fetch it again."
+        )
+
+
+def _read_head(folder: Path, dtype: torch.dtype) -> EditHead:
+    content = read_json(folder / CONFIG_FILE)
+    with no_larger_than(shard_files(folder), folder):
+        try:
+            d_in, e_out = content.pop("d_in"), content.pop("e_out")
+            own, config = content.pop("own_embeddings", False), EditHeadConfig(**content)
+            if config.layers > MOST_LAYERS:  # torch copies layers without telling of their parameters
+                raise ValueError(f"{config.layers} layers, expected at most {MOST_LAYERS}")
+            with torch.device("meta"):
+                head = EditHead(config, d_in=d_in, e_out=e_out).to(dtype)
+                if own:
+                    head.own_embeddings = torch.empty(config.visual_tokens, d_in, dtype=dtype)
+        except Exception as error:  # torch has no one type for sizes that do not go together
+            raise WeightsError(
+                f"{folder}/config.json describes no edit head ({error}): fetch the release again."
+            ) from error
+    return put(head, each_shard(folder, progress=False), where=folder)

@@ -1,0 +1,180 @@
+"""The door for parts on disk: how a kind of encoder or denoiser is built, saved into a release and read from one.
+
+A kind is a subclass of one of the two classes here. mgie's own are imported when their name is asked for; others
+when whoever has them imports them, or when an installed package names its module as an entry point of the group
+`mgie.parts`. A release only ever says a name, and never what to import.
+"""
+
+import importlib
+import json
+from abc import ABC, abstractmethod
+from dataclasses import asdict
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from diffusers import SchedulerMixin
+from safetensors.torch import save_file
+from torch import nn
+
+from mgie.errors import ConfigError
+from mgie.models.codec import Codec
+from mgie.models.denoisers.base import AbstractDenoiser
+from mgie.models.encoders.base import AbstractInstructionEncoder
+from mgie.prompts import AbstractPrompts, Compat
+
+OWN = ("mgie.weights.llava_part", "mgie.weights.unet_part")
+"""Modules of our own kinds."""
+GROUP = "mgie.parts"
+"""Entry points of installed packages."""
+RECIPES = Path(__file__).parents[1] / "recipes"
+BUILTIN = "builtin:"
+"""Prefix of a path that lies beside the recipes, inside the package."""
+
+_Door = TypeVar("_Door", bound="AbstractPart")
+
+
+class AbstractPart(ABC):
+    """What both doors have."""
+
+    kind: ClassVar[str]
+    """Its name in recipes and releases."""
+    settings: ClassVar[type]
+    """Dataclass of its keys in a recipe; `kind` is one of them."""
+    makes: ClassVar[type]
+    """Class of what is built."""
+
+
+class AbstractEncoderPart(AbstractPart):
+    """A kind of encoder, with the prompts that belong to it."""
+
+    @abstractmethod
+    def build(
+        self,
+        settings: Any,
+        *,
+        condition_width: int,
+        seed: int,
+        compat: Compat = "default",
+        dtype: torch.dtype = torch.float32,
+        progress: bool = False,
+    ) -> tuple[AbstractInstructionEncoder, AbstractPrompts]:
+        """What a recipe's settings say; what is new in it is drawn from `seed`. Raises WeightsError."""
+
+    @abstractmethod
+    def save(self, encoder: Any, prompts: Any, folder: Path) -> dict[str, Any]:
+        """Write it into the folder of a release; facts for the index, plain data for JSON."""
+
+    @abstractmethod
+    def load(
+        self,
+        folder: Path,
+        facts: dict[str, Any],
+        *,
+        compat: Compat = "default",
+        dtype: torch.dtype = torch.float32,
+        attention: str = "sdpa",
+        progress: bool = False,
+    ) -> tuple[AbstractInstructionEncoder, AbstractPrompts]:
+        """Read what `save` wrote, every tensor as it is in the file. Raises WeightsError."""
+
+    def teacher(self, settings: Any, prompts: Any, text_model: Any) -> AbstractInstructionEncoder:
+        """A text encoder as one that reads this kind's tokens, for its condition to be aligned with.
+
+        Raises ConfigError where it cannot be.
+        """
+        raise ConfigError(
+            f"train.align_weight: an encoder of the kind {self.kind} learns from no text encoder; set it to 0."
+        )
+
+
+class AbstractDenoiserPart(AbstractPart):
+    """A kind of denoiser, with the codec whose latents it paints."""
+
+    @abstractmethod
+    def build(
+        self, settings: Any, *, dtype: torch.dtype = torch.float32, progress: bool = False
+    ) -> tuple[AbstractDenoiser, Codec, SchedulerMixin]:
+        """What a recipe's settings say, and the training schedule. Raises WeightsError."""
+
+    @abstractmethod
+    def save(self, denoiser: Any, codec: Codec, folder: Path) -> dict[str, Any]:
+        """Write both into the folder of a release; facts for the index, plain data for JSON."""
+
+    @abstractmethod
+    def load(
+        self,
+        folder: Path,
+        facts: dict[str, Any],
+        *,
+        dtype: torch.dtype = torch.float32,
+        progress: bool = False,
+    ) -> tuple[AbstractDenoiser, Codec]:
+        """Read what `save` wrote, every tensor as it is in the file. Raises WeightsError."""
+
+    def empty(self, folder: Path, facts: dict[str, Any]) -> tuple[AbstractDenoiser, Codec] | None:
+        """The same on the meta device, told by small files. None: only the weights tell. Raises WeightsError."""
+        del folder, facts
+        return None
+
+    def text_model(self, settings: Any) -> Any:
+        """The text encoder that it was pretrained with. Raises ConfigError and WeightsError."""
+        raise ConfigError(
+            f"train.align_weight: a denoiser of the kind {self.kind} has no text encoder; set it to 0."
+        )
+
+
+def encoder_part(kind: str) -> AbstractEncoderPart:
+    """The kind of encoder of this name. Raises ConfigError."""
+    return _named(AbstractEncoderPart, kind, "encoder")  # pyright: ignore - the concrete ones
+
+
+def denoiser_part(kind: str) -> AbstractDenoiserPart:
+    """The kind of denoiser of this name. Raises ConfigError."""
+    return _named(AbstractDenoiserPart, kind, "denoiser")  # pyright: ignore - the concrete ones
+
+
+def part_of(module: AbstractInstructionEncoder | AbstractDenoiser) -> Any:
+    """The kind that makes modules of this class. Raises ConfigError where none is known."""
+    door = AbstractEncoderPart if isinstance(module, AbstractInstructionEncoder) else AbstractDenoiserPart
+    for part in _known(door):
+        if part.makes is type(module):
+            return part()
+    raise ConfigError(
+        f"no kind of part makes a {type(module).__name__}, so it cannot be saved: make a subclass of "
+        f"{door.__name__} (docs/extending.md)."
+    )
+
+
+def resolve(path: str) -> str:
+    """A path as a recipe writes it, as one that can be opened: `builtin:` means beside the recipes."""
+    return str(RECIPES / path.removeprefix(BUILTIN)) if path.startswith(BUILTIN) else path
+
+
+def save_module(module: nn.Module, settings: Any, folder: Path, **more: Any) -> None:
+    """Write config.json (a dataclass, and `more`) and model.safetensors into a new folder."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(asdict(settings) | more, indent=2) + "\n")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def _named(door: type[_Door], kind: str, what: str) -> _Door:
+    known = {part.kind: part for part in _known(door)}
+    if kind not in known:
+        for entry in entry_points(group=GROUP):
+            entry.load()
+        known = {part.kind: part for part in _known(door)}
+    if kind not in known:
+        raise ConfigError(
+            f"model.{what}.kind is {kind!r}: expected {' or '.join(known)}, or a kind whose module has been "
+            "imported (docs/extending.md)."
+        )
+    return known[kind]()
+
+
+def _known(door: type[_Door]) -> list[type[_Door]]:
+    for module in OWN:
+        importlib.import_module(module)
+    return [part for part in door.__subclasses__() if hasattr(part, "kind")]

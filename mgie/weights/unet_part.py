@@ -1,0 +1,70 @@
+"""Stable Diffusion's UNet with its VAE and schedule: built from what others publish, saved as diffusers does."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
+from torch import nn
+
+from mgie.models.codec import Codec
+from mgie.models.denoisers.unet import UNetDenoiser
+from mgie.weights.diffusers_parts import load_diffusion, load_text_model
+from mgie.weights.models import empty_model, read_model
+from mgie.weights.parts import AbstractDenoiserPart, resolve
+
+FOLDERS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetSettings:
+    """What a recipe says of it."""
+
+    kind: Literal["unet"] = "unet"
+    diffusion: str
+    """Folder, hub id or single file of the diffusion side: UNet, VAE, scheduler."""
+
+
+class UNetPart(AbstractDenoiserPart):
+    """The folders unet/ and vae/."""
+
+    kind = "unet"
+    settings = UNetSettings
+    makes = UNetDenoiser
+
+    def build(
+        self, settings: UNetSettings, *, dtype: torch.dtype = torch.float32, progress: bool = False
+    ) -> tuple[UNetDenoiser, Codec, SchedulerMixin]:
+        """A UNet that was made for text alone is widened for the source."""
+        unet, vae, schedule = load_diffusion(resolve(settings.diffusion), progress=progress)
+        return UNetDenoiser(nn.Module.to(unet, dtype)), Codec(nn.Module.to(vae, dtype)), schedule
+
+    def save(self, denoiser: UNetDenoiser, codec: Codec, folder: Path) -> dict[str, Any]:
+        """As diffusers writes them."""
+        for name, model in (("unet", denoiser.unet), ("vae", codec.vae)):
+            model.save_pretrained(folder / name)
+        return {"source_scaled": codec.space.source_scaled}
+
+    def load(
+        self,
+        folder: Path,
+        facts: dict[str, Any],
+        *,
+        dtype: torch.dtype = torch.float32,
+        progress: bool = False,
+    ) -> tuple[UNetDenoiser, Codec]:
+        """Read strictly."""
+        unet = read_model(UNet2DConditionModel, folder / "unet", dtype=dtype, progress=progress)
+        vae = read_model(AutoencoderKL, folder / "vae", dtype=dtype, progress=progress)
+        return UNetDenoiser(unet), Codec(vae, source_scaled=bool(facts.get("source_scaled")))
+
+    def empty(self, folder: Path, facts: dict[str, Any]) -> tuple[UNetDenoiser, Codec]:
+        """From the two config.json."""
+        del facts
+        unet, vae = (empty_model(kind, folder / name) for name, kind in FOLDERS.items())
+        return UNetDenoiser(unet), Codec(vae)
+
+    def text_model(self, settings: UNetSettings) -> Any:
+        """That of the same folder."""
+        return load_text_model(resolve(settings.diffusion))

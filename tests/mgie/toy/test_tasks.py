@@ -1,0 +1,65 @@
+"""What the small base learns one part at a time."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from mgie.build import Parts, build_batches, build_editor
+from mgie.config import RunConfig
+from mgie.diffusion.guidance import DropConfig
+from mgie.toy.tasks import CodecTask, LanguageTask
+from mgie.training.draws import draws_for
+from mgie.training.task import EditTask
+from mgie.types import Batch, Draws
+
+BY_HAND = 1e-5
+"""A sample alone and the same in a batch differ by the order of sums."""
+
+
+@pytest.fixture
+def run(tiny_run: Callable[..., RunConfig]) -> RunConfig:
+    return tiny_run()
+
+
+@pytest.fixture
+def parts(run: RunConfig) -> Parts:
+    return build_editor(run)
+
+
+@pytest.fixture
+def batch(run: RunConfig, parts: Parts) -> Batch:
+    """The first four pairs of the run."""
+    return next(build_batches(run, parts.processor, rank=0, world=1).steps())[0]
+
+
+@pytest.fixture
+def draws(run: RunConfig, parts: Parts, batch: Batch) -> Draws:
+    shape = parts.editor.codec.latent_shape(32, 32)
+    return draws_for(run.seed, batch.positions, latent_shape=shape, steps=1000, shift=1.0)
+
+
+def test_speaking_alone_is_the_same_loss(parts, batch, draws):
+    both = EditTask(parts.editor, parts.scheduler, drop=DropConfig())(batch, draws)
+    task = LanguageTask(parts.editor.encoder.llava)
+    alone = task(batch, draws)
+    assert torch.equal(alone["ce"].sum, both["ce"].sum)
+    assert LanguageTask.weights.keys() == alone.keys()
+    assert alone["ce"].count == both["ce"].count == task.counts(batch)["ce"]
+
+
+def test_the_codec_learns_from_sources_and_targets_alike(parts, batch, draws):
+    codec = parts.editor.codec
+    task = CodecTask(codec, kl_weight=0.1)
+    loss = task(batch, draws)["codec"]
+    total = torch.zeros(())
+    for row in range(len(batch.keys)):
+        for pixels in (batch.source[row : row + 1], batch.target[row : row + 1]):
+            posterior = codec.vae.encode(pixels).latent_dist
+            again = codec.vae.decode(posterior.mean + posterior.std * draws.posterior[row : row + 1]).sample
+            kl = posterior.kl() / posterior.mean.numel()
+            total += 0.5 * ((again - pixels).abs().mean() + (again - pixels).square().mean() + 0.1 * kl[0])
+    torch.testing.assert_close(loss.sum, total, rtol=BY_HAND, atol=BY_HAND)
+    assert loss.count == task.counts(batch)["codec"] == 4
+    loss.sum.backward()
+    assert all(parameter.grad is not None for parameter in codec.parameters())
