@@ -38,6 +38,7 @@ from mgie.data.shards import write_arrow
 from mgie.data.sources.legacy import write_legacy
 from mgie.data.stored_features import FeatureWriter, StoredFeatures
 from mgie.data.stored_pairs import StoredPairs
+from mgie.prompts import Compat, LlavaPrompts
 from mgie.tokens import visual_tokens
 from mgie.types import EditPair
 
@@ -183,7 +184,6 @@ def measure(folder: Path, tokenizer_folder: Path, count: int, seconds: float) ->
     tokenizer.add_tokens(["<im_patch>", "<im_start>", "<im_end>"])
     tokenizer.add_tokens(visual_tokens(8))
     processor = Processor(tokenizer, ClipImageConfig.clip(224), PATCHES, "vicuna_v1_1", True)
-    settings = {"question": QUESTION, "visual_tokens": 8, "size": 256, "max_length": 512}
     stored = StoredPairs(folder / "arrow", "train")
     unread = StoredPairs(folder / "arrow", "train", pictures=False)
     features = StoredFeatures(folder / "arrow", "train")
@@ -192,14 +192,15 @@ def measure(folder: Path, tokenizer_folder: Path, count: int, seconds: float) ->
         data = Batches(pairs, builder, seed=0, batch_size=BATCH, micro_batch_size=BATCH, **more)  # type: ignore[arg-type]
         return data.steps()
 
-    sound = ExampleBuilder(processor, **settings)
+    def builder(compat: Compat) -> ExampleBuilder:
+        prompts = LlavaPrompts(processor, question=QUESTION, count=8, compat=compat)
+        return ExampleBuilder(prompts, size=256, max_length=512, compat=compat)
+
     ways = {
         "the original's way": endless(Original(folder / "legacy" / "train", tokenizer), count),
-        "from pixels, as the reference resizes": ours(
-            stored, ExampleBuilder(processor, **settings, compat="reference")
-        ),
-        "from pixels": ours(stored, sound),
-        "from stored features": ours(unread, sound, features=features),
+        "from pixels, as the reference resizes": ours(stored, builder("reference")),
+        "from pixels": ours(stored, builder("default")),
+        "from stored features": ours(unread, builder("default"), features=features),
     }
     return rates(ways, BATCH, seconds)
 

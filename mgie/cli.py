@@ -1,15 +1,11 @@
-"""The verbs of `mgie`. Each is a story of the same name: this file reads words and prints facts and errors.
+"""The command line: reads words, runs the story of a verb, prints its facts or one sentence about its error.
 
 A verb's options, types, defaults and help come from the signature and the docstring of its story; they are
-written nowhere else. The story is imported when its verb is used.
+written nowhere else. The story is imported when its verb is used. The parser is jsonargparse's.
 """
 
-import argparse
 import difflib
-import errno
 import gc
-import importlib
-import inspect
 import io
 import json
 import os
@@ -17,99 +13,26 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from types import UnionType
+from argparse import SUPPRESS, ArgumentError
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from functools import reduce
+from importlib.util import find_spec
+from inspect import Parameter, signature
+from operator import or_
+from pathlib import Path
+from pkgutil import resolve_name
+from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
-from mgie.errors import ConfigError, UserError, mended, one_kind_of_interrupt
+from mgie.errors import ConfigError, explain, mended, one_kind_of_interrupt
+from mgie.verbs import EVERY_VERB, LEFT_OUT, VERBS, Verb, by_place
 
-
-@dataclass(frozen=True, kw_only=True)
-class Verb:
-    """One verb of the command line."""
-
-    about: str
-    """What it does, in half a line."""
-    story: str
-    """`module:function` that does it."""
-    example: str
-    """A command that works."""
-    positionals: tuple[str, ...] = ()
-    """Parameters that are given without their names, in order."""
-    several: str = ""
-    """The positional that takes one or more words."""
-    show: str = ""
-    """`module:function` that turns the facts into lines for a person. Empty: one line per fact."""
-
-
-VERBS = {
-    "prepare": Verb(
-        about="make a checked data set of edit pairs",
-        story="mgie.prepare:prepare",
-        example="mgie prepare toy --out _data/toy",
-        positionals=("source",),
-        show="mgie.prepare:table",
-    ),
-    "prepare --check": Verb(
-        about="verify a data set: files, hashes, counts, every picture",
-        story="mgie.prepare:check",
-        example="mgie prepare --check _data/toy",
-        positionals=("folder",),
-    ),
-    "train": Verb(
-        about="train an editor, or go on with an interrupted run",
-        story="mgie.train:train",
-        example="mgie train --config tiny --optim.lr 1e-3 --name my_run",
-    ),
-    "extract": Verb(
-        about="turn a training run into a release",
-        story="mgie.extract:extract",
-        example="mgie extract _ckpt/runs/tiny --out _ckpt/tiny",
-        positionals=("run_dir",),
-    ),
-    "edit": Verb(
-        about="edit photos by an instruction",
-        story="mgie.edit:edit",
-        example='mgie edit photo.jpg "make it black and white" --model _ckpt/tiny --out out.png',
-        positionals=("photos", "instruction"),
-        several="photos",
-        show="mgie.edit:table",
-    ),
-    "evaluate": Verb(
-        about="measure how good a release is",
-        story="mgie.evaluate:evaluate",
-        example="mgie evaluate --model _ckpt/tiny --suite toy --out _ckpt/tiny-report",
-    ),
-    "delta apply": Verb(
-        about="base + delta -> whole LLaVA or Vicuna weights",
-        story="llava_patch.delta:apply_delta",
-        example="mgie delta apply llama-7b LLaVA-7B-delta-v1 --out _ckpt/LLaVA-7B-v1",
-        positionals=("base", "delta"),
-    ),
-    "delta make": Verb(
-        about="whole weights - base -> delta",
-        story="llava_patch.delta:make_delta",
-        example="mgie delta make llama-7b _ckpt/LLaVA-7B-v1 --out LLaVA-7B-delta-v1",
-        positionals=("base", "target"),
-    ),
-}
-"""A verb of two words is listed by both."""
-
-LEFT_OUT = {"progress"}
-"""Parameters of stories that are not options: a bar hides itself where it would disturb."""
-
-EVERY_VERB = {
-    "--json": "print the result's facts as one JSON object on the last line",
-    "--debug": "show where an error came from",
-}
-
-
-FULL_DISK = ("No space left on device", "] . unexpected pos", "PytorchStreamWriter failed writing file")
-"""How libraries in native code, safetensors and torch.save, report a full disk: in words only."""
+TRAINS_OWN = ("--config", "--from", "--dry_run", "--print_config", "--help", "-h")
+"""All that `train` takes besides the keys of its recipe. A word follows the first two."""
 
 GRACE = 3
 """Seconds that another process than the first waits before it tells of an error."""
@@ -128,7 +51,8 @@ def main(words: Sequence[str] | None = None) -> int:
             done = _run(words)
         if done is not None and _speaks():
             verb, facts = done
-            print(json.dumps(facts, default=str) if options["--json"] else _as_lines(verb, facts), flush=True)
+            shown = json.dumps(facts, default=str) if options["--json"] else resolve_name(verb.show)(facts)
+            print(shown, flush=True)
         return 0
     except KeyboardInterrupt:
         status, debug = 130, ""
@@ -152,189 +76,157 @@ def main(words: Sequence[str] | None = None) -> int:
     return status
 
 
-def explain(error: Exception) -> str | None:
-    """One sentence for an error that the user can mend; None for one that is ours."""
-    if isinstance(error, UserError):
-        return _one_line(str(error))
-    full = any(words in str(error) for words in FULL_DISK)
-    code = errno.ENOSPC if full else getattr(error, "errno", None)
-    where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-    reasons = {
-        errno.ENOSPC: "the disk is full; make room and run the same command again.",
-        errno.EDQUOT: "the disk quota is used up; make room and run the same command again.",
-        errno.EACCES: "no permission; choose another place or change its permissions.",
-        errno.EPERM: "no permission; choose another place or change its permissions.",
-        errno.EROFS: "the disk is read-only; choose another place.",
-        errno.ENOENT: "there is no such file or folder; check the path.",
-        errno.ENOTDIR: "a file stands where a folder is needed; check the path.",
-        errno.EISDIR: "this is a folder where a file is needed; name a file.",
-        errno.EEXIST: "this exists already; choose another name.",
-        errno.ENAMETOOLONG: "the name is too long; choose a shorter one.",
-    }
-    if code in reasons:
-        return where + reasons[code]
-    # Others of the system's, and what the libraries say of a hub id or a file that is not to be had.
-    return _one_line(str(error)) or type(error).__name__ if isinstance(error, OSError) else None
+def as_lines(facts: dict[str, Any]) -> str:
+    """Facts for a person, one line each; what is nested only --json tells."""
+    shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in facts.items()}
+    width = max(map(len, shown), default=0)
+    return "\n".join(
+        f"{name:<{width}}  {value}" for name, value in shown.items() if not isinstance(value, dict)
+    )
 
 
 def _run(words: list[str]) -> tuple[Verb, dict[str, Any]] | None:
     """The verb that was run and its facts; None where there are none (a help text, a dry run)."""
     if odd := next((word for word in words if "\0" in word), None):
         raise ConfigError(f"{odd!a} holds a null character: expected none in words and paths; leave it out.")
-    if not words or words[0] in ("-h", "--help"):
-        print(_overview())
-        return None
-    if words[0] == "prepare" and "--check" in words:  # wherever it stands
+    if words[:1] == ["prepare"] and "--check" in words:  # wherever it stands
         words = ["prepare", "--check", *(word for word in words[1:] if word != "--check")]
-    name = next((name for name in (" ".join(words[:2]), words[0]) if name in VERBS), None)
-    if name is None and words[1:2] in (["-h"], ["--help"]):
+    name = next((name for name in (" ".join(words[:2]), *words[:1]) if name in VERBS), None)
+    if name is not None:
+        own = words[len(name.split()) :]
+        facts = _train(own) if name == "train" else resolve_name(VERBS[name].story)(**arguments(name, own))
+        return None if facts is None else (VERBS[name], facts if isinstance(facts, dict) else asdict(facts))
+    if not words or {"-h", "--help"} & {*words[:2]}:
         print(_overview())
         return None
-    if name is None:
-        first = {name.split()[0]: name for name in VERBS}
-        seconds = [name for name in VERBS if name.split()[0] == words[0]]
-        wanted = f"`mgie {words[0]}` needs more" if seconds else f"there is no verb {words[0]!r}"
-        raise ConfigError(
-            f"{wanted}: {_nearest(words[0], first) if not seconds else ''}{_all(seconds or first)}."
-        )
-    verb, words = VERBS[name], words[len(name.split()) :]
-    if name == "train":
-        facts = _train(words)
-        return None if facts is None else (verb, facts)
-    story = _load(verb.story)
-    facts = story(**_arguments(name, story, words))
-    return verb, facts if isinstance(facts, dict) else asdict(facts)
+    if words[0] == "--print_completion":
+        print(_completion(" ".join(words[1:])))
+        return None
+    seconds = [name for name in VERBS if name.split()[0] == words[0]]
+    firsts = list(dict.fromkeys(name.split()[0] for name in VERBS))
+    what = f"`mgie {words[0]}` needs more" if seconds else f"there is no verb {words[0]!r}"
+    near = "" if seconds else _nearest(words[0], firsts)
+    raise ConfigError(f"{what}: {near}expected one of {', '.join(seconds or firsts)}.")
 
 
 def _train(words: list[str]) -> dict[str, Any] | None:
     """`train` alone takes a recipe instead of options: every key of RunConfig can be put over it."""
-    verb = VERBS["train"]
-    parser = _Words(
-        prog="mgie train",
-        description=f"{verb.about.capitalize()}.",
-        epilog=f"example: {verb.example}",
-        usage="mgie train --config NAME|PATH.yaml [--from RUN] [--a.b VALUE ...] [--dry_run|--print_config]",
-        allow_abbrev=False,
-    )
-    parser.add_argument(
-        "--config", metavar="NAME|PATH.yaml", help="recipe in mgie/recipes, or a YAML file (required)"
-    )
-    parser.add_argument(
-        "--from",
-        metavar="RUN",
-        dest="start",
-        help="begin with the tensors of this run, checkpoint or release: short for --model.start",
-    )
-    parser.add_argument("--dry_run", action="store_true", help="check and print the configuration, and stop")
-    parser.add_argument(
-        "--print_config", action="store_true", help="print the configuration as a recipe, and stop"
-    )
-    parser.add_argument(
-        "--a.b", metavar="VALUE", dest="_", help="any key of the recipe; --print_config shows them all"
-    )
-    for option, about in EVERY_VERB.items():
-        parser.add_argument(option, action="store_true", help=about)
     if words and not words[0].startswith("-"):
-        raise ConfigError(
-            f"`mgie train` does not take {words[0]!r} by itself: did you mean --config {words[0]}?"
-        )
-    known, overrides = parser.parse_known_args(words)
-    own = ["--config", "--from", "--dry_run", "--print_config", *EVERY_VERB]
-    for option in [word.split("=", 1)[0] for word in overrides if word.startswith("--") and "." not in word]:
-        near = difflib.get_close_matches(f"--{option[2:].replace('-', '_')}", own, n=1, cutoff=0.8)
-        if near:
-            raise ConfigError(f"`mgie train` has no option {option}: did you mean {near[0]}?")
-    if known.config is None:
-        raise ConfigError(f"`mgie train` needs a recipe: expected --config NAME, as in `{verb.example}`.")
+        raise ConfigError(f"`mgie train` takes no {words[0]!r} by itself: did you mean --config {words[0]}?")
+    own, keys = [], []
+    for before, word in zip(["", *words], words):
+        option = word.partition("=")[0]
+        (own if option in TRAINS_OWN or before in TRAINS_OWN[:2] else keys).append(word)
+    for option in (word.partition("=")[0] for word in keys if word.startswith("--") and "." not in word):
+        if near := _nearest(f"--{option[2:].replace('-', '_')}", TRAINS_OWN, cutoff=0.8):
+            raise ConfigError(f"`mgie train` has no option {option}: {near.strip()}")
+    run = recipe(keys, **arguments("train", own))
+    return None if run is None else resolve_name(VERBS["train"].story)(run)
 
+
+def recipe(
+    keys: list[str], /, *, config: str | Path, from_: str | Path | None = None, dry_run: bool = False,
+    print_config: bool = False,
+) -> Any:  # fmt: skip
+    """The run to be trained; None where it was only to be shown.
+
+    Any key of the recipe can be put over it, as in --optim.lr 1e-3; --print_config shows them all.
+
+    Args:
+        config: Recipe in mgie/recipes, or a YAML file.
+        from_: Begin with the tensors of this run, checkpoint or release: short for --model.start.
+        dry_run: Check and print the configuration, and stop.
+        print_config: Print the configuration as a recipe, and stop.
+    """
     from mgie.config import dump_run, load_run
 
-    run = load_run(known.config, [*overrides, *([f"--model.start={known.start}"] if known.start else [])])
-    if known.dry_run or known.print_config:
-        if known.dry_run:
-            run.validate()
+    run = load_run(str(config), [*keys, *([f"--model.start={from_}"] if from_ else [])])
+    if dry_run:
+        run.validate()
+    if dry_run or print_config:
         print(dump_run(run), end="")
         return None
-    return _load(verb.story)(run)
+    return run
 
 
-def _arguments(name: str, story: Callable[..., Any], words: list[str]) -> dict[str, Any]:
+def arguments(name: str, words: list[str]) -> dict[str, Any]:
     """The words of a verb as arguments of its story. Raises ConfigError."""
-    parser, known = _parser(name, story)
-    for word in words:
-        if word == "--":
-            break
-        option = re.split("[=.]", word, maxsplit=1)[0]  # --sampling.steps is a part of --sampling
-        if re.match(r"--\w", word) and option not in known:
-            raise ConfigError(
-                f"`mgie {name}` has no option {option}: {_nearest(option, known)}"
-                f"`mgie {name} --help` lists all."
-            )
+    parser = _parser(name)
     try:
-        parsed = parser.parse_args(words)
-    except argparse.ArgumentError as error:
-        raise ConfigError(f"{mended(str(error), '--')}; `mgie {name} --help` shows an example.") from error
-    return dict(parser.instantiate(parsed))
+        return parser.parse_args(words).as_dict()
+    except ArgumentError as error:
+        if unknown := re.search(r"unrecognized arguments: .*?(--\w[\w-]*)", str(error)):
+            near = _nearest(unknown[1], re.findall(r"--\w+", parser.format_usage()))
+            raise ConfigError(
+                f"`mgie {name}` has no option {unknown[1]}: {near}`mgie {name} --help` lists all."
+            ) from error
+        raise ConfigError(f"{mended(str(error), '--')}; an example is `{VERBS[name].example}`.") from error
 
 
-def _parser(name: str, story: Callable[..., Any]) -> tuple[ArgumentParser, list[str]]:
-    """The parser of a verb, and the names of its options."""
+def _parser(name: str) -> ArgumentParser:
+    """The parser of a verb: its options, types, defaults and texts are those of its story."""
     verb = VERBS[name]
-    parameters = inspect.signature(story).parameters
+    story = recipe if name == "train" else resolve_name(verb.story)
     docstring = parse_docstring(story.__doc__ or "")
-    details = re.split(r"\sRaises\s", docstring.long_description or "")[0]  # the errors explain themselves
-    about = {entry.arg_name: entry.description or "" for entry in docstring.params}
+    details = re.split(r"\bRaises\b", docstring.long_description or "")[0]  # the errors explain themselves
+    texts = {entry.arg_name: entry.description for entry in docstring.params}
     parser = ArgumentParser(
         prog=f"mgie {name}",
         description=f"{verb.about[0].upper()}{verb.about[1:]}. {details}".strip(),
         epilog=f"example: {verb.example}",
+        allow_abbrev=False,
         exit_on_error=False,
+        print_config=None,
     )
-    types = get_type_hints(story)  # without the ranges, which the story holds its arguments to itself
-    for parameter, facts in parameters.items():
-        required = facts.default is inspect.Parameter.empty
-        texts: dict[str, Any] = {"help": about.get(parameter)}
-        if parameter in verb.positionals:
-            several: dict[str, Any] = {"nargs": "+"} if parameter == verb.several else {}
-            parser.add_argument(parameter, type=str, **texts, **several)
-        elif types[parameter] is bool and not facts.default:
-            parser.add_argument(f"--{parameter}", action="store_true", **texts)
-        elif parameter not in LEFT_OUT:
-            default: dict[str, Any] = {"required": True} if required else {"default": facts.default}
-            parser.add_argument(f"--{parameter}", type=_typed(types[parameter]), **texts, **default)
-    for option, meaning in EVERY_VERB.items():  # taken by `main` before; here for the help
-        parser.add_argument(option, action=_Shown, help=meaning)
-    known = [f"--{parameter}" for parameter in parameters if parameter not in {*verb.positionals, *LEFT_OUT}]
-    return parser, [*known, "--help"]
+    hints = get_type_hints(story)  # without the ranges, which the story holds its arguments to itself
+    for parameter, facts in signature(story).parameters.items():
+        if parameter in LEFT_OUT or facts.kind is Parameter.POSITIONAL_ONLY:
+            continue
+        needed, option = facts.default is Parameter.empty, f"--{parameter.rstrip('_')}"
+        hint, about = _typed(hints[parameter]), {"help": texts.get(parameter)}
+        if by_place(facts):
+            several = {"nargs": "+"} if get_origin(hint) is Sequence else {}
+            parser.add_argument(parameter, type=get_args(hint)[0] if several else hint, **about, **several)
+        elif hint is bool and not facts.default:
+            parser.add_argument(option, action="store_true", **about)
+        else:
+            default = {"required": True} if needed else {"default": facts.default}
+            renamed = {"dest": parameter, "metavar": option[2:].upper()} if option[2:] != parameter else {}
+            parser.add_argument(option, type=hint, **about, **default, **renamed)
+    for option, text in EVERY_VERB.items():  # taken by `main` before; here for the help
+        parser.add_argument(option, action="store_true", default=SUPPRESS, help=text)
+    return parser
 
 
-def _typed(annotation: Any) -> Any:
-    """The type of an option: where a story also takes a path or an object, a command line gives text."""
-    if get_origin(annotation) not in (Union, UnionType) or str not in get_args(annotation):
-        return annotation
-    return str | None if type(None) in get_args(annotation) else str
+def _typed(hint: Any) -> Any:
+    """The type of an option: where a story also takes an object, a command line gives text or a path."""
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else ()
+    return reduce(or_, (kind for kind in kinds if kind in (str, Path, NoneType))) if str in kinds else hint
 
 
-class _Words(argparse.ArgumentParser):
-    def error(self, message: str):  # argparse would print the usage and exit
-        raise ConfigError(f"{message}; `{self.prog} --help` shows an example.")
+def _completion(shell: str) -> str:
+    """What a shell runs to complete verbs, options and keys. Raises ConfigError."""
+    if shell not in ("bash", "zsh", "tcsh"):
+        raise ConfigError(f"there is no completion for the shell {shell!r}: expected bash, zsh or tcsh.")
+    if not find_spec("shtab"):
+        raise ConfigError("completion needs the package shtab: `pip install shtab`, then ask again.")
+    from mgie.config import RunConfig
 
-
-class _Shown(argparse.Action):
-    """An option that is listed in the help and leaves nothing behind."""
-
-    def __init__(self, option_strings: list[str], **kwargs: Any):
-        super().__init__(
-            option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=kwargs.get("help")
-        )
-
-    def __call__(self, *_: Any) -> None:
-        return None
-
-
-def _load(story: str) -> Callable[..., Any]:
-    module, function = story.split(":")
-    return getattr(importlib.import_module(module), function)
+    program = ArgumentParser(prog="mgie")
+    groups = {"": program.add_subcommands()}
+    for name, verb in VERBS.items():
+        group, _, last = name.rpartition(" ")
+        if last.startswith("--"):
+            continue
+        if group not in groups:
+            parser = ArgumentParser()
+            groups[""].add_subcommand(group, parser, help=group)
+            groups[group] = parser.add_subcommands()
+        parser = _parser(name)
+        if name == "train":
+            parser.add_class_arguments(RunConfig)
+        groups[group].add_subcommand(last, parser, help=verb.about)
+    return program.get_completion_script(f"shtab-{shell}")
 
 
 def _speaks() -> bool:
@@ -342,43 +234,15 @@ def _speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _as_lines(verb: Verb, facts: dict[str, Any]) -> str:
-    """Facts for a person, as the story shows them; else one line each, then one for each row of a list."""
-    if verb.show:
-        return _load(verb.show)(facts)
-    plain = {key: value for key, value in facts.items() if not isinstance(value, (dict, list))}
-    width = max(map(len, plain), default=0)
-    lines = [
-        f"{key:<{width}}  {value:.4g}" if isinstance(value, float) else f"{key:<{width}}  {value}"
-        for key, value in plain.items()
-    ]
-    for name, rows in facts.items():
-        if isinstance(rows, list):
-            lines += [
-                "  ".join(f"{key}={value}" for key, value in row.items())
-                if isinstance(row, dict)
-                else f"{name}  {row}"
-                for row in rows
-            ]
-    return "\n".join(lines)
-
-
 def _overview() -> str:
     lines = ["usage: mgie VERB ...", "", "Edit pictures by instruction: train, extract, edit.", ""]
     lines += [f"  {name:<17}{verb.about}" for name, verb in VERBS.items()]
     lines += ["", "`mgie VERB --help` shows the options of a verb with an example. Every verb takes"]
     lines += [f"  {option:<17}{about}" for option, about in EVERY_VERB.items()]
+    lines += ["", "`mgie --print_completion bash` writes what a shell needs to complete all of these."]
     return "\n".join(lines)
 
 
-def _nearest(word: str, known: Sequence[str] | dict[str, Any]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+def _nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    near = difflib.get_close_matches(word, list(known), n=3, cutoff=cutoff)
     return f"did you mean {' or '.join(near)}? " if near else ""
-
-
-def _all(known: Sequence[str] | dict[str, Any]) -> str:
-    return f"expected one of {', '.join(known)}"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

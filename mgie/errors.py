@@ -1,5 +1,6 @@
 """The four ways a user's request can fail: one family for both packages."""
 
+import errno
 import re
 import signal
 import threading
@@ -10,6 +11,35 @@ from types import FrameType
 from llava_patch.errors import ConfigError, DataError, DeviceError, UserError, WeightsError
 
 __all__ = ["ConfigError", "DataError", "DeviceError", "UserError", "WeightsError"]
+
+FULL_DISK = ("No space left on device", "] . unexpected pos", "PytorchStreamWriter failed writing file")
+"""How libraries in native code, safetensors and torch.save, report a full disk: in words only."""
+
+REASONS = {
+    errno.ENOSPC: "the disk is full; make room and run the same command again.",
+    errno.EDQUOT: "the disk quota is used up; make room and run the same command again.",
+    errno.EACCES: "no permission; choose another place or change its permissions.",
+    errno.EPERM: "no permission; choose another place or change its permissions.",
+    errno.EROFS: "the disk is read-only; choose another place.",
+    errno.ENOENT: "there is no such file or folder; check the path.",
+    errno.ENOTDIR: "a file stands where a folder is needed; check the path.",
+    errno.EISDIR: "this is a folder where a file is needed; name a file.",
+    errno.EEXIST: "this exists already; choose another name.",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one.",
+}
+"""What the system refuses, as the end of a sentence."""
+
+
+def explain(error: Exception) -> str | None:
+    """One sentence for an error that the user can mend; None for one that is ours."""
+    full = any(words in str(error) for words in FULL_DISK)
+    code = errno.ENOSPC if full else getattr(error, "errno", None)
+    if code in REASONS and not isinstance(error, UserError):
+        named = isinstance(error, OSError) and error.filename
+        return f"{error.filename}: {REASONS[code]}" if named else REASONS[code]
+    # Others of the system's, and what the libraries say of a hub id or a file that is not to be had.
+    known = isinstance(error, (UserError, OSError))
+    return " ".join(str(error).split()) or type(error).__name__ if known else None
 
 
 def mended(message: str, prefix: str = "") -> str:

@@ -117,8 +117,9 @@ ARGUMENTS = ("source", "seed", "count", "test", "size", "clip", "express", "summ
 
 
 def check(folder: str | Path, *, progress: bool = True) -> dict[str, Any]:
-    """Verify a data set that `prepare` wrote: files, hashes, counts, every picture. Raises DataError at a
-    fault.
+    """Verify a data set that `prepare` wrote: files, hashes, counts, every picture.
+
+    Raises DataError at a fault.
 
     Args:
         folder: The data set.

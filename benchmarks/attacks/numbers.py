@@ -3,6 +3,7 @@
 import inspect
 import random
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from attacks.laboratory import Found, Try, judge, run
@@ -175,9 +176,8 @@ def _check_complete() -> None:
     """Raises RuntimeError where the recipes or the verbs have a number that nothing is known of."""
     from dataclasses import asdict
 
-    from mgie.cli import VERBS as STORIES
-    from mgie.cli import _load
     from mgie.config import load_run
+    from mgie.verbs import VERBS as STORIES
 
     def numbers(values: dict[str, Any], prefix: str = "") -> list[str]:
         found = []
@@ -190,7 +190,7 @@ def _check_complete() -> None:
 
     missing = [key for key in numbers(asdict(load_run("mgie_7b"))) if key not in KEYS and "lrs." not in key]
     for verb, (words, _, options) in VERBS.items():
-        for name, parameter in inspect.signature(_load(STORIES[words[0]].story)).parameters.items():
+        for name, parameter in inspect.signature(resolve_name(STORIES[words[0]].story)).parameters.items():
             kind = str(parameter.annotation)
             if verb != "own" and ("int" in kind or "float" in kind) and name not in (*options, "instruction"):
                 missing += [f"{verb} --{name}"] if "Literal" not in kind else []

@@ -215,7 +215,7 @@ def new_text_model(settings: dict[str, Any], tokenizer: LlavaTokenizer) -> CLIPT
 
 def new_tokenizer(pieces: int) -> LlavaTokenizer:
     """A sentencepiece model of `pieces` pieces, built as LLaMA's is, from the toy world and the prompt."""
-    prompt = f"USER: {load_run('tiny').model.question} ASSISTANT:"
+    prompt = f"USER: {load_run('tiny').model.encoder.question} ASSISTANT:"
     sentences = sorted(set(corpus())) * 2 + [prompt] * 2000
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(

@@ -5,13 +5,14 @@ import sys
 
 ROWS = [
     {"types", "tokens", "errors", "ranges"},
-    {"devices", "diffusion"},
+    {"devices", "diffusion", "prompts"},
     {"models"},
     {"controllers", "data", "toy", "weights"},
     {"training", "personalization", "evaluation"},
     {"config"},
-    {"build"},
+    {"build", "request"},
     {"prepare", "train", "extract", "pipeline", "edit", "evaluate", "personalize", "toy.pretrain", "web"},
+    {"verbs"},
     {"cli"},
     {"__main__"},
 ]
@@ -31,7 +32,7 @@ ALSO = {
 
 NEVER = {("controllers", "models")}
 
-LLAVA_USERS = {"models", "data", "weights", "config", "build", "toy", "toy.pretrain"}
+LLAVA_USERS = {"prompts", "models", "data", "weights", "config", "build", "toy", "toy.pretrain"}
 """Rooms of mgie that may import llava_patch."""
 
 SHARED = ("llava_patch.folders", "llava_patch.errors", "llava_patch.ranges")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mgie.cli import VERBS, _arguments, _load, main
+from mgie.cli import arguments, main
+from mgie.verbs import VERBS
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -83,7 +84,7 @@ def test_commands_run(page, command, capsys):
     else:
         name = next(name for name in (" ".join(words[:2]), words[0]) if name in VERBS)
         words = [word for word in words[len(name.split()) :] if word not in ("--json", "--debug")]
-        _arguments(name, _load(VERBS[name].story), words)  # raises where the page is wrong
+        arguments(name, words)  # raises where the page is wrong
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,8 +13,9 @@ import time
 import pytest
 from tqdm import tqdm
 
-from mgie.cli import GRACE, VERBS, explain, main
-from mgie.errors import DataError
+from mgie.cli import GRACE, arguments, main
+from mgie.errors import DataError, explain
+from mgie.verbs import VERBS
 
 
 def sentence(capsys, *words: str) -> str:
@@ -44,14 +46,11 @@ def test_help_of_a_verb_has_a_worked_example(verb, capsys):
 
 @pytest.mark.parametrize("verb", [name for name in VERBS if name != "train"])
 def test_the_worked_example_is_understood(verb):
-    import shlex
-
-    from mgie.cli import _arguments, _load
-
     words = shlex.split(VERBS[verb].example)[1 + len(verb.split()) :]
-    arguments = _arguments(verb, _load(VERBS[verb].story), words)
-    for positional in VERBS[verb].positionals:
-        assert arguments[positional]
+    understood = arguments(verb, words)
+    given = [word for word in words if not word.startswith("--")]
+    assert {str(value) for value in understood.values()} >= {*given} - {"photo.jpg"}
+    assert understood.get("photos") == (["photo.jpg"] if verb == "edit" else None)
 
 
 def test_unknown_verb(capsys):
@@ -93,6 +92,39 @@ def test_dry_run_and_print_config_show_the_run_and_stop(capsys, tmp_path, monkey
         (tmp_path / "shown.yaml").write_text(capsys.readouterr().out)
         assert load_run("shown.yaml") == load_run("tiny", ["--seed", "7", "--optim.lr=0.25"])
     assert os.listdir(tmp_path) == ["shown.yaml"]
+
+
+def test_a_run_may_begin_with_another(capsys):
+    for words in (["--from", "there"], ["--from=there"], ["--model.start", "there"]):
+        assert main(["train", "--config", "tiny", *words, "--print_config"]) == 0
+        assert "start: there" in capsys.readouterr().out
+
+
+def test_completion_asks_for_what_it_needs(capsys, monkeypatch):
+    monkeypatch.setattr("mgie.cli.find_spec", lambda _: None)
+    assert "pip install shtab" in sentence(capsys, "--print_completion", "bash")
+    assert "expected bash, zsh or tcsh" in sentence(capsys, "--print_completion", "fish")
+
+
+def test_a_shell_completes_verbs_options_and_keys(capsys, tmp_path):
+    pytest.importorskip("shtab")
+    assert main(["--print_completion", "bash"]) == 0
+    (tmp_path / "mgie.sh").write_text(capsys.readouterr().out)
+    (tmp_path / "photos").mkdir()
+    ask = 'COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_TYPE=9; _shtab_mgie; echo "${COMPREPLY[*]}"'
+    for words, offered in (
+        (["pre"], "prepare"),
+        (["delta", ""], "apply make"),
+        (["prepare", "toy", "--o"], "--out --overwrite"),
+        (["prepare", "toy", "--format", ""], "arrow parquet legacy"),
+        (["train", "--optim.sch"], "--optim.schedule"),
+        (["train", "--optim.schedule", ""], "cosine constant"),
+        (["edit", "ph"], "photos"),
+        (["evaluate", "--data", "ph"], "photos"),
+    ):
+        command = ["bash", "-c", f"source mgie.sh; {ask}", "bash", "mgie", *words]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert done.stdout.strip() == offered, (words, done.stderr)
 
 
 def test_json_is_the_last_line(capsys, tmp_path):

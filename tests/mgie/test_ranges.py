@@ -4,18 +4,20 @@ import inspect
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
+from pkgutil import resolve_name
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 
 from llava_patch.ranges import Range, check_ranges
-from mgie.cli import LEFT_OUT, VERBS, _load, main
+from mgie.cli import main
 from mgie.config import RunConfig, load_run
 from mgie.data.sources.base import ClipFilter
 from mgie.errors import ConfigError
 from mgie.pipeline import MGIEPipeline
 from mgie.request import Sampling
+from mgie.verbs import LEFT_OUT, VERBS, by_place
 from mgie.weights.llava_part import LlavaSettings
 
 NONSENSE = (math.nan, math.inf, -math.inf)
@@ -75,7 +77,7 @@ def arguments(story: Any) -> list[Number]:
 
 RUN = [*numbers(RunConfig, ""), *numbers(LlavaSettings, "model.encoder")]
 KEYS = list({number.name: number for number in RUN}.values())
-STORIES = {verb: _load(about.story) for verb, about in VERBS.items() if verb != "train"}
+STORIES = {verb: resolve_name(about.story) for verb, about in VERBS.items() if verb != "train"}
 OPTIONS = [(verb, number) for verb, story in STORIES.items() for number in arguments(story)]
 CALL = [number for number in arguments(MGIEPipeline.__call__) if number.name != "generator"]
 TINY = load_run("tiny")
@@ -158,13 +160,10 @@ def test_every_key_on_the_command_line(capsys, key):
 @pytest.mark.parametrize(("verb", "number"), OPTIONS, ids=lambda part: getattr(part, "name", part))
 def test_options_of_verbs(capsys, verb, number):
     """Each is refused before anything is looked for: nothing that is named here exists."""
-    needed = [
-        name
-        for name, about in inspect.signature(STORIES[verb]).parameters.items()
-        if about.default is inspect.Parameter.empty
-    ]
-    words = ["nothing" for name in needed if name in VERBS[verb].positionals]
-    words += [f"--{name}=nothing" for name in needed if name not in VERBS[verb].positionals]
+    parameters = inspect.signature(STORIES[verb]).parameters.items()
+    needed = {name: about for name, about in parameters if about.default is inspect.Parameter.empty}
+    words = ["nothing" for about in needed.values() if by_place(about)]
+    words += [f"--{name}=nothing" for name, about in needed.items() if not by_place(about)]
     for value in (*number.outside, *FOREIGN):
         said = refused(capsys, *verb.split(), *words, f"--{number.name}={as_words(value)}")
         assert number.name in said and "expected" in said

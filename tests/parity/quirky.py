@@ -46,5 +46,4 @@ def pair(key: str, *, expressive: str = "the ball is red", width: int = 32, heig
 def draw_for(parts: Parts, positions: tuple[int, ...], side: int = 32) -> Draws:
     """The random numbers of a training step."""
     shape = parts.editor.codec.latent_shape(side, side)
-    steps = parts.process.schedule.config.num_train_timesteps
-    return draws_for(0, positions, latent_shape=shape, steps=steps, shift=1.0)
+    return draws_for(0, positions, latent_shape=shape, process=parts.process, shift=1.0)

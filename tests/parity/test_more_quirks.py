@@ -17,6 +17,7 @@ from mgie.data.examples import ExampleBuilder
 from mgie.errors import WeightsError
 from mgie.models.encoders.edit_head import EditHead
 from mgie.models.encoders.llava import LlavaEncoder
+from mgie.prompts import LlavaPrompts
 from mgie.tokens import IGNORE
 from mgie.toy.tasks import LanguageTask
 from mgie.training.optim import choose_trained
@@ -40,7 +41,8 @@ def encoder(parts: Parts) -> LlavaEncoder:
 
 @pytest.fixture
 def build(parts: Parts) -> ExampleBuilder:
-    return ExampleBuilder(parts.prompts.processor, question=QUESTION, visual_tokens=COUNT, size=32, max_length=200)
+    prompts = LlavaPrompts(parts.prompts.processor, question=QUESTION, count=COUNT)
+    return ExampleBuilder(prompts, size=32, max_length=200)
 
 
 @pytest.fixture
@@ -121,8 +123,8 @@ def test_q17_each_picture_is_decoded_once(build: ExampleBuilder, monkeypatch: py
 
 def test_q18_a_batch_without_labels_has_no_loss(encoder: LlavaEncoder, batch: Batch):
     masked = torch.full_like(batch.labels, IGNORE)
-    loss, count = encoder.lm_loss(encoder.encode(batch), masked)
-    assert (loss.item(), count.item()) == (0.0, 0)
+    term = encoder.lm_loss(encoder.encode(batch), masked)
+    assert (term.sum.item(), term.count.item()) == (0.0, 0)
     assert replace(batch, labels=masked).label_tokens == 0
 
 
@@ -147,7 +149,8 @@ def test_q21_sizes_are_the_configuration_s(encoder: LlavaEncoder, build: Example
     with torch.no_grad():
         context = encoder.encode(words)
     config = encoder.edit_head.config
-    assert context.condition.tokens.shape == context.null.shape == (1, config.queries, encoder.edit_head.e_out)
+    shape = (1, config.queries, encoder.edit_head.e_out)
+    assert context.condition.tokens.shape == context.null.tokens.shape == shape
     assert context.condition.tokens.isfinite().all()
 
 

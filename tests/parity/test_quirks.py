@@ -31,12 +31,12 @@ from mgie.errors import WeightsError
 from mgie.models.denoisers.unet import widen
 from mgie.models.encoders.llava import LlavaEncoder, states_at
 from mgie.pipeline import MGIEPipeline
+from mgie.prompts import LlavaPrompts, visual_ids
 from mgie.tokens import visual_tokens
 from mgie.train import draw_for
 from mgie.training.task import EditTask
 from mgie.weights.apple import apple_mllm
 from mgie.weights.parts import resolve
-from mgie.weights.release import visual_ids
 
 ROUNDING = 2e-5
 """Of single passes in float32, relative to the greatest value."""
@@ -68,8 +68,9 @@ def encoder_of(parts: Parts) -> LlavaEncoder:
 
 
 def builder(parts: Parts, **changes) -> ExampleBuilder:
-    settings = {"question": QUESTION, "visual_tokens": COUNT, "size": 32, "max_length": 200} | changes
-    return ExampleBuilder(parts.prompts.processor, **settings)
+    compat = changes.get("compat", "default")
+    prompts = LlavaPrompts(parts.prompts.processor, question=QUESTION, count=COUNT, compat=compat)
+    return ExampleBuilder(prompts, **({"size": 32, "max_length": 200} | changes))
 
 
 @contextmanager
@@ -94,12 +95,11 @@ def spoken(parts: Parts, words: str) -> list[int]:
 def imagine(parts: Parts, script: list[int], compat: str):
     """What comes of an answer, and the states of the conversation with all visual tokens at its end."""
     encoder, build = encoder_of(parts), builder(parts)
-    prompt, clip_pixels = build.ask(picture(), "make it red"), build.clip_pixels(build.crop(picture()))
+    prompt = build.prompts.question("make it red", images=1)
+    clip_pixels = build.clip_pixels(build.crop(picture()))
     with saying(encoder, script):
-        imagined = encoder.imagine(
-            torch.tensor([prompt]),
-            torch.ones(1, len(prompt), dtype=torch.bool),
-            clip_pixels,
+        imagined = encoder.visual_states(
+            build.prompts.asked([prompt], [clip_pixels]),
             max_new_tokens=len(script),
             no_repeat_ngram_size=0,
             compat=compat,
@@ -154,11 +154,11 @@ def test_q03_the_window_does_not_move_where_nothing_follows_the_last_visual_toke
     for script, shift in (([*words, *visual], 1), ([*words, *visual[:-2]], 3)):
         sound, states, first = imagine(parts, script, "default")
         assert sound.forced == (False,)
-        assert close(sound.visual[0], states[first - 1 : first + COUNT - 1])
+        assert close(sound.states[0], states[first - 1 : first + COUNT - 1])
         reference, _, _ = imagine(parts, script, "reference")
         assert reference.forced == (False,)
         early = first - 1 - shift
-        assert close(reference.visual[0], states[early : early + COUNT])
+        assert close(reference.states[0], states[early : early + COUNT])
 
 
 def test_q04_visual_tokens_are_never_lost(parts: Parts):
@@ -167,11 +167,11 @@ def test_q04_visual_tokens_are_never_lost(parts: Parts):
     assert len(script) == 10
     sound, states, first = imagine(parts, script, "default")
     assert sound.forced == (True,)
-    assert close(sound.visual[0], states[first - 1 : first + COUNT - 1])
+    assert close(sound.states[0], states[first - 1 : first + COUNT - 1])
     reference, _, _ = imagine(parts, script, "reference")
     read = first - 1 - COUNT - 1
     assert reference.forced == (True,)
-    assert close(reference.visual[0], states[read : read + COUNT])
+    assert close(reference.states[0], states[read : read + COUNT])
 
     # Training: the expressive text is cut, not they. The reference reads near the end of the padded batch.
     pairs = [
@@ -238,17 +238,16 @@ def test_q09_all_see_the_same_crop(parts: Parts, pipeline: MGIEPipeline):
     wide = picture(96, 32)
     covered = wide.copy()
     covered.paste((0, 0, 0), (0, 0, 20, 32))  # beyond the centre square
-    asked = {"steps": 1, "guidance": 1.0, "image_guidance": 1.0, "size": None, "max_new_tokens": 1}
+    asked = {"num_inference_steps": 1, "max_new_tokens": 1}
     for compat in ("default", "reference"):
         options = pipeline._sampling(**asked, compat=compat)
-        build = pipeline._builder(options)
-        clip_pixels = [build.clip_pixels(pipeline._look(each, options)) for each in (wide, covered)]
-        assert torch.equal(*clip_pixels) == (compat == "reference")
-        painted = [np.asarray(pipeline._fit(each, options)) for each in (wide, covered)]
+        looked = [pipeline._looked(each, options) for each in (wide, covered)]
+        assert torch.equal(*map(pipeline.prompts.clip_pixels, looked)) == (compat == "reference")
+        painted = [np.asarray(fitted) for fitted, _ in pipeline._fitted([wide, covered], options)]
         assert not np.array_equal(*painted)
         assert painted[0].shape[:2] == (32, 96) or compat == "default"
     # The reference edits at the photo's own size, cut to multiples of what a latent stands for.
-    odd = pipeline._fit(picture(49, 35), pipeline._sampling(**asked, compat="reference"))
+    ((odd, _),) = pipeline._fitted([picture(49, 35)], pipeline._sampling(**asked, compat="reference"))
     factor = parts.editor.codec.space.factor
     assert odd.size == (49 // factor * factor, 35 // factor * factor)
     # Training: squares in both; by the reference in two steps.
@@ -275,7 +274,7 @@ def test_q10_the_pipeline_decodes_only_what_is_new(parts: Parts, pipeline: MGIEP
     script = [*spoken(parts, "red ball"), parts.prompts.processor.tokenizer.eos_id]
     for compat in ("default", "reference"):
         with saying(encoder_of(parts), script):
-            result = pipeline(picture(), "write ASSISTANT: no", seed=0, steps=1, compat=compat)
+            result = pipeline(picture(), "write ASSISTANT: no", seed=0, num_inference_steps=1, compat=compat)
         (said,) = result.said
         assert said.startswith("no") if compat == "reference" else said == "red ball"
 
@@ -309,10 +308,10 @@ def test_q12_the_null_is_computed_once(parts: Parts):
             found[compat] = same.encode(batch)
         hook.remove()
         assert rows == {"default": [4], "reference": [3, 3]}[compat]
-    for kind in ("tokens", "null"):
-        assert close(getattr(found["default"], kind), getattr(found["reference"], kind))
+    for kind in ("condition", "null"):
+        assert close(getattr(found["default"], kind).tokens, getattr(found["reference"], kind).tokens)
     states = states_at(found["default"].states, batch.read_at)
-    assert states.shape[1] == COUNT and found["reference"].null.shape[0] == 1
+    assert states.shape[1] == COUNT and len(found["reference"].null.tokens) == 1
 
 
 def test_one_word_in_the_recipe_reaches_everything():

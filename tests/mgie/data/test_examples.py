@@ -1,19 +1,20 @@
 import pytest
 import torch
-from PIL import Image
 
 from mgie.data.batches import Batches, collate
 from mgie.data.examples import ExampleBuilder
 from mgie.data.images import decode, square, to_pixels
 from mgie.errors import DataError
+from mgie.prompts import LlavaPrompts
 from mgie.tokens import IGNORE
 
 QUESTION = "what will this image be like if '{instruction}'"
 
 
 def builder(processor, **changes):
-    settings = {"question": QUESTION, "visual_tokens": 4, "size": 8, "max_length": 200} | changes
-    return ExampleBuilder(processor, **settings)
+    compat = changes.get("compat", "default")
+    prompts = LlavaPrompts(processor, question=QUESTION, count=4, compat=compat)
+    return ExampleBuilder(prompts, **({"size": 8, "max_length": 200} | changes))
 
 
 def test_an_example_in_words(processor, make_pair):
@@ -31,7 +32,7 @@ def test_an_example_in_words(processor, make_pair):
 
 def test_training_and_inference_share_the_prompt(processor, make_pair):
     example = builder(processor)(make_pair(1))
-    asked = builder(processor).ask(Image.new("RGB", (5, 5)), make_pair(1).instruction)
+    asked = builder(processor).prompts.question(make_pair(1).instruction, images=1)
     first = int((example.labels != IGNORE).nonzero()[0])
     assert example.input_ids[:first].tolist() == asked
 
@@ -54,7 +55,7 @@ def test_without_a_source_there_is_no_picture_in_the_prompt(processor, make_pair
     assert not example.has_source and not example.source.any() and example.clip_pixels.shape == (0, 3, 16, 16)
     assert processor.tokenizer.id_of("<im_patch>") not in example.input_ids
     assert (
-        builder(processor).ask(None, "make it red")
+        builder(processor).prompts.question("make it red", images=0)
         == example.input_ids[: int((example.labels >= 0).nonzero()[0])].tolist()
     )
 

@@ -15,7 +15,10 @@ from mgie.data.stored_pairs import StoredPairs
 from mgie.data.verify import verify
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.codec import Codec
+from mgie.models.encoders.edit_head import EditHead, EditHeadConfig
+from mgie.models.encoders.llava import LlavaEncoder
 from mgie.prepare import prepare
+from mgie.prompts import LlavaPrompts, visual_ids
 
 QUESTION = "what will this image be like if '{instruction}'"
 
@@ -36,8 +39,19 @@ def llava(llava_folder):
 
 
 @pytest.fixture
+def encoder(llava, processor):
+    sizes = EditHeadConfig(visual_tokens=4, width=8, heads=2, layers=1, feedforward=8, queries=1)
+    head = EditHead(sizes, d_in=llava.config.language.hidden_size, e_out=8)
+    return LlavaEncoder(llava, head, visual_ids=visual_ids(processor, 4))
+
+
+@pytest.fixture
 def builder(processor):
-    return ExampleBuilder(processor, question=QUESTION, visual_tokens=4, size=16, max_length=300)
+    return ExampleBuilder(prompts(processor), size=16, max_length=300)
+
+
+def prompts(processor):
+    return LlavaPrompts(processor, question=QUESTION, count=4)
 
 
 @pytest.fixture
@@ -61,8 +75,8 @@ def featured(folder, builder, kinds=("vae", "clip")):
     ("precision", "tolerance"),
     [("float32", 5e-6), ("float16", 2e-3), ("bfloat16", 2e-2)],
 )
-def test_features_are_what_the_parts_compute(folder, builder, codec, llava, precision, tolerance):
-    store_features(folder, FeatureExtractor(builder, codec, llava), precision=precision, batch_size=3)
+def test_features_are_what_the_parts_compute(folder, builder, codec, llava, encoder, precision, tolerance):
+    store_features(folder, FeatureExtractor(builder, codec, encoder), precision=precision, batch_size=3)
     plain, stored = batch_of(StoredPairs(folder, "train"), builder), featured(folder, builder)
     assert stored.keys == plain.keys and torch.equal(stored.input_ids, plain.input_ids)
     assert torch.equal(stored.read_at, plain.read_at) and torch.equal(stored.labels, plain.labels)
@@ -79,8 +93,8 @@ def test_features_are_what_the_parts_compute(folder, builder, codec, llava, prec
     assert stored.source.numel() == stored.target.numel() == stored.clip_pixels.numel() == 0
 
 
-def test_a_training_step_has_the_same_loss(folder, builder, codec, llava):
-    store_features(folder, FeatureExtractor(builder, codec, llava), precision="float32", batch_size=1)
+def test_a_training_step_has_the_same_loss(folder, builder, codec, llava, encoder):
+    store_features(folder, FeatureExtractor(builder, codec, encoder), precision="float32", batch_size=1)
     plain, stored = batch_of(StoredPairs(folder, "train"), builder), featured(folder, builder)
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
@@ -115,9 +129,9 @@ def test_a_training_step_has_the_same_loss(folder, builder, codec, llava):
 
 
 @pytest.mark.parametrize("kind", ["vae", "clip"])
-def test_one_kind_alone(folder, builder, codec, llava, kind):
+def test_one_kind_alone(folder, builder, codec, llava, encoder, kind):
     store_features(
-        folder, FeatureExtractor(builder, codec if kind == "vae" else None, llava if kind == "clip" else None)
+        folder, FeatureExtractor(builder, codec if kind == "vae" else None, encoder if kind == "clip" else None)
     )
     plain, stored = batch_of(StoredPairs(folder, "train"), builder), featured(folder, builder, (kind,))
     if kind == "vae":
@@ -133,7 +147,7 @@ def test_one_kind_alone(folder, builder, codec, llava, kind):
         StoredFeatures(folder, "train")
 
 
-def test_pairs_without_a_source(tmp_path, builder, codec, llava, make_picture):
+def test_pairs_without_a_source(tmp_path, builder, codec, llava, encoder, make_picture):
     (tmp_path / "t.png").write_bytes(make_picture(20, 20))
     rows = [
         {"target": "t.png", "instruction": "go", "key": f"k{k}"} | ({"source": "t.png"} if k % 2 else {})
@@ -141,7 +155,7 @@ def test_pairs_without_a_source(tmp_path, builder, codec, llava, make_picture):
     ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     prepare(f"pairs:{tmp_path / 'rows.jsonl'}", tmp_path / "set", test=0)
-    store_features(tmp_path / "set", FeatureExtractor(builder, codec, llava))
+    store_features(tmp_path / "set", FeatureExtractor(builder, codec, encoder))
     plain, stored = (
         batch_of(StoredPairs(tmp_path / "set", "train"), builder),
         featured(tmp_path / "set", builder),
@@ -151,13 +165,13 @@ def test_pairs_without_a_source(tmp_path, builder, codec, llava, make_picture):
     assert not stored.source_mean[~stored.has_source].any()
 
 
-def test_features_belong_to_what_made_them(folder, builder, codec, llava, processor):
-    extractor = FeatureExtractor(builder, codec, llava)
+def test_features_belong_to_what_made_them(folder, builder, codec, llava, encoder, processor):
+    extractor = FeatureExtractor(builder, codec, encoder)
     facts = store_features(folder, extractor)
     assert not facts["reused"] and store_features(folder, extractor)["reused"]
     features = StoredFeatures(folder, "train")
     features.require(extractor)
-    other = ExampleBuilder(processor, question=QUESTION, visual_tokens=4, size=8, max_length=300)
+    other = ExampleBuilder(prompts(processor), size=8, max_length=300)
     with pytest.raises(WeightsError, match=r"the vae features .* another model"):
         features.require(replace(extractor, builder=other))
     with torch.no_grad():
@@ -166,9 +180,7 @@ def test_features_belong_to_what_made_them(folder, builder, codec, llava, proces
         features.require(extractor)
     StoredFeatures(folder, "train", kinds=("vae",)).require(extractor)
     assert fingerprint(codec, {}) != fingerprint(codec, {"a": 1})
-    squares = ExampleBuilder(
-        processor, question=QUESTION, visual_tokens=4, size=8, max_length=300, shapes=[(8, 8)]
-    )
+    squares = ExampleBuilder(prompts(processor), size=8, max_length=300, shapes=[(8, 8)])
     with pytest.raises(ConfigError, match="several shapes"):
         FeatureExtractor(squares, codec).identity()
     with pytest.raises(ConfigError, match="nothing to store"):
@@ -217,8 +229,8 @@ def test_a_check_looks_at_the_features_too(folder, builder, codec):
         verify(folder)
 
 
-def test_workers_and_devices(folder, builder, codec, llava):
-    store_features(folder, FeatureExtractor(builder, codec, llava), precision="bfloat16")
+def test_workers_and_devices(folder, builder, codec, llava, encoder):
+    store_features(folder, FeatureExtractor(builder, codec, encoder), precision="bfloat16")
     features = StoredFeatures(folder, "test")
     again = pickle.loads(pickle.dumps(features))
     assert len(again) == 2 and torch.equal(again[1]["target_moments"], features[1]["target_moments"])

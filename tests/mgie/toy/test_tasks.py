@@ -30,17 +30,17 @@ def parts(run: RunConfig) -> Parts:
 @pytest.fixture
 def batch(run: RunConfig, parts: Parts) -> Batch:
     """The first four pairs of the run."""
-    return next(build_batches(run, parts.processor, rank=0, world=1).steps())[0]
+    return next(build_batches(run, parts.prompts, rank=0, world=1).steps())[0]
 
 
 @pytest.fixture
 def draws(run: RunConfig, parts: Parts, batch: Batch) -> Draws:
     shape = parts.editor.codec.latent_shape(32, 32)
-    return draws_for(run.seed, batch.positions, latent_shape=shape, steps=1000, shift=1.0)
+    return draws_for(run.seed, batch.positions, latent_shape=shape, process=parts.process, shift=1.0)
 
 
 def test_speaking_alone_is_the_same_loss(parts, batch, draws):
-    both = EditTask(parts.editor, parts.scheduler, drop=DropConfig())(batch, draws)
+    both = EditTask(parts.editor, parts.process, drop=DropConfig())(batch, draws)
     task = LanguageTask(parts.editor.encoder.llava)
     alone = task(batch, draws)
     assert torch.equal(alone["ce"].sum, both["ce"].sum)

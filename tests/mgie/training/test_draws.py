@@ -1,8 +1,11 @@
 import torch
+from diffusers import DDPMScheduler
 
+from mgie.diffusion.process import VarianceProcess
 from mgie.training.draws import draws_for
 
-SHAPE = {"latent_shape": (2, 4, 4), "steps": 1000, "shift": 1.0}
+PROCESS = VarianceProcess(DDPMScheduler())
+SHAPE = {"latent_shape": (2, 4, 4), "process": PROCESS, "shift": 1.0}
 
 
 def test_a_sample_draws_the_same_however_the_batch_is_split():
@@ -30,5 +33,5 @@ def test_the_draws_have_the_right_distributions():
 
 
 def test_a_shift_moves_the_times_towards_noise():
-    draws = draws_for(0, tuple(range(500)), latent_shape=(1, 1, 1), steps=1000, shift=6.0)
+    draws = draws_for(0, tuple(range(500)), latent_shape=(1, 1, 1), process=PROCESS, shift=6.0)
     assert draws.t.float().mean() > 700

@@ -42,7 +42,7 @@ def batch(run: RunConfig, parts: Parts) -> Batch:
 @pytest.fixture
 def draws(run: RunConfig, parts: Parts, batch: Batch) -> Draws:
     shape = parts.editor.codec.latent_shape(32, 32)
-    return draws_for(run.seed, batch.positions, latent_shape=shape, steps=1000, shift=1.0)
+    return draws_for(run.seed, batch.positions, latent_shape=shape, process=parts.process, shift=1.0)
 
 
 def encoder_of(parts: Parts) -> LlavaEncoder:
@@ -110,9 +110,9 @@ def test_a_dropped_condition_is_the_null_and_a_dropped_source_is_zero(parts, bat
     embeddings = encoder.visual_embeddings()
     null = encoder.edit_head(torch.zeros_like(embeddings)[None], embeddings)
     for row, words, picture in ((0, False, True), (1, False, False), (2, True, False), (3, True, True)):
-        torch.testing.assert_close(condition[row], whole[row] if words else null[0])
+        torch.testing.assert_close(condition.tokens[row], whole.tokens[row] if words else null[0])
         assert torch.equal(source[row], whole_source[row] if picture else torch.zeros_like(source[row]))
-    assert not torch.allclose(whole[0], null[0], atol=1e-3)
+    assert not torch.allclose(whole.tokens[0], null[0], atol=1e-3)
 
 
 def test_dropping_leaves_the_speaking_loss_alone(parts, batch, draws):
