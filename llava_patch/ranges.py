@@ -78,7 +78,8 @@ def check_ranges(value: Any, hint: Any = None, name: str = "") -> None:
             check_ranges(item, parts[1], f"{name}.{key}")
     elif _has_items(value) and parts:
         several = len(parts) == 1 or parts[-1] is Ellipsis
-        for index, item in enumerate(value):
+        items: Any = value
+        for index, item in enumerate(items):
             if several or index < len(parts):
                 check_ranges(item, parts[0 if several else index], f"{name}[{index}]")
 

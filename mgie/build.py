@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mgie.config import RunConfig, dump_run
+from mgie.data.augment import augmentations
 from mgie.data.batches import Batches
 from mgie.data.datasets import OrderConfig, open_sets, with_features
 from mgie.data.examples import ExampleBuilder
@@ -128,8 +129,8 @@ def build_teacher(run: RunConfig, parts: Parts) -> AbstractInstructionEncoder | 
         return None
     if model.release is not None:
         raise ConfigError(
-            f"train.align_weight={run.train.align_weight} with model.release: a release has no text encoder; set "
-            "it to 0."
+            f"train.align_weight={run.train.align_weight} with model.release: a release has no text encoder; "
+            "set it to 0."
         )
     text_model = denoiser_part(model.denoiser.kind).text_model(model.denoiser)
     return encoder_part(model.encoder.kind).teacher(model.encoder, parts.prompts, text_model)
@@ -144,6 +145,7 @@ def build_examples(run: RunConfig, prompts: AbstractPrompts) -> ExampleBuilder:
         max_length=data.max_length,
         compat=run.compat,
         shapes=aspect_shapes(data.size, step=data.shape_step) if data.buckets == "shape" else None,
+        transforms=augmentations(crop=data.crop, flip=data.flip),
     )
 
 

@@ -48,10 +48,8 @@ class ModelConfig:
         """Either a release or both parts. Raises ConfigError."""
         given = [name for name in ("encoder", "denoiser") if getattr(self, name) is not None]
         if len(given) != (0 if self.release else 2):
-            raise ConfigError(
-                f"model has {' and '.join([*given, *(['release'] if self.release else [])]) or 'no parts'}: expected "
-                "encoder and denoiser, or release alone."
-            )
+            has = " and ".join([*given, *(["release"] if self.release else [])]) or "no parts"
+            raise ConfigError(f"model has {has}: expected encoder and denoiser, or release alone.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +81,11 @@ class DataConfig:
     """Read `path` in passing instead of from a disk: for hub ids, and sets larger than the disk."""
     features: tuple[Literal["vae", "clip"], ...] = ()
     """What is taken from the stored features (`mgie prepare --store`) instead of computed from pixels."""
+    crop: Annotated[float, Range(ge=0.1, le=1)] = 1.0
+    """Smallest share of each side that a random part of the pictures keeps, the same part before and after;
+    1 for whole pictures."""
+    flip: Annotated[float, Range(ge=0, le=1)] = 0.0
+    """Share of the samples that are mirrored; never one whose words name a side (left, right)."""
 
     @property
     def shares(self) -> dict[str, float]:
@@ -105,6 +108,11 @@ class DataConfig:
             raise ConfigError(
                 f"data.mixture has no share for data.path={self.path}: expected it beside "
                 f"{', '.join(self.mixture)}."
+            )
+        if self.features and (self.crop < 1 or self.flip):
+            raise ConfigError(
+                f"data.features and data.{'crop' if self.crop < 1 else 'flip'} exclude each other: stored "
+                "features are of whole pictures; leave one out."
             )
         if self.buckets == "shape" and (self.features or self.last == "straddle"):
             other = "data.features" if self.features else "data.last=straddle"

@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
 from llava_patch.folders import check_out, whole_folder
 from llava_patch.ranges import in_range
-from mgie.data.images import decode, square, to_pixels
+from mgie.data.images import decode, fitted_size, resize, to_pixels
 from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError, DataError
 from mgie.evaluation.metrics import PIXEL_METRICS, ClipScores, DinoScores
@@ -90,7 +91,8 @@ def evaluate(
         batch_size: How many pictures are edited at once.
         control: Edit all pictures a second time, each by another pair's instruction.
         metrics: Further metrics, such as "[l2, psnr, ssim]".
-        clip: Local folder of a CLIP model, for CLIP-I and CLIP-T.
+        clip: Local folder of a CLIP model, for CLIP-I and CLIP-T, which reads the target's caption (of
+            MagicBrush the local one), else the expressive text.
         dino: Local folder of a DINO model, for DINO.
         steps: Sampling steps. Default: the release's.
         guidance: How strongly the words count. Default: the release's.
@@ -109,17 +111,19 @@ def evaluate(
 
         place, kind, pictures = find_device(device), find_dtype(dtype), min(count, batch_size)
         check_request(model, [], pictures=pictures, steps=steps, size=size, dtype=kind, device=place)
-    scorers = find_scorers([*bench.metrics, *metrics], clip, dino)
+    scorers = find_scorers([*bench.metrics, *metrics], clip, dino, find_device(device))
     started = time.monotonic()
 
-    # The model, and the pairs at the size that it works at: square, as it was trained.
+    # The model, and the pairs at the size that it works at, in their own shapes.
     pipeline, name = load(model, device, dtype, verify=verify)
     side = size or pipeline.size
     pairs = bench.pairs(Request(count=count, seed=seed, size=side, data=None if data is None else Path(data)))
     if not pairs:
         raise DataError(f"The suite {suite} found no pair to measure on: choose another --data.")
-    sources = [square(decode(pair.source or pair.target, name=pair.key), side) for pair in pairs]
-    targets = [square(decode(pair.target, name=pair.key), side) for pair in pairs]
+    sources = [_as_large(decode(pair.source or pair.target, name=pair.key), side) for pair in pairs]
+    targets = [
+        resize(decode(pair.target, name=pair.key), source.size) for pair, source in zip(pairs, sources)
+    ]
 
     # Edit, by each picture's own instruction and by another's.
     others = neighbours(pairs) if control and bench.judge else []
@@ -144,8 +148,9 @@ def evaluate(
             said=said,
             forced=forced,
             source=source,
-            output=square(output, side),
+            output=resize(output, source.size),
             target=target,
+            caption=pair.meta.get("local_description", ""),
         )
         for pair, source, target, (output, said, forced) in zip(pairs, sources, targets, edited, strict=True)
     ]
@@ -207,10 +212,15 @@ def load(
     return pipeline, str(model)
 
 
+def _as_large(picture: Image.Image, side: int) -> Image.Image:
+    """The whole picture with about side x side pixels."""
+    return resize(picture, fitted_size(picture.size, side=side))
+
+
 def find_scorers(
-    metrics: Sequence[str], clip: str | Path | None, dino: str | Path | None
+    metrics: Sequence[str], clip: str | Path | None, dino: str | Path | None, device: torch.device
 ) -> dict[str, Scorer]:
-    """Metric -> what measures it. Raises UserError for what is unknown or missing."""
+    """Metric -> what measures it, on `device`. Raises UserError for what is unknown or missing."""
     scorers: dict[str, Scorer] = {}
     for metric in metrics:
         if metric not in PIXEL_METRICS:
@@ -222,13 +232,19 @@ def find_scorers(
         scorers[metric] = lambda item, measure=measure: measure(*pixels(item.output, item.target))
     scorers["copy_l1"] = lambda item: PIXEL_METRICS["l1"](*pixels(item.source, item.target))
     if clip is not None:
-        eye = ClipScores(clip)
+        eye = ClipScores(clip, device)
         scorers["clip_i"] = lambda item: eye.clip_i([item.output], [item.target])
-        scorers["clip_t"] = lambda item: eye.clip_t([item.output], [item.expected or item.instruction])
+        scorers["clip_t"] = lambda item: eye.clip_t([item.output], [text_of(item)])
     if dino is not None:
-        look = DinoScores(dino)
+        look = DinoScores(dino, device)
         scorers["dino"] = lambda item: look.dino([item.output], [item.target])
     return scorers
+
+
+def text_of(item: Item) -> str:
+    """What CLIP-T compares the output with: the target's caption, else what should be said, else what was
+    asked."""
+    return item.caption or item.expected or item.instruction
 
 
 def measured(item: Item, scorers: dict[str, Scorer]) -> Item:

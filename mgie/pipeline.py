@@ -24,7 +24,7 @@ from torch import Tensor
 from llava_patch.ranges import in_range
 from mgie.data.examples import ExampleBuilder
 from mgie.data.express import clean_up
-from mgie.data.images import resize, to_image, to_pixels, upright
+from mgie.data.images import fitted_size, resize, to_image, to_pixels, upright
 from mgie.diffusion.sampling import Generators, sample
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.codec import Codec
@@ -274,8 +274,8 @@ class MGIEPipeline(DiffusionPipeline):
         pictures = [image] if isinstance(image, Image.Image) else list(image)
         if len(pictures) != len(imagined.said):
             raise DataError(
-                f"there are {len(pictures)} pictures and {len(imagined.said)} were imagined: expected the same "
-                "pictures."
+                f"there are {len(pictures)} pictures and {len(imagined.said)} were imagined: expected the "
+                "same pictures."
             )
         sampling = self._sampling(
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
@@ -289,9 +289,7 @@ class MGIEPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return images
 
-    def _imagine(
-        self, pictures: list[Image.Image], instructions: list[str], sampling: Sampling
-    ) -> Imagined:
+    def _imagine(self, pictures: list[Image.Image], instructions: list[str], sampling: Sampling) -> Imagined:
         """What the model says of each picture, and the condition that follows."""
         prompts = self.prompts
         builder = ExampleBuilder(prompts, size=sampling.size, max_length=1, compat=sampling.compat)
@@ -448,20 +446,6 @@ def rows_of(context: Context, rows: list[int], dtype: torch.dtype) -> Context:
 
     own = rows if len(context.null.tokens) > 1 else [0]
     return Context(condition=taken(context.condition, rows), null=taken(context.null, own))
-
-
-def fitted_size(size: tuple[int, int], *, side: int, multiple: int) -> tuple[int, int]:
-    """(width, height) with about side x side pixels in the shape of `size`, both multiples of `multiple`.
-
-    >>> fitted_size((4000, 3000), side=512, multiple=64)
-    (576, 448)
-    """
-    width, height = size
-    shape = (width / height) ** 0.5
-    return (
-        max(round(side * shape / multiple), 1) * multiple,
-        max(round(side / shape / multiple), 1) * multiple,
-    )
 
 
 def _shown(edited: list[Tensor], kind: str, sizes: list[tuple[int, int] | None]) -> Any:

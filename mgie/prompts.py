@@ -1,4 +1,4 @@
-"""Words and pictures as one family of encoders reads them: whole conversations, or questions to be answered."""
+"""Words and pictures as an encoder reads them: whole conversations, or questions to be answered."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -77,7 +77,7 @@ class LlavaPrompts(AbstractPrompts):
     """LLaVA's conversations, with visual tokens at the end of the answer."""
 
     def __init__(self, processor: Processor, *, question: str, count: int, compat: Compat = "default"):
-        """`question` has `{instruction}` where the user's words belong; an answer ends in `count` visual tokens.
+        """`question` has `{instruction}` for the user's words; an answer ends in `count` visual tokens.
 
         `reference` cuts from the right and counts labels as the original program does. Raises WeightsError
         where the tokenizer lacks the tokens.
@@ -111,9 +111,7 @@ class LlavaPrompts(AbstractPrompts):
         # Without visual tokens (reference only) the states lie at the end of the padded batch, which
         # `collate` knows; no batch is longer than this.
         first = labels.index(known[0]) if known[0] in labels else max_length
-        return Conversation(
-            input_ids=ids, labels=labels, read_at=list(read_positions(first, self.count))
-        )
+        return Conversation(input_ids=ids, labels=labels, read_at=list(read_positions(first, self.count)))
 
     def question(self, instruction: str, *, images: int) -> list[int]:
         """The prompt of inference. Raises DataError."""

@@ -1,4 +1,4 @@
-"""What an edit may be asked for, held to its rules in one place: for pipeline, command line, evaluation and page."""
+"""What an edit may be asked for: held to its rules here, whoever asks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -68,8 +68,8 @@ def check_request(
 def pairs_of(
     image: Image.Image | Sequence[Image.Image], prompt: str | Sequence[str]
 ) -> tuple[list[Image.Image], list[str]]:
-    """Pictures and instructions, one for each: one instruction may serve several pictures, one picture several
-    instructions. Raises DataError."""
+    """Pictures and instructions, one for each: one instruction may serve several pictures, one picture
+    several instructions. Raises DataError."""
     if isinstance(image, Image.Image):
         pictures = [image] * (1 if isinstance(prompt, str) else len(prompt))
     else:
@@ -92,7 +92,7 @@ def pairs_of(
 
 
 def generators_of(count: int, seed: int | Sequence[int] | None, given: Generators) -> Generators:
-    """Where noise comes from: a seed for all pictures or one for each, or what is given. Raises ConfigError."""
+    """Where noise comes from: a seed for all or one for each, or what is given. Raises ConfigError."""
     if seed is None:
         if isinstance(given, list) and len(given) != count:
             raise ConfigError(f"there are {len(given)} generators for {count} pictures: give one each.")

@@ -28,7 +28,7 @@ from mgie.build import (
     build_teacher,
     first_checkpoint,
 )
-from mgie.config import RunConfig, dump_run
+from mgie.config import RunConfig, dump_run, load_run
 from mgie.data.batches import Batches
 from mgie.data.datasets import identity
 from mgie.data.images import decode, square
@@ -343,7 +343,8 @@ def check_same_run(run: RunConfig, found: Path, data: str) -> None:
             f"{state.data}, now {data}): give this run another --name, and --from {run.folder} to go on "
             "from its weights."
         )
-    before, now = (_comparable(text) for text in ((found / "run.yaml").read_text(), dump_run(run)))
+    recorded = load_run(str(found / "run.yaml"))  # keys that came later have their defaults
+    before, now = (_comparable(dump_run(each)) for each in (recorded, run))
     changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if changed:
         key = changed[0]

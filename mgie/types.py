@@ -46,8 +46,8 @@ class Instruction:
     """Words with pictures between them."""
 
     parts: tuple[str | int | None, ...]
-    """Words, the number of a picture that came with them, or None for the photo itself: "replace the circle in
-    <source> by <image>" is ("replace the circle in", None, "by", 0)."""
+    """Words, the number of a picture that came with them, or None for the photo itself: "replace the circle
+    in <source> by <image>" is ("replace the circle in", None, "by", 0)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +60,7 @@ class EditPair:
     key: str
     """Stable name, unique in its data set; error messages and random draws refer to it."""
     instruction: str
-    """What the user asks for; `<image>` stands where each of `pictures` belongs, `<source>` for the source."""
+    """What the user asks for; `<image>` stands for each of `pictures`, `<source>` for the source."""
     target: bytes
     """The picture after the edit."""
     source: bytes | None = None
@@ -254,7 +254,7 @@ class Rows:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ControlPlan:
-    """How controls act in one call of a denoiser, in the loop around it, and on its loss. Empty: not at all."""
+    """How controls act: in a call of a denoiser, the loop around it, its loss. Empty: not at all."""
 
     blend: Callable[[Tensor, int], Tensor] | None = None
     """(latents, step) -> latents, after each step of the sampler, at the level of noise it has reached."""
@@ -286,8 +286,8 @@ class Draws:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Term:
-    """One loss of a batch as a sum and a count, so that the mean of a step does not depend on how the step was
-    split."""
+    """One loss of a batch as a sum and a count, so that the mean of a step does not depend on how the
+    step was split."""
 
     sum: Float[Tensor, ""]
     count: int | Int[Tensor, ""]
@@ -300,8 +300,8 @@ Losses = Mapping[str, Term]
 
 def moved(record: Record, device: torch.device | str) -> Record:
     """The same record with all its tensors on `device`, those of records inside it too."""
-    assert is_dataclass(record)
-    return replace(record, **{f.name: _moved(getattr(record, f.name), device) for f in fields(record)})
+    held: Any = record
+    return replace(held, **{f.name: _moved(getattr(held, f.name), device) for f in fields(held)})
 
 
 def _moved(value: Any, device: torch.device | str) -> Any:

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from mgie.data.orders import AbstractOrder, Last, Shuffled
+from mgie.data.orders import AbstractOrder, Last, Shuffled, sample_generator
 from mgie.data.prefetch import prefetch_map
 from mgie.errors import ConfigError, UserError
 from mgie.tokens import IGNORE
@@ -51,8 +52,8 @@ class Builder(Protocol):
 
     pad_id: int
 
-    def __call__(self, pair: EditPair, /, *stored: Any) -> Example:
-        """Raises DataError, naming the pair, where it cannot become an example."""
+    def __call__(self, pair: EditPair, rng: np.random.Generator, /, *stored: Any) -> Example:
+        """`rng` is the sample's own. Raises DataError, naming the pair, where it cannot become an example."""
         ...
 
 
@@ -122,7 +123,7 @@ class Batches:
     def _loaded(self, pairs: Pairs, start: int, stop: int | None) -> Iterator[Batch]:
         """This process's micro-batches of pairs that are asked for by number."""
         loader = DataLoader(
-            _Micros(pairs, self._features, self._builder, self.order),
+            _Micros(pairs, self._features, self._builder, self.order, self._seed),
             sampler=self._spans(start, stop),  # type: ignore[arg-type]
             batch_size=None,
             num_workers=self._workers,
@@ -139,8 +140,12 @@ class Batches:
     def _passing(self, stream: AbstractStream, start: int, stop: int | None) -> Iterator[Batch]:
         """This process's micro-batches of pairs that pass by: all are read, its own are decoded."""
         builder, examples = self._builder, []
-        mine = self._mine(stream, start, stop)
-        for place, example in prefetch_map(lambda at: (at[0], builder(at[1])), mine, workers=self._workers):
+
+        def build(placed: tuple[int, EditPair]) -> tuple[int, Example]:
+            place, pair = placed
+            return place, builder(pair, sample_generator(self._seed, place))
+
+        for place, example in prefetch_map(build, self._mine(stream, start, stop), workers=self._workers):
             examples.append(example)
             if len(examples) == self.micro_batch_size:
                 positions = tuple(range(place + 1 - len(examples), place + 1))
@@ -178,20 +183,23 @@ def _blocked(*signals: signal.Signals) -> Iterator[None]:
 class _Micros(Dataset):
     """Positions -> micro-batch; lives in the loader's workers."""
 
-    def __init__(self, pairs: Pairs, features: Pairs | None, builder: Builder, order: AbstractOrder):
+    def __init__(
+        self, pairs: Pairs, features: Pairs | None, builder: Builder, order: AbstractOrder, seed: int
+    ):
         self._pairs, self._features, self._builder, self._order = pairs, features, builder, order
+        self._seed = seed
 
     def __getitem__(self, span: tuple[int, int]) -> Batch | UserError:
         try:
-            examples = [self._example(int(index)) for index in self._order.take(*span)]
+            numbers = map(int, self._order.take(*span))
+            examples = [self._example(*placed) for placed in zip(range(*span), numbers)]
             return collate(examples, positions=tuple(range(*span)), pad_id=self._builder.pad_id)
         except UserError as error:  # a worker would wrap it into a page of traceback
             return error
 
-    def _example(self, index: int) -> Example:
-        if self._features is None:
-            return self._builder(self._pairs[index])
-        return self._builder(self._pairs[index], self._features[index])
+    def _example(self, position: int, number: int) -> Example:
+        stored = () if self._features is None else (self._features[number],)
+        return self._builder(self._pairs[number], sample_generator(self._seed, position), *stored)
 
 
 def collate(examples: Sequence[Example], *, positions: tuple[int, ...], pad_id: int) -> Batch:

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
-from mgie.data.images import cover, decode, quick_resize, square, to_pixels, to_resized_pixels
+from mgie.data.augment import Transform
+from mgie.data.images import cover, decode, quick_resize, square, to_pixels, to_resized_pixels, upright_size
 from mgie.data.orders import nearest_shape
 from mgie.errors import DataError, UserError
 from mgie.prompts import AbstractPrompts, Compat
@@ -28,30 +30,43 @@ class ExampleBuilder:
         max_length: int,
         compat: Compat = "default",
         shapes: Sequence[tuple[int, int]] | None = None,
+        transforms: Sequence[Transform] = (),
     ):
         """Pictures become `size` pixels wide, conversations at most `max_length` tokens long.
 
-        `reference` resizes pictures twice, as the original program does. With `shapes` (width, height) a picture
-        gets the nearest of them instead of a square.
+        `reference` resizes pictures twice, as the original program does. With `shapes` (width, height) the
+        pictures of a pair get the one that is nearest to its target's instead of a square. `transforms`
+        change a pair before anything is made of it.
         """
         self.prompts = prompts
         self.size = size
         self.max_length = max_length
         self.compat = compat
         self.shapes = shapes
+        self.transforms = tuple(transforms)
         self.pad_id: int = prompts.pad_id
 
-    def __call__(self, pair: EditPair, features: Mapping[str, Tensor] | None = None) -> Example:
-        """`features` are fields of an example that were stored: what they were made of is not looked at.
-        Raises DataError, naming the pair, where it cannot become an example."""
+    def __call__(
+        self,
+        pair: EditPair,
+        rng: np.random.Generator | None = None,
+        features: Mapping[str, Tensor] | None = None,
+    ) -> Example:
+        """`rng` is what the transforms draw from. `features` are fields of an example that were stored: what
+        they were made of is not looked at. Raises DataError, naming the pair, where it cannot become an
+        example."""
+        shape = self.shapes and nearest_shape(upright_size(pair.target, name=pair.key), self.shapes)
+        for transform in self.transforms:
+            assert rng is not None
+            pair = transform(pair, rng)
         ids, labels, read_at = self.conversation(pair, images=int(pair.source is not None))
         moments = dict(features or {})
         clip = moments.pop("clip_features", None)
         source, pixels = None, torch.empty(3, 0, 0)
         if pair.source is not None and (clip is None or not moments):
-            source = self.picture(pair.source, name=f"source of {pair.key}")
+            source = self.picture(pair.source, name=f"source of {pair.key}", shape=shape)
         if not moments:
-            pixels = self.pixels(self.picture(pair.target, name=f"target of {pair.key}"))
+            pixels = self.pixels(self.picture(pair.target, name=f"target of {pair.key}", shape=shape))
         return Example(
             input_ids=ids,
             labels=labels,
@@ -85,14 +100,15 @@ class ExampleBuilder:
             image = quick_resize(image, edge, edge)
         return self.prompts.clip_pixels(image)
 
-    def picture(self, data: bytes, *, name: str) -> Image.Image:
+    def picture(self, data: bytes, *, name: str, shape: tuple[int, int] | None = None) -> Image.Image:
         """Decode once, to the part of the picture from which both the CLIP pixels and the pixels are made."""
-        return self.crop(decode(data, name=name))
+        return self.crop(decode(data, name=name), shape)
 
-    def crop(self, image: Image.Image) -> Image.Image:
-        """The centre square of a picture at its own size, or as the reference or `shapes` want it."""
-        if self.shapes:
-            return cover(image, *nearest_shape(image.size, self.shapes))
+    def crop(self, image: Image.Image, shape: tuple[int, int] | None = None) -> Image.Image:
+        """The centre square of a picture at its own size, or as the reference wants it; with `shape` the
+        largest part of it that has this width and height, at this size."""
+        if shape is not None:
+            return cover(image, *shape)
         return square(image, REFERENCE_SIDE if self.compat == "reference" else min(image.size))
 
     def pixels(self, image: Image.Image) -> Float[Tensor, "3 y x"]:

@@ -109,6 +109,20 @@ def cover(image: Image.Image, width: int, height: int) -> Image.Image:
     return resize(image, (width, height), box=(left, top, left + crop[0], top + crop[1]))
 
 
+def fitted_size(size: tuple[int, int], *, side: int, multiple: int = 1) -> tuple[int, int]:
+    """(width, height) with about side x side pixels in the shape of `size`, both multiples of `multiple`.
+
+    >>> fitted_size((4000, 3000), side=512, multiple=64)
+    (576, 448)
+    """
+    width, height = size
+    shape = (width / height) ** 0.5
+    return (
+        max(round(side * shape / multiple), 1) * multiple,
+        max(round(side / shape / multiple), 1) * multiple,
+    )
+
+
 def resize(
     image: Image.Image, size: tuple[int, int], *, box: tuple[int, int, int, int] | None = None
 ) -> Image.Image:

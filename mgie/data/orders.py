@@ -163,6 +163,15 @@ def generator(seed: int, *path: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *path])))
 
 
+def sample_generator(seed: int, position: int) -> np.random.Generator:
+    """The generator of one sample's augmentation: a function of its position in the run's order.
+
+    What training draws for the sample has the same key (mgie/training/draws.py) and is elsewhere in the
+    stream: this begins 2**192 blocks further on.
+    """
+    return np.random.Generator(np.random.Philox(key=[seed, position], counter=[0, 0, 0, 1]))
+
+
 def nearest_shape(size: tuple[int, int], shapes: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """Which of `shapes` (width, height) is nearest to a picture's, by the logarithm of width : height."""
     return shapes[int(_nearest(np.array([size]), shapes)[0])]

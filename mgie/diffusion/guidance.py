@@ -61,7 +61,7 @@ def branches(
     guidance: float | Float[Tensor, "b 1 h w"],
     image_guidance: float,
 ) -> tuple[Condition, Float[Tensor, "r c h w"], Rows]:
-    """Conditions and sources of the questions that these scales need, one after the other: T; T and I; all."""
+    """Conditions and sources of the questions that these scales need, one after the other."""
     words = isinstance(guidance, Tensor) or guidance != 1.0
     count = 3 if image_guidance != 1.0 else 2 if words else 1
     names: tuple[Branch, ...] = ("T", "I", "U")

@@ -1,8 +1,8 @@
-"""Processes of diffusion: how a picture is corrupted, what is to be predicted, how times are drawn, what samples.
+"""Processes of diffusion: how pictures are corrupted, what is predicted, how times are drawn, what samples.
 
-x_t = a x_0 + s e, with e standard normal. Four cases of one interface: noise, velocity or picture predicted on a
-schedule of variances (Ho et al. 2020; Salimans and Ho 2022), and flow matching (Lipman et al. 2023), where
-a = 1 - s and what is predicted is e - x_0.
+x_t = a x_0 + s e, with e standard normal. Four cases of one interface: noise, velocity or picture predicted
+on a schedule of variances (Ho et al. 2020; Salimans and Ho 2022), and flow matching (Lipman et al. 2023),
+where a = 1 - s and what is predicted is e - x_0.
 """
 
 import inspect
@@ -75,11 +75,14 @@ class AbstractProcess(ABC):
             with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self._try_out(kind.from_config(self.schedule.config, **settings), steps)
-        except Exception as error:  # the library has no one type for what makes no schedule, or lacks a package
+        except (
+            Exception
+        ) as error:  # the library has no one type for what makes no schedule, or lacks a package
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ConfigError(
-                f"sampling.scheduler={name} with sampling.steps={steps} cannot sample here ({reason}): expected a "
-                "scheduler such as DDIMScheduler, and from 1 step to as many as the training schedule has."
+                f"sampling.scheduler={name} with sampling.steps={steps} cannot sample here ({reason}): "
+                "expected a scheduler such as DDIMScheduler, and from 1 step to as many as the training "
+                "schedule has."
             ) from error
         return kind.from_config(self.schedule.config, **settings)
 
@@ -95,7 +98,7 @@ class AbstractProcess(ABC):
 
 
 class VarianceProcess(AbstractProcess):
-    """A schedule of variances: a^2 + s^2 = 1. Predicts noise, velocity or the picture, as its schedule says."""
+    """A schedule of variances, a^2 + s^2 = 1, that says whether noise, velocity or picture is predicted."""
 
     def __init__(self, schedule: DDPMScheduler):
         """Raises ConfigError for a prediction that is none of the three."""
@@ -153,6 +156,7 @@ class FlowProcess(AbstractProcess):
 
     def wanted(self, target: Latents, noise: Latents, t: Times) -> Latents:
         """The velocity, the same at all times."""
+        del t
         return noise - target
 
     def clean(self, noisy: Latents, prediction: Latents, t: Times) -> Latents:
@@ -173,13 +177,15 @@ def process_of(config: Mapping[str, Any]) -> AbstractProcess:
 
     Raises ConfigError for what is none.
     """
-    if "flow" in str(config.get("prediction_type", "")) or str(config.get("_class_name")).startswith("FlowMatch"):
+    if "flow" in str(config.get("prediction_type", "")) or str(config.get("_class_name")).startswith(
+        "FlowMatch"
+    ):
         return FlowProcess(FlowMatchEulerDiscreteScheduler.from_config(config))
     return VarianceProcess(DDPMScheduler.from_config(config))
 
 
 def shifted(u: Float[Tensor, " b"], shift: float) -> Float[Tensor, " b"]:
-    """Shares of noise moved towards noise by a `shift` above 1; 1 leaves them (Esser et al. 2024, equation 23)."""
+    """Shares of noise, moved towards noise by a `shift` above 1 (Esser et al. 2024, equation 23)."""
     return shift * u / (1 + (shift - 1) * u)
 
 

@@ -32,7 +32,7 @@ def sample(
     generators: Generators = None,
     watch: Watch | None = None,
 ) -> Float[Tensor, "b c h w"]:
-    """Latents of the edited pictures, beside the source's (InstructPix2Pix, Brooks et al. 2023, section 3.2.1).
+    """Latents of the edited pictures, beside the source's (InstructPix2Pix, Brooks et al. 2023, 3.2.1).
 
     `scheduler` is a diffusers scheduler of this call's own, with its timesteps set. Noise is drawn from
     `generators`: one, or one for each picture.

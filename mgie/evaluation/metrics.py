@@ -60,11 +60,11 @@ PIXEL_METRICS: dict[str, Callable[[Pixels, Pixels], Scores]] = {
 class ClipScores:
     """CLIP-I and CLIP-T with the CLIP model of a local folder (as transformers writes it)."""
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, device: torch.device | str = "cpu"):
         from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel
 
         self.folder = _model_folder(folder, "clip", "openai/clip-vit-base-patch32")
-        self.model = _loaded(CLIPModel, self.folder).eval()
+        self.model = _loaded(CLIPModel, self.folder).eval().to(device)
         self.processor = _loaded(CLIPImageProcessorPil, self.folder)
         self.tokenizer = _loaded(AutoTokenizer, self.folder)
 
@@ -72,6 +72,7 @@ class ClipScores:
     def images(self, images: Sequence[Image]) -> Float[Tensor, "b f"]:
         """Features of pictures, of length 1."""
         clip_pixels = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
+        clip_pixels = clip_pixels.to(self.model.device)
         seen = self.model.vision_model(pixel_values=clip_pixels).pooler_output
         return torch.nn.functional.normalize(self.model.visual_projection(seen), dim=-1)
 
@@ -81,7 +82,7 @@ class ClipScores:
         longest = self.model.config.text_config.max_position_embeddings
         words = self.tokenizer(
             list(texts), padding=True, truncation=True, max_length=longest, return_tensors="pt"
-        )
+        ).to(self.model.device)
         read = self.model.text_model(input_ids=words["input_ids"], attention_mask=words["attention_mask"])
         return torch.nn.functional.normalize(self.model.text_projection(read.pooler_output), dim=-1)
 
@@ -97,20 +98,19 @@ class ClipScores:
 class DinoScores:
     """DINO with the vision transformer of a local folder: cosine of the first token's features."""
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, device: torch.device | str = "cpu"):
         from transformers import AutoImageProcessor, AutoModel
 
         self.folder = _model_folder(folder, "dino", "facebook/dino-vits16")
-        self.model = _loaded(AutoModel, self.folder).eval()
+        self.model = _loaded(AutoModel, self.folder).eval().to(device)
         self.processor = _loaded(AutoImageProcessor, self.folder, backend="pil")
 
     @torch.inference_mode()
     def images(self, images: Sequence[Image]) -> Float[Tensor, "b f"]:
         """Features of pictures, of length 1."""
         clip_pixels = self.processor(images=list(images), return_tensors="pt")["pixel_values"]
-        return torch.nn.functional.normalize(
-            self.model(pixel_values=clip_pixels).last_hidden_state[:, 0], dim=-1
-        )
+        states = self.model(pixel_values=clip_pixels.to(self.model.device)).last_hidden_state
+        return torch.nn.functional.normalize(states[:, 0], dim=-1)
 
     def dino(self, output: Sequence[Image], target: Sequence[Image]) -> Scores:
         """Cosine of the features of two pictures; higher is better."""

@@ -42,6 +42,8 @@ class Item:
     output: Image.Image
     target: Image.Image
     scores: dict[str, float] = field(default_factory=dict)
+    caption: str = ""
+    """What the target shows, in words, where the data set has it."""
     right: bool | None = None
     """The judge's verdict. None: nobody judges."""
     why: str = ""

@@ -1,8 +1,8 @@
 """Pixels <-> latents.
 
 The target becomes a sample of the posterior, scaled: what the denoiser paints. The source becomes the
-posterior's mean, as `LatentSpace.source_scaled` says: what the denoiser sees beside it. Only scaled latents are
-decoded.
+posterior's mean, as `LatentSpace.source_scaled` says: what the denoiser sees beside it. Only scaled latents
+are decoded.
 """
 
 from dataclasses import dataclass

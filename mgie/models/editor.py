@@ -17,9 +17,9 @@ class Editor(nn.Module):
         told, painted = encoder.condition_width, denoiser.latent_channels
         if told != denoiser.condition_width or painted != codec.space.channels:
             raise WeightsError(
-                f"the encoder's condition has width {told} and the denoiser takes {denoiser.condition_width}; the "
-                f"denoiser paints {painted} channels and the codec has {codec.space.channels}: use parts that were "
-                "trained together."
+                f"the encoder's condition has width {told} and the denoiser takes "
+                f"{denoiser.condition_width}; the denoiser paints {painted} channels and the codec has "
+                f"{codec.space.channels}: use parts that were trained together."
             )
         self.encoder = encoder
         self.denoiser = denoiser

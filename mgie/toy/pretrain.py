@@ -198,7 +198,11 @@ def new_llava(settings: dict[str, Any]) -> tuple[Llava, Processor]:
     )  # fmt: skip
     clip_pixels = ClipImageConfig.clip(settings["vision"]["image_size"])
     processor = Processor(
-        tokenizer, clip_pixels, config.patches, load_run("tiny").model.encoder.template, config.use_im_start_end
+        tokenizer,
+        clip_pixels,
+        config.patches,
+        load_run("tiny").model.encoder.template,
+        config.use_im_start_end,
     )
     return Llava.from_config(config, ImageTokens.of(tokenizer, use_im_start_end=True)), processor
 
@@ -239,7 +243,7 @@ class BaseExamples:
     def __init__(self, run: RunConfig, processor: Processor | None):
         self.run, self.processor = run, processor
 
-    def __call__(self, pair: EditPair) -> Example:
+    def __call__(self, pair: EditPair, _: object = None) -> Example:
         """One pair as the stages see it."""
         assert pair.source is not None
         before = decode(pair.source, name=pair.key)

@@ -203,8 +203,8 @@ def _language_side(
 def write_apple(release: Release, out: str | Path, *, llava: bool = False) -> Path:
     """Write mllm.pt, with `emb`, and unet.pt in float16, as the original demo reads them.
 
-    With `llava` the LLaVA folder that they belong to, too: one that is nobody else's. Raises ConfigError for an
-    editor that is none of a LLaVA, an edit head and a UNet.
+    With `llava` the LLaVA folder that they belong to, too: one that is nobody else's. Raises ConfigError for
+    an editor that is none of a LLaVA, an edit head and a UNet.
     """
     encoder, denoiser, prompts = published_parts(release)
     mllm = apple_mllm(encoder)
@@ -220,16 +220,20 @@ def write_apple(release: Release, out: str | Path, *, llava: bool = False) -> Pa
 def published_parts(release: Release) -> tuple[LlavaEncoder, UNetDenoiser, LlavaPrompts]:
     """The parts that Apple's layout has a place for. Raises ConfigError for an editor of others."""
     encoder, denoiser, prompts = release.editor.encoder, release.editor.denoiser, release.prompts
-    if isinstance(encoder, LlavaEncoder) and isinstance(denoiser, UNetDenoiser) and isinstance(prompts, LlavaPrompts):
+    if (
+        isinstance(encoder, LlavaEncoder)
+        and isinstance(denoiser, UNetDenoiser)
+        and isinstance(prompts, LlavaPrompts)
+    ):
         return encoder, denoiser, prompts
     raise ConfigError(
-        f"--format apple holds a LLaVA, an edit head and a UNet, but this editor is a {type(encoder).__name__} with "
-        f"a {type(denoiser).__name__}; use --format release."
+        f"--format apple holds a LLaVA, an edit head and a UNet, but this editor is a "
+        f"{type(encoder).__name__} with a {type(denoiser).__name__}; use --format release."
     )
 
 
 def check_layout(heads: int, groups: Sequence[str]) -> None:
-    """Refuse what Apple's layout does not tell, and its readers would take for something else: ConfigError."""
+    """Raise ConfigError for what Apple's layout does not tell and its readers take for something else."""
     if heads != PUBLISHED_HEADS or "codec" in groups:
         reason = f"the edit head has {heads} heads" if heads != PUBLISHED_HEADS else "the VAE was trained"
         raise ConfigError(

@@ -87,8 +87,8 @@ def check_release(
         limits = Limits.of(*parts, read_json(folder / "scheduler" / "scheduler_config.json"))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise WeightsError(
-            f"{folder}/scheduler does not say how long it is ({type(error).__name__}: {error}); extract or fetch the "
-            "release again."
+            f"{folder}/scheduler does not say how long it is ({type(error).__name__}: {error}); "
+            "extract or fetch the release again."
         ) from error
     limits.check(steps=steps, size=size)
     if size is not None:

@@ -1,4 +1,4 @@
-"""MGIE's encoder: a LLaVA-v1 folder with a new edit head and new visual tokens; in a release llava/ and edit_head/."""
+"""MGIE's encoder on disk: a LLaVA-v1 folder, a new edit head, new visual tokens."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +110,7 @@ class LlavaPart(AbstractEncoderPart):
         attention: str = "sdpa",
         progress: bool = False,
     ) -> tuple[LlavaEncoder, LlavaPrompts]:
-        """Read strictly. A release has all its parts inside, where a LLaVA folder may name a tower elsewhere."""
+        """Read strictly. A LLaVA folder may name a tower elsewhere; a release has all its parts inside."""
         own = folder / "llava"
         read_json(own / CLIP_IMAGE_FILE)
         _check_tower(own)
@@ -128,10 +128,10 @@ class LlavaPart(AbstractEncoderPart):
         words, length = len(tokenizer) - head.visual_tokens, text_model.config.max_position_embeddings
         if text_model.config.vocab_size != words or head.queries not in (1, length):
             raise ConfigError(
-                f"train.align_weight: the text encoder reads {text_model.config.vocab_size} words in {length} "
-                f"places, the language model has {words} and the edit head {head.queries} queries: expected the "
-                f"same vocabulary and 1 or {length} queries; use parts that were made together, or set "
-                "train.align_weight to 0."
+                f"train.align_weight: the text encoder reads {text_model.config.vocab_size} words in "
+                f"{length} places, the language model has {words} and the edit head {head.queries} queries: "
+                f"expected the same vocabulary and 1 or {length} queries; use parts that were made together, "
+                "or set train.align_weight to 0."
             )
         silent = (*prompts.visual_ids, tokenizer.eos_id)
         return ClipTextEncoder(text_model, silent_ids=silent, pooled=head.queries == 1)

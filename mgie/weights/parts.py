@@ -1,8 +1,8 @@
-"""The door for parts on disk: how a kind of encoder or denoiser is built, saved into a release and read from one.
+"""The door for parts on disk: how an encoder or denoiser is built, saved into a release and read from it.
 
-A kind is a subclass of one of the two classes here. mgie's own are imported when their name is asked for; others
-when whoever has them imports them, or when an installed package names its module as an entry point of the group
-`mgie.parts`. A release only ever says a name, and never what to import.
+A kind is a subclass of one of the two classes here. mgie's own are imported when their name is asked for;
+others when whoever has them imports them, or when an installed package names its module as an entry point of
+the group `mgie.parts`. A release only ever says a name, and never what to import.
 """
 
 import importlib
@@ -84,8 +84,10 @@ class AbstractEncoderPart(AbstractPart):
 
         Raises ConfigError where it cannot be.
         """
+        del settings, prompts, text_model
         raise ConfigError(
-            f"train.align_weight: an encoder of the kind {self.kind} learns from no text encoder; set it to 0."
+            f"train.align_weight: an encoder of the kind {self.kind} learns from no text encoder; set it "
+            "to 0."
         )
 
 
@@ -114,12 +116,13 @@ class AbstractDenoiserPart(AbstractPart):
         """Read what `save` wrote, every tensor as it is in the file. Raises WeightsError."""
 
     def empty(self, folder: Path, facts: dict[str, Any]) -> tuple[AbstractDenoiser, Codec] | None:
-        """The same on the meta device, told by small files. None: only the weights tell. Raises WeightsError."""
+        """The same on the meta device, told by small files; None where only the weights tell."""
         del folder, facts
         return None
 
     def text_model(self, settings: Any) -> Any:
         """The text encoder that it was pretrained with. Raises ConfigError and WeightsError."""
+        del settings
         raise ConfigError(
             f"train.align_weight: a denoiser of the kind {self.kind} has no text encoder; set it to 0."
         )
@@ -140,7 +143,7 @@ def part_of(module: AbstractInstructionEncoder | AbstractDenoiser) -> Any:
     door = AbstractEncoderPart if isinstance(module, AbstractInstructionEncoder) else AbstractDenoiserPart
     for part in _known(door):
         if part.makes is type(module):
-            return part()
+            return part()  # pyright: ignore - a concrete one
     raise ConfigError(
         f"no kind of part makes a {type(module).__name__}, so it cannot be saved: make a subclass of "
         f"{door.__name__} (docs/extending.md)."

@@ -39,6 +39,7 @@ HUB = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 OF_A_VERSION = ("revision", "force_download")
 """Which of these mean nothing to a folder that is here already, though whoever says them means something."""
 
+
 @dataclass(frozen=True, kw_only=True)
 class Release:
     """Everything in the folder."""
@@ -127,7 +128,7 @@ def parts_of(
     facts = [index.get(f"_{name}") for name in ("encoder", "denoiser")]
     if not all(isinstance(each, dict) and isinstance(each.get("kind"), str) for each in facts):
         raise WeightsError(
-            f"{folder / INDEX} does not say which kinds its encoder and denoiser are: extract the release again."
+            f"{folder / INDEX} does not say of which kinds its parts are: extract the release again."
         )
     first, second = (each for each in facts if isinstance(each, dict))
     try:

@@ -1,4 +1,4 @@
-"""Stable Diffusion's UNet with its VAE and schedule: built from what others publish, saved as diffusers does."""
+"""Stable Diffusion's UNet, VAE and schedule on disk: as others publish them, as diffusers saves them."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from mgie.build import build_editor, build_release
 from mgie.config import RunConfig, load_run
+from mgie.pipeline import MGIEPipeline
 from mgie.prepare import prepare
+from mgie.weights.release import Release
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +31,18 @@ def tiny_run(toy_data, tmp_path) -> Callable[..., RunConfig]:
         return load_run("tiny", [f"--{key}={value}" for key, value in fixed.items()] + list(overrides))
 
     return make
+
+
+@pytest.fixture(scope="session")
+def release() -> Release:
+    run = load_run("tiny")
+    return build_release(build_editor(run), run)
+
+
+@pytest.fixture
+def pipe(release: Release) -> MGIEPipeline:
+    """At the recipe's settings, but saying little."""
+    pipeline = MGIEPipeline.from_release(release)
+    pipeline.register_to_config(max_new_tokens=6)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -2,13 +2,15 @@
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from PIL import Image
 
+from mgie.data.images import fitted_size
 from mgie.errors import ConfigError, DataError, WeightsError
-from mgie.evaluate import evaluate
+from mgie.evaluate import evaluate, text_of
+from mgie.evaluation.report import Item
 from mgie.prepare import prepare
 from mgie.toy import photos
 from mgie.toy.scenes import toy_pairs
@@ -161,6 +163,40 @@ def test_pairs_of_ones_own_are_measured_without_naming_a_suite(tmp_path, capsys)
     with pytest.raises(ConfigError, match=r"holds others, such as .*: say --suite pairs"):
         run(Copy(), tmp_path / "judged", data=tmp_path / "data", suite="toy")
     assert not (tmp_path / "judged").exists()
+
+
+def test_pictures_that_are_not_square_are_given_and_measured_whole(tmp_path):
+    """What is to be done lies beside the centre square."""
+    before, after = tmp_path / "mine" / "before", tmp_path / "mine" / "after"
+    for folder in (before, after):
+        folder.mkdir(parents=True)
+        for name in "ab":
+            picture = Image.new("RGB", (120, 60), "red")
+            picture.paste("blue", (0, 0, 20, 60) if folder is after else (0, 0, 0, 0))
+            picture.save(folder / f"{name}.png")
+    (tmp_path / "mine" / "instructions.csv").write_text("file,instruction\na.png,blue edge\nb.png,blue edge")
+    prepare(f"pairs:{tmp_path / 'mine'}", tmp_path / "data", test=1, progress=False)
+    system, seen = Copy(), []
+
+    class Watched(Copy):
+        def __call__(self, image, prompt, **options):
+            seen.extend(picture.size for picture in image)
+            return super().__call__(image, prompt, **options)
+
+    facts = run(Watched(), tmp_path / "report", data=tmp_path / "data")
+    assert seen == [fitted_size((120, 60), side=system.size)]
+    assert facts["l1_ratio"] == 1 and facts["copy_l1"] > 0.05
+
+
+def test_clip_t_reads_the_target_s_caption_where_there_is_one():
+    picture = Image.new("RGB", (4, 4))
+    facts = {"key": "a", "kind": "", "said": "", "forced": False, "source": picture, "output": picture}
+    item = Item(
+        **facts, target=picture, instruction="make it red", expected="it is red", caption="a red ball"
+    )
+    assert text_of(item) == "a red ball"
+    assert text_of(replace(item, caption="")) == "it is red"
+    assert text_of(replace(item, caption="", expected="")) == "make it red"
 
 
 @pytest.mark.parametrize(

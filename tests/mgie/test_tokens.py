@@ -28,7 +28,9 @@ def test_states_are_read_where_the_tokens_are_predicted():
 
 def test_the_next_token_of_every_read_position_is_a_visual_token(tiny_run: Callable[..., RunConfig]):
     run = tiny_run()
-    processor = Processor.from_pretrained(RECIPES / "tiny_base" / "llava", template=run.model.encoder.template)
+    processor = Processor.from_pretrained(
+        RECIPES / "tiny_base" / "llava", template=run.model.encoder.template
+    )
     processor.tokenizer.add_tokens(visual_tokens(8))
     prompts = LlavaPrompts(processor, question=run.model.encoder.question, count=8)
     example = build_examples(run, prompts)(StoredPairs(run.data.path, "train")[0])

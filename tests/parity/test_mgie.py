@@ -417,9 +417,7 @@ def test_what_is_imagined(pipeline: MGIEPipeline, index: int):
         context = pipeline.encoder.condition(imagined.states)
     assert relative(context.condition.tokens, edit_array(index, "emb")) <= SINGLE_PASS
     assert relative(context.null.tokens, tensor("mgie", "infer", "NULL")) <= SINGLE_PASS
-    assert (
-        relative(pipeline.encoder.visual_embeddings()[None], tensor("mgie", "infer", "EMB")) <= SINGLE_PASS
-    )
+    assert relative(pipeline.encoder.visual_embeddings()[None], tensor("mgie", "infer", "EMB")) <= SINGLE_PASS
 
 
 @pytest.mark.parametrize("entry", facts("mgie", "text")["clean_up"], ids=lambda entry: entry["text"])

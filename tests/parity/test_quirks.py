@@ -105,7 +105,9 @@ def imagine(parts: Parts, script: list[int], compat: str):
             compat=compat,
         )
     words = [
-        token for token in script if token not in (*encoder.visual_ids, parts.prompts.processor.tokenizer.eos_id)
+        token
+        for token in script
+        if token not in (*encoder.visual_ids, parts.prompts.processor.tokenizer.eos_id)
     ]
     whole = torch.tensor([[*prompt, *words, *encoder.visual_ids]])
     with torch.no_grad():

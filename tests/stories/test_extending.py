@@ -53,7 +53,7 @@ def page() -> Iterator[list[str]]:
 
 
 @pytest.fixture
-def recipe(page, tmp_path) -> Path:
+def recipe(page, tmp_path) -> Path:  # noqa: ARG001 - its classes
     """The recipe `tiny` with these two."""
     prepare("toy", tmp_path / "toy", seed=3, count=16, test=4, size=32, progress=False)
     tiny = yaml.safe_load((PAGE.parents[1] / "mgie" / "recipes" / "tiny.yaml").read_text())
@@ -62,7 +62,11 @@ def recipe(page, tmp_path) -> Path:
         "path": str(tmp_path / "toy"), "workers": 0,
     }  # fmt: skip
     tiny["train"] |= {
-        "samples": 24, "batch_size": 4, "groups": ["encoder", "denoiser"], "align_weight": 0.0, "threads": 1
+        "samples": 24,
+        "batch_size": 4,
+        "groups": ["encoder", "denoiser"],
+        "align_weight": 0.0,
+        "threads": 1,
     }
     tiny["optim"]["lrs"] = {}
     tiny |= {"save": {"every": 8}, "log": {"every": 4}, "preview": {"every": 8, "count": 2}}
@@ -107,11 +111,13 @@ def test_a_release_of_theirs_is_trained_further(recipe, tmp_path):
 
 def test_what_they_are_not_made_for_is_a_sentence(recipe, tmp_path):
     train(load_run(str(recipe)))
-    with pytest.raises(ConfigError, match="apple holds a LLaVA, an edit head and a UNet, but this editor is a By"):
+    with pytest.raises(
+        ConfigError, match="apple holds a LLaVA, an edit head and a UNet, but this editor is a By"
+    ):
         extract(tmp_path / "mine", out=tmp_path / "apple", format="apple")
     with pytest.raises(ConfigError, match="ByteEncoder keeps all activations"):
         train(load_run(str(recipe), ["--name=other", "--train.gradient_checkpointing=true"]))
-    with pytest.raises(ConfigError, match="train.align_weight: a denoiser of the kind tiny_flow has no text"):
+    with pytest.raises(ConfigError, match=r"train\.align_weight: a denoiser of the kind tiny_flow has"):
         train(load_run(str(recipe), ["--name=other", "--train.align_weight=1"]))
 
 

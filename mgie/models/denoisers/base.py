@@ -44,8 +44,8 @@ class AbstractDenoiser(nn.Module, ABC):
     ) -> Guess:
         """What the process asks for at the times `t`: noise, velocity or sample.
 
-        `rows` says which row asks what, where there is guidance; `plan` how controls act. Raises DataError for a
-        source that it cannot see.
+        `rows` says which row asks what, where there is guidance; `plan` how controls act. Raises DataError
+        for a source that it cannot see.
         """
 
     @property

@@ -1,5 +1,7 @@
 """Stable Diffusion's UNet as a denoiser that sees the source picture beside the noisy one."""
 
+from typing import Any
+
 import torch
 from diffusers import UNet2DConditionModel
 from jaxtyping import Float, Int
@@ -49,7 +51,7 @@ class UNetDenoiser(AbstractDenoiser):
         """Prediction at the diffusion times `t`, for latents of any size; without a source beside zeros."""
         del plan, rows
         seen = torch.cat([noisy, torch.zeros_like(noisy) if source is None else source], dim=1)
-        more = {} if condition.mask is None else {"encoder_attention_mask": condition.mask}
+        more: dict[str, Any] = {} if condition.mask is None else {"encoder_attention_mask": condition.mask}
         if condition.pooled is not None:
             more["added_cond_kwargs"] = {"text_embeds": condition.pooled, "time_ids": condition.sizes}
         return Guess(

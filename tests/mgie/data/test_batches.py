@@ -19,7 +19,7 @@ class Builder:
 
     pad_id = 0
 
-    def __call__(self, pair):
+    def __call__(self, pair, _):
         number = int(pair.key.removeprefix("pair-"))
         if pair.instruction == "bad":
             raise DataError(f"{pair.key} is bad")
@@ -140,7 +140,7 @@ def test_the_order_does_not_depend_on_what_was_asked_before():
 
 
 def test_collate_pads_on_the_right(make_pair):
-    batch = collate([Builder()(make_pair(index)) for index in (0, 2)], positions=(4, 5), pad_id=9)
+    batch = collate([Builder()(make_pair(index), None) for index in (0, 2)], positions=(4, 5), pad_id=9)
     assert batch.input_ids.tolist() == [[0, 1, 2, 3, 9, 9], [2, 3, 4, 5, 6, 7]]
     assert batch.labels.tolist()[0] == [IGNORE, IGNORE, 2, 3, IGNORE, IGNORE]
     assert batch.mask.sum(1).tolist() == [4, 6]
@@ -148,10 +148,10 @@ def test_collate_pads_on_the_right(make_pair):
 
 
 def test_states_beyond_the_end_are_read_at_the_end(make_pair):
-    late = Example(**{name: getattr(Builder()(make_pair(1)), name) for name in Example.__slots__} | {
+    late = Example(**{name: getattr(Builder()(make_pair(1), None), name) for name in Example.__slots__} | {
         "read_at": torch.tensor([20, 21])
     })  # fmt: skip
-    batch = collate([Builder()(make_pair(2)), late], positions=(0, 1), pad_id=0)
+    batch = collate([Builder()(make_pair(2), None), late], positions=(0, 1), pad_id=0)
     assert batch.read_at.tolist() == [[1, 2], [3, 4]]  # six tokens: states 3 and 4 predict tokens 4 and 5
 
 

@@ -129,9 +129,10 @@ def test_a_training_step_has_the_same_loss(folder, builder, codec, llava, encode
 
 
 @pytest.mark.parametrize("kind", ["vae", "clip"])
-def test_one_kind_alone(folder, builder, codec, llava, encoder, kind):
+def test_one_kind_alone(folder, builder, codec, encoder, kind):
     store_features(
-        folder, FeatureExtractor(builder, codec if kind == "vae" else None, encoder if kind == "clip" else None)
+        folder,
+        FeatureExtractor(builder, codec if kind == "vae" else None, encoder if kind == "clip" else None),
     )
     plain, stored = batch_of(StoredPairs(folder, "train"), builder), featured(folder, builder, (kind,))
     if kind == "vae":
@@ -147,7 +148,7 @@ def test_one_kind_alone(folder, builder, codec, llava, encoder, kind):
         StoredFeatures(folder, "train")
 
 
-def test_pairs_without_a_source(tmp_path, builder, codec, llava, encoder, make_picture):
+def test_pairs_without_a_source(tmp_path, builder, codec, encoder, make_picture):
     (tmp_path / "t.png").write_bytes(make_picture(20, 20))
     rows = [
         {"target": "t.png", "instruction": "go", "key": f"k{k}"} | ({"source": "t.png"} if k % 2 else {})
@@ -229,7 +230,7 @@ def test_a_check_looks_at_the_features_too(folder, builder, codec):
         verify(folder)
 
 
-def test_workers_and_devices(folder, builder, codec, llava, encoder):
+def test_workers_and_devices(folder, builder, codec, encoder):
     store_features(folder, FeatureExtractor(builder, codec, encoder), precision="bfloat16")
     features = StoredFeatures(folder, "test")
     again = pickle.loads(pickle.dumps(features))

@@ -16,7 +16,7 @@ from mgie.types import Example
 class Builder:
     pad_id = 0
 
-    def __call__(self, pair):
+    def __call__(self, pair, _):
         return Example(
             input_ids=torch.arange(4), labels=torch.full((4,), IGNORE), read_at=torch.tensor([1, 2]),
             clip_pixels=torch.zeros(1, 3, 2, 2), source=torch.zeros(3, 2, 2), has_source=True,

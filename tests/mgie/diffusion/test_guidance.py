@@ -93,7 +93,10 @@ def test_words_may_count_differently_from_place_to_place():
     nowhere = guided(answers, rows, guidance=torch.ones(2, 1, 3, 3), image_guidance=1.5)
     assert torch.equal(nowhere, guided(answers, rows, guidance=1.0, image_guidance=1.5))
     context, source = told(torch.zeros(2, 3, 5), NULL), torch.zeros(2, 4, 2, 2)
-    assert branches(context, source, guidance=torch.ones(2, 1, 2, 2), image_guidance=1.0)[2].names == ("T", "I")
+    assert branches(context, source, guidance=torch.ones(2, 1, 2, 2), image_guidance=1.0)[2].names == (
+        "T",
+        "I",
+    )
 
 
 @pytest.mark.parametrize(("guidance", "image_guidance"), SCALES)

@@ -88,9 +88,13 @@ def test_a_sampler_s_configuration_tells_its_process(kind: str):
     assert getattr(again, "predicts", "flow") == kind and again.length == 1000
 
 
-@pytest.mark.parametrize(("kind", "name"), [("sample", "EulerAncestralDiscreteScheduler"), ("flow", "DDIMScheduler")])
+@pytest.mark.parametrize(
+    ("kind", "name"), [("sample", "EulerAncestralDiscreteScheduler"), ("flow", "DDIMScheduler")]
+)
 def test_a_sampler_of_another_process_is_refused(kind: str, name: str):
-    with pytest.raises(ConfigError, match=rf"sampling.scheduler={name} with sampling.steps=2 cannot sample here"):
+    with pytest.raises(
+        ConfigError, match=rf"sampling.scheduler={name} with sampling.steps=2 cannot sample here"
+    ):
         process(kind).sampler(name, steps=2)
 
 

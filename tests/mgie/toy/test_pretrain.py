@@ -53,7 +53,10 @@ def test_all_stages_and_the_export(settings, toy_data, tmp_path):
     unet = load_file("base/sd/unet/diffusion_pytorch_model.safetensors")
     for name, tensor in unet.items():
         assert torch.equal(tensor, trained("painter")[f"denoiser.unet.{name}"].half())
-    run = load_run("tiny", [f"--model.encoder.llava={tmp_path}/base/llava", f"--model.denoiser.diffusion={tmp_path}/base/sd"])
+    run = load_run(
+        "tiny",
+        [f"--model.encoder.llava={tmp_path}/base/llava", f"--model.denoiser.diffusion={tmp_path}/base/sd"],
+    )
     parts = build_editor(run)
     teacher = build_teacher(run, parts)
     assert teacher is not None

@@ -129,7 +129,9 @@ def test_any_form_of_the_visual_tokens_rows(release, folder: Path, base, heads, 
     change(folder / MLLM, emb={"(1, 8, d)": emb, "(8, d)": emb[0], "absent": None}[form])
     again = read_apple(folder, **base, heads=heads, progress=False)
     assert again.editor.encoder.edit_head.own_embeddings is None
-    rows = again.editor.encoder.llava.language_model.model.embed_tokens.weight[list(visual_ids(release.prompts.processor, 8))]
+    rows = again.editor.encoder.llava.language_model.model.embed_tokens.weight[
+        list(visual_ids(release.prompts.processor, 8))
+    ]
     assert torch.equal(rows, emb[0].float())
 
 
@@ -259,7 +261,9 @@ def test_trained_tensors_are_taken_from_any_number_of_shards(release, tmp_path, 
     mllm, unet = read_training_checkpoint(run, progress=False)
     write_apple(release, tmp_path / "apple")
     assert mllm.keys() == load(tmp_path / "apple" / MLLM).keys() - {"emb"}
-    assert all(torch.equal(tensor, unet[name]) for name, tensor in release.editor.denoiser.unet.state_dict().items())
+    assert all(
+        torch.equal(tensor, unet[name]) for name, tensor in release.editor.denoiser.unet.state_dict().items()
+    )
     assert unet.keys() == release.editor.denoiser.unet.state_dict().keys()
 
 

@@ -233,7 +233,9 @@ def test_configurations_name_no_code(folder: Path, release):
     again = read_release(folder, verify=False)
     assert again.editor.encoder.llava.language_model.config._attn_implementation == "sdpa"
     assert again.editor.encoder.llava.vision_tower.config._attn_implementation == "sdpa"
-    assert again.prompts.processor.tokenizer.encode("a b") == release.prompts.processor.tokenizer.encode("a b")
+    assert again.prompts.processor.tokenizer.encode("a b") == release.prompts.processor.tokenizer.encode(
+        "a b"
+    )
     with pytest.raises(
         ConfigError, match="attention 'kernels-community/x' is not known: expected one of sdpa"
     ):

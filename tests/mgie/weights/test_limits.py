@@ -65,5 +65,5 @@ def test_what_is_said_to_fit_is_all_that_fits():
 @pytest.mark.parametrize("content", [{"block_out_channels": 3}, {"block_out_channels": []}])
 def test_a_configuration_that_says_nothing(release, content):
     (release / "vae" / "config.json").write_text(json.dumps(content))
-    with pytest.raises(WeightsError, match="vae/config.json describes no AutoencoderKL"):
+    with pytest.raises(WeightsError, match=r"vae/config\.json describes no AutoencoderKL"):
         ask(release)

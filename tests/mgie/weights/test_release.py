@@ -62,7 +62,16 @@ def test_what_is_read_is_what_was_written(release, folder: Path, tensors):
     assert {name: schedule[name] for name in schedule if not name.startswith("_")} == {
         name: value for name, value in again.scheduler.config.items() if not name.startswith("_")
     }
-    assert not [part for part in (again.editor.encoder.llava, again.editor.denoiser.unet, again.editor.codec.vae, again.editor.encoder.edit_head) if part.training]
+    assert not [
+        part
+        for part in (
+            again.editor.encoder.llava,
+            again.editor.denoiser.unet,
+            again.editor.codec.vae,
+            again.editor.encoder.edit_head,
+        )
+        if part.training
+    ]
 
 
 def test_loading_and_saving_gives_the_same_bytes(folder: Path, tmp_path):

@@ -28,7 +28,9 @@ def encoder() -> ClipTextEncoder:
 def test_the_answer_s_words_are_read_and_nothing_else(encoder: ClipTextEncoder, make_batch):
     context = encoder.encode(make_batch(([5, 6], [7, 8, 9]), ([5, 6, 11, 12], [7, 8, 9])))
     assert context.condition.tokens.shape == (2, 6, 8)
-    assert torch.allclose(context.condition.tokens[0], context.condition.tokens[1], atol=1e-6)  # the questions differ
+    assert torch.allclose(
+        context.condition.tokens[0], context.condition.tokens[1], atol=1e-6
+    )  # the questions differ
     plain = encoder.text_model(input_ids=torch.tensor([[7, 8, 9, EOS, EOS, EOS]])).last_hidden_state
     assert torch.allclose(context.condition.tokens[:1], plain, atol=1e-6)
 
