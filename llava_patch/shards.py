@@ -21,6 +21,8 @@ from llava_patch.errors import WeightsError
 SAFE_FILE, SAFE_INDEX = "model.safetensors", "model.safetensors.index.json"
 STEMS = ("model", "pytorch_model")
 """How transformers' files of weights begin: safetensors, and pickles."""
+PORTION = 128 * 2**20
+"""Bytes of a file that are mapped at a time, about."""
 SHARD_BYTES = 5 * 1024**3
 """Greatest size of one written file, as published models have it."""
 
@@ -184,11 +186,18 @@ def _check_numbers(folder: Path, files: list[Path]) -> None:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Mapped in portions: what has been read of a file is given back with the last tensor of a portion."""
+    tensors: dict[str, Tensor] = {}
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = list(file.keys())
+        step = -(-len(names) // -(-path.stat().st_size // PORTION)) or 1
+        for start in range(0, len(names), step):
+            with safe_open(path, framework="pt") as file:
+                tensors |= {name: file.get_tensor(name) for name in names[start : start + step]}
     except SafetensorError as error:
         raise _unreadable(path, f" ({error})") from error
+    return tensors
 
 
 def _read_pickle(path: Path, within: str | None) -> dict[str, Tensor]:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from llava_patch import shards
 from llava_patch.errors import WeightsError
 from llava_patch.shards import (
     TensorFolder,
@@ -185,3 +186,20 @@ def test_indexes_that_are_none(tmp_path: Path, text: str):
     (tmp_path / "model.safetensors.index.json").write_text(text)
     with pytest.raises(WeightsError, match="is no index of shards"):
         shard_files(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux tells what is mapped")
+def test_what_has_been_taken_out_of_a_file_is_given_back(tmp_path, monkeypatch):
+    """Pages of a mapped file count as the process's memory: a large file beside its copy would double it."""
+    wanted = {f"tensor_{number}": torch.randn(1000) for number in range(10)}
+    save_file(wanted, tmp_path / "model.safetensors")
+    monkeypatch.setattr(shards, "PORTION", 8200)
+
+    def mapped() -> int:
+        return Path("/proc/self/maps").read_text().count(str(tmp_path))
+
+    tensors = read_tensors(tmp_path / "model.safetensors")
+    assert tensors.keys() == wanted.keys() and mapped() == 5
+    for name in list(tensors)[:6]:
+        assert torch.equal(tensors.pop(name), wanted[name])
+    assert mapped() == 2
