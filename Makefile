@@ -1,7 +1,7 @@
 # The same targets locally and in CI. `source scripts/setup.sh toy,train,eval,notebooks,dev` makes the environment.
 PYTHON ?= $(if $(wildcard .venv/bin/python),.venv/bin/python,python)
 WORKERS ?= 2
-WORLD_SIZE ?= 2
+PROCESSES ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest
 
 .PHONY: check format test test-slow test-gpu test-dist golden bench bench-full-size bench-chaos
@@ -29,7 +29,7 @@ test-gpu:
 	$(PYTEST) -m gpu
 
 test-dist:
-	WORLD_SIZE=$(WORLD_SIZE) $(PYTEST) -m dist
+	PROCESSES=$(PROCESSES) $(PYTEST) -m dist
 
 # Each script answers one question and writes a dated report.
 bench:

@@ -169,10 +169,11 @@ def report(found: dict[str, dict[str, list[int]]]) -> str:
     lines += [
         "",
         "The largest values of each phase. Pages of mapped files are counted as a process's memory",
-        "(`ru_maxrss`), though the system takes them back when it needs them. The libraries leave weights mapped",
-        "as they lie in the file; mgie copies them, so that no file need stay as it is, and that types may change.",
-        "While a file is copied it lies in memory beside its copy: until 2026-11-21 all of it, which is where the",
-        "half GiB above the original's came from; since then 128 MiB of it at a time (`llava_patch/shards.py`).",
+        "(`ru_maxrss`), though the system takes them back when it needs them. The libraries leave weights",
+        "mapped as they lie in the file; mgie copies them, so that no file need stay as it is, and types may",
+        "change. While a file is copied it lies in memory beside its copy: until 2026-11-21 all of it, which",
+        "is where the half GiB above the original's came from; since then 128 MiB of it at a time",
+        "(`llava_patch/shards.py`).",
     ]
     return "\n".join(lines) + "\n"
 

@@ -13,12 +13,12 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from transformers import CLIPVisionModel, LlamaForCausalLM
+from transformers import CLIPVisionModel, GenerationConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from llava_patch.config import LlavaConfig
 from llava_patch.errors import ConfigError
-from llava_patch.generation import Generated, GreedyDecoder
+from llava_patch.generation import Generated, generate, read
 from llava_patch.splice import splice
 from llava_patch.tokens import ImageTokens, grow_tables
 from llava_patch.vision import patch_features
@@ -133,21 +133,27 @@ class Llava(nn.Module):
         stop: tuple[int, ...] = (),
         then: tuple[int, ...] = (),
     ) -> Generated:
-        """Answer greedily; each row gets what it would get alone (`stop`, `then`: GreedyDecoder).
+        """Answer greedily; each row gets what it would get alone (`stop`, `then`: llava_patch/generation.py).
 
+        The states of it are read by `read`.
         `eos_id` None: the language model's own; a negative number: never stop for it.
         """
-        decoder = GreedyDecoder(
+        return generate(
             self.language_model,
+            input_ids,
+            mask,
+            self.embed(input_ids, clip_pixels=clip_pixels, features=features),
             max_new_tokens=max_new_tokens,
             no_repeat_ngram_size=no_repeat_ngram_size,
             eos_id=_single(self.language_model.config.eos_token_id) if eos_id is None else eos_id,
             stop=stop,
             then=then,
         )
-        return decoder.speak(
-            input_ids, mask, self.embed(input_ids, clip_pixels=clip_pixels, features=features)
-        )
+
+    @torch.no_grad()
+    def read(self, generated: Generated) -> tuple[Float[Tensor, "_ d"], ...]:
+        """Last states of what was generated: states[i] predicts ids[i + 1], row by row."""
+        return read(self.language_model, generated)
 
     def grow(self, count: int, *, generator: torch.Generator | None = None) -> None:
         """Append `count` random rows to both embedding tables. Build optimizers afterwards."""
@@ -200,6 +206,7 @@ def build_parts(config: LlavaConfig, *, attn_implementation: str) -> Parts:
     try:
         tower, model = CLIPVisionModel(vision), LlamaForCausalLM(language)
         model.model.rotary_emb = FullPrecisionRotary(language)
+        model.generation_config = GenerationConfig()  # what a folder says of asking it does not count
     except Exception as error:  # the libraries have no one type for sizes that do not go together
         raise ConfigError(
             f"no model has the sizes of config.json ({type(error).__name__}: {error}); fetch the file again, "

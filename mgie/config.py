@@ -19,9 +19,9 @@ from llava_patch.ranges import Range, check_ranges
 from mgie.diffusion.guidance import DropConfig
 from mgie.errors import ConfigError, mended
 from mgie.ranges import Few, NewTokens, Ngram, Number, NumberOrNone, Scale, Seed, Side, Steps, Threads, Weight
+from mgie.training.engine import Strategy
 from mgie.training.log import LogConfig
 from mgie.training.optim import OptimConfig
-from mgie.training.world import Strategy
 from mgie.weights.checkpoint import SaveConfig
 from mgie.weights.parts import RECIPES, denoiser_part, encoder_part
 

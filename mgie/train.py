@@ -36,7 +36,10 @@ from mgie.data.stored_pairs import StoredPairs
 from mgie.errors import ConfigError, WeightsError
 from mgie.evaluation.report import Item, sheet
 from mgie.pipeline import EditOutput, MGIEPipeline
+from mgie.training.ddp import DdpEngine
+from mgie.training.deepspeed import ZeroEngine
 from mgie.training.draws import draws_for, reference_draws
+from mgie.training.engine import AbstractEngine
 from mgie.training.log import Means, RunLog
 from mgie.training.optim import (
     Average,
@@ -62,12 +65,13 @@ def train(run: RunConfig) -> dict[str, Any]:
     is. Raises ConfigError if the folder holds a run of other settings or other data.
     """
     run.validate(processes())
-    with World(
-        run.folder, precision=run.train.precision, trackers=run.log.trackers, threads=run.train.threads,
-        strategy=run.train.strategy, batch_size=run.train.batch_size,
-        micro_batch_size=run.train.micro_batch(processes()), clip=run.optim.clip,
-    ) as world, stopping_at_once(), world.holding(run.folder):  # fmt: skip
+    with (
+        World(run.folder, trackers=run.log.trackers, threads=run.train.threads) as world,
+        stopping_at_once(),
+        world.holding(run.folder),
+    ):
         # Everything that can be wrong is wrong now.
+        engine = build_engine(run, world)
         run, found, data = find_start(run, world)
         world.start_trackers(run.name)
 
@@ -80,14 +84,25 @@ def train(run: RunConfig) -> dict[str, Any]:
         )  # fmt: skip
         batches = build_batches(run, parts.prompts, rank=world.rank, world=world.size, editor=parts.editor)
         return fit(
-            run, world, task, parts.editor.groups(), batches, partial(draw_for, run, parts), found=found,
+            run, engine, task, parts.editor.groups(), batches, partial(draw_for, run, parts), found=found,
             begin=partial(begin_run, run, parts, data), look=partial(preview, run, parts),
         )  # fmt: skip
 
 
+def build_engine(run: RunConfig, world: World) -> AbstractEngine:
+    """What trains as `train.strategy` says; a process by itself has nobody to share out with."""
+    train, how = run.train, {"clip": run.optim.clip, "bf16": run.train.precision == "bf16"}
+    if train.strategy == "ddp" or world.size == 1:
+        return DdpEngine(world, **how)
+    return ZeroEngine(
+        world, **how, stage=int(train.strategy[-1]), batch_size=train.batch_size,
+        micro_batch_size=train.micro_batch(world.size),
+    )  # fmt: skip
+
+
 def fit(
     run: RunConfig,
-    world: World,
+    engine: AbstractEngine,
     task: AbstractTask,
     groups: Groups,
     batches: Batches,
@@ -103,9 +118,9 @@ def fit(
     `found`; else `begin()` puts in what a new run begins with, and gives its state and what checkpoints shall
     hold beside what is trained.
     """
-    total = run_length(run, batches)
+    world, total = engine.world, run_length(run, batches)
     trained = choose_trained(task.editor, groups, run.train.groups)
-    optimizer = build_optimizer(groups, run.train.groups, run.optim, fused=world.fused)
+    optimizer = build_optimizer(groups, run.train.groups, run.optim, fused=engine.fused)
 
     # Resume where the last run stopped, or start. Processes may share out what has been read.
     saved, begun = None, {}
@@ -121,12 +136,12 @@ def fit(
             f"{run.folder} has done {state.samples} samples already, and the run shall have {total}: "
             "expected train.samples (or train.epochs) of more, or another --name."
         )
-    model, optimizer = world.prepare(task, optimizer)
-    held = world.local_parameters(trained)
+    engine.prepare(task, optimizer, trained)
+    held = engine.local_parameters()
     ema = Average(held, decay=run.train.ema) if run.train.ema else None
     shadow = ema.shadow_params if ema else None
     if saved:
-        world.load_state_dict(saved, trained, optimizer, shadow)
+        engine.load_state_dict(saved, shadow)
         if ema:
             ema.optimization_step = state.steps
     del saved
@@ -148,15 +163,12 @@ def fit(
             set_rates(optimizer, rate_factor(state.samples / total, run.optim))
             for micro in micros:
                 batch, draws = micro.to(world.device), draw(micro).to(world.device)
-                with world.accumulating(model, last=micro is micros[-1]):
-                    with world.autocast():
-                        losses = model(batch, draws)
-                    world.backward(task.weighted(losses, counts))
+                with engine.accumulating(last=micro is micros[-1]):
+                    losses = engine(batch, draws)
+                    engine.backward(task.weighted(losses, counts))
                 means.add(losses)
             # A step whose gradient is not finite is left out, as if it had not been.
-            norm = world.clip(list(trained.values()), run.optim.clip)
-            taken = world.step(optimizer, norm)
-            optimizer.zero_grad()
+            norm, taken = engine.step()
             means.close_step(taken)
             left_out.note(taken)
             if ema:
@@ -178,13 +190,13 @@ def fit(
                 log.step(state, grad_norm=float(norm), lr=optimizer.param_groups[0]["lr"])
             # While steps are left out nothing is saved: what was saved before is better.
             if (due(run.save.every, before, state) and not row) or done:
-                snapshot = world.state_dict(trained, optimizer, shadow)
+                snapshot = engine.state_dict(shadow)
                 if world.is_main:
                     snapshot = replace(snapshot, begun=begun)
                     checkpoint.save(run.folder, state, snapshot, run_yaml=dump_run(run), keep=run.save.keep)
                 world.wait()
             if look and due(run.preview.every, before, state):
-                with averaged(ema, held), world.full_parameters(model):
+                with engine.full_parameters(shadow):
                     if world.is_main:
                         log.picture(f"{state.samples:010d}", look())
             if done and state.samples < total:
@@ -251,20 +263,6 @@ def at_rest(model: nn.Module) -> Iterator[None]:
     finally:
         for module in trained:
             module.training = True
-
-
-@contextmanager
-def averaged(ema: Average | None, held: list[nn.Parameter]) -> Iterator[None]:
-    """The averaged weights inside, where the run keeps them; the trained ones again after."""
-    if ema is None:
-        yield
-        return
-    ema.store(held)
-    ema.copy_to(held)
-    try:
-        yield
-    finally:
-        ema.restore(held)
 
 
 def run_length(run: RunConfig, batches: Batches) -> int:

@@ -17,6 +17,7 @@ import numpy
 import pytest
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))  # tests/processes.py, whatever pytest's import mode
 GOLDEN = ROOT / "tests" / "golden"
 
 

@@ -54,7 +54,7 @@ from mgie.models.encoders.clip_text import ClipTextEncoder
 from mgie.tokens import IGNORE
 from mgie.toy.scenes import DESCRIBE, corpus
 from mgie.toy.tasks import CodecTask, LanguageTask
-from mgie.train import find_start, fit
+from mgie.train import build_engine, find_start, fit
 from mgie.training.draws import draws_for
 from mgie.training.optim import Groups
 from mgie.training.task import AbstractTask, EditTask
@@ -77,7 +77,7 @@ def train_stage(stage: Stage, *, data: str, threads: int | None = None) -> dict[
     settings = yaml.safe_load(SETTINGS.read_text())
     run = stage_run(stage, settings, data=data, threads=threads)
     with (
-        World(run.folder, precision=run.train.precision, threads=run.train.threads) as world,
+        World(run.folder, threads=run.train.threads) as world,
         world.holding(run.folder),
     ):
         run, found, _ = find_start(run, world)
@@ -100,7 +100,8 @@ def train_stage(stage: Stage, *, data: str, threads: int | None = None) -> dict[
             process=new_process(settings),
             shift=run.train.timestep_shift,
         )
-        return fit(run, world, task, groups, batches, lambda batch: draws(batch.positions), found=found)
+        engine = build_engine(run, world)
+        return fit(run, engine, task, groups, batches, lambda batch: draws(batch.positions), found=found)
 
 
 def stage_run(stage: Stage, settings: dict[str, Any], *, data: str, threads: int | None) -> RunConfig:

@@ -1,9 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
+from transformers import LlamaConfig
 
 from llava_patch import Generated, Llava, Processor
 from llava_patch.errors import DataError
+from llava_patch.model import build_parts
 
 BUDGET = 12
 
@@ -21,20 +25,14 @@ def answer(
     return model.generate(ids, mask, clip_pixels, **{"max_new_tokens": BUDGET, "eos_id": -1} | options)
 
 
-def same(left: Generated, right: Generated, row: int, other: int) -> None:
-    assert left.ids[row].tolist() == right.ids[other].tolist()
-    assert left.endings[row] == right.endings[other]
-    assert left.prompts[row] == right.prompts[other]
-    assert torch.allclose(left.states[row], right.states[other], atol=1e-5)
-
-
 @torch.no_grad()
 def test_each_word_is_the_likeliest_and_states_are_one_forward_s(model: Llava, processor, rows, clip_pixels):
     generated = answer(model, processor, rows[:1], clip_pixels(1))
     ids = generated.ids[0]
     states = model(ids[None], torch.ones(1, len(ids)).bool(), clip_pixels(1))[0]
-    assert torch.allclose(generated.states[0], states[:-1], atol=1e-5)
-    start = generated.prompts[0]
+    (read,) = model.read(generated)
+    assert torch.allclose(read, states[:-1], atol=1e-5)
+    start = len(generated.prompts[0])
     assert ids[:start].tolist() == rows[0]
     assert model.logits(states)[start - 1 : -1].argmax(-1).tolist() == generated.new_ids(0)
     assert len(generated.new_ids(0)) == BUDGET
@@ -55,8 +53,12 @@ def test_a_batch_gives_each_row_what_it_gets_alone(
     alone = [answer(model, processor, [row], clip_pixels(3)[[i]], **options) for i, row in enumerate(rows)]
     together = answer(model, processor, rows, clip_pixels(3), side, **options)
     assert len(set(map(len, together.ids))) > 1
+    states = model.read(together)
     for row, one in enumerate(alone):
-        same(together, one, row, 0)
+        assert together.ids[row].tolist() == one.ids[0].tolist()
+        assert together.endings[row] == one.endings[0]
+        assert torch.allclose(together.prompts[row], one.prompts[0], atol=1e-5)
+        assert torch.allclose(states[row], model.read(one)[0], atol=1e-5)
 
 
 def test_nothing_is_said_twice_when_that_is_forbidden(model: Llava, processor, rows, clip_pixels):
@@ -91,7 +93,7 @@ def test_endings(model: Llava, processor, rows, clip_pixels):
         generated = answer(model, processor, rows[:1], clip_pixels(1), **options)
         assert generated.endings == (ending,)
         assert generated.new_ids(0) == said[:count]
-        assert len(generated.states[0]) == len(generated.ids[0]) - 1
+        assert len(model.read(generated)[0]) == len(generated.ids[0]) - 1
 
 
 def test_the_language_model_s_own_end(model: Llava, processor, rows, clip_pixels):
@@ -112,12 +114,13 @@ def test_tokens_that_follow_are_read_in_one_forward(
     assert set(plain.endings) == {"stop", "budget"}
     followed = answer(model, processor, rows, clip_pixels(3), side, max_new_tokens=5, stop=(stop,), then=then)
     assert followed.endings == plain.endings
+    read = model.read(followed)
     for row, ending in enumerate(plain.endings):
         said = plain.new_ids(row)[: -1 if ending == "stop" else None]
         assert followed.new_ids(row) == [*said, *then]
         ids = followed.ids[row][None]
         states = model(ids, torch.ones_like(ids).bool(), clip_pixels(3)[[row]])[0]
-        assert torch.allclose(followed.states[row], states[:-1], atol=1e-5)
+        assert torch.allclose(read[row], states[:-1], atol=1e-5)
 
 
 def test_prompts_and_budgets_that_make_no_sense(model: Llava, processor, rows, clip_pixels):
@@ -138,9 +141,28 @@ def test_nothing_is_read_beyond_the_model_s_positions(model: Llava, processor, r
         said = min(BUDGET, config.max_position_embeddings - len(prompt) - len(then))
         assert together.new_ids(row) == [*free.new_ids(row)[:said], *then]
         assert together.endings[row] == "budget"
+    # What a row would have said after its last place does not end it.
+    longest = max(range(3), key=lambda row: len(rows[row]))
+    stop = (free.new_ids(longest)[3],)
+    stopped = answer(model, processor, rows, clip_pixels(3), then=then, stop=stop)
+    assert stopped.new_ids(longest) == together.new_ids(longest)
+    assert stopped.endings[longest] == "budget"
     config.max_position_embeddings = max(map(len, rows)) + len(then)
     with pytest.raises(DataError, match=r"tokens, but the language model reads \d+ in all, .*shorten"):
         answer(model, processor, rows, clip_pixels(3), then=then)
     config.rope_parameters = {"rope_type": "linear", "factor": 2.0, "rope_theta": 10000.0}
     stretched = answer(model, processor, rows, clip_pixels(3), then=then)
     assert [len(stretched.new_ids(row)) for row in range(3)] == [BUDGET + len(then)] * 3
+
+
+def test_how_a_folder_would_sample_is_not_how_it_is_asked(model: Llava, processor, rows, clip_pixels):
+    """Published configurations carry habits of their demos; the answer stays the likeliest words."""
+    free = answer(model, processor, rows, clip_pixels(3)).new_ids(0)
+    habits = {"do_sample": True, "temperature": 5.0, "repetition_penalty": 9.0, "min_new_tokens": BUDGET}
+    language = LlamaConfig(**model.config.language.to_dict() | habits | {"eos_token_id": free[0]})
+    parts = build_parts(replace(model.config, language=language), attn_implementation="sdpa")
+    other = Llava(model.config, model.tokens, **parts)
+    other.load_state_dict(model.state_dict())
+    for stop in ((), (free[2],)):
+        said, again = (answer(each, processor, rows, clip_pixels(3), stop=stop) for each in (model, other))
+        assert [ids.tolist() for ids in again.ids] == [ids.tolist() for ids in said.ids]

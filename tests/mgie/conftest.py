@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,19 +19,26 @@ def toy_data(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def tiny_run(toy_data, tmp_path) -> Callable[..., RunConfig]:
-    """The recipe `tiny` on the small data set, short: batches of 4, one thread. Takes `--a.b=value`."""
+@pytest.fixture(scope="session")
+def tiny_recipe(toy_data) -> Callable[..., RunConfig]:
+    """The recipe `tiny` on the small data set, short: batches of 4, one thread. Takes the folder of its runs
+    and `--a.b=value`."""
 
-    def make(*overrides: str, samples: int = 16) -> RunConfig:
+    def make(out: Path, *overrides: str, samples: int = 16) -> RunConfig:
         fixed = {
-            "data.path": toy_data, "data.workers": 0, "out": tmp_path / "runs", "train.samples": samples,
+            "data.path": toy_data, "data.workers": 0, "out": out, "train.samples": samples,
             "train.batch_size": 4, "train.micro_batch_size": 4, "train.threads": 1,
             "log.every": 4, "save.every": 8, "preview.every": 0,
         }  # fmt: skip
         return load_run("tiny", [f"--{key}={value}" for key, value in fixed.items()] + list(overrides))
 
     return make
+
+
+@pytest.fixture
+def tiny_run(tiny_recipe, tmp_path) -> Callable[..., RunConfig]:
+    """The same in a folder of the test's own."""
+    return partial(tiny_recipe, tmp_path / "runs")
 
 
 @pytest.fixture(scope="session")

@@ -34,8 +34,8 @@ def hear(pipe: MGIEPipeline, monkeypatch: pytest.MonkeyPatch, script: Sequence[s
     spoken = iter([tokenizer.id_of(word) for word in script])
 
     def scores(states: torch.Tensor) -> torch.Tensor:
-        chosen = torch.zeros(len(states), pipe.encoder.llava.vocabulary)
-        chosen[:, next(spoken)] = 1
+        chosen = torch.zeros(*states.shape[:-1], pipe.encoder.llava.vocabulary)
+        chosen[..., next(spoken)] = 1
         return chosen
 
     monkeypatch.setattr(pipe.encoder.llava.language_model.lm_head, "forward", scores)

@@ -2,8 +2,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import fields, replace
 from functools import partial
@@ -11,7 +9,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from mgie.build import build_editor
@@ -32,9 +29,6 @@ full rate make 2e-5 of a rounding."""
 STEADY, ROUNDING = 6, 3e-3
 """Steps in which single precision stays near double, and how near: measured 3e-4 and 9e-4 on two machines."""
 
-PROCESSES = int(os.environ.get("WORLD_SIZE", "2"))
-"""How many the tests marked `dist` start."""
-
 
 def losses(run) -> list[tuple[float, float]]:
     lines = (run.folder / "log.jsonl").read_text().splitlines()
@@ -52,32 +46,6 @@ def assert_same_bits(one, two, name: str = "trained") -> None:
     left, right = tensors(one, name), tensors(two, name)
     assert left.keys() == right.keys()
     assert all(torch.equal(left[key], right[key]) for key in left)
-
-
-def torchrun(run, processes: int) -> None:
-    """Train under torchrun with `processes` processes on the CPU."""
-    path = run.folder.parent / f"{run.name}.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(dump_run(run))
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        f"--nproc_per_node={processes}",
-        "--master_port=0",
-    ]
-    command += [
-        "--rdzv_backend=c10d",
-        "--rdzv_endpoint=localhost:0",
-        "-m",
-        "mgie",
-        "train",
-        "--config",
-        str(path),
-    ]
-    subprocess.run(
-        command, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=300
-    )
 
 
 def test_a_run_leaves_its_facts_log_and_checkpoints(tiny_run):
@@ -149,127 +117,6 @@ def test_micro_batches_change_nothing(tiny_run):
     )
     train(whole), train(split)
     torch.testing.assert_close(losses(whole), losses(split), rtol=SPLIT, atol=SPLIT)
-
-
-@pytest.mark.dist
-def test_several_processes_give_the_losses_of_one(tiny_run, monkeypatch):
-    processes = int(os.environ.get("WORLD_SIZE", "2"))
-    size = f"--train.batch_size={4 * processes}"
-    one, many = (
-        tiny_run(*WARMING, f"--name={name}", size, "--train.micro_batch_size=2", samples=16 * processes)
-        for name in ("one", "many")
-    )
-    monkeypatch.delenv("WORLD_SIZE", raising=False)  # it names the processes to start, not this one's company
-    train(one)
-    torchrun(many, processes)
-    torch.testing.assert_close(losses(one), losses(many), rtol=SPLIT, atol=SPLIT)
-    assert tensors(one).keys() == tensors(many).keys()
-
-
-SHARED = 3e-5
-"""Weights after four steps of runs that share out differ by the order of sums: a third of a step of 1e-4, for
-AdamW makes a step of a gradient that is all rounding; measured below 2e-6, on another processor 1.8e-5 in 24
-of 49152 values."""
-
-SHORT = 5e-3
-"""The same for losses in bfloat16, relative; measured below 2e-3 (ZeRO 3)."""
-
-
-def sharing(make, strategy: str, *overrides: str):
-    """A run of four steps of two micro-batches, with a checkpoint and a preview in the middle."""
-    batch = 4 * PROCESSES
-    run = make(
-        *WARMING, f"--train.strategy={strategy}", f"--train.batch_size={batch}",
-        "--train.micro_batch_size=2", "--train.ema=0.5", f"--log.every={batch}", f"--save.every={2 * batch}",
-        f"--preview.every={2 * batch}", "--preview.count=2", *overrides, samples=4 * batch,
-    )  # fmt: skip
-    return replace(run, out=f"{run.out}/{strategy}")
-
-
-def assert_same_state(one, many) -> None:
-    """Both runs have come to the same losses, weights, averages and moments."""
-    torch.testing.assert_close(losses(one), losses(many), rtol=SPLIT, atol=SPLIT)
-    for file in ("trained", "ema", "optimizer"):
-        torch.testing.assert_close(tensors(many, file), tensors(one, file), rtol=0, atol=SHARED)
-
-
-def goes_on(run, out, strategy: str):
-    """The run as it stood in the middle, elsewhere, to be gone on with under `strategy`."""
-    again = replace(run, out=str(out), train=replace(run.train, strategy=strategy))
-    shutil.copytree(run.folder, again.folder)
-    shutil.rmtree(checkpoint.latest(again.folder))
-    return again
-
-
-@pytest.mark.dist
-@pytest.mark.parametrize("strategy", ["zero1", "zero2", "zero3"])
-def test_sharing_out_changes_nothing(tiny_run, monkeypatch, tmp_path, strategy):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    one, many = sharing(tiny_run, "ddp"), sharing(tiny_run, strategy)
-    train(one)
-    torchrun(many, PROCESSES)
-    assert_same_state(one, many)
-    for picture in sorted((one.folder / "previews").iterdir()):
-        left, right = (
-            np.asarray(Image.open(path), int) for path in (picture, many.folder / "previews" / picture.name)
-        )
-        assert abs(left - right).max() <= 1
-
-    # What it has saved is gone on with alone, and by the same processes.
-    alone, together = goes_on(many, tmp_path / "alone", "ddp"), goes_on(many, tmp_path / "again", strategy)
-    train(alone)
-    assert_same_state(one, alone)
-    torchrun(together, PROCESSES)
-    assert_same_state(one, together)
-
-
-@pytest.mark.dist
-def test_what_was_shared_out_is_extracted_where_deepspeed_is_not(tiny_run, monkeypatch, tmp_path):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    one, many = sharing(tiny_run, "ddp"), sharing(tiny_run, "zero3")
-    train(one)
-    torchrun(many, PROCESSES)
-    script = (
-        "import sys; sys.modules['deepspeed'] = None; from mgie.cli import main; sys.exit(main(sys.argv[1:]))"
-    )
-    for form in ("release", "apple"):
-        outs = [tmp_path / f"{form}{number}" for number in range(2)]
-        for run, out in zip((one, many), outs):
-            words = ["extract", str(run.folder), "--out", str(out), "--format", form]
-            subprocess.run(
-                [sys.executable, "-c", script, *words], check=True, capture_output=True, timeout=300
-            )
-        files = [
-            path.relative_to(outs[0]) for path in outs[0].rglob("*") if path.suffix in (".safetensors", ".pt")
-        ]
-        assert len(files) >= 2
-        for file in files:
-            left, right = ((load_file if form == "release" else torch.load)(out / file) for out in outs)
-            # Apple's files are in half precision: one step of it.
-            torch.testing.assert_close(right, left, rtol=0 if form == "release" else 1e-3, atol=SHARED)
-
-
-@pytest.mark.dist
-@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
-def test_sharing_out_in_bfloat16(tiny_run, monkeypatch, strategy):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    one = sharing(tiny_run, "ddp", "--train.precision=bf16")
-    many = sharing(tiny_run, strategy, "--train.precision=bf16")
-    train(one)
-    torchrun(many, PROCESSES)
-    torch.testing.assert_close(losses(one)[:1], losses(many)[:1], rtol=SPLIT, atol=0)
-    torch.testing.assert_close(losses(one), losses(many), rtol=SHORT, atol=0)
-    assert all(value.dtype == torch.float32 for value in tensors(many).values())
-
-
-@pytest.mark.dist
-def test_frozen_weights_are_shared_out_too(tiny_run, monkeypatch):
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-    frozen = ("--train.groups=[edit_head, denoiser]", "--train.gradient_checkpointing=true")
-    one, many = sharing(tiny_run, "ddp", *frozen), sharing(tiny_run, "zero3", *frozen)
-    train(one)
-    torchrun(many, PROCESSES)
-    assert_same_state(one, many)
 
 
 def test_frozen_parts_are_neither_changed_nor_saved(tiny_run):

@@ -163,10 +163,10 @@ def test_greedy_answers_of_the_plain_weights(model: Llava, side: str):
 @pytest.mark.parametrize("rows", [*([row] for row in INFER_CASES), list(INFER_CASES)], ids=str)
 def test_greedy_answers_and_their_states(speaking_model: Llava, rows: list[int]):
     generated = answered(speaking_model, rows)
-    tokenizer = mgie_tokenizer()
+    tokenizer, read = mgie_tokenizer(), speaking_model.read(generated)
     for place, row in enumerate(rows):
         case = facts("mgie", "infer")["cases"][row]
-        states = generated.states[place]
+        states = read[place]
         window = tensor("mgie", "infer", f"case{row}/hid")
         assert generated.new_ids(place) == case["new_tokens"]
         assert len(generated.ids[place]) == case["len_seq"]
@@ -177,16 +177,17 @@ def test_greedy_answers_and_their_states(speaking_model: Llava, rows: list[int])
         assert tokenizer.decode(generated.ids[place].tolist()) == case["decoded"]
 
 
-def test_tokens_read_in_one_forward_have_the_states_of_tokens_said_one_by_one(speaking_model: Llava):
+def test_tokens_that_are_appended_have_the_states_of_tokens_that_are_said(speaking_model: Llava):
     tokenizer = mgie_tokenizer()
     visual = [tokenizer.id_of(name) for name in mgie_visual_tokens()]
     rows = list(INFER_CASES)
     said = answered(speaking_model, rows)
-    read = answered(speaking_model, rows, "left", stop=(visual[0],), then=tuple(visual))
+    appended = answered(speaking_model, rows, "left", stop=(visual[0],), then=tuple(visual))
+    of_said, of_appended = speaking_model.read(said), speaking_model.read(appended)
     for row in rows:
         case = facts("mgie", "infer")["cases"][row]
-        assert read.ids[row].tolist()[-len(visual) :] == visual
+        assert appended.ids[row].tolist()[-len(visual) :] == visual
         if case["img0_index"] is not None:
             start = case["img0_index"] - 1
-            there = said.states[row][start : start + len(visual)]
-            assert relative(read.states[row][start : start + len(there)], there) < SINGLE_PASS
+            there = of_said[row][start : start + len(visual)]
+            assert relative(of_appended[row][start : start + len(there)], there) < SINGLE_PASS

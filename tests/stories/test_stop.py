@@ -4,69 +4,22 @@ import os
 import re
 import signal
 import socket
-import sys
 import time
-import warnings
 from pathlib import Path
 
 import pytest
+from processes import Started, free_port, together
 
 from mgie.cli import main
-from mgie.train import train  # noqa: F401  (before the processes are forked: they need not read it again)
 from mgie.weights import checkpoint
 
 SAMPLES = 4000
 
 
-@pytest.fixture(autouse=True)
-def alone(monkeypatch):
-    """How many processes `make test-dist` wants to be started is not how many there are."""
-    monkeypatch.delenv("WORLD_SIZE", raising=False)
-
-
-class Started:
-    """A command as a process in a group of its own, as a scheduler and torchrun start it."""
-
-    def __init__(self, words: list[str], notes: Path, *, rank: int = 0, count: int = 1, port: int = 0):
-        self.notes = notes.with_suffix(f".{rank}")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # newer Pythons warn of threads that a fork leaves behind
-            self.pid = os.fork()
-        if self.pid == 0:
-            os.setsid()
-            warnings.simplefilter("ignore")  # as outside of tests
-            sys.stdout = sys.stderr = self.notes.open("w", buffering=1)
-            if count > 1:
-                ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
-                os.environ |= {name: str(value) for name, value in ranks.items()}
-                os.environ["MASTER_ADDR"] = "127.0.0.1"
-            os._exit(main(words))
-
-    @property
-    def said(self) -> str:
-        return self.notes.read_text() if self.notes.exists() else ""
-
-    @property
-    def children(self) -> list[int]:
-        return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
-
-    def until_it_trains(self) -> None:
-        while not re.search(rf" [1-9]\d*/{SAMPLES} ", self.said):
-            assert os.waitpid(self.pid, os.WNOHANG) == (0, 0), self.said
-            time.sleep(0.05)
-
-    def kill_group(self, number: int) -> None:
-        os.killpg(self.pid, number)
-
-    def code(self) -> int:
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-
-def together(words: list[str], notes: Path, count: int = 2) -> list[Started]:
-    """The same command in several processes that meet."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    return [Started(words, notes, rank=rank, count=count, port=port) for rank in range(count)]
+def until_it_trains(run: Started) -> None:
+    while not re.search(rf" [1-9]\d*/{SAMPLES} ", run.said):
+        assert os.waitpid(run.pid, os.WNOHANG) == (0, 0), run.said
+        time.sleep(0.05)
 
 
 def lives(pid: int) -> bool:
@@ -104,7 +57,7 @@ def saved_samples(said: str) -> int:
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT"])
 def test_a_signal_to_all_processes_of_a_run_saves_and_stops(words, tmp_path, number):
     run = Started(words, tmp_path / "notes")
-    run.until_it_trains()
+    until_it_trains(run)
     run.kill_group(getattr(signal, number))
     assert run.code() == 130
     found = checkpoint.find(tmp_path / "runs/tiny")
@@ -114,7 +67,7 @@ def test_a_signal_to_all_processes_of_a_run_saves_and_stops(words, tmp_path, num
 
 def test_a_second_command_on_one_folder_is_refused_until_the_first_has_ended(words, tmp_path, capsys):
     run, short = Started(words, tmp_path / "notes"), [*words, "--train.samples", "4"]
-    run.until_it_trains()
+    until_it_trains(run)
     helpers = run.children
     assert len(helpers) >= 2
     assert main(short) == 2
@@ -127,20 +80,18 @@ def test_a_second_command_on_one_folder_is_refused_until_the_first_has_ended(wor
         time.sleep(0.1)
 
 
-@pytest.mark.dist
 def test_a_signal_to_one_of_two_processes_stops_both(words, tmp_path):
     runs = together(words, tmp_path / "notes")
-    runs[0].until_it_trains()
+    until_it_trains(runs[0])
     runs[1].kill_group(signal.SIGTERM)
     assert [run.code() for run in runs] == [130, 130]
     assert checkpoint.find(tmp_path / "runs/tiny").samples == saved_samples(runs[0].said)
     assert "Traceback" not in runs[0].said + runs[1].said
 
 
-@pytest.mark.dist
 def test_two_processes_are_refused_together(words, tmp_path):
     first = Started(words, tmp_path / "first")
-    first.until_it_trains()
+    until_it_trains(first)
     runs = together(words, tmp_path / "notes")
     assert [run.code() for run in runs] == [2, 2]
     assert all(f"is in use by process {first.pid}" in run.said for run in runs)
@@ -148,16 +99,13 @@ def test_two_processes_are_refused_together(words, tmp_path):
     first.code()
 
 
-@pytest.mark.dist
 def test_processes_that_see_different_checkpoints_do_not_begin(words, tmp_path, monkeypatch):
     words[words.index("--out") + 1] = "runs"  # each in a folder of its own
     for place in ("here", "there"):
         (tmp_path / place).mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert main([*words, "--train.samples", "4"]) == 0
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    runs = []
+    port, runs = free_port(), []
     for rank, place in enumerate(("here", "there")):
         monkeypatch.chdir(tmp_path / place)
         runs.append(
@@ -167,10 +115,9 @@ def test_processes_that_see_different_checkpoints_do_not_begin(words, tmp_path, 
     assert all("process 1 sees no checkpoint at runs/tiny" in run.said for run in runs)
 
 
-@pytest.mark.dist
 def test_one_process_that_fails_ends_the_others_with_a_sentence(words, tmp_path):
     runs = together(words, tmp_path / "notes")
-    runs[0].until_it_trains()
+    until_it_trains(runs[0])
     os.kill(runs[1].pid, signal.SIGKILL)
     assert runs[0].code() == 2
     assert "another process of this run has ended" in runs[0].said and "Traceback" not in runs[0].said

@@ -102,8 +102,8 @@ class LlavaEncoder(AbstractInstructionEncoder):
     ) -> VisualStates:
         """Let the model speak, then read its visual tokens.
 
-        They are appended in one forward as soon as it comes to them or stops without them. `reference` lets
-        it say each one and reads where the original program would have read.
+        They are appended as soon as it comes to them or stops without them. `reference` lets it say each one
+        and reads where the original program would have read.
         Raises DataError for a prompt that is too long for the model.
         """
         ours = compat == "default"
@@ -117,9 +117,8 @@ class LlavaEncoder(AbstractInstructionEncoder):
             then=self.visual_ids if ours else (),
         )
         count, said, visual, forced = len(self.visual_ids), [], [], []
-        rows = zip(generated.ids, generated.states, generated.prompts, generated.endings)
-        for ids, states, prompt, ending in rows:
-            sequence, answer = ids.tolist(), ids[prompt:].tolist()
+        for row, states in enumerate(self.llava.read(generated)):
+            sequence, answer = generated.ids[row].tolist(), generated.new_ids(row)
             if ours:
                 start = read_positions(len(sequence) - count, count).start
             else:
@@ -130,7 +129,7 @@ class LlavaEncoder(AbstractInstructionEncoder):
             called = self.visual_ids[0] in answer
             said.append(tuple(answer[: answer.index(self.visual_ids[0])] if called else answer))
             visual.append(states[start : start + count])
-            forced.append(ending != "stop" if ours else not called)
+            forced.append(generated.endings[row] != "stop" if ours else not called)
         return VisualStates(said=tuple(said), states=torch.stack(visual), forced=tuple(forced))
 
     def visual_embeddings(self) -> Float[Tensor, "k d"]:

@@ -1,4 +1,4 @@
-"""One process by itself; two of them are tried in tests/mgie/test_train.py."""
+"""One process by itself; two of them are tried in tests/mgie/test_train_together.py."""
 
 import os
 import signal
@@ -7,11 +7,9 @@ import time
 
 import pytest
 import torch
-from torch import nn
 
 from mgie.data.batches import STOPS
 from mgie.errors import ConfigError, DeviceError
-from mgie.training.optim import Average, OptimConfig, build_optimizer
 from mgie.training.world import World, stop_requests, stopping_at_once
 
 
@@ -22,90 +20,6 @@ def test_one_process_is_the_whole_world(tmp_path):
         sums = torch.tensor([2.0, 3.0])
         torch.testing.assert_close(world.sum(sums).cpu(), torch.tensor([2.0, 3.0]))
         world.wait()
-
-
-def test_gradients_add_up_over_micro_batches_and_are_clipped(tmp_path):
-    with World(tmp_path, threads=1) as world:
-        model = nn.Linear(2, 1, bias=False)
-        task, _ = world.prepare(model, torch.optim.SGD(model.parameters(), lr=0.1))
-        for last in (False, True):
-            with world.accumulating(task, last=last):
-                world.backward(task(torch.tensor([[3.0, 4.0]], device=world.device)).sum() / 2)
-        norm = world.clip(list(model.parameters()), 1.0)
-        torch.testing.assert_close(float(norm), 5.0)
-        assert model.weight.grad is not None
-        torch.testing.assert_close(model.weight.grad.cpu(), torch.tensor([[0.6, 0.8]]))
-
-
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_step_whose_gradient_is_not_finite_leaves_all_as_it_was(tmp_path, fused: bool, bad: float):
-    """Fused as on a GPU, where nobody knows it but the device; torch has such an optimizer for CPUs too."""
-    with World(tmp_path, threads=1) as world:
-        world.fused = fused
-        model = nn.Linear(3, 2).to(world.device)
-        config = OptimConfig(lr=0.1, weight_decay=0.1)
-        parameters = dict(model.named_parameters())
-        optimizer = build_optimizer({"all": list(model.parameters())}, ("all",), config, fused=fused)
-        task, optimizer = world.prepare(model, optimizer)
-        average = Average(list(model.parameters()), decay=0.5)
-
-        def step(scale: float) -> tuple[float, dict[str, torch.Tensor]]:
-            world.backward(task(torch.full((1, 3), scale, device=world.device)).square().sum())
-            taken = world.step(optimizer, world.clip(list(model.parameters()), 1.0))
-            optimizer.zero_grad()
-            average.step(model.parameters(), taken)
-            held = world.state_dict(parameters, optimizer, average.shadow_params)
-            averages = {f"{name}|average": tensor for name, tensor in (held.ema or {}).items()}
-            tensors = held.trained | held.optimizer | averages
-            return float(taken), {name: tensor.clone() for name, tensor in tensors.items()}
-
-        (one, first), (none, second), (again, third) = step(1.0), step(bad), step(1.0)
-        assert (one, none, again) == (1, 0, 1)
-        assert len(first) == 2 * 5
-        for name, tensor in first.items():
-            assert torch.equal(tensor, second[name]), name
-            assert not torch.equal(tensor, third[name]), name
-            assert third[name].isfinite().all()
-
-
-def test_a_fused_optimizer_goes_on_from_a_checkpoint(tmp_path):
-    """Counts of steps lie on its device."""
-    with World(tmp_path, threads=1) as world:
-        world.fused = True
-        results = []
-        for resumed in (False, True):
-            torch.manual_seed(0)
-            model = nn.Linear(3, 2).to(world.device)
-            parameters = dict(model.named_parameters())
-
-            def new(model=model):
-                config = OptimConfig(lr=0.1)
-                return build_optimizer({"all": list(model.parameters())}, ("all",), config, fused=True)
-
-            optimizer = new()
-            for number in range(4):
-                if resumed and number == 2:
-                    held = world.state_dict(parameters, optimizer, None)
-                    optimizer = new()
-                    world.load_state_dict(held, parameters, optimizer, None)
-                model(torch.ones(1, 3, device=world.device)).square().sum().backward()
-                optimizer.step()
-                optimizer.zero_grad()
-            results.append(model.weight.detach())
-        assert torch.equal(*results)
-
-
-@pytest.mark.parametrize("order", [("bf16", "fp32"), ("fp32", "bf16")])
-def test_each_world_computes_in_its_own_precision(tmp_path, order):
-    """The runs of one process (of a notebook, say) leave nothing to each other."""
-    for precision in order:
-        with World(tmp_path, precision=precision, threads=1) as world:
-            layer = nn.Linear(2, 2).to(world.device)
-            with world.autocast():
-                result = layer(torch.ones(1, 2, device=world.device))
-        assert result.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
-        assert layer.weight.dtype == torch.float32
 
 
 def test_ctrl_c_and_what_schedulers_send_are_collected_and_then_as_before():
