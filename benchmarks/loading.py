@@ -37,7 +37,7 @@ from mgie.data.examples import ExampleBuilder
 from mgie.data.shards import write_arrow
 from mgie.data.sources.legacy import write_legacy
 from mgie.data.stored_features import FeatureWriter, StoredFeatures
-from mgie.data.stored_pairs import StoredPairs
+from mgie.data.stored_pairs import FORMATS, StoredPairs
 from mgie.prompts import Compat, LlavaPrompts
 from mgie.tokens import visual_tokens
 from mgie.types import EditPair
@@ -167,7 +167,9 @@ def prepare(folder: Path, pairs: list[EditPair]) -> None:
     sized = [(pair, (SIDE, SIDE)) for pair in pairs]
     write_legacy(sized, folder / "legacy", "train")
     facts = write_arrow(sized, folder / "arrow", "train")
-    (folder / "arrow" / "facts.json").write_text(json.dumps({"splits": {"train": asdict(facts)}}))
+    (folder / "arrow" / "facts.json").write_text(
+        json.dumps({"format": FORMATS[-1], "splits": {"train": asdict(facts)}})
+    )
     writer = FeatureWriter(folder / "arrow" / "features" / "train", len(pairs), "float16")
     for start in range(len(pairs)):
         found = {name: torch.randn(1, *LATENT) for name in ("vae_source", "vae_target")}

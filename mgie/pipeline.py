@@ -24,7 +24,7 @@ from torch import Tensor
 from llava_patch.ranges import in_range
 from mgie.data.examples import ExampleBuilder
 from mgie.data.express import clean_up
-from mgie.data.images import fitted_size, resize, to_image, to_pixels, upright
+from mgie.data.images import fitted_size, quick_resize, resize, to_image, to_pixels, upright
 from mgie.diffusion.sampling import Generators, sample
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.codec import Codec
@@ -294,7 +294,7 @@ class MGIEPipeline(DiffusionPipeline):
         prompts = self.prompts
         builder = ExampleBuilder(prompts, size=sampling.size, max_length=1, compat=sampling.compat)
         questions = [prompts.question(instruction, images=1) for instruction in instructions]
-        looked = [builder.clip_pixels(self._looked(picture, sampling)) for picture in pictures]
+        looked = [builder.clip_pixels(self._read(picture, sampling)) for picture in pictures]
         self._onload("encoder")
         answer = self.encoder.answer(
             prompts.asked(questions, looked).to(self._execution_device),
@@ -390,10 +390,10 @@ class MGIEPipeline(DiffusionPipeline):
         sizes = [self._size(picture, sampling) for picture in read]
         pixels = max(width * height * count for (width, height), count in Counter(sizes).items())
         self._limits.check_memory(pixels, dtype=self.denoiser.dtype, device=self._execution_device)
-        reference = sampling.compat == "reference"
-        kind = Image.Resampling.LANCZOS if reference else Image.Resampling.BICUBIC
-        fitted = [each if each.size == size else each.resize(size, kind) for each, size in zip(read, sizes)]
-        return [(new, None if reference else old.size) for new, old in zip(fitted, read)]
+        if sampling.compat == "reference":
+            kind = Image.Resampling.LANCZOS
+            return [(each.resize(size, kind), None) for each, size in zip(read, sizes)]
+        return [(quick_resize(each, *size), each.size) for each, size in zip(read, sizes)]
 
     def _read(self, picture: Image.Image, sampling: Sampling) -> Image.Image:
         """The picture in colours, upright, on white; the reference drops what is beside the colours."""
@@ -413,14 +413,6 @@ class MGIEPipeline(DiffusionPipeline):
                 )
             return sides
         return fitted_size(picture.size, side=sampling.size, multiple=self._limits.multiple)
-
-    def _looked(self, picture: Image.Image, sampling: Sampling) -> Image.Image:
-        """The picture as the vision tower gets it: whole, unless the reference's crop is wanted."""
-        picture = self._read(picture, sampling)
-        if sampling.compat == "reference":
-            return picture
-        side = min(picture.size)
-        return resize(picture, (side, side))
 
     @property
     def _limits(self) -> Limits:

@@ -18,16 +18,14 @@ from llava_patch.folders import whole_folder
 from llava_patch.ranges import in_range
 from mgie.data.captions import AbstractVoice, open_voice
 from mgie.data.card import write_card
-from mgie.data.shards import Sized, SplitFacts, write_arrow, write_parquet
+from mgie.data.shards import Sized, write_arrow, write_parquet
 from mgie.data.sources import open_source
 from mgie.data.sources.base import ClipFilter, Options, Splits
 from mgie.data.sources.legacy import write_legacy
 from mgie.data.sources.seen import fingerprint
-from mgie.data.stored_features import FeatureExtractor, Kind, Precision, store_features
-from mgie.data.stored_pairs import FACTS, KIND, REJECTED, read_facts
+from mgie.data.stored_pairs import FACTS, FORMATS, KIND, REJECTED, SplitFacts, read_facts
 from mgie.data.validation import Gate
-from mgie.data.verify import Watch, verify
-from mgie.devices import find_device
+from mgie.devices import Dtype, find_device
 from mgie.errors import ConfigError, DataError
 from mgie.ranges import Few, Number, NumberOrNone, Seed, Share, Side, Threads
 
@@ -56,7 +54,7 @@ def prepare(
     format: Format = "arrow",
     store: str | None = None,
     model: str | None = None,
-    precision: Precision = "float16",
+    precision: Dtype = "float16",
     max_rejected: Share = 0.01,
     workers: Threads = 1,
     overwrite: bool = False,
@@ -96,7 +94,7 @@ def prepare(
     facts = None if overwrite else done_already(out, arguments)
     reused = facts is not None
     if facts is None:
-        facts = {"format": 1, "arguments": arguments, "command": command(arguments), "splits": {}}
+        facts = {"format": FORMATS[-1], "arguments": arguments, "command": command(arguments), "splits": {}}
         with whole_folder(out, kind=KIND, replace=overwrite, hashed=False) as folder:
             facts |= {"read": seen(arguments)}
             voice = open_voice(express, summarise, Path(out), batch_size=express_batch, device=place)
@@ -107,8 +105,7 @@ def prepare(
             write_papers(folder, facts, gate)
         voice.finish()
     if model is not None and kinds:
-        watch = _bar if progress else None
-        facts |= {"features": store_from(out, model, kinds, precision, device=place, watch=watch)}
+        facts |= {"features": store_from(out, model, kinds, precision, device=place, progress=progress)}
     return facts | {"reused": reused}
 
 
@@ -125,11 +122,13 @@ def check(folder: str | Path, *, progress: bool = True) -> dict[str, Any]:
         folder: The data set.
         progress: Show bars.
     """
+    from mgie.data.verify import verify  # brings the models whose features may be stored
+
     facts = verify(folder, watch=_bar if progress else None)
     return facts | {"pairs": sum(about["rows"] for about in facts["splits"].values()), "whole": True}
 
 
-def features_wanted(store: str | None, model: str | None, format: str) -> tuple[Kind, ...]:
+def features_wanted(store: str | None, model: str | None, format: str) -> tuple[str, ...]:
     """The kinds that --store names. Raises ConfigError for what cannot work."""
     kinds = tuple(store.split(",")) if store else ()
     if set(kinds) - {"vae", "clip"}:
@@ -142,24 +141,22 @@ def features_wanted(store: str | None, model: str | None, format: str) -> tuple[
         raise ConfigError(
             f"features belong to a data set to train from: --store needs --format arrow, not {format}."
         )
-    return kinds  # type: ignore[return-value]
+    return kinds
 
 
 def store_from(
     folder: str | Path,
     model: str,
-    kinds: tuple[Kind, ...],
-    precision: Precision,
+    kinds: tuple[str, ...],
+    precision: Dtype,
     *,
     device: str,
-    watch: Watch | None,
+    progress: bool,
 ) -> dict[str, Any]:
     """Store features of a data set by the parts of the recipe, run or release `model`."""
-    from mgie.build import (  # brings every part of an editor, which a plain prepare needs not
-        build_editor,
-        build_examples,
-    )
+    from mgie.build import build_editor, build_examples  # brings every part of an editor
     from mgie.config import load_run
+    from mgie.data.stored_features import FeatureExtractor, store_features
 
     run = load_run(str(Path(model) / "run.yaml") if Path(model).is_dir() else model)
     parts = build_editor(run)
@@ -168,7 +165,9 @@ def store_from(
         codec=parts.editor.codec.eval().to(device) if "vae" in kinds else None,
         encoder=parts.editor.encoder.eval().to(device) if "clip" in kinds else None,
     )
-    return store_features(folder, extractor, precision=precision, device=device, watch=watch)
+    return store_features(
+        folder, extractor, precision=precision, device=device, watch=_bar if progress else None
+    )
 
 
 def options_of(arguments: dict[str, Any]) -> Options:
@@ -207,14 +206,14 @@ def done_already(out: str | Path, arguments: dict[str, Any]) -> dict[str, Any] |
 
     Where nothing of the source can be looked at (a hub id, a folder that is gone) it is taken as it is.
     """
+    if not (Path(out) / FACTS).is_file():
+        return None
     found = read_facts(out)
-    if found is not None and found.get("arguments") != arguments:
+    if found.get("arguments") != arguments:
         raise DataError(
             f"{out} holds a data set made by `{found.get('command')}`: choose another --out, or say "
             "--overwrite."
         )
-    if found is None:
-        return None
     for what, now in seen(arguments).items():
         then = found.get("read", {}).get(what, now)
         if now != then and now["files"]:
@@ -260,7 +259,7 @@ def check_rejected(gate: Gate, allowed: float) -> None:
 
 def write_papers(folder: Path, facts: dict[str, Any], gate: Gate) -> None:
     """The card, the facts, and what was set aside."""
-    rows = "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in gate.rejected)
+    rows = "".join(json.dumps(vars(row), ensure_ascii=False) + "\n" for row in gate.rejected)
     (folder / REJECTED).write_text(rows, encoding="utf-8", errors="backslashreplace")
     write_card(folder, facts)
     (folder / FACTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

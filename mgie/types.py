@@ -247,23 +247,15 @@ class Rows:
         at = self.names.index(name)
         return slice(at * self.batch, (at + 1) * self.batch)
 
-    def each(self, values: Tensor) -> Tensor:
-        """What is given for each sample, for each row."""
-        return values.repeat(len(self.names), *[1] * (values.ndim - 1))
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ControlPlan:
-    """How controls act: in a call of a denoiser, the loop around it, its loss. Empty: not at all."""
+    """How controls act while a picture is painted. Empty: not at all."""
 
     blend: Callable[[Tensor, int], Tensor] | None = None
     """(latents, step) -> latents, after each step of the sampler, at the level of noise it has reached."""
     guidance: Float[Tensor, "b 1 h w"] | None = None
     """How strongly the words count at each place, instead of the one number."""
-    loss_weight: Float[Tensor, "b 1 h w"] | None = None
-    """How much each place counts in the loss."""
-    losses: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
-    """A controller's own losses, read after the forward pass."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

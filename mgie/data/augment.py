@@ -14,17 +14,19 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from mgie.data.images import decode, decode_mask
-from mgie.types import EditPair
+from mgie.types import Box, EditPair
 
 Transform = Callable[[EditPair, np.random.Generator], EditPair]
 """A pair and the sample's generator -> another pair."""
 SIDES = re.compile(r"\b(left|right)", re.IGNORECASE)
 """Words that would be wrong in a mirror, "leftmost" and "right-hand" among them."""
+KEPT = 0.1
+"""A region of which a crop leaves less than this share is left out."""
 
 
 @dataclass(frozen=True)
 class RandomCrop:
-    """The same part of source, target and mask (InstructPix2Pix, Brooks et al. 2023, section 3.2)."""
+    """The same part of all pictures of a pair (InstructPix2Pix, Brooks et al. 2023, section 3.2)."""
 
     smallest: float
     """Least share of each side that is kept; the share is uniform from here to 1, and so is the place."""
@@ -39,20 +41,28 @@ class RandomCrop:
             left, top = round(across * (image.width - width)), round(down * (image.height - height))
             return image.crop((left, top, left + width, top + height))
 
-        return _redrawn(pair, cut)
+        def cut_box(box: Box) -> Box | None:
+            begin = np.array([across, down] * 2) * (1 - share)
+            left, top, right, bottom = ((np.array(box) - begin) / share).clip(0, 1).tolist()
+            kept = (right - left) * (bottom - top) * share**2 / ((box[2] - box[0]) * (box[3] - box[1]))
+            return (left, top, right, bottom) if kept >= KEPT else None
+
+        return _redrawn(pair, cut, cut_box)
 
 
 @dataclass(frozen=True)
 class RandomFlip:
-    """Source, target and mask mirrored, left for right; never a pair whose words name a side."""
+    """All pictures of a pair mirrored, left for right; never of one whose words name a side."""
 
     share: float
     """Of the samples."""
 
     def __call__(self, pair: EditPair, rng: np.random.Generator) -> EditPair:
         """Raises DataError where a picture cannot be decoded."""
-        mirrored = rng.random() < self.share and not SIDES.search(f"{pair.instruction}\n{pair.expressive}")
-        return _redrawn(pair, ImageOps.mirror) if mirrored else pair
+        words = "\n".join([pair.instruction, pair.expressive, *(region.phrase for region in pair.regions)])
+        if rng.random() >= self.share or SIDES.search(words):
+            return pair
+        return _redrawn(pair, ImageOps.mirror, lambda box: (1 - box[2], box[1], 1 - box[0], box[3]))
 
 
 def augmentations(*, crop: float, flip: float) -> tuple[Transform, ...]:
@@ -60,16 +70,33 @@ def augmentations(*, crop: float, flip: float) -> tuple[Transform, ...]:
     return (RandomCrop(crop),) * (crop < 1) + (RandomFlip(flip),) * (flip > 0)
 
 
-def _redrawn(pair: EditPair, change: Callable[[Image.Image], Image.Image]) -> EditPair:
-    """The pair with all its pictures changed alike."""
+def _redrawn(
+    pair: EditPair, change: Callable[[Image.Image], Image.Image], change_box: Callable[[Box], Box | None]
+) -> EditPair:
+    """The pair with all its pictures and regions changed alike; not those that its instruction contains."""
 
-    def redraw(role: str, read: Callable[..., Image.Image]) -> bytes | None:
-        data, buffer = getattr(pair, role), io.BytesIO()
-        if data is None:
-            return None
-        change(read(data, name=f"{role} of {pair.key}")).save(buffer, format="BMP")
-        return buffer.getvalue()
+    def redraw(data: bytes | None, role: str, read: Callable[..., Image.Image]) -> bytes | None:
+        buffer = io.BytesIO()
+        if data is not None:
+            change(read(data, name=f"{role} of {pair.key}")).save(buffer, format="BMP")
+        return None if data is None else buffer.getvalue()
 
-    target = redraw("target", decode)
-    assert target is not None
-    return replace(pair, target=target, source=redraw("source", decode), mask=redraw("mask", decode_mask))
+    regions = []
+    for region in pair.regions:
+        box, mask = region.box and change_box(region.box), redraw(region.mask, "region", decode_mask)
+        if mask is not None and _area(mask) < KEPT * _area(region.mask):
+            continue
+        if box is not None or region.box is None:
+            regions.append(replace(region, box=box, mask=mask))
+    return replace(
+        pair,
+        source=redraw(pair.source, "source", decode),
+        target=redraw(pair.target, "target", decode),
+        mask=redraw(pair.mask, "mask", decode_mask),
+        regions=tuple(regions),
+    )
+
+
+def _area(mask: bytes) -> int:
+    """White pixels of a mask."""
+    return int((np.asarray(decode_mask(mask, name="mask")) > 127).sum())

@@ -12,53 +12,35 @@ LICENCES = {
 }
 
 
+PATHS = {"arrow": "{split}/*.arrow", "parquet": "data/{split}-*.parquet"}
+"""Format -> where the files of a split lie, as `datasets.load_dataset` is told."""
+
+
 def write_card(folder: Path, facts: dict[str, Any]) -> None:
     """Write README.md into the folder of a data set."""
-    (folder / "README.md").write_text(card(facts))
-
-
-def card(facts: dict[str, Any]) -> str:
-    """The text of the card."""
-    source = facts["arguments"]["source"]
-    name = source.partition(":")[0]
+    source, command, rejected = facts["arguments"]["source"], facts["command"], facts["rejected"]
+    path = PATHS.get(facts["arguments"]["format"])
+    files = [f"  - split: {split}\n    path: {path.format(split=split)}" for split in facts["splits"] if path]
+    rows = [
+        f"| {split} | {about['rows']} | {len(about['shards'])} | `{about['sha256']}` |"
+        for split, about in facts["splits"].items()
+    ]
+    left_out = sum(facts["filtered"].values())
     lines = [
         "---",
         "task_categories: [image-to-image]",
         "tags: [instruction-based image editing]",
-        *_hub_files(facts),
+        *(["configs:", "- config_name: default", "  data_files:", *files] if files else []),
         "---",
-        f"# Editing pairs from `{source}`",
-        "",
-        "Made by",
-        "",
-        f"    {facts['command']}",
-        "",
+        f"# Editing pairs from `{source}`\n\nMade by\n\n    {command}\n",
         "| split | pairs | files | SHA-256 of the rows |",
         "| --- | ---: | ---: | --- |",
+        *rows,
+        f"\n{rejected['rows']} rows were set aside (`rejected.jsonl` names each).",
+        *(f"- {reason}: {count}" for reason, count in rejected["reasons"].items()),
+        *([f"- left out by choice: {left_out}"] if left_out else []),
+        "\nColumns: `source`, `target` and `mask` are the bytes of the files as they came; `instruction` is",
+        "what is asked, `expressive` what the result looks like; `docs/data.md` tells of the others.",
+        f"\nLicence: {LICENCES.get(source.partition(':')[0], 'unknown.')}",
     ]
-    for split, about in facts["splits"].items():
-        lines.append(f"| {split} | {about['rows']} | {len(about['shards'])} | `{about['sha256']}` |")
-    rejected = facts["rejected"]
-    lines += ["", f"{rejected['rows']} rows were set aside (`rejected.jsonl` names each)."]
-    lines += [f"- {reason}: {rows}" for reason, rows in rejected["reasons"].items()]
-    left_out = sum(facts["filtered"].values())
-    lines += [f"- left out by choice: {left_out}"] if left_out else []
-    lines += [
-        "",
-        "Columns: `source`, `target` and `mask` are the bytes of the files as they came; "
-        "`instruction` is what is asked,",
-        "`expressive` what the result looks like; `docs/data.md` tells of the others.",
-        "",
-        f"Licence: {LICENCES.get(name, 'unknown.')}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _hub_files(facts: dict[str, Any]) -> list[str]:
-    """What a hub needs to know to find the splits."""
-    if facts["arguments"].get("format") != "parquet":
-        return []
-    lines = ["configs:", "- config_name: default", "  data_files:"]
-    for split in facts["splits"]:
-        lines += [f"  - split: {split}", f"    path: data/{split}-*.parquet"]
-    return lines
+    (folder / "README.md").write_text("\n".join(lines) + "\n")

@@ -84,6 +84,11 @@ class ExampleBuilder:
         self, pair: EditPair, *, images: int
     ) -> tuple[Int[Tensor, " t"], Int[Tensor, " t"], Int[Tensor, " k"]]:
         """The ids, labels and read positions of a pair with so many pictures to look at. Raises DataError."""
+        if pair.pictures:
+            raise DataError(
+                f"pair {pair.key} has pictures in its instruction, and this model reads no pictures in "
+                "instructions: leave it out, or take another model."
+            )
         try:
             told = self.prompts.conversation(
                 pair.instruction, pair.expressive, images=images, max_length=self.max_length
@@ -94,9 +99,10 @@ class ExampleBuilder:
         return torch.tensor(told.input_ids), torch.tensor(told.labels), read_at
 
     def clip_pixels(self, image: Image.Image | None) -> Float[Tensor, "m 3 s s"]:
-        """What the vision tower sees of a picture that `picture` or `crop` returned; nothing of None."""
+        """What the vision tower sees of a picture: all of it, squeezed into a square; nothing of None. The
+        reference's sees the centre square."""
         edge = self.prompts.edge
-        if image is not None and edge and self.compat == "default" and image.width == image.height:
+        if image is not None and edge and self.compat == "default":
             image = quick_resize(image, edge, edge)
         return self.prompts.clip_pixels(image)
 

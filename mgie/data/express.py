@@ -13,8 +13,6 @@ from typing import Literal
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 
-from llava_patch.processor import Processor
-from llava_patch.weights import load_llava
 from mgie.data.images import decode, square
 from mgie.errors import UserError, WeightsError
 from mgie.types import EditPair
@@ -125,6 +123,9 @@ class Expresser:
         device: str = "cpu",
     ):
         """`folder` holds a merged LLaVA. Raises WeightsError where it cannot be loaded."""
+        from llava_patch.processor import Processor  # seconds of imports, which most data sets need not
+        from llava_patch.weights import load_llava
+
         try:
             self._llava, _ = load_llava(folder, device=device, progress=False)
             self._processor = Processor.from_pretrained(folder)

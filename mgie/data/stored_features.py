@@ -15,6 +15,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from llava_patch.folders import file_hash, whole_folder
+from llava_patch.folders import whole_folder
 from mgie.data.examples import ExampleBuilder
-from mgie.data.shards import WHOLE_BYTES, check_bytes, sampled_hash
-from mgie.data.stored_pairs import StoredPairs, read_facts, stored_splits
+from mgie.data.shards import about_file, check_files
+from mgie.data.stored_pairs import Shard, StoredPairs, read_facts, stored_splits
 from mgie.data.validation import is_name
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.codec import Codec
@@ -37,7 +38,7 @@ Precision = Literal["float32", "float16", "bfloat16"]
 FOLDER = "features"
 FACTS = "features.json"
 FIELDS = {"vae_source": "source_moments", "vae_target": "target_moments", "clip": "clip_features"}
-"""File -> field of Example."""
+"""File -> field of Example. A file's name begins with its kind."""
 PREPROCESSING = 1
 """Raised when the same settings begin to mean other pixels."""
 
@@ -68,23 +69,22 @@ class FeatureExtractor:
 
     @torch.no_grad()
     def __call__(self, pairs: Sequence[EditPair], device: str) -> dict[str, Tensor]:
-        """Name of the file -> features of these pairs."""
-        builder = self.builder
+        """Name of the file -> features of these pairs; zeros of a source that there is not."""
+        builder, found = self.builder, {}
         targets = [builder.picture(pair.target, name=f"target of {pair.key}") for pair in pairs]
+        here = torch.tensor([pair.source is not None for pair in pairs])
         sources = [
-            builder.picture(pair.source, name=f"source of {pair.key}") if pair.source is not None else None
-            for pair in pairs
+            target if pair.source is None else builder.picture(pair.source, name=f"source of {pair.key}")
+            for pair, target in zip(pairs, targets)
         ]
-        found: dict[str, Tensor] = {}
-        here = torch.tensor([source is not None for source in sources])
         if self.codec is not None:
             for name, images in (("vae_source", sources), ("vae_target", targets)):
-                pixels = [builder.pixels(image if image is not None else targets[0]) for image in images]
-                found[name] = torch.cat(self.codec.moments(torch.stack(pixels).to(device)), dim=1).cpu()
+                pixels = torch.stack([builder.pixels(image) for image in images])
+                found[name] = torch.cat(self.codec.moments(pixels.to(device)), dim=1).cpu()
             found["vae_source"] *= here[:, None, None, None]
         if self.encoder is not None:
-            looked = [builder.clip_pixels(image if image is not None else targets[0]) for image in sources]
-            seen = self.encoder.image_features(torch.cat(looked).to(device)).cpu()
+            clip_pixels = torch.cat([builder.clip_pixels(image) for image in sources])
+            seen = self.encoder.image_features(clip_pixels.to(device)).cpu()
             found["clip"] = seen * here[:, None, None]
         return found
 
@@ -116,23 +116,38 @@ def store_features(
         found = json.loads(path.read_text())
         if {name: found.get(name) for name in facts} == facts:
             return facts | {"reused": True}
-    with whole_folder(Path(folder) / FOLDER, kind="features", hashed=False) as new:
+    with whole_folder(path.parent, kind="features", hashed=False) as new:
         for split in stored_splits(folder):
             pairs = StoredPairs(folder, split)
-            writer = FeatureWriter(new / split, len(pairs), precision)
             starts = range(0, len(pairs), batch_size)
             for start in watch(starts, f"features of {split}") if watch else starts:
                 several = [pairs[index] for index in range(start, min(start + batch_size, len(pairs)))]
-                writer.write(start, extractor(several, device))
-            writer.close()
-        files = {
-            path.relative_to(new).as_posix(): {
-                "size": path.stat().st_size, "sha256": file_hash(path), "sample": sampled_hash(path)
-            }
-            for path in sorted(new.glob("*/*.npy"))
-        }  # fmt: skip
-        (new / FACTS).write_text(json.dumps(facts | {"files": files}, indent=2) + "\n")
+                write_features(new / split, extractor(several, device), start, len(pairs), precision)
+        files = [about_file(new, each.relative_to(new).as_posix(), 0) for each in sorted(new.glob("*/*.npy"))]
+        about = {
+            each.file: {"size": each.bytes, "sha256": each.sha256, "sample": each.sample} for each in files
+        }
+        (new / FACTS).write_text(json.dumps(facts | {"files": about}, indent=2) + "\n")
     return facts | {"reused": False}
+
+
+def write_features(
+    folder: Path, found: dict[str, Tensor], start: int, rows: int, precision: Precision
+) -> None:
+    """Put the features of the pairs from `start` on into the files of a split that has so many `rows`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, values in found.items():
+        bits = values.to(getattr(torch, precision)).contiguous()
+        if bits.dtype == torch.bfloat16:  # NumPy has none: the same 16 bits
+            bits = bits.view(torch.int16)
+        path, shape = folder / f"{name}.npy", (rows, *bits.shape[1:])
+        file = (
+            np.load(path, mmap_mode="r+")
+            if path.exists()
+            else np.lib.format.open_memmap(path, mode="w+", dtype=bits.numpy().dtype, shape=shape)
+        )
+        file[start : start + len(bits)] = bits
+        file.flush()
 
 
 def check_features(folder: str | Path, *, sampled: bool = False) -> None:
@@ -143,48 +158,21 @@ def check_features(folder: str | Path, *, sampled: bool = False) -> None:
         return
     try:
         facts = json.loads(path.read_text())
-        files, pairs = dict(facts["files"]), facts["pairs"]
-        large = sum(about["size"] for about in files.values()) > WHOLE_BYTES
-        if not all(is_name(name) for name in files):
+        files = [
+            Shard(name, 0, about["size"], about["sha256"], about["sample"])
+            for name, about in facts["files"].items()
+        ]
+        if not all(is_name(file.file) for file in files):
             raise ValueError("a path leads out of the folder")
+        same = facts["pairs"] == _hashes(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{path} is not what `mgie prepare --store` writes: store the features again, or remove "
             f"{path.parent}."
         ) from error
-    if pairs != _hashes(folder):
+    if not same:
         raise DataError(f"{path.parent} holds features of other pairs: store them again with --store.")
-    for name, about in files.items():
-        sample = about["sample"] if sampled and large else ""
-        check_bytes(path.parent / name, about["size"], about["sha256"], sample)
-
-
-class FeatureWriter:
-    """The files of one split, filled in any order."""
-
-    def __init__(self, folder: Path, rows: int, precision: Precision):
-        folder.mkdir(parents=True)
-        self._folder, self._rows, self._dtype = folder, rows, getattr(torch, precision)
-        self._files: dict[str, np.memmap] = {}
-
-    def write(self, start: int, found: dict[str, Tensor]) -> None:
-        """Put the features of the pairs from `start` on."""
-        for name, values in found.items():
-            bits = _bits(values.to(self._dtype))
-            if name not in self._files:
-                self._files[name] = np.lib.format.open_memmap(
-                    self._folder / f"{name}.npy",
-                    mode="w+",
-                    dtype=bits.dtype,
-                    shape=(self._rows, *bits.shape[1:]),
-                )
-            self._files[name][start : start + len(bits)] = bits
-
-    def close(self) -> None:
-        """Hand everything to the disk."""
-        for file in self._files.values():
-            file.flush()
-        self._files.clear()
+    check_files(path.parent, files, sampled=sampled)
 
 
 class StoredFeatures:
@@ -198,12 +186,11 @@ class StoredFeatures:
             self.facts = json.loads(path.read_text())
             missing = set(kinds) - set(self.facts["made_by"])
             same = self.facts["pairs"][split] == _hashes(folder).get(split)
-            names = [name for name in FIELDS if name.partition("_")[0] in kinds]
             self._dtype = getattr(torch, self.facts["precision"])
             self._files = {
-                name: np.load(path.parent / split / f"{name}.npy", mmap_mode="c")
-                for name in names
-                if not missing
+                field: np.load(path.parent / split / f"{name}.npy", mmap_mode="c")
+                for name, field in FIELDS.items()
+                if name.partition("_")[0] in kinds and not missing
             }
         except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(
@@ -222,39 +209,22 @@ class StoredFeatures:
         for kind in self.kinds:
             if self.facts["made_by"][kind] != wanted.get(kind):
                 raise WeightsError(
-                    f"the {kind} features in {self.folder / FOLDER} were made by another model, or "
-                    "from pictures prepared "
-                    "otherwise: store them again with --store and this model, or train from pixels."
+                    f"the {kind} features in {self.folder / FOLDER} were made by another model, or from "
+                    "pictures prepared otherwise: store them again with --store and this model, or train "
+                    "from pixels."
                 )
 
     def __len__(self) -> int:
         return len(next(iter(self._files.values())))
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {FIELDS[name]: self._row(file[index]) for name, file in self._files.items()}
+        # No copy: "c" maps the files so that nobody can write into them.
+        return {name: torch.from_numpy(file[index]).view(self._dtype) for name, file in self._files.items()}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _open, (self.folder, self.split, self.kinds)
-
-    def _row(self, bits: np.ndarray) -> Tensor:
-        row = torch.from_numpy(
-            np.asarray(bits)
-        )  # no copy: "c" maps the file so that nobody can write into it
-        return row.view(self._dtype) if row.dtype != self._dtype else row
-
-
-def _open(folder: Path, split: str, kinds: tuple[Kind, ...]) -> StoredFeatures:
-    return StoredFeatures(folder, split, kinds=kinds)
-
-
-def _bits(values: Tensor) -> np.ndarray:
-    """Numbers as NumPy has them; bfloat16, which it does not have, as the same 16 bits."""
-    values = values.contiguous()
-    return (values.view(torch.int16) if values.dtype == torch.bfloat16 else values).numpy()
+        return partial(StoredFeatures, kinds=self.kinds), (self.folder, self.split)
 
 
 def _hashes(folder: str | Path) -> dict[str, str]:
-    facts = read_facts(folder)
-    if facts is None:
-        raise DataError(f"{folder} is no data set: expected a folder that `mgie prepare` wrote.")
-    return {split: about["sha256"] for split, about in facts["splits"].items()}
+    """Split -> hash of its rows."""
+    return {split: about["sha256"] for split, about in read_facts(folder)["splits"].items()}

@@ -1,6 +1,6 @@
-"""EditPair <-> a data set on disk, through `datasets`: Arrow folders that are memory-mapped as they lie.
+"""EditPair <-> a data set on disk: Arrow files that are memory-mapped as they lie.
 
-    DIR/train, DIR/test    `datasets.load_from_disk` opens them
+    DIR/train, DIR/test    Arrow streams; `datasets.load_dataset(DIR)` opens them too
     DIR/README.md          the data set's card
     DIR/facts.json         counts, hashes, and the arguments that made it
 
@@ -10,18 +10,19 @@ The bytes of a picture's file are stored as they came.
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Features, Image, Value
-from datasets.table import MemoryMappedTable, concat_tables
+from datasets import Features, Image, List, Value
 
 from mgie.data.validation import is_name
 from mgie.errors import DataError
-from mgie.types import EditPair
+from mgie.types import EditPair, Region
 
 FEATURES = Features(
     {
@@ -39,14 +40,48 @@ FEATURES = Features(
         "meta": Value("string"),
         "width": Value("int32"),
         "height": Value("int32"),
+        "regions": Value("string"),
+        "stencils": List(Image()),
+        "pictures": List(Image()),
+        "subjects": Value("string"),
     }
 )
-"""Columns of a stored data set. `width` and `height` are the target's, upright; `meta` is JSON."""
-PICTURES = ("source", "target", "mask")
+"""Columns of a stored data set. `width` and `height` are the target's, upright; `meta`, `regions` and
+`subjects` are JSON; `stencils` are the masks of those regions that have one, in their order."""
+NEWER = ("regions", "stencils", "pictures", "subjects")
+"""Columns that a data set of format 1 does not have: its pairs have none of these."""
+FORMATS = (1, 2)
+"""Numbers in facts.json that are understood; what is written has the last."""
+ONE_PICTURE = ("source", "target", "mask")
+PICTURES = ("stencils", "pictures")
+JSON = ("meta", "regions", "subjects")
 FACTS = "facts.json"
 KIND = "data set"
 """Kind of the folder."""
 REJECTED = "rejected.jsonl"
+
+
+@dataclass
+class Shard:
+    """What is known of one file of a split."""
+
+    file: str
+    """Its path within the data set."""
+    rows: int
+    bytes: int
+    sha256: str
+    sample: str = ""
+    """Hash of some of its blocks."""
+
+
+@dataclass
+class SplitFacts:
+    """What is known of one split when it has been written."""
+
+    rows: int = 0
+    sha256: str = ""
+    """Hash over the rows, whatever files they lie in."""
+    shards: list[Shard] = field(default_factory=list)
 
 
 class StoredPairs:
@@ -54,48 +89,39 @@ class StoredPairs:
 
     def __init__(self, folder: str | Path, split: str, *, pictures: bool = True):
         """Without `pictures` those of a pair are not read: where there is one, it is empty."""
-        self.folder = Path(folder)
-        self.split = split
-        self.pictures = pictures
+        self.folder, self.split, self.pictures = Path(folder), split, pictures
         facts = read_facts(folder)
-        if facts is None:
-            raise DataError(
-                f"{folder} is no data set (it has no {FACTS}): expected a folder that `mgie prepare "
-                f"... --out {folder}` wrote."
-            )
-        if not (self.folder / split).is_dir():
+        if split not in stored_splits(folder):
             found = ", ".join(stored_splits(folder)) or "none"
             raise DataError(f"{folder} has no split {split!r}: expected one of {found}.")
         try:
-            names = [shard["file"] for shard in facts["splits"][split]["shards"]]
-            if not all(is_name(name) for name in names):
-                raise ValueError(f"{FACTS} names a file outside")
-            self._table = concat_tables([MemoryMappedTable.from_file(f"{folder}/{name}") for name in names])
-        except Exception as error:  # the library lets through whatever a damaged file makes it stumble over
+            maps = [pa.memory_map(f"{folder}/{shard.file}") for shard in split_facts(facts)[split].shards]
+            self._table = pa.concat_tables([pa.ipc.open_stream(each).read_all() for each in maps])
+        except (KeyError, OSError, pa.ArrowException) as error:
             raise DataError(
                 f"{self.folder / split} cannot be opened ({_line(error)}): it is damaged; prepare the "
                 "data set again."
             ) from error
-        if not self._table.schema.equals(FEATURES.arrow_schema):
+        columns = [name for name in FEATURES if facts["format"] > 1 or name not in NEWER]
+        if self._table.schema != pa.schema([FEATURES.arrow_schema.field(name) for name in columns]):
             raise DataError(f"{self.folder / split} has other columns: prepare the data set again.")
+        # A table would look for a row's batch anew in every column.
+        self._batches = self._table.to_batches()
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
 
     def __len__(self) -> int:
         return self._table.num_rows
 
     def __getitem__(self, index: int) -> EditPair:
-        index = int(index)
         if not 0 <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)} in {self.folder / self.split}")
-        cells = zip(FEATURES, (column[0] for column in self._table.fast_slice(index, 1).columns))
-        if self.pictures:
-            return from_row({name: cell.as_py() for name, cell in cells})
-        unread = {"bytes": b""}
-        return from_row(
-            {
-                name: cell.as_py() if name not in PICTURES else unread if cell.is_valid else None
-                for name, cell in cells
-            }
-        )
+        number = int(np.searchsorted(self._starts, index, side="right")) - 1
+        batch, place = self._batches[number], int(index - self._starts[number])
+        cells = {name: batch[name][place] for name in batch.schema.names}
+        row = {name: cell.as_py() for name, cell in cells.items() if self.pictures or name not in _LARGE}
+        if not self.pictures:
+            row |= {name: {"bytes": b""} if cells[name].is_valid else None for name in ONE_PICTURE}
+        return from_row(row)
 
     def __iter__(self) -> Iterator[EditPair]:
         return (self[index] for index in range(len(self)))
@@ -125,7 +151,7 @@ class StoredPairs:
         """The multi-turn view: name of a session -> the numbers of its pairs, in the order of their turns."""
         names, turns = (self._table.column(name).to_pylist() for name in ("session", "turn"))
         found: dict[str, list[int]] = {}
-        for index in sorted(range(len(self)), key=lambda index: turns[index]):
+        for index in sorted(range(len(self)), key=turns.__getitem__):
             if names[index]:
                 found.setdefault(names[index], []).append(index)
         return found
@@ -138,70 +164,111 @@ class StoredPairs:
 
 def stored_splits(folder: str | Path) -> list[str]:
     """Names of the splits of a data set on disk, "train" first."""
-    found = (path.parent.name for path in Path(folder).glob("*/state.json"))
+    found = {path.parent.name for path in Path(folder).glob("*/*.arrow")}
     return sorted(found, key=lambda name: (name != "train", name))
 
 
-def read_facts(folder: str | Path) -> dict[str, Any] | None:
-    """What facts.json of a data set says; None where there is no data set. Raises DataError if it cannot be
-    read."""
+def read_facts(folder: str | Path) -> dict[str, Any]:
+    """What facts.json of a data set says. Raises DataError where there is none, and for one of another
+    program."""
     path = Path(folder) / FACTS
     if not path.is_file():
-        return None
+        raise DataError(
+            f"{folder} is no data set (it has no {FACTS}): expected a folder that `mgie prepare ... --out "
+            f"{folder}` wrote."
+        )
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(facts, dict):
-            raise ValueError(f"it holds {type(facts).__name__}")
-        return facts
-    except (OSError, ValueError, RecursionError) as error:
-        raise DataError(f"{path} cannot be read ({_line(error)}): prepare the data set again.") from error
+        splits = split_facts(facts)
+        names = [*splits, *(shard.file for about in splits.values() for shard in about.shards)]
+        if not all(map(is_name, names)):
+            raise ValueError("it names a file outside")
+        number = facts["format"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DataError(
+            f"{path} is not what `mgie prepare` writes ({_line(error)}): prepare the data set again."
+        ) from error
+    if number not in FORMATS:
+        raise DataError(
+            f"{path} tells of format {number!r}, expected {' or '.join(map(str, FORMATS))}: take the mgie "
+            "that wrote it, or prepare the data set again."
+        )
+    return facts
+
+
+def split_facts(facts: dict[str, Any]) -> dict[str, SplitFacts]:
+    """What facts.json says of each split."""
+    return {
+        split: SplitFacts(about["rows"], about["sha256"], [Shard(**shard) for shard in about["shards"]])
+        for split, about in facts["splits"].items()
+    }
 
 
 def data_identity(folder: str | Path) -> str:
     """SHA-256 over the names and rows of all splits of a data set, as its facts tell them: what a run was
     trained on. The same whatever files the rows lie in; nothing but facts.json is read. Raises DataError."""
-    facts = read_facts(folder)
-    if facts is None:
-        raise DataError(f"{folder} is no data set (it has no {FACTS}): expected one by `mgie prepare`.")
-    try:
-        rows = sorted((str(split), str(about["sha256"])) for split, about in facts["splits"].items())
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder}/{FACTS} names no splits: prepare the data set again.") from error
+    rows = sorted((split, about.sha256) for split, about in split_facts(read_facts(folder)).items())
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def to_row(pair: EditPair, size: tuple[int, int]) -> dict[str, Any]:
-    """A pair as the columns of FEATURES."""
-    row: dict[str, Any] = {name: getattr(pair, name) for name in FEATURES if hasattr(pair, name)}
-    for name in PICTURES:
+    """A pair as the columns of FEATURES; `size` is the width and height of its target."""
+    row: dict[str, Any] = {name: getattr(pair, name, None) for name in FEATURES}
+    row["regions"] = [asdict(region) | {"mask": region.mask is not None} for region in pair.regions]
+    row["stencils"] = [region.mask for region in pair.regions if region.mask is not None]
+    for name in JSON:
+        row[name] = json.dumps(row[name], ensure_ascii=False, sort_keys=True) if row[name] else ""
+    for name in ONE_PICTURE:
         row[name] = None if row[name] is None else {"bytes": row[name], "path": None}
-    row["meta"] = json.dumps(pair.meta, ensure_ascii=False, sort_keys=True) if pair.meta else ""
+    for name in PICTURES:
+        row[name] = [{"bytes": data, "path": None} for data in row[name]]
     row["width"], row["height"] = size
     return row
 
 
 def from_row(row: dict[str, Any]) -> EditPair:
-    """The pair that `to_row` made into columns."""
-    values = {name: value for name, value in row.items() if name not in ("width", "height")}
-    for name in PICTURES:
+    """The pair that `to_row` made into columns. The newer ones may be missing."""
+    values = {name: row.get(name) for name in FEATURES if name not in ("width", "height", "stencils")}
+    for name in ONE_PICTURE:
         values[name] = values[name] and values[name]["bytes"]
-    values["meta"] = json.loads(values["meta"]) if values["meta"] else {}
-    return EditPair(**values)
+    for name in JSON:
+        values[name] = json.loads(values[name]) if values[name] else ()
+    masks = iter([cell["bytes"] for cell in row.get("stencils") or ()])
+    values["regions"] = tuple(
+        Region(
+            phrase=about["phrase"],
+            box=about["box"] and tuple(about["box"]),
+            mask=next(masks, b"") if about["mask"] else None,
+            scales=tuple(about["scales"]),
+        )
+        for about in values["regions"]
+    )
+    values["pictures"] = tuple(cell["bytes"] for cell in values["pictures"] or ())
+    return EditPair(**values | {"meta": dict(values["meta"]), "subjects": tuple(values["subjects"])})
 
 
 def row_hash(row: dict[str, Any]) -> bytes:
-    """SHA-256 of one row, the same on every machine and for every file format."""
+    """SHA-256 of one row, the same on every machine and for every file format; the newer columns count where
+    there is something in them."""
     digest = hashlib.sha256()
     for name in FEATURES:
         value = row[name]
-        if name in PICTURES:
-            value = b"\0" if value is None else b"\1" + value["bytes"]
+        if name in NEWER and not value:
+            continue
+        if name in ONE_PICTURE:
+            parts = [b"\0" if value is None else b"\1" + value["bytes"]]
+        elif name in PICTURES:
+            parts = [name.encode(), *(cell["bytes"] for cell in value)]
         else:
-            value = repr(value).encode()
-        digest.update(len(value).to_bytes(8, "little"))
-        digest.update(value)
+            parts = [name.encode()] * (name in NEWER) + [repr(value).encode()]
+        for part in parts:
+            digest.update(len(part).to_bytes(8, "little"))
+            digest.update(part)
     return digest.digest()
 
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+_LARGE = {*ONE_PICTURE, *PICTURES}

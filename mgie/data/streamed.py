@@ -14,7 +14,7 @@ from typing import Any
 from mgie.data.batches import AbstractStream
 from mgie.data.orders import generator
 from mgie.data.sources import ipr2pr, magicbrush, tables
-from mgie.data.stored_pairs import FEATURES, from_row
+from mgie.data.stored_pairs import FEATURES, NEWER, from_row
 from mgie.data.validation import Rejected
 from mgie.errors import ConfigError, DataError
 from mgie.types import EditPair
@@ -113,10 +113,10 @@ class StreamedPairs(AbstractStream):
             yield shuffled(), behind
 
     def _pair(self, row: dict[str, Any], place: int) -> EditPair:
-        pair = self._read_row(row, place)
-        if isinstance(pair, Rejected):
-            raise DataError(f"{self._where}: {pair.detail} `mgie prepare` would set this row aside.")
-        return pair
+        try:
+            return self._read_row(row, place)
+        except Rejected as error:
+            raise DataError(f"{self._where}: {error} `mgie prepare` would set this row aside.") from error
 
     def _note(self, position: int, state: State) -> None:
         """Remember where the stream stands behind `position`."""
@@ -163,13 +163,13 @@ def _read_states(memory: Path, identity: dict[str, Any]) -> dict[int, State]:
         return {}
 
 
-def _reader(where: str, columns: list[str]):
+def _reader(where: str, columns: list[str]) -> tables.FromRow:
     """What makes a row with these columns into a pair."""
-    if set(FEATURES) <= set(columns):
-        return lambda row, _: from_row({name: row[name] for name in FEATURES})
+    if set(FEATURES) - set(NEWER) <= set(columns):
+        return lambda row, _: from_row(row)
     for module in (ipr2pr, magicbrush):
         if set(module.COLUMNS) <= set(columns):
-            return lambda row, place, module=module: next(module.from_table_row(row, place))
+            return module.from_table_row
     raise DataError(
         f"{where} has the columns {', '.join(columns) or 'none'}: expected those of InstructPix2Pix, "
         "of MagicBrush, or "

@@ -1,36 +1,37 @@
 """The gate of a data set: every row is either sound or set aside with its reason. Nothing is skipped
 silently."""
 
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+
+from PIL import Image
 
 from mgie.data.images import decode, decode_mask
 from mgie.data.prefetch import prefetch_map
 from mgie.errors import DataError
-from mgie.types import EditPair
+from mgie.types import EditPair, Region
 
 SHAPE_TOLERANCE = 0.02
 """How much the width-to-height ratios of source and target may differ, relatively."""
-RESERVED = re.compile(r"<s>|</s>|<unk>|<image>|<im_patch>|<im_start>|<im_end>|\[IMG\d+\]")
+RESERVED = re.compile(r"<s>|</s>|<unk>|<image>|<im_patch>|<im_start>|<im_end>|<source>|\[IMG\d+\]")
 """Texts that the tokenizer reads as something else than words."""
+PICTURE, SOURCE = "<image>", "<source>"
+"""Where a picture belongs in an instruction that contains some, and where the photo itself."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 """What no name holds: control characters, and a backslash, which is a slash elsewhere."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rejected:
-    """A row that was set aside."""
+class Rejected(DataError):
+    """A row that is set aside: raised, or passed on in its place."""
 
-    key: str
-    """What its source calls it."""
-    reason: str
-    """One of few, for the table of counts."""
-    detail: str
-    """The sentence about this row."""
-    by_choice: bool = False
-    """Left out by a filter that the user asked for: counted, but no loss."""
+    def __init__(self, key: str, reason: str, detail: str, *, by_choice: bool = False):
+        """`key` is what its source calls it, `reason` one of few, for the table of counts, and `detail` the
+        sentence about this row. `by_choice`: left out by a filter that the user asked for, so no loss."""
+        super().__init__(detail)
+        self.key, self.reason, self.detail, self.by_choice = key, reason, detail, by_choice
 
 
 @dataclass
@@ -49,13 +50,13 @@ class Gate:
         """Sound pairs in their order, with the upright width and height of the target. `workers` threads
         decode pictures."""
         for result in prefetch_map(_checked, self._fresh(items), workers=workers):
-            if isinstance(result, Rejected) and result.by_choice:
-                self.filtered[result.reason] += 1
-            elif isinstance(result, Rejected):
-                self.rejected.append(result)
-            else:
+            if not isinstance(result, Rejected):
                 self.passed += 1
                 yield result
+            elif result.by_choice:
+                self.filtered[result.reason] += 1
+            else:
+                self.rejected.append(result)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -64,61 +65,47 @@ class Gate:
 
     def _fresh(self, items: Iterable[EditPair | Rejected]) -> Iterator[EditPair | Rejected]:
         for item in items:
-            if isinstance(item, EditPair):
-                if item.key in self.keys:
-                    detail = f"{item.key} has appeared before: keys must be unique."
-                    item = Rejected(key=item.key, reason="duplicate key", detail=detail)
-                else:
-                    self.keys.add(item.key)
+            if isinstance(item, EditPair) and item.key in self.keys:
+                detail = f"{item.key} has appeared before: keys must be unique."
+                item = Rejected(item.key, "duplicate key", detail)
+            elif isinstance(item, EditPair):
+                self.keys.add(item.key)
             yield item
 
 
 def check(pair: EditPair) -> tuple[int, int]:
-    """Width and height of a sound pair's target, upright. Raises BadPair for any other."""
-    texts = [getattr(pair, name) for name in ("key", "instruction", "expressive", "task", "kind", "session")]
-    try:
-        "".join([*texts, *pair.meta, *pair.meta.values()]).encode()
-    except UnicodeEncodeError as error:
-        raise BadPair(
-            "bad text", f"{pair.key!a} has a text that is no Unicode: write it as UTF-8."
-        ) from error
-    for name in ("instruction", "expressive"):
-        found = RESERVED.search(getattr(pair, name))
-        if found:
-            raise BadPair(
-                "reserved token", f"the {name} of {pair.key} holds {found[0]}, which is no word to the model."
-            )
-    if not pair.instruction.strip():
-        raise BadPair("empty instruction", f"{pair.key} has no instruction: expected a few words.")
-    if not pair.key:
-        raise BadPair("empty key", "a pair has no key: expected a name.")
-    if not is_name(pair.key):
-        raise BadPair(
-            "bad key", f"the key {pair.key!r} is no name: expected one without '..' or a slash first."
-        )
+    """Width and height of a sound pair's target, upright. Raises Rejected for any other."""
+    key = pair.key
+    _check_words(pair)
+    if not key:
+        raise Rejected(key, "empty key", "a pair has no key: expected a name.")
+    if not is_name(key):
+        detail = f"the key {key!r} is no name: expected one without '..' or a slash first."
+        raise Rejected(key, "bad key", detail)
     if not 0 <= pair.weight < float("inf"):
-        raise BadPair(
-            "bad weight", f"the weight of {pair.key} is {pair.weight}: expected a number of at least 0."
-        )
+        detail = f"the weight of {key} is {pair.weight}: expected a number of at least 0."
+        raise Rejected(key, "bad weight", detail)
     if not 0 <= pair.turn < 2**31:
-        raise BadPair("bad turn", f"the turn of {pair.key} is {pair.turn}: expected a small number.")
-    target = _size(pair.target, f"target of {pair.key}")
-    source = _size(pair.source, f"source of {pair.key}") if pair.source is not None else target
+        raise Rejected(key, "bad turn", f"the turn of {key} is {pair.turn}: expected a small number.")
+    target = _size(pair, pair.target, "target")
+    source = target if pair.source is None else _size(pair, pair.source, "source")
     if abs(source[0] * target[1] / (source[1] * target[0]) - 1) > SHAPE_TOLERANCE:
-        raise BadPair(
-            "different shapes",
-            f"{pair.key} turns {_by(source)} pixels into {_by(target)}: expected one shape.",
-        )
-    if pair.mask is not None:
-        try:
-            mask = decode_mask(pair.mask, name=f"mask of {pair.key}").size
-        except DataError as error:
-            raise BadPair("bad picture", str(error)) from error
-        if mask not in (source, target):
+        detail = f"{key} turns {_by(source)} pixels into {_by(target)}: expected one shape."
+        raise Rejected(key, "different shapes", detail)
+    for number, data in enumerate(pair.pictures, 1):
+        _size(pair, data, f"picture {number}")
+    masks = [("mask", pair.mask)]
+    for number, region in enumerate(pair.regions, 1):
+        if wrong := _wrong(region, target):
+            raise Rejected(key, "bad region", f"region {number} of {key} {wrong}.")
+        masks.append((f"mask of region {number}", region.mask))
+    for role, data in masks:
+        size = target if data is None else _size(pair, data, role, decode_mask)
+        if size not in (source, target):
             detail = (
-                f"the mask of {pair.key} is {_by(mask)} pixels, its picture {_by(source)}: expected the same."
+                f"the {role} of {key} is {_by(size)} pixels, its picture {_by(source)}: expected the same."
             )
-            raise BadPair("mask of another size", detail)
+            raise Rejected(key, "mask of another size", detail)
     return target
 
 
@@ -145,28 +132,66 @@ def is_name(text: str) -> bool:
     return not CONTROL.search(text) and not {"", ".", ".."} & set(text.split("/"))
 
 
-class BadPair(DataError):
-    """A pair that must be set aside."""
-
-    def __init__(self, reason: str, detail: str):
-        super().__init__(detail)
-        self.reason = reason
-
-
 def _checked(item: EditPair | Rejected) -> tuple[EditPair, tuple[int, int]] | Rejected:
-    if isinstance(item, Rejected):
-        return item
     try:
-        return item, check(item)
-    except BadPair as error:
-        return Rejected(key=item.key, reason=error.reason, detail=str(error))
+        return item if isinstance(item, Rejected) else (item, check(item))
+    except Rejected as rejected:
+        return rejected
 
 
-def _size(data: bytes, name: str) -> tuple[int, int]:
+def _check_words(pair: EditPair) -> None:
+    """Raise Rejected for texts that are none, or not those that the model is to read."""
+    key, phrases = pair.key, [region.phrase for region in pair.regions]
+    names = [key, pair.task, pair.kind, pair.session, *pair.subjects, *pair.meta, *pair.meta.values()]
     try:
-        return decode(data, name=name).size
+        "".join([*names, pair.instruction, pair.expressive, *phrases]).encode()
+    except UnicodeEncodeError as error:
+        detail = f"{key!a} has a text that is no Unicode: write it as UTF-8."
+        raise Rejected(key, "bad text", detail) from error
+    images, photos = (pair.instruction.count(mark) for mark in (PICTURE, SOURCE))
+    if images != len(pair.pictures) or photos > 1:
+        detail = (
+            f"the instruction of {key} has {PICTURE} {images} times and {SOURCE} {photos} times: expected "
+            f"{PICTURE} for each of its {len(pair.pictures)} pictures, and {SOURCE} once at most."
+        )
+        raise Rejected(key, "other number of pictures", detail)
+    asked = pair.instruction.replace(PICTURE, " ").replace(SOURCE, " ")
+    texts = [("instruction", asked), ("expressive", pair.expressive), *(("phrase", each) for each in phrases)]
+    for name, text in texts:
+        if found := RESERVED.search(text):
+            detail = f"the {name} of {key} holds {found[0]}, which is no word to the model."
+            raise Rejected(key, "reserved token", detail)
+    if not asked.strip():
+        raise Rejected(key, "empty instruction", f"{key} has no instruction: expected a few words.")
+
+
+def _wrong(region: Region, size: tuple[int, int]) -> str:
+    """What is wrong with a region of a picture of this size."""
+    if not region.phrase.strip():
+        return "has no phrase: say in words what is to be there"
+    if region.box is None:
+        return "" if region.mask is not None else "has neither a box nor a mask: give one of them"
+    left, top, right, bottom = region.box
+    if not all(map(math.isfinite, (*region.box, *region.scales))):
+        return f"has the box {region.box} and the scales {region.scales}: expected numbers"
+    if max(region.box) > 1:
+        return (
+            f"has the box {region.box}, which looks like pixels: divide by the width {size[0]} and the "
+            f"height {size[1]}"
+        )
+    if not (0 <= left < right and 0 <= top < bottom):
+        return f"has the box {region.box}: expected left, top, right and bottom in this order, from 0 to 1"
+    return "" if min(region.scales) >= 0 else f"has the scales {region.scales}: expected none below 0"
+
+
+def _size(
+    pair: EditPair, data: bytes, role: str, read: Callable[..., Image.Image] = decode
+) -> tuple[int, int]:
+    """Upright width and height of a picture that can be decoded."""
+    try:
+        return read(data, name=f"{role} of {pair.key}").size
     except DataError as error:
-        raise BadPair("bad picture", str(error)) from error
+        raise Rejected(pair.key, "bad picture", str(error)) from error
 
 
 def _by(size: tuple[int, int]) -> str:

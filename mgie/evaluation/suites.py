@@ -8,8 +8,6 @@ from pathlib import Path
 
 from PIL.Image import Image
 
-from mgie.data.shards import check_unchanged
-from mgie.data.stored_pairs import StoredPairs
 from mgie.errors import ConfigError, DataError
 from mgie.toy.judge import WORLDS, Verdict, judge
 from mgie.toy.scenes import toy_pairs
@@ -71,6 +69,9 @@ def _held_out(request: Request) -> list[EditPair]:
         raise ConfigError(
             "The suite 'pairs' measures on a data set of yours: give --data DIR that `mgie prepare` wrote."
         )
+    from mgie.data.shards import check_unchanged  # a second of imports, which the toy world needs not
+    from mgie.data.stored_pairs import StoredPairs
+
     check_unchanged(request.data)
     stored = StoredPairs(request.data, "test")
     pairs = [stored[index] for index in islice(range(len(stored)), request.count)]

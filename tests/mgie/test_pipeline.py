@@ -11,6 +11,7 @@ import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from PIL import Image
 
+from mgie.data.examples import ExampleBuilder
 from mgie.data.images import decode, fitted_size
 from mgie.errors import DataError, WeightsError
 from mgie.pipeline import MGIEPipeline
@@ -182,8 +183,8 @@ def test_all_see_the_same_whole_picture_unless_the_reference_s_crop_is_wanted(pi
     outside.paste((0, 0, 0), (0, 0, 20, 32))  # beyond the centre square
     for compat, blind in (("default", False), ("reference", True)):
         options = pipe._sampling(num_inference_steps=1, max_new_tokens=1, compat=compat)
-        looked = [pipe._looked(each, options) for each in (picture, outside)]
-        assert torch.equal(*map(pipe.prompts.clip_pixels, looked)) is blind
+        builder = ExampleBuilder(pipe.prompts, size=32, max_length=1, compat=compat)
+        assert torch.equal(*map(builder.clip_pixels, (picture, outside))) is blind
         pixels = [np.asarray(fitted) for fitted, _ in pipe._fitted([picture, outside], options)]
         assert not np.array_equal(*pixels)
 

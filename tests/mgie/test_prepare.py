@@ -117,9 +117,9 @@ def test_other_formats_hold_the_same_pairs(tmp_path, format):
     other = prepare("toy", tmp_path / "other", count=4, test=2, size=32, format=format)
     hashes = [{name: split["sha256"] for name, split in facts["splits"].items()} for facts in (arrow, other)]
     assert hashes[0] == hashes[1]
-    if format == "parquet":
-        rows = load_dataset(str(tmp_path / "other"), cache_dir=str(tmp_path / "cache"))
-        assert {name: len(split) for name, split in rows.items()} == {"train": 4, "test": 2}
+    for name in ("arrow", "other") if format == "parquet" else ("arrow",):
+        rows = load_dataset(str(tmp_path / name), cache_dir=str(tmp_path / "cache" / name))
+        assert {split: len(part) for split, part in rows.items()} == {"train": 4, "test": 2}
         assert rows["train"][0]["target"].size == (32, 32)
 
 

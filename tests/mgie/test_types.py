@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mgie.tokens import IGNORE
-from mgie.types import Batch, Draws, EditPair
+from mgie.types import Asked, Batch, ControlBatch, Draws, EditPair, Rows
 
 
 def a_batch(**changes) -> Batch:
@@ -43,6 +43,26 @@ def test_all_tensors_move_and_nothing_else_changes(kind):
             assert (after.device.type, after.shape, after.dtype) == ("meta", before.shape, before.dtype)
         else:
             assert after == before
+
+
+def test_records_inside_move_too():
+    nothing = torch.zeros(2, 3, 4)
+    controls = ControlBatch(
+        boxes=nothing, present=torch.ones(2, 3).bool(), phrases=torch.zeros(2, 3, 5).long(),
+        scales=torch.ones(2, 3, 3), mask=torch.ones(2, 1, 8, 6),
+    )  # fmt: skip
+    there = a_batch(controls=controls).to("meta").controls
+    assert {there.boxes.device.type, there.mask.device.type} == {"meta"} and there.stencils is None
+    asked = Asked(
+        input_ids=torch.zeros(1, 2).long(), mask=torch.ones(1, 2).bool(), clip_pixels=torch.zeros(1, 3, 4, 4),
+        extras={"grid": torch.ones(1, 3)},
+    )  # fmt: skip
+    assert asked.to("meta").extras["grid"].device.type == "meta"
+
+
+def test_rows_are_all_samples_of_a_question_then_of_the_next():
+    rows = Rows(names=("T", "I", "U"), batch=2)
+    assert [torch.arange(6)[rows.of(name)].tolist() for name in rows.names] == [[0, 1], [2, 3], [4, 5]]
 
 
 @pytest.mark.parametrize(

@@ -229,10 +229,10 @@ def test_q07_one_order_for_all_processes():
     assert not np.array_equal(order, Shuffled(12, seed=4).take(0, 12))
 
 
-def test_q08_the_visual_tokens_rows_are_written(parts: Parts, run: RunConfig):
+def test_q08_the_visual_tokens_rows_are_written(parts: Parts):
     """Read with and without them: tests/mgie/weights/test_apple.py."""
     assert not facts("mgie", "extract")["has_emb"]
-    emb = dict(apple_mllm(build_release(parts, run)))["emb"]
+    emb = dict(apple_mllm(parts.editor.encoder))["emb"]
     assert torch.equal(emb[0], encoder_of(parts).visual_embeddings().half())
 
 
@@ -243,8 +243,8 @@ def test_q09_all_see_the_same_crop(parts: Parts, pipeline: MGIEPipeline):
     asked = {"num_inference_steps": 1, "max_new_tokens": 1}
     for compat in ("default", "reference"):
         options = pipeline._sampling(**asked, compat=compat)
-        looked = [pipeline._looked(each, options) for each in (wide, covered)]
-        assert torch.equal(*map(pipeline.prompts.clip_pixels, looked)) == (compat == "reference")
+        build = builder(parts, compat=compat)
+        assert torch.equal(*map(build.clip_pixels, (wide, covered))) == (compat == "reference")
         painted = [np.asarray(fitted) for fitted, _ in pipeline._fitted([wide, covered], options)]
         assert not np.array_equal(*painted)
         assert painted[0].shape[:2] == (32, 96) or compat == "default"

@@ -3,7 +3,7 @@ file is told."""
 
 import errno
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -17,6 +17,8 @@ from mgie.types import EditPair
 Rows = Iterable[EditPair | Rejected]
 Splits = dict[str, Rows]
 Group = TypeVar("Group")
+Row = TypeVar("Row")
+Result = TypeVar("Result")
 Similarity = Annotated[float, Range(ge=-1, le=1)]
 
 HELD_OUT = 0.05
@@ -123,17 +125,20 @@ def regular(path: Path) -> Path:
     return path
 
 
-def read_file(path: Path, key: str, role: str) -> bytes | Rejected:
-    """The bytes of a picture's file, or why they are not there."""
+def read_file(path: Path, key: str, role: str) -> bytes:
+    """The bytes of a picture's file. Raises Rejected where they are not there."""
     try:
         return regular(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a path that no file system takes
         why = getattr(error, "strerror", None) or error
         detail = f"the {role} of {key}, {path}, cannot be read ({why}): expected a picture."
-        return Rejected(key=key, reason="missing partner", detail=detail)
+        raise Rejected(key, "missing partner", detail) from error
 
 
-def flatten(groups: Iterable[Iterable[EditPair | Rejected]]) -> Iterator[EditPair | Rejected]:
-    """The rows of all groups."""
-    for group in groups:
-        yield from group
+def each(read: Callable[[Row], Result], rows: Iterable[Row]) -> Iterator[Result | Rejected]:
+    """What `read` makes of each row; a row that it raises Rejected for is set aside."""
+    for row in rows:
+        try:
+            yield read(row)
+        except Rejected as rejected:
+            yield rejected

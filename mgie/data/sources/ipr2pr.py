@@ -11,7 +11,6 @@ The hub form has the columns original_prompt, original_image, edit_prompt, edite
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ from mgie.data.sources.base import (
     Options,
     Rows,
     Splits,
-    flatten,
+    each,
+    existing_folder,
     hold_out,
     named,
     read_file,
@@ -32,20 +32,16 @@ from mgie.errors import DataError
 from mgie.types import EditPair
 
 PICTURE = re.compile(r"(?P<seed>.+)_(?P<side>[01])\.(jpg|jpeg|png|webp)", re.IGNORECASE)
-SCORES = {"image": ("clip_sim_image",), "text": ("clip_sim_0", "clip_sim_1"), "direction": ("clip_sim_dir",)}
-"""Field of ClipFilter -> the scores that it bounds."""
+SCORES = {"clip_sim_image": "image", "clip_sim_0": "text", "clip_sim_1": "text", "clip_sim_dir": "direction"}
+"""Score -> the field of ClipFilter that bounds it."""
 COLUMNS = ("original_image", "edit_prompt", "edited_image")
 
 
 def read(where: str, options: Options) -> Splits:
     """Pairs of the folder or hub id `where`; the last twentieth of the prompts is held out, as published."""
-    folder = Path(where)
     if tables.is_table(where):
         return tables.read_splits(where, from_table_row, options, needs=COLUMNS, group="edit_prompt")
-    if not folder.is_dir():
-        raise DataError(
-            f"{where} is no folder: expected one with numbered folders that hold a prompt.json each."
-        )
+    folder = existing_folder(where, "one with numbered folders that hold a prompt.json each")
     prompts = _prompts(folder)
     if not prompts:
         raise DataError(
@@ -53,7 +49,7 @@ def read(where: str, options: Options) -> Splits:
         )
     train, test = hold_out(prompts, options)
     rows = [
-        flatten(_read_prompt(folder / name, name, seeds, options.clip) for name, seeds in part)
+        (row for name, seeds in part for row in _read_prompt(folder / name, name, seeds, options.clip))
         for part in (train, test)
     ]
     return named(*rows, held=len(test))
@@ -62,89 +58,65 @@ def read(where: str, options: Options) -> Splits:
 def _prompts(folder: Path) -> list[tuple[str, list[str] | None]]:
     """Names of the prompts' folders in their published order, with the seeds that are listed for them."""
     path = folder / "seeds.json"
-    if path.is_file():
-        try:
-            listed: list[tuple[str, list[str] | None]] = [
-                (str(name), [str(seed) for seed in seeds]) for name, seeds in json.loads(path.read_text())
-            ]
-        except (ValueError, TypeError, RecursionError) as error:
-            raise DataError(
-                f"{path} cannot be read: expected [[folder, [seed, ...]], ...]; remove or mend it."
-            ) from error
-        for word in (word for name, seeds in listed for word in (name, *(seeds or ()))):
-            if not is_name(word):
-                raise DataError(f"{path} names {word!r}: expected names of folders beside it, and seeds.")
-        return listed
-    found = [path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/prompt.json")]
-    return [(str(path.relative_to(folder)), None) for path in sorted(found)]
+    if not path.is_file():
+        found = [path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/prompt.json")]
+        return [(path.relative_to(folder).as_posix(), None) for path in sorted(found)]
+    try:
+        listed = [(str(name), [str(seed) for seed in seeds]) for name, seeds in json.loads(path.read_text())]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise DataError(
+            f"{path} cannot be read: expected [[folder, [seed, ...]], ...]; remove or mend it."
+        ) from error
+    for word in (word for name, seeds in listed for word in (name, *seeds)):
+        if not is_name(word):
+            raise DataError(f"{path} names {word!r}: expected names of folders beside it, and seeds.")
+    return listed
 
 
 def _read_prompt(folder: Path, name: str, listed: list[str] | None, clip: ClipFilter | None) -> Rows:
     """All pairs of one prompt."""
-    name = name.replace("/", "_")
     files = {
-        (m["seed"], m["side"]): path
+        (found["seed"], found["side"]): path
         for path in sorted(folder.glob("*"))
-        if (m := PICTURE.fullmatch(path.name))
+        if (found := PICTURE.fullmatch(path.name))
     }
-    seeds = listed if listed is not None else sorted({seed for seed, _ in files})
-    prompt = _prompt(folder)
-    if isinstance(prompt, str):
-        for seed in seeds or [""]:
-            yield Rejected(key=f"{name}_{seed}_0" if seed else name, reason="bad prompt.json", detail=prompt)
-        return
-    scores = _scores(folder)
-    best = _best(seeds, scores, clip)
-    for seed in seeds:
-        key = f"{name}_{seed}_0"
-        why = _below(scores.get(seed), clip)
-        if why:
-            yield Rejected(
-                key=key, reason=why[0], detail=f"{key}: {why[1]}", by_choice=why[0] == "CLIP filter"
-            )
-        elif seed not in best:
-            yield Rejected(
-                key=key,
-                reason="CLIP filter",
-                detail=f"{key} is not among the best of its prompt",
-                by_choice=True,
-            )
-        else:
-            yield _pair(key, files, seed, folder, prompt, scores.get(seed, {}))
+    seeds = sorted({seed for seed, _ in files}) if listed is None else listed
+    prompt, scores = _prompt(folder / "prompt.json"), _scores(folder / "metadata.jsonl")
+    left_out = _left_out(seeds, scores, clip) if clip else {}
+
+    def pair(seed: str) -> EditPair:
+        key = f"{name.replace('/', '_')}_{seed}_0"
+        if isinstance(prompt, str):
+            raise Rejected(key, "bad prompt.json", prompt)
+        if seed in left_out:
+            reason, detail = left_out[seed]
+            raise Rejected(key, reason, f"{key}: {detail}.", by_choice=reason == "CLIP filter")
+        source, target = (
+            read_file(files.get((seed, side), folder / f"{seed}_{side}.jpg"), key, role)
+            for side, role in (("0", "source"), ("1", "target"))
+        )
+        meta = {field: prompt[field] for field in ("input", "output") if prompt.get(field)}
+        meta |= {field: value for field, value in scores.get(seed, {}).items() if field != "seed"}
+        meta = {field: str(value) for field, value in meta.items()}
+        return EditPair(key=key, instruction=prompt["edit"], source=source, target=target, meta=meta)
+
+    return each(pair, seeds or [""] * isinstance(prompt, str))
 
 
-def _pair(
-    key: str,
-    files: dict[tuple[str, str], Path],
-    seed: str,
-    folder: Path,
-    prompt: dict[str, Any],
-    scores: dict[str, Any],
-) -> EditPair | Rejected:
-    source = read_file(files.get((seed, "0"), folder / f"{seed}_0.jpg"), key, "source")
-    target = read_file(files.get((seed, "1"), folder / f"{seed}_1.jpg"), key, "target")
-    for data in (source, target):
-        if isinstance(data, Rejected):
-            return data
-    meta = {name: str(prompt[name]) for name in ("input", "output") if prompt.get(name)}
-    meta |= {name: str(value) for name, value in scores.items() if name != "seed"}
-    return EditPair(key=key, instruction=str(prompt["edit"]), source=source, target=target, meta=meta)  # type: ignore[arg-type]
-
-
-def _prompt(folder: Path) -> dict[str, Any] | str:
-    path = folder / "prompt.json"
+def _prompt(path: Path) -> dict[str, Any] | str:
+    """What a prompt.json holds, or what is wrong with it."""
     try:
         prompt = json.loads(regular(path).read_text(encoding="utf-8"))
+        if isinstance(prompt, dict) and isinstance(prompt.get("edit"), str):
+            return prompt
+        wrong = 'has no text under "edit"'
     except (OSError, ValueError, RecursionError) as error:
-        return f'{path} cannot be read ({" ".join(str(error).split())[:80]}): expected {{"edit": ...}}.'
-    if not isinstance(prompt, dict) or not isinstance(prompt.get("edit"), str):
-        return f'{path} has no text under "edit": expected {{"edit": ...}}.'
-    return prompt
+        wrong = f"cannot be read ({' '.join(str(error).split())[:80]})"
+    return f'{path} {wrong}: expected {{"edit": ...}}.'
 
 
-def _scores(folder: Path) -> dict[str, dict[str, Any]]:
+def _scores(path: Path) -> dict[str, dict[str, Any]]:
     """Seed -> its CLIP scores. Lines that cannot be read have none."""
-    path = folder / "metadata.jsonl"
     found = {}
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         try:
@@ -155,41 +127,36 @@ def _scores(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _below(scores: dict[str, Any] | None, clip: ClipFilter | None) -> tuple[str, str] | None:
-    """Reason and detail why a pair does not pass the filter."""
-    if clip is None:
-        return None
-    for field, names in SCORES.items():
-        for name in names:
-            least = getattr(clip, field)
-            value = (scores or {}).get(name)
+def _left_out(
+    seeds: list[str], scores: dict[str, dict[str, Any]], clip: ClipFilter
+) -> dict[str, tuple[str, str]]:
+    """Seed -> reason and detail, of those that do not pass the filter or are not the best of their prompt by
+    the direction of the change."""
+    found: dict[str, tuple[str, str]] = {}
+    for seed in seeds:
+        for name, field in SCORES.items():
+            value = scores.get(seed, {}).get(name)
             if not isinstance(value, int | float):
-                return "no CLIP scores", f"metadata.jsonl has no {name}, which the filter needs"
-            if value < least:
-                return "CLIP filter", f"{name} is {value:.3f}, below {least:g}"
-    return None
+                found.setdefault(
+                    seed, ("no CLIP scores", f"metadata.jsonl has no {name}, which the filter needs")
+                )
+            elif value < getattr(clip, field):
+                detail = f"{name} is {value:.3f}, below {getattr(clip, field):g}"
+                found.setdefault(seed, ("CLIP filter", detail))
+    passing = sorted((seed for seed in seeds if seed not in found), key=lambda s: -scores[s]["clip_sim_dir"])
+    return found | dict.fromkeys(
+        passing[clip.best :] if clip.best else (), ("CLIP filter", "others of its prompt are better")
+    )
 
 
-def _best(seeds: list[str], scores: dict[str, dict[str, Any]], clip: ClipFilter | None) -> set[str]:
-    """The seeds of a prompt that are kept, by the direction of the change."""
-    if clip is None or clip.best is None:
-        return set(seeds)
-    passing = [seed for seed in seeds if _below(scores.get(seed), clip) is None]
-    return set(sorted(passing, key=lambda seed: -scores[seed]["clip_sim_dir"])[: clip.best])
-
-
-def from_table_row(row: dict[str, Any], number: int) -> Iterator[EditPair | Rejected]:
-    """One row of the hub form. Rows have no name there: their place is their key."""
+def from_table_row(row: dict[str, Any], number: int) -> EditPair:
+    """One row of the hub form. Rows have no name there: their place is their key. Raises Rejected."""
     key = f"ipr2pr-{number:07d}"
-    meta = {
-        name: row[column]
-        for name, column in (("input", "original_prompt"), ("output", "edited_prompt"))
-        if row.get(column)
-    }
-    yield tables.pair_of(
-        key,
-        instruction=row["edit_prompt"],
-        source=row["original_image"],
-        target=row["edited_image"],
-        meta=meta,
+    captions = {"input": row.get("original_prompt"), "output": row.get("edited_prompt")}
+    return EditPair(
+        key=key,
+        instruction=str(row["edit_prompt"] or ""),
+        source=tables.picture(row, "original_image", key, "source"),
+        target=tables.picture(row, "edited_image", key, "target"),
+        meta={name: text for name, text in captions.items() if text},
     )

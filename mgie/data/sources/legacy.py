@@ -10,7 +10,6 @@ else.
 """
 
 import base64
-import binascii
 import hashlib
 import io
 import json
@@ -19,10 +18,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from llava_patch.folders import file_hash
-from mgie.data.shards import Shard, SplitFacts
-from mgie.data.sources.base import Options, Rows, Splits, existing_folder, hold_out, named, regular
-from mgie.data.stored_pairs import row_hash, to_row
+from mgie.data.shards import Sized, about_file
+from mgie.data.sources.base import Options, Rows, Splits, each, existing_folder, hold_out, named, regular
+from mgie.data.stored_pairs import SplitFacts, row_hash, to_row
 from mgie.data.validation import Rejected
 from mgie.errors import DataError
 from mgie.types import EditPair
@@ -43,7 +41,7 @@ def read(where: str, options: Options) -> Splits:
     return named(*(_read(folder / f"{NAME}.tsv", part, said) for part in (train, test)), held=len(test))
 
 
-def write_legacy(pairs: Iterable[tuple[EditPair, tuple[int, int]]], folder: Path, split: str) -> SplitFacts:
+def write_legacy(pairs: Iterable[Sized], folder: Path, split: str) -> SplitFacts:
     """Write `folder`/`split` as the original's three files. Raises DataError for a pair without a source.
 
     Pictures are written as they came; the original's loader opens whatever Pillow opens.
@@ -52,8 +50,9 @@ def write_legacy(pairs: Iterable[tuple[EditPair, tuple[int, int]]], folder: Path
     index, said, total = [], {}, hashlib.sha256()
     with (folder / split / f"{NAME}.tsv").open("wb") as lines:
         for pair, size in pairs:
-            if pair.source is None:
-                raise DataError(f"{pair.key} has no source: the original's files cannot hold it.")
+            if pair.source is None or pair.pictures:
+                what = "pictures in its instruction" if pair.pictures else "no source"
+                raise DataError(f"{pair.key} has {what}: the original's files cannot hold it.")
             total.update(row_hash(to_row(pair, size)))
             stem = pair.key.removesuffix("_0")
             entry = {
@@ -68,14 +67,9 @@ def write_legacy(pairs: Iterable[tuple[EditPair, tuple[int, int]]], folder: Path
             lines.write(base64.b64encode(pair.source) + b"\t" + base64.b64encode(pair.target) + b"\n")
     (folder / split / f"{NAME}.pkl").write_bytes(pickle.dumps({"task": index}, protocol=4))
     (folder / split / f"{NAME}_expressive.json").write_text(json.dumps(said, indent=2, ensure_ascii=False))
-    facts = SplitFacts(rows=len(index), sha256=total.hexdigest())
-    for name in (f"{NAME}.pkl", f"{NAME}.tsv", f"{NAME}_expressive.json"):
-        path = folder / split / name
-        shard = Shard(
-            file=f"{split}/{name}", rows=len(index), bytes=path.stat().st_size, sha256=file_hash(path)
-        )
-        facts.shards.append(shard)
-    return facts
+    files = [f"{split}/{NAME}{end}" for end in (".pkl", ".tsv", "_expressive.json")]
+    shards = [about_file(folder, file, len(index)) for file in files]
+    return SplitFacts(rows=len(index), sha256=total.hexdigest(), shards=shards)
 
 
 class PlainUnpickler(pickle.Unpickler):
@@ -133,21 +127,17 @@ def _expressive(path: Path) -> dict[str, str]:
 
 def _read(path: Path, entries: Iterable[Any], said: dict[str, str]) -> Rows:
     with path.open("rb") as lines:
-        for number, many in enumerate(entries):
-            for entry in many if isinstance(many, list) and many else [many]:
-                yield _pair(lines, entry, number, said)
+        several = (many if isinstance(many, list) and many else [many] for many in entries)
+        numbered = ((number, entry) for number, many in enumerate(several) for entry in many)
+        yield from each(lambda at: _pair(lines, *at, said), numbered)
 
 
-def _pair(lines: BinaryIO, entry: Any, number: int, said: dict[str, str]) -> EditPair | Rejected:
-    wrong = [
-        name
-        for name, kind in FIELDS.items()
-        if not isinstance(entry, dict) or not isinstance(entry.get(name), kind)
-    ]
-    if wrong:
-        return Rejected(
-            key=f"entry {number}", reason="bad row", detail=f"entry {number} of the index has no {wrong[0]}."
-        )
+def _pair(lines: BinaryIO, number: int, entry: Any, said: dict[str, str]) -> EditPair:
+    """The pair that an entry of the index points to. Raises Rejected."""
+    for name, kind in FIELDS.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get(name), kind):
+            detail = f"entry {number} of the index has no {name}."
+            raise Rejected(f"entry {number}", "bad row", detail)
     key, offset = entry["input"], entry["lineidx"]
     try:
         if offset < 0 or (offset > 0 and (lines.seek(offset - 1), lines.read(1))[1] != b"\n"):
@@ -157,8 +147,8 @@ def _pair(lines: BinaryIO, entry: Any, number: int, said: dict[str, str]) -> Edi
         if len(cells) != 2 or not all(cells):
             raise ValueError(f"its line has {len(cells)} columns, expected two pictures")
         source, target = (base64.b64decode(cell, validate=True) for cell in cells)
-    except (ValueError, OSError, binascii.Error) as error:
-        return Rejected(key=key, reason="bad row", detail=f"{key}: {error}.")
+    except (ValueError, OSError) as error:
+        raise Rejected(key, "bad row", f"{key}: {error}.") from error
     return EditPair(
         key=key, instruction=entry["instruction"], source=source, target=target, expressive=said.get(key, "")
     )

@@ -17,14 +17,13 @@ EditPair.mask promises.
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mgie.data.images import decode_mask, encode_png, upright_size
 from mgie.data.sources import tables
-from mgie.data.sources.base import Options, Rows, Splits, read_file
+from mgie.data.sources.base import Options, Rows, Splits, each, read_file
 from mgie.data.validation import Rejected, is_name
 from mgie.errors import DataError
 from mgie.types import EditPair
@@ -35,13 +34,13 @@ OUTPUT = re.compile(r"-output(\d+)\.")
 
 def read(where: str, options: Options) -> Splits:
     """Turns of the folder or hub id `where`, in the splits that it is published in."""
-    folder = Path(where)
     splits: Splits = {}
     if tables.is_table(where):
         splits |= tables.read_splits(where, from_table_row, options, needs=COLUMNS, group="img_id")
     for name in ("", "train", "dev", "test"):
-        if (folder / name / "edit_turns.json").is_file() or (folder / name / "edit_sessions.json").is_file():
-            splits[name or "test"] = _read_layout(folder / name)
+        folder = Path(where, name)
+        if (folder / "edit_turns.json").is_file() or (folder / "edit_sessions.json").is_file():
+            splits[name or "test"] = _read_layout(folder)
     if not splits:
         raise DataError(
             f"{where} holds neither Parquet files nor edit_turns.json: expected MagicBrush as "
@@ -50,99 +49,88 @@ def read(where: str, options: Options) -> Splits:
     return splits
 
 
-def from_table_row(row: dict[str, Any], number: int) -> Iterator[EditPair | Rejected]:
-    """One turn of the Parquet form; its name is in the row."""
-    del number
-    key = f"{row['img_id']}-{row['turn_index']}"
-    cell = row["mask_img"]
-    found = tables.pair_of(
-        key,
-        instruction=row["instruction"],
-        source=row["source_img"],
-        target=row["target_img"],
+def from_table_row(row: dict[str, Any], _: int) -> EditPair:
+    """One turn of the Parquet form; its name is in the row. Raises Rejected."""
+    key, cell = f"{row['img_id']}-{row['turn_index']}", row["mask_img"]
+    source = tables.picture(row, "source_img", key, "source")
+    return EditPair(
+        key=key,
+        instruction=str(row["instruction"] or ""),
+        source=source,
+        target=tables.picture(row, "target_img", key, "target"),
+        mask=_mask(cell.get("bytes") if isinstance(cell, dict) else cell, source),
         session=str(row["img_id"]),
         turn=int(row["turn_index"] or 0),
     )
-    yield _with_mask(found, cell.get("bytes") if isinstance(cell, dict) else cell)
 
 
 def _read_layout(folder: Path) -> Rows:
-    turns, sessions = _load(folder / "edit_turns.json"), _load(folder / "edit_sessions.json")
+    turns, sessions = _load(folder / "edit_turns.json"), _load(folder / "edit_sessions.json") or {}
     places = {
-        turn["output"]: (name, place)
-        for name, many in (sessions or {}).items()
-        for place, turn in enumerate(many, 1)
+        turn["output"]: (name, place) for name, many in sessions.items() for place, turn in enumerate(many, 1)
     }
     captions = {name: _captions(folder / f"{name}_descriptions.json") for name in ("global", "local")}
-    for row in turns if turns is not None else [turn for many in sessions.values() for turn in many]:
-        try:
-            output, given, instruction = str(row["output"]), str(row["input"]), row["instruction"]
-        except (KeyError, TypeError):
-            yield Rejected(
-                key=str(row)[:80],
-                reason="bad row",
-                detail=f"{str(row)[:80]} lacks input, output or instruction.",
-            )
-            continue
-        turn = OUTPUT.search(output)
-        session, place = places.get(output, (output.split("-")[0], int(turn[1]) if turn else 1))
-        key, pictures = f"{session}-{place}", folder / "images" / session
-        outside = [
-            name for name in (session, given, output, str(row.get("mask") or "-")) if not is_name(name)
-        ]
-        if outside:
-            detail = f"{key!r} names {outside[0]!r}: expected the name of a file in its folder."
-            yield Rejected(key=key, reason="bad row", detail=detail)
-            continue
-        source, target = (
-            read_file(pictures / given, key, "source"),
-            read_file(pictures / output, key, "target"),
-        )
-        mask = read_file(pictures / str(row["mask"]), key, "mask") if row.get("mask") else None
-        wrong = next((data for data in (source, target, mask) if isinstance(data, Rejected)), None)
-        if wrong is not None:
-            yield wrong
-            continue
-        meta = {f"{name}_description": texts[output] for name, texts in captions.items() if output in texts}
-        if given in captions["global"]:
-            meta["source_description"] = captions["global"][given]
-        pair = EditPair(
-            key=key,
-            instruction=str(instruction or ""),
-            source=source,  # pyright: ignore[reportArgumentType] - the rejected ones are gone
-            target=target,  # pyright: ignore[reportArgumentType]
-            session=session,
-            turn=place,
-            meta=meta,
-        )
-        yield _with_mask(pair, mask)  # type: ignore[arg-type]
+    rows = turns if turns is not None else [turn for many in sessions.values() for turn in many]
+    yield from each(partial(_turn, folder=folder, places=places, captions=captions), rows)
 
 
-def _with_mask(pair: EditPair | Rejected, data: bytes | None) -> EditPair | Rejected:
-    """The pair with its published mask made into one channel, as large as the source. Untouched where either
-    is damaged."""
-    if isinstance(pair, Rejected) or not data:
-        return pair
+def _turn(
+    row: Any, *, folder: Path, places: dict[str, tuple[str, int]], captions: dict[str, dict[str, str]]
+) -> EditPair:
+    """One turn of the evaluation layout. Raises Rejected."""
     try:
-        size = upright_size(pair.source or pair.target, name=f"source of {pair.key}")
-        mask = decode_mask(data, name=f"mask of {pair.key}")
+        output, given, instruction = str(row["output"]), str(row["input"]), str(row["instruction"] or "")
+        mask = row.get("mask")
+    except (KeyError, TypeError, AttributeError) as error:
+        name = str(row)[:80]
+        raise Rejected(name, "bad row", f"{name} lacks input, output or instruction.") from error
+    turn = OUTPUT.search(output)
+    session, place = places.get(output, (output.split("-")[0], int(turn[1]) if turn else 1))
+    key, pictures = f"{session}-{place}", folder / "images" / session
+    for name in (session, given, output, str(mask or "-")):
+        if not is_name(name):
+            detail = f"{key!r} names {name!r}: expected the name of a file in its folder."
+            raise Rejected(key, "bad row", detail)
+    source = read_file(pictures / given, key, "source")
+    texts = {
+        "global_description": captions["global"].get(output),
+        "local_description": captions["local"].get(output),
+        "source_description": captions["global"].get(given),
+    }
+    return EditPair(
+        key=key,
+        instruction=instruction,
+        source=source,
+        target=read_file(pictures / output, key, "target"),
+        mask=_mask(read_file(pictures / str(mask), key, "mask") if mask else None, source),
+        session=session,
+        turn=place,
+        meta={name: text for name, text in texts.items() if text is not None},
+    )
+
+
+def _mask(data: bytes | None, source: bytes) -> bytes | None:
+    """A published mask made into one channel, as large as the source. As it came where either is damaged: the
+    gate will say what is wrong with it."""
+    try:
+        if not data:
+            return None
+        size = upright_size(source, name="source")
+        mask = decode_mask(data, name="mask")
         ratio = mask.width * size[1] / (mask.height * size[0])
         if abs(ratio - 1) < 0.02:
-            data = encode_png(mask.point([0] * 128 + [255] * 128).resize(size, 0))
+            return encode_png(mask.point([0] * 128 + [255] * 128).resize(size, 0))
     except DataError:
-        pass  # the gate will say what is wrong with it
-    return replace(pair, mask=data)
+        pass
+    return data
 
 
 def _captions(path: Path) -> dict[str, str]:
     """File -> caption."""
     found: dict[str, str] = {}
     for name, value in (_load(path) or {}).items():
-        found |= (
-            {file: str(text) for file, text in value.items()}
-            if isinstance(value, dict)
-            else {name: str(value)}
-        )
+        several = value.items() if isinstance(value, dict) else [(name, value)]
+        found |= {file: str(text) for file, text in several}
     return found
 
 

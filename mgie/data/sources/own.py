@@ -3,13 +3,14 @@
     DIR/before/*, DIR/after/*, DIR/instructions.csv
                   columns file, instruction[, expressive, mask, task, weight, split]; UTF-8
     FILE.jsonl, or DIR/pairs.jsonl
-                  {"source", "target", "instruction"[, "expressive", "mask", ...]}
+                  {"source", "target", "instruction"[, "expressive", "mask", "regions", ...]}
 
 Paths in a file of JSON lines are relative to it.
 """
 
 import csv
 import difflib
+import glob
 import io
 import itertools
 import json
@@ -17,20 +18,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mgie.data.shards import check_files
-from mgie.data.sources import tables
-from mgie.data.sources.base import Options, Splits, hold_out, named, read_file, split_name
-from mgie.data.stored_pairs import FACTS, StoredPairs, from_row, read_facts, stored_splits
+from mgie.data.shards import check_set
+from mgie.data.sources.base import Options, Splits, each, hold_out, named, read_file, split_name
+from mgie.data.sources.tables import read_set
+from mgie.data.stored_pairs import FACTS
 from mgie.data.validation import Rejected, is_name
 from mgie.errors import DataError
-from mgie.types import EditPair
+from mgie.types import EditPair, Region
 
 PATHS = ("source", "target", "mask")
 TEXTS = ("key", "instruction", "expressive", "task", "kind", "session", "split")
 NUMBERS = {"turn": int, "weight": float}
-KEPT = ("regions", "subjects")
-"""Kept as JSON in the pair's meta."""
-FIELDS = (*PATHS, *TEXTS, *NUMBERS, *KEPT)
+LISTS = ("regions", "pictures", "subjects")
+FIELDS = (*PATHS, *TEXTS, *NUMBERS, *LISTS)
 FILE_COLUMNS = ("file", "name", "image", "picture", "filename")
 INSTRUCTION_COLUMNS = ("instruction", "prompt", "edit", "edit_prompt", "instructions", "text")
 """How these two columns of a table may be called."""
@@ -38,21 +38,26 @@ TABLES = ("instructions.csv", "instructions.tsv")
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 Line = dict[str, Any] | Rejected
+"""A row as the fields of EditPair and its `split`, with paths in place of pictures."""
 
 
 def read(where: str, options: Options) -> Splits:
     """Pairs of `where`. A `split` in a row decides; otherwise the last twentieth of the rows is held out."""
     if (Path(where) / FACTS).is_file():
-        return _read_stored(Path(where), options.count)
+        check_set(where)
+        splits = read_set(where)
+        if options.count is not None:
+            splits["train"] = itertools.islice(splits["train"], options.count)
+        return splits
     lines = list(_lines(where))
     groups: dict[str, list[Line]] = {}
     for line in lines:
         split = line.get("split", "train") if isinstance(line, dict) else "train"
         groups.setdefault(split, []).append(line)
     if set(groups) - {"train"}:
-        return {split: map(_pair, part) for split, part in groups.items()}
+        return {split: each(_pair, part) for split, part in groups.items()}
     train, test = hold_out(lines, options)
-    return named(map(_pair, train), map(_pair, test), held=len(test))
+    return named(each(_pair, train), each(_pair, test), held=len(test))
 
 
 def pictures(where: str) -> Iterator[Path]:
@@ -60,7 +65,9 @@ def pictures(where: str) -> Iterator[Path]:
     if not (Path(where) / FACTS).is_file():
         for line in _lines(where):
             if isinstance(line, dict):
-                yield from (line[name] for name in PATHS if isinstance(line.get(name), Path))
+                masks = [region["mask"] for region in line["regions"]]
+                named = [*(line.get(name) for name in PATHS), *line["pictures"], *masks]
+                yield from (path for path in named if path is not None)
 
 
 def _lines(where: str) -> Iterator[Line]:
@@ -76,42 +83,27 @@ def _lines(where: str) -> Iterator[Line]:
         data = found.read_bytes()
     except OSError as error:
         raise DataError(f"{found} cannot be read ({error.strerror}): expected a table of pairs.") from error
-    yield from (
-        _table_lines(path, found, data)
-        if found.name in TABLES and path != found
-        else _json_lines(found, data)
-    )
-
-
-def _read_stored(folder: Path, count: int | None) -> Splits:
-    check_files(folder, read_facts(folder) or {})
-    if tables.parquet_files(folder):
-        streams = tables.open_tables(str(folder))
-        splits: Splits = {
-            split: map(from_row, tables.read_rows(stream, str(folder))) for split, stream in streams.items()
-        }
-    else:
-        splits = {split: StoredPairs(folder, split) for split in stored_splits(folder)}
-    return splits if count is None else splits | {"train": itertools.islice(splits["train"], count)}
+    return _table_lines(found, data) if found.name in TABLES and path != found else _json_lines(found, data)
 
 
 def _json_lines(path: Path, data: bytes) -> Iterator[Line]:
-    text = data.decode("utf-8-sig", errors="surrogateescape")
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            place = f"line {number} of {path.name}"
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):
-                row = None
-            if not isinstance(row, dict):
-                yield Rejected(key=place, reason="bad row", detail=f"{place} is no JSON object.")
-                continue
-            yield _line(row, place, path.parent, key=f"{path.stem}-{number:06d}")
+    def read_line(numbered: tuple[int, str]) -> dict[str, Any]:
+        number, text = numbered
+        place = f"line {number} of {path.name}"
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict):
+            raise Rejected(place, "bad row", f"{place} is no JSON object.")
+        return _line(row, place, path.parent, key=f"{path.stem}-{number:06d}")
+
+    texts = enumerate(data.decode("utf-8-sig", errors="surrogateescape").split("\n"), 1)
+    return each(read_line, (numbered for numbered in texts if numbered[1].strip()))
 
 
-def _table_lines(folder: Path, path: Path, data: bytes) -> Iterator[Line]:
-    rows = _cells(path, data)
+def _table_lines(path: Path, data: bytes) -> Iterator[Line]:
+    rows, folder = _cells(path, data), path.parent
     names = [cell.strip().lower() for cell in rows[0]] if rows else []
     if any(Path(cell).suffix in PICTURES for cell in names):
         names = ["file", "instruction", "expressive"][: len(names)]
@@ -127,34 +119,32 @@ def _table_lines(folder: Path, path: Path, data: bytes) -> Iterator[Line]:
     names[names.index(words)] = "instruction"
     used: set[str] = set()
     keys: dict[str, str] = {}
-    for number, cells in enumerate(rows, 2):
+
+    def read_row(numbered: tuple[int, list[str]]) -> dict[str, Any]:
+        number, cells = numbered
         place = f"row {number} of {path.name}"
-        if len(cells) != len(names):
-            yield Rejected(
-                key=place, reason="bad row", detail=f"{place} has {len(cells)} cells, expected {len(names)}."
-            )
-            continue
         row = {name: cell.strip() for name, cell in zip(names, cells) if cell.strip()}
-        if '""' in row.get("instruction", ""):
-            detail = f"{place} has doubled quotes in its instruction, as where one that opens is missing."
-            yield Rejected(key=place, reason="bad row", detail=detail)
-            continue
         file = row.pop(column, "") if column else ""
-        if file and not is_name(file):
-            detail = f"{place} has the file {file!r}: expected the name of a picture in before/."
-            yield Rejected(key=place, reason="bad row", detail=detail)
-            continue
+        wrong = ""
+        if len(cells) != len(names):
+            wrong = f"{len(cells)} cells, expected {len(names)}"
+        elif '""' in row.get("instruction", ""):
+            wrong = "doubled quotes in its instruction, as where one that opens is missing"
+        elif file and not is_name(file):
+            wrong = f"the file {file!r}: expected the name of a picture in before/"
+        if wrong:
+            raise Rejected(place, "bad row", f"{place} has {wrong}.")
         if file:
             used.add(file)
             key = _key(file, row.get("instruction", ""), keys)
-            row = {"source": f"before/{file}", "target": str(_partner(folder, file)), "key": key} | row
-        yield _line(row, place, folder, key=f"{path.stem}-{number:06d}")
-    if column:
-        for extra in sorted(
-            {p.name for p in (folder / "before").glob("*") if p.suffix.lower() in PICTURES} - used
-        ):
-            detail = f"before/{extra} is not named in {path.name}: expected a row with its instruction."
-            yield Rejected(key=extra, reason="no instruction", detail=detail)
+            row = {"source": f"before/{file}", "target": _partner(folder, file), "key": key} | row
+        return _line(row, place, folder, key=f"{path.stem}-{number:06d}")
+
+    yield from each(read_row, enumerate(rows, 2))
+    there = {found.name for found in (folder / "before").glob("*") if found.suffix.lower() in PICTURES}
+    for extra in sorted(there - used) if column else ():
+        detail = f"before/{extra} is not named in {path.name}: expected a row with its instruction."
+        yield Rejected(extra, "no instruction", detail)
 
 
 def _cells(path: Path, data: bytes) -> list[list[str]]:
@@ -190,67 +180,93 @@ def _key(file: str, instruction: str, keys: dict[str, str]) -> str:
     return key
 
 
-def _partner(folder: Path, file: str) -> Path:
+def _partner(folder: Path, file: str) -> str:
     """The picture after the edit: of the same name, or of the same name but for its ending."""
     same = folder / "after" / file
-    others = sorted((folder / "after").glob(Path(file).stem + ".*")) if not same.exists() else []
-    return (others[0] if others else same).relative_to(folder)
+    others = () if same.exists() else sorted(same.parent.glob(glob.escape(same.stem) + ".*"))
+    return next(iter(others), same).relative_to(folder).as_posix()
 
 
-def _line(row: dict[str, Any], place: str, folder: Path, *, key: str) -> Line:
-    """Check one row's fields; its paths become absolute. Raises DataError for what is wrong with the whole
-    file."""
-    for name in PATHS:
-        if str(row.get(name) or "").lower().startswith(("http://", "https://")):
+def _line(row: dict[str, Any], place: str, folder: Path, *, key: str) -> dict[str, Any]:
+    """One row, its fields checked. Raises Rejected, and DataError for what is wrong with the whole file."""
+
+    def bad(what: str) -> Rejected:
+        return Rejected(place, "bad row", f"{place} has {what}.")
+
+    def path(name: str, text: str) -> Path:
+        if text.lower().startswith(("http://", "https://")):
             raise DataError(
-                f"{place}: {name} is the address {row[name]}, and nothing is fetched; download it first."
+                f"{place}: {name} is the address {text}, and nothing is fetched; download it first."
             )
+        return folder / text
+
+    row = {name: value for name, value in row.items() if value not in (None, "")}
     for name in row:
         near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.8)
         if name not in FIELDS and near:
             detail = f"{place} has the field {name!r}: did you mean {near[0]!r}?"
-            return Rejected(key=place, reason="unknown field", detail=detail)
+            raise Rejected(place, "unknown field", detail)
     for name in ("target", "instruction"):
-        if not isinstance(row.get(name), str):
-            return Rejected(key=place, reason="bad row", detail=f"{place} has no {name}: expected a text.")
-    for name in (*PATHS, *TEXTS):
-        if not isinstance(row.get(name, ""), str | None):
-            return Rejected(key=place, reason="bad row", detail=f"{place} has no text under {name}.")
+        if name not in row:
+            raise bad(f"no {name}: expected a text")
+    for names, kind, what in (((*PATHS, *TEXTS), str, "text"), (LISTS, list, "list")):
+        for name in names:
+            if not isinstance(row.get(name, kind()), kind):
+                raise bad(f"no {what} under {name}")
+    for name in ("pictures", "subjects"):
+        if not all(isinstance(text, str) for text in row.get(name, ())):
+            raise bad(f"something that is no text under {name}")
     try:
-        numbers = {name: kind(row[name]) for name, kind in NUMBERS.items() if row.get(name) is not None}
-    except (ValueError, TypeError, OverflowError):
-        return Rejected(key=place, reason="bad row", detail=f"{place} has no number under weight or turn.")
-    if row.get("split"):
-        try:
-            row = row | {"split": split_name(row["split"], place)}
-        except DataError as error:
-            return Rejected(key=place, reason="bad split", detail=str(error))
-    paths = {name: folder / row[name] for name in PATHS if row.get(name)}
+        numbers = {name: kind(row[name]) for name, kind in NUMBERS.items() if name in row}
+    except (ValueError, TypeError, OverflowError) as error:
+        raise bad("no number under weight or turn") from error
+    try:
+        regions = [_region(**about) for about in row.get("regions", ())]
+    except (ValueError, TypeError, OverflowError) as error:
+        raise bad(
+            'a region that is none: expected {"phrase", "box": [x0, y0, x1, y1] or "mask": FILE}'
+        ) from error
+    try:
+        split = {"split": split_name(row["split"], place)} if "split" in row else {}
+    except DataError as error:
+        raise Rejected(place, "bad split", str(error)) from error
+    meta = {name: value for name, value in row.items() if name not in FIELDS}
     return (
-        {"key": key}
-        | {name: value for name, value in row.items() if value not in (None, "")}
-        | numbers
-        | paths
+        {"key": key, **{name: row[name] for name in TEXTS if name in row}, **numbers, **split}
+        | {name: path(name, row[name]) for name in PATHS if name in row}
+        | {"pictures": [path("pictures", text) for text in row.get("pictures", ())]}
+        | {"regions": [each | {"mask": each["mask"] and path("mask", each["mask"])} for each in regions]}
+        | {"subjects": tuple(row.get("subjects", ()))}
+        | {
+            "meta": {
+                n: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for n, v in meta.items()
+            }
+        }
     )
 
 
-def _pair(line: Line) -> EditPair | Rejected:
+def _region(phrase: Any, box: Any = None, mask: Any = None, scales: Any = (1, 1, 1)) -> dict[str, Any]:
+    """The fields of Region. Raises ValueError, TypeError or OverflowError for what is none."""
+    box, scales = box and tuple(map(float, box)), tuple(map(float, scales))
+    if (
+        not isinstance(phrase, str)
+        or not isinstance(mask, str | None)
+        or len(scales) != 3
+        or len(box or "four") != 4
+    ):
+        raise ValueError("no region")
+    return {"phrase": phrase, "box": box, "mask": mask, "scales": scales}
+
+
+def _pair(line: Line) -> EditPair:
     if isinstance(line, Rejected):
-        return line
+        raise line
     key = line["key"]
-    values: dict[str, Any] = {
-        name: line[name] for name in (*TEXTS, *NUMBERS) if name in line and name != "split"
-    }
-    for name in PATHS:
-        if name in line:
-            data = read_file(line[name], key, name)
-            if isinstance(data, Rejected):
-                return data
-            values[name] = data
-    meta = {name: value for name, value in line.items() if name not in (*PATHS, *TEXTS, *NUMBERS)}
-    values["meta"] = {
-        name: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-        for name, value in meta.items()
-    }
-    values.setdefault("instruction", "")
+    values = {name: value for name, value in line.items() if name != "split"}
+    values |= {name: read_file(line[name], key, name) for name in PATHS if name in line}
+    values["pictures"] = tuple(read_file(path, key, "picture") for path in line["pictures"])
+    values["regions"] = tuple(
+        Region(**region | {"mask": region["mask"] and read_file(region["mask"], key, "mask of a region")})
+        for region in line["regions"]
+    )
     return EditPair(**values)

@@ -3,21 +3,23 @@ decoding pictures."""
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Image, IterableDataset, load_dataset
+from datasets import IterableDataset, load_dataset
 from huggingface_hub import HfApi
 
-from mgie.data.sources.base import HELD_OUT, SPLITS, Options, Rows, Splits, split_name
+from mgie.data.sources.base import HELD_OUT, SPLITS, Options, Rows, Splits, each, split_name
+from mgie.data.stored_pairs import StoredPairs, from_row, stored_splits
 from mgie.data.validation import Rejected
 from mgie.errors import ConfigError, DataError
 from mgie.types import EditPair
 
-FromRow = Callable[[dict[str, Any], int], Iterator[EditPair | Rejected]]
+FromRow = Callable[[dict[str, Any], int], EditPair]
+"""A row and its number -> a pair. Raises Rejected."""
 LONGEST_GROUP = 1000
 """How many neighbouring rows of a table are looked at to keep a group in one split."""
 
@@ -72,18 +74,23 @@ def open_tables(where: str) -> dict[str, IterableDataset]:
         ) from error
     opened: dict[str, IterableDataset] = {}
     for split, stream in streams.items():
-        for name, feature in (stream.features or {}).items():
-            if isinstance(feature, Image):
-                stream = stream.cast_column(name, Image(decode=False))
         name = split_name(str(split), where)
         if name in opened:
             raise DataError(f"{where} has the split {name} under two names: expected one; rename the other.")
-        opened[name] = stream
+        opened[name] = stream.decode(False)
     return {split: opened[split] for split in sorted(opened, key=lambda name: (name != "train", name))}
 
 
+def read_set(folder: str | Path) -> dict[str, Iterable[EditPair]]:
+    """The pairs of a data set that `mgie prepare` wrote, as Arrow or Parquet files, split by split."""
+    if not parquet_files(Path(folder)):
+        return {split: StoredPairs(folder, split) for split in stored_splits(folder)}
+    streams = open_tables(str(folder))
+    return {split: map(from_row, read_rows(stream, str(folder))) for split, stream in streams.items()}
+
+
 def read_splits(
-    where: str, from_row: FromRow, options: Options, *, needs: tuple[str, ...], group: str = ""
+    where: str, read: FromRow, options: Options, *, needs: tuple[str, ...], group: str = ""
 ) -> Splits:
     """The rows of a table as pairs. Where there is only one split, its end is held out, cut where `group`
     changes."""
@@ -99,26 +106,20 @@ def read_splits(
     if set(streams) == {"train"}:
         cut, total = _cut(where, streams["train"], group, options)
         if cut < total:
-            tests = {"test": _rows(streams["train"].skip(cut), where, from_row, first=cut)}
+            tests = {"test": _rows(streams["train"].skip(cut), where, read, first=cut)}
         streams["train"] = streams["train"].take(cut)
     if options.count is not None and "train" in streams:
         streams["train"] = streams["train"].take(options.count)
-    return {split: _rows(stream, where, from_row) for split, stream in streams.items()} | tests
+    return {split: _rows(stream, where, read) for split, stream in streams.items()} | tests
 
 
-def pair_of(key: str, *, instruction: Any, source: Any, target: Any, **more: Any) -> EditPair | Rejected:
-    """A pair from cells of a table; a Rejected where a cell is empty."""
-    pictures = {"source": source, "target": target}
-    for role, cell in pictures.items():
-        data = cell.get("bytes") if isinstance(cell, dict) else cell
-        if not isinstance(data, bytes) or not data:
-            return Rejected(
-                key=key,
-                reason="missing partner",
-                detail=f"{key} has no {role}: expected the bytes of a picture.",
-            )
-        pictures[role] = data
-    return EditPair(key=key, instruction=str(instruction or ""), **pictures, **more)
+def picture(row: dict[str, Any], column: str, key: str, role: str) -> bytes:
+    """The bytes of a picture in a table. Raises Rejected where there are none."""
+    cell = row[column]
+    data = cell.get("bytes") if isinstance(cell, dict) else cell
+    if not isinstance(data, bytes) or not data:
+        raise Rejected(key, "missing partner", f"{key} has no {role}: expected the bytes of a picture.")
+    return data
 
 
 def read_rows(stream: IterableDataset, where: str) -> Iterator[dict[str, Any]]:
@@ -131,9 +132,8 @@ def read_rows(stream: IterableDataset, where: str) -> Iterator[dict[str, Any]]:
         ) from error
 
 
-def _rows(stream: IterableDataset, where: str, from_row: FromRow, *, first: int = 0) -> Rows:
-    for number, row in enumerate(read_rows(stream, where), first):
-        yield from from_row(row, number)
+def _rows(stream: IterableDataset, where: str, read: FromRow, *, first: int = 0) -> Rows:
+    return each(lambda at: read(at[1], at[0]), enumerate(read_rows(stream, where), first))
 
 
 def count_rows(where: str, split: str, stream: IterableDataset) -> int:

@@ -1,8 +1,10 @@
 import io
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from PIL import Image, ImageOps
 
 from mgie.build import build_examples
@@ -13,10 +15,13 @@ from mgie.data.examples import ExampleBuilder
 from mgie.data.images import decode, decode_mask
 from mgie.data.orders import sample_generator
 from mgie.data.streamed import StreamedPairs
+from mgie.diffusion.process import VarianceProcess
 from mgie.errors import ConfigError
 from mgie.prepare import prepare
+from mgie.prompts import LlavaPrompts
 from mgie.train import check_same_run
 from mgie.training.draws import draws_for
+from mgie.types import Region
 
 BOTH = augmentations(crop=0.5, flip=0.5)
 
@@ -44,8 +49,8 @@ def shown(data: bytes) -> np.ndarray:
 @pytest.fixture
 def build(processor):
     def make(transforms=BOTH, **changes):
-        settings = {"question": "{instruction}", "visual_tokens": 4, "size": 16, "max_length": 200} | changes
-        return ExampleBuilder(processor, **settings, transforms=transforms)
+        prompts = LlavaPrompts(processor, question="{instruction}", count=4)
+        return ExampleBuilder(prompts, **({"size": 16, "max_length": 200} | changes), transforms=transforms)
 
     return make
 
@@ -78,6 +83,31 @@ def test_a_mirrored_pair(make_pair):
     assert 200 < sum(flipped) < 300
 
 
+def test_regions_go_with_their_pictures(make_pair):
+    """A box and a mask of the same place tell of the same place afterwards."""
+    box = (0.2, 0.5, 0.6, 1.0)
+    ramp = np.zeros((200, 200), np.uint8)
+    ramp[100:, 40:120] = 255
+    buffer = io.BytesIO()
+    Image.fromarray(ramp).save(buffer, format="PNG")
+    regions = (Region(phrase="a cat", box=box), Region(phrase="a dog", mask=buffer.getvalue()))
+    pair = make_pair(0, source=places(200), target=places(200), regions=regions, pictures=(places(9),))
+    left = Counter()
+    for seed in range(60):
+        for transform in (RandomCrop(0.2), RandomFlip(1.0)):
+            made = transform(pair, np.random.default_rng(seed))
+            assert made.pictures == pair.pictures
+            left[type(transform).__name__, len(made.regions)] += 1
+            if len(made.regions) == 2:
+                x0, y0, x1, y1 = made.regions[0].box
+                rows, columns = np.nonzero(np.asarray(decode_mask(made.regions[1].mask, name="it")) > 127)
+                side = shown(made.target).shape[0]
+                found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]) / side
+                assert abs(found - np.array([x0, y0, x1, y1])).max() < 0.05
+    assert left["RandomFlip", 2] == 60 and left["RandomCrop", 0] > 3 and left["RandomCrop", 2] > 30
+    assert left["RandomCrop", 1] < 5  # but for rounding both stay or both go
+
+
 @pytest.mark.parametrize(
     ("words", "sided"),
     [
@@ -88,7 +118,8 @@ def test_a_mirrored_pair(make_pair):
     ],
 )
 def test_a_pair_that_names_a_side_is_never_mirrored(make_pair, words, sided):
-    for changes in ({"instruction": words}, {"expressive": f"It shows that. {words}"}):
+    region = Region(phrase=words, box=(0.0, 0.0, 1.0, 1.0))
+    for changes in ({"instruction": words}, {"expressive": f"So. {words}"}, {"regions": (region,)}):
         pair = make_pair(0, **changes)
         assert (RandomFlip(1.0)(pair, np.random.default_rng(0)) is pair) == sided
 
@@ -143,7 +174,8 @@ def test_a_stream_draws_the_same_for_every_world(tmp_path, build):
 def test_the_stream_of_a_sample_is_its_own():
     first = [sample_generator(seed, position).random(8) for seed in (0, 1) for position in range(50)]
     assert len({tuple(values) for values in first}) == 100
-    drawn = draws_for(0, (7,), latent_shape=(4, 32, 32), steps=1000, shift=1.0)
+    process = VarianceProcess(DDPMScheduler())
+    drawn = draws_for(0, (7,), latent_shape=(4, 32, 32), process=process, shift=1.0)
     own = sample_generator(0, 7).standard_normal(4 * 32 * 32, dtype=np.float32)
     assert not np.isin(own, drawn.posterior.numpy()).any()
     assert sample_generator(3, 4).integers(1 << 60) == 183971256504176016
@@ -154,9 +186,9 @@ def test_nothing_asked_nothing_changed(make_pair, build, tiny_run, processor):
     plain, off = build(())(pair), build(augmentations(crop=1.0, flip=0.0))(pair, np.random.default_rng(0))
     for name in ("source", "target", "clip_pixels", "input_ids"):
         assert torch.equal(getattr(plain, name), getattr(off, name))
-    four = "--model.edit_head.visual_tokens=4"
-    assert build_examples(tiny_run(four), processor).transforms == ()
-    asked = build_examples(tiny_run(four, "--data.crop=0.8", "--data.flip=0.5"), processor)
+    prompts = LlavaPrompts(processor, question="{instruction}", count=4)
+    assert build_examples(tiny_run(), prompts).transforms == ()
+    asked = build_examples(tiny_run("--data.crop=0.8", "--data.flip=0.5"), prompts)
     assert asked.transforms == (RandomCrop(0.8), RandomFlip(0.5))
 
 

@@ -126,3 +126,8 @@ def test_errors_name_the_pair(processor, make_pair):
     ):
         with pytest.raises(DataError, match="pair-1"):
             builder(processor)(make_pair(1, **changes))
+
+
+def test_pictures_in_an_instruction_are_for_another_model(processor, make_pair, make_picture):
+    with pytest.raises(DataError, match=r"pair-1 has pictures .* this model reads no pictures"):
+        builder(processor)(make_pair(1, instruction="add <image>", pictures=(make_picture(),)))

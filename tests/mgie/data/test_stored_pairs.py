@@ -8,19 +8,32 @@ from pathlib import Path
 import datasets
 import pyarrow as pa
 import pytest
-from datasets import load_from_disk
+from datasets import Dataset
 
 from llava_patch.folders import whole_folder
 from mgie.data import shards
-from mgie.data.shards import write_arrow
-from mgie.data.stored_pairs import FACTS, KIND, StoredPairs, data_identity, read_facts
+from mgie.data.shards import about_file, write_arrow
+from mgie.data.stored_pairs import (
+    FACTS,
+    FORMATS,
+    KIND,
+    NEWER,
+    StoredPairs,
+    data_identity,
+    read_facts,
+    row_hash,
+    to_row,
+)
+from mgie.data.verify import verify
 from mgie.errors import DataError
+from mgie.toy.scenes import toy_pairs
+from mgie.types import Region
 
 
 def write(out, pairs, split="train"):
     with whole_folder(out, kind=KIND) as folder:
         facts = write_arrow(((pair, (12, 12)) for pair in pairs), folder, split)
-        (folder / FACTS).write_text(json.dumps({"splits": {split: asdict(facts)}}))
+        (folder / FACTS).write_text(json.dumps({"format": FORMATS[-1], "splits": {split: asdict(facts)}}))
     return facts
 
 
@@ -34,6 +47,13 @@ def test_pairs_come_back_as_they_went(tmp_path, make_pair, make_picture):
         turn=2,
         weight=0.5,
         meta={"ö": "1"},
+        regions=(
+            Region(phrase="a cat", box=(0.0, 0.25, 1.0, 0.5)),
+            Region(phrase="a dog", mask=make_picture(seed=7), scales=(1.0, 0.5, 2.0)),
+            Region(phrase="ein Hündchen", box=(0.0, 0.0, 0.5, 0.5), mask=make_picture(seed=8)),
+        ),
+        pictures=(make_picture(seed=5), make_picture(seed=6)),
+        subjects=("olis toy", "hta corgi"),
     )
     pairs = [make_pair(0), full, make_pair(2, source=None, expressive="")]
     facts = write(tmp_path / "set", pairs)
@@ -48,9 +68,10 @@ def test_pairs_come_back_as_they_went(tmp_path, make_pair, make_picture):
         stored[3]
 
 
-def test_datasets_opens_it_and_shows_pictures(tmp_path, make_pair):
+def test_datasets_opens_it_as_it_lies_and_shows_pictures(tmp_path, make_pair):
     write(tmp_path / "set", [make_pair()])
-    rows = load_from_disk(str(tmp_path / "set" / "train"))
+    (file,) = (tmp_path / "set" / "train").iterdir()
+    rows = Dataset.from_file(str(file))
     assert rows[0]["source"].size == (12, 12) and rows[0]["mask"] is None
 
 
@@ -78,19 +99,59 @@ def test_the_hash_sees_every_column(tmp_path, make_pair):
         "weight": 2.0,
         "meta": {"a": "b"},
         "task": "t",
+        "regions": (Region(phrase="a", box=(0.0, 0.0, 1.0, 1.0)),),
+        "pictures": (b"m",),
+        "subjects": ("a",),
     }
     hashes = {write(tmp_path / "base", [base]).sha256}
     hashes |= {
         write(tmp_path / name, [replace(base, **{name: value})]).sha256 for name, value in others.items()
     }
-    assert len(hashes) == len(others) + 1
+    masked = replace(base, regions=(Region(phrase="a", mask=b"m"),))
+    other_mask = replace(base, regions=(Region(phrase="a", mask=b"n"),))
+    hashes |= {write(tmp_path / name, [pair]).sha256 for name, pair in (("m", masked), ("n", other_mask))}
+    assert len(hashes) == len(others) + 3
+
+
+def test_the_hashes_of_pairs_without_the_newer_columns_stay():
+    """Data sets and features that were made before are known by them."""
+    pairs = toy_pairs(5, seed=0, split="train", size=32)
+    assert [row_hash(to_row(pair, (32, 32))).hex()[:16] for pair in pairs] == [
+        "fb1b4183c21598e4", "afdd9293ec746db1", "a03244889c011f2f", "1b4dff797066bdac", "122ee0af75dbecdc",
+    ]  # fmt: skip
+
+
+def test_a_data_set_of_format_1_still_opens(tmp_path, make_pair, make_picture):
+    """As it was written: without the newer columns, with the library's own state beside the files."""
+    pairs = [make_pair(0), make_pair(1, mask=make_picture(seed=9), meta={"a": "b"})]
+    facts = write(tmp_path / "set", pairs)
+    file = tmp_path / "set" / facts.shards[0].file
+    older = pa.ipc.open_stream(file.read_bytes()).read_all().drop_columns(list(NEWER))
+    with pa.ipc.new_stream(file, older.schema) as writer:
+        writer.write_table(older)
+    (file.parent / "state.json").write_text("{}")
+    with pytest.raises(DataError, match="has other columns"):
+        StoredPairs(tmp_path / "set", "train")
+    about = asdict(replace(facts, shards=[about_file(tmp_path / "set", facts.shards[0].file, 2)]))
+    (tmp_path / "set" / FACTS).write_text(json.dumps({"format": 1, "splits": {"train": about}}))
+    assert list(StoredPairs(tmp_path / "set", "train")) == pairs
+    assert verify(tmp_path / "set") and facts.sha256 == about["sha256"]
+
+
+@pytest.mark.parametrize("number", [3, "2", None, [1]])
+def test_a_format_of_later_is_one_sentence(tmp_path, make_pair, number):
+    facts = write(tmp_path / "set", [make_pair()])
+    (tmp_path / "set" / FACTS).write_text(json.dumps({"format": number, "splits": {"train": asdict(facts)}}))
+    for opened in (read_facts, data_identity, verify, lambda folder: StoredPairs(folder, "train")):
+        with pytest.raises(DataError, match=r"tells of format .*, expected 1 or 2: take the mgie that"):
+            opened(tmp_path / "set")
 
 
 def test_the_same_pairs_give_the_same_bytes(tmp_path, make_pair):
     for name in "ab":
         write(tmp_path / name, [make_pair(index) for index in range(3)])
     files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*") if path.is_file())
-    assert len(files) == 5
+    assert len(files) == 3
     assert all((tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes() for name in files)
 
 
@@ -108,7 +169,8 @@ def test_an_interrupt_leaves_nothing(tmp_path, make_pair, error):
 def test_what_is_no_data_set_says_so(tmp_path, make_pair):
     with pytest.raises(DataError, match="no data set"):
         StoredPairs(tmp_path, "train")
-    assert read_facts(tmp_path) is None
+    with pytest.raises(DataError, match="no data set"):
+        read_facts(tmp_path)
     write(tmp_path / "set", [make_pair()])
     with pytest.raises(DataError, match=r"no split 'dev'.*train"):
         StoredPairs(tmp_path / "set", "dev")
@@ -116,7 +178,7 @@ def test_what_is_no_data_set_says_so(tmp_path, make_pair):
     with pytest.raises(DataError, match="damaged"):
         StoredPairs(tmp_path / "set", "train")
     (tmp_path / "set" / FACTS).write_text("{")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is not what"):
         read_facts(tmp_path / "set")
 
 
@@ -141,7 +203,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path, make_pair, monkeypatch):
 
 def test_an_arrow_folder_is_read_where_it_lies(tmp_path, make_pair):
     facts = shards.write_arrow(big_pairs(make_pair, 40), tmp_path, "train")
-    (tmp_path / FACTS).write_text(json.dumps({"splits": {"train": asdict(facts)}}))
+    (tmp_path / FACTS).write_text(json.dumps({"format": FORMATS[-1], "splits": {"train": asdict(facts)}}))
     cache = Path(datasets.config.HF_DATASETS_CACHE)
     places = [tmp_path, *([cache] if cache.exists() else [])]
     files = {path for place in places for path in place.rglob("*")}

@@ -6,10 +6,12 @@ import pytest
 from mgie.data.sources import open_source
 from mgie.data.sources.base import Options
 from mgie.data.sources.own import pictures
+from mgie.data.streamed import StreamedPairs
 from mgie.data.validation import Gate, Rejected
+from mgie.data.verify import verify
 from mgie.errors import ConfigError, DataError
 from mgie.prepare import prepare
-from mgie.types import EditPair
+from mgie.types import EditPair, Region
 
 
 def rows(where, split="train", **options):
@@ -92,7 +94,11 @@ def test_json_lines_with_everything(lines, folder, make_picture):
         "task": "local",
         "kind": "go",
         "weight": 2,
-        "regions": [{"box": [0, 0, 1, 1], "text": "it"}],
+        "regions": [
+            {"box": [0, 0, 1, 0.5], "phrase": "a cat"},
+            {"mask": "m.png", "phrase": "a dog", "scales": [1, 0, 2]},
+        ],
+        "pictures": ["before/b.jpg", "after/c.png"],
         "subjects": ["dog"],
         "author": "me",
         "session": "s",
@@ -108,8 +114,15 @@ def test_json_lines_with_everything(lines, folder, make_picture):
         and first.task == "local"
     )
     assert (
-        json.loads(first.meta["regions"])[0]["text"] == "it"
-        and first.meta["author"] == "me"
+        first.regions
+        == (
+            Region(phrase="a cat", box=(0.0, 0.0, 1.0, 0.5)),
+            Region(phrase="a dog", mask=make_picture(seed=3), scales=(1.0, 0.0, 2.0)),
+        )
+        and first.pictures
+        == ((folder / "before" / "b.jpg").read_bytes(), (folder / "after" / "c.png").read_bytes())
+        and first.subjects == ("dog",)
+        and first.meta == {"author": "me"}
         and first.turn == 1
     )
     assert second.source is None and second.key == "mine-000003"
@@ -133,11 +146,51 @@ def test_splits_of_the_user_win(lines):
         ROW | {"source": {}},
         ROW | {"mask": []},
         ROW | {"key": False},
+        ROW | {"regions": {}},
+        ROW | {"regions": ["cat"]},
+        ROW | {"regions": [{"box": [0, 0, 1, 1]}]},
+        ROW | {"regions": [{"phrase": "a", "text": "b"}]},
+        ROW | {"regions": [{"phrase": "a", "box": [0, 0, 1]}]},
+        ROW | {"regions": [{"phrase": "a", "box": [0, 0, 1, 10**400]}]},
+        ROW | {"regions": [{"phrase": "a", "mask": 3}]},
+        ROW | {"pictures": "a.png"},
+        ROW | {"pictures": [3]},
+        ROW | {"subjects": "dog"},
+        ROW | {"subjects": [{}]},
     ],
 )
 def test_bad_lines_are_told(lines, row):
     good, bad = rows(lines(ROW, row))
     assert isinstance(good, EditPair) and bad.reason == "bad row" and "line 2 of mine.jsonl" in bad.detail
+
+
+def test_pictures_of_regions_and_instructions_are_read_and_known(lines, folder, tmp_path):
+    region = {"phrase": "a cat", "mask": "before/b.jpg"}
+    where = lines(ROW | {"instruction": "<image>, please", "pictures": ["before/c.jpg"], "regions": [region]})
+    assert {path.name for path in pictures(str(where))} == {"a.jpg", "a.png", "b.jpg", "c.jpg"}
+    facts = prepare(f"pairs:{where}", tmp_path / "set", test=0)
+    again = prepare(f"pairs:{tmp_path / 'set'}", tmp_path / "hub", format="parquet")
+    third = prepare(f"pairs:{tmp_path / 'hub'}", tmp_path / "third")
+    assert len({each["splits"]["train"]["sha256"] for each in (facts, again, third)}) == 1
+    assert verify(tmp_path / "hub")
+    _, streamed = next(StreamedPairs(str(tmp_path / "hub")).placed(0, seed=0))
+    assert rows(tmp_path / "third") == rows(tmp_path / "hub") == [streamed]
+    assert streamed.regions[0].mask == (folder / "before" / "b.jpg").read_bytes()
+    for change in ({"pictures": ["none.png"]}, {"regions": [region | {"mask": "none.png"}]}):
+        (bad,) = rows(lines(ROW | change))
+        assert bad.reason == "missing partner"
+    with pytest.raises(DataError, match="pictures is the address"):
+        rows(lines(ROW | {"pictures": ["http://x.org/a.png"]}))
+
+
+def test_names_with_signs_that_patterns_have(folder):
+    for name in ("photo[1]", "what*"):
+        (folder / "before" / "a.jpg").rename(folder / "before" / f"{name}.jpg")
+        (folder / "after" / "a.png").rename(folder / "after" / f"{name}.png")
+        found = table(folder, f'file,instruction\n"{name}.jpg",go\nb.jpg,go\nc.jpg,go\n')
+        assert [getattr(row, "reason", row.key) for row in found] == [name, "b", "c"]
+        (folder / "before" / f"{name}.jpg").rename(folder / "before" / "a.jpg")
+        (folder / "after" / f"{name}.png").rename(folder / "after" / "a.png")
 
 
 def test_what_names_no_picture_is_no_part_of_the_source(lines):
