@@ -49,9 +49,12 @@ def reference_draws(
     """
     rng = torch.Generator().manual_seed(seed + positions[0])
     batch = len(positions)
+    # Its noise is drawn like its latents, in the order in which the codec leaves them in memory: channels
+    # last, unless there is only one.
+    order = torch.contiguous_format if batch == 1 else torch.channels_last
     return Draws(
         posterior=torch.randn(batch, *latent_shape, generator=rng),
-        noise=torch.randn(batch, *latent_shape, generator=rng),
+        noise=torch.empty(batch, *latent_shape, memory_format=order).normal_(generator=rng).contiguous(),
         t=torch.randint(0, steps, (batch,), generator=rng),
         keep=torch.rand(batch, generator=rng),
     )

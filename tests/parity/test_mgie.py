@@ -266,21 +266,29 @@ def test_what_the_denoiser_sees_and_says(editor: Editor, scheduler: DDPMSchedule
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_draws_come_in_the_reference_s_order(name: str):
-    shape, seed = tuple(array(name, "vae_mean_ans").shape), facts("mgie", "config")["draws_seed"]
-    steps = facts("mgie", "config")["train_scheduler_DDPM"]["num_train_timesteps"]
-    kinds = {
-        "vae_sample": ("posterior", lambda: torch.randn(shape)),
-        "randn_like": ("noise", lambda: torch.randn_like(array(name, "vae_mean_ans"))),
-        "randint": ("t", lambda: torch.randint(0, steps, shape[:1])),
-        "rand": ("keep", lambda: torch.rand(shape[0])),
-    }
-    positions = tuple(range(5, 5 + shape[0]))
-    drawn = reference_draws(seed, positions, latent_shape=shape[1:], steps=steps)
+def test_draws_are_what_the_reference_draws(editor: Editor, name: str):
+    """Its steps again, on latents that lie in memory as its do: `randn_like` fills them in that order."""
+    pictures, vae, scale = batch_of(name).target, editor.codec.vae, editor.codec.scale
+    seed, steps = (facts("mgie", "config")[key] for key in ("draws_seed", "train_scheduler_DDPM"))
+    steps, positions = steps["num_train_timesteps"], tuple(range(5, 5 + len(pictures)))
+    with torch.no_grad():
+        posterior = vae.encode(pictures).latent_dist
     torch.manual_seed(seed + positions[0])
+    kinds = {
+        "vae_sample": ("latents", lambda: posterior.sample() * scale),
+        "randn_like": ("noise", lambda: torch.randn_like(seen["latents"])),
+        "randint": ("t", lambda: torch.randint(0, steps, (len(pictures),))),
+        "rand": ("keep", lambda: torch.rand(len(pictures))),
+    }
+    seen: dict[str, torch.Tensor] = {}
     for call in case_of(name)["calls"]:
         kind, draw = kinds[call]
-        assert torch.equal(getattr(drawn, kind), draw())
+        seen[kind] = draw()
+    assert seen["latents"].is_contiguous() == (len(pictures) == 1)
+    drawn = reference_draws(seed, positions, latent_shape=tuple(seen["noise"].shape[1:]), steps=steps)
+    assert torch.equal((posterior.mean + posterior.std * drawn.posterior) * scale, seen["latents"])
+    for kind in ("noise", "t", "keep"):
+        assert torch.equal(getattr(drawn, kind), seen[kind]), kind
 
 
 @pytest.mark.parametrize("name", CASES)
