@@ -43,7 +43,7 @@ bench-full-size:
 bench-chaos:
 	$(PYTHON) benchmarks/chaos.py
 
-# Rewrites the golden files and shows what changed; say in the change why.
+# Rewrites the golden files and the README's tree, and shows what changed; say in the change why.
 golden:
 	$(PYTEST) --rewrite-golden -m "not gpu and not network"
-	git --no-pager diff --stat -- tests/golden
+	git --no-pager diff --stat -- tests/golden README.md

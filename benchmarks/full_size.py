@@ -1,4 +1,4 @@
-"""Do weights of the published sizes go through every door on a small machine, whole, and in how much memory?
+"""Do weights of the published sizes go through every door, and in how much memory?
 
     python benchmarks/full_size.py --folder /somewhere/with/50GB
 

@@ -1,4 +1,4 @@
-"""How long do commands import before they begin, beside the libraries that they cannot do without?
+"""How long do commands import before they begin? Beside the libraries that they cannot do without.
 
     python benchmarks/imports.py
 

@@ -1,5 +1,4 @@
-"""How fast are examples read: ours, from pixels and from stored features, beside the original's way, on one
-core.
+"""How fast are examples read: from pixels, from stored features, the original's way?
 
     python benchmarks/loading.py
 

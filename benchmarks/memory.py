@@ -1,4 +1,4 @@
-"""How much memory does one edit take, and of what: a release of about one GiB, phase by phase.
+"""How much memory does one edit take, and of what?
 
     python benchmarks/memory.py
 

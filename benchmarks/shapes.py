@@ -1,4 +1,4 @@
-"""What should a language model that learnt from squares see of a picture that is none? Whole, cut or padded.
+"""What should a language model that learnt from squares see of a picture that is none?
 
     python benchmarks/shapes.py --model _ckpt/tiny
 

@@ -1,4 +1,4 @@
-"""LLaVA-v1 on today's transformers: load it, talk with it about pictures, train it, save it.
+"""LLaVA-v1 on today's transformers; it knows nothing of editing.
 
 The names below are the public ones; they are imported when first used.
 """

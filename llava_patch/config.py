@@ -1,11 +1,11 @@
-"""LlavaConfig: language model, vision tower and how they meet, from and to the JSON of LLaVA-v1 folders."""
+"""What a LLaVA is, from and to published JSON. Language model, vision tower, and how they meet."""
 
 import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformers import CLIPVisionConfig, LlamaConfig
+from transformers import CLIPVisionConfig, LlamaConfig, PreTrainedConfig
 
 from llava_patch.errors import ConfigError, WeightsError
 from llava_patch.tokenizer import read_json
@@ -14,7 +14,7 @@ CONFIG_FILE = "config.json"
 TOWER_FOLDER = "vision_tower"
 """Where a folder that we write keeps its vision tower."""
 
-_Config = TypeVar("_Config", LlamaConfig, CLIPVisionConfig)
+_Config = TypeVar("_Config", bound=PreTrainedConfig)
 _OUR_KEYS = (
     "mm_vision_tower",
     "mm_vision_select_layer",
@@ -192,7 +192,7 @@ def _language(published: dict) -> LlamaConfig:
     # LLaMA's first conversions wrote -1, which an embedding table would read as its last row.
     if content.get("pad_token_id") == -1:
         content["pad_token_id"] = None
-    return _checked(LlamaConfig, content)
+    return checked(LlamaConfig, content)
 
 
 def _vision(tower: Path) -> CLIPVisionConfig:
@@ -204,12 +204,11 @@ def _vision(tower: Path) -> CLIPVisionConfig:
             f"the vision tower {tower} has model_type {published.get('model_type')!r}, expected one of "
             f"{kinds}."
         )
-    return _checked(
-        CLIPVisionConfig, {name: value for name, value in content.items() if name != "model_type"}
-    )
+    return checked(CLIPVisionConfig, {name: value for name, value in content.items() if name != "model_type"})
 
 
-def _checked(kind: type[_Config], content: dict) -> _Config:
+def checked(kind: type[_Config], content: dict) -> _Config:
+    """The library's configuration of a file's content, but for what names code. Raises ConfigError."""
     content = {name: value for name, value in content.items() if not any(code in name for code in _CODE)}
     try:
         return kind(**content)

@@ -1,4 +1,4 @@
-"""Frozen prompt templates: turns -> text, and which parts of the text are answers."""
+"""Frozen prompt templates: turns -> text, and which parts of it are answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all, tell what they hold, and are written by one process at a time.
+"""Folders written whole or not at all, with a manifest, by one process at a time.
 
 A folder is written under a temporary name beside its place, gets a manifest, is synced and renamed. What a
 killed process left is cleaned up by the next one that writes beside it. Only a folder whose manifest names

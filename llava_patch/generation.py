@@ -1,4 +1,4 @@
-"""Greedy answers, by transformers' own `generate`; then their states, in one forward as training does it."""
+"""Greedy answers by transformers' `generate`, then their states in one forward."""
 
 from dataclasses import dataclass
 from typing import Any, Literal

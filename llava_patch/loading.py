@@ -1,4 +1,4 @@
-"""Tensors of files into modules: exactly those that the module has, or one error that lists what differs.
+"""Exactly these tensors into a module, or one error that lists what differs.
 
 A module is built on the meta device, in the types that it is to have; no initialiser runs after its files
 are read. Tensors are copied and taken out of each file one by one: nothing is in memory twice, and no file

@@ -1,4 +1,4 @@
-"""Words and pictures -> ids, labels and CLIP pixels: the only place where text becomes tensors."""
+"""Words and pictures -> ids, labels and CLIP pixels. The only place where text becomes tensors."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Numbers have ranges: declared where a number is declared, checked in one place before anything is loaded.
+"""Numbers have ranges, declared beside them and checked before anything is loaded.
 
 steps: Annotated[int, Range(ge=1, le=1000)]
 """

@@ -1,4 +1,4 @@
-"""Files of tensors: which ones belong to a folder, reading one safely, writing many.
+"""Files of tensors: which belong to a folder, reading one safely, writing many.
 
 Only tensors are read: safetensors, or pickles through torch's restricted loader. One file is open at a time.
 """

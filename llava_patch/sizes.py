@@ -1,4 +1,4 @@
-"""No model is made larger than the files of its weights, whatever its configuration asks for."""
+"""No model is larger than the files of its weights, whatever its configuration asks."""
 
 import threading
 from collections.abc import Iterator, Sequence

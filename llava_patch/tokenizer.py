@@ -1,4 +1,4 @@
-"""LLaVA's tokenizer: sentencepiece with the splitting rule that LLaVA and Vicuna were trained with.
+"""LLaVA's tokenizer: sentencepiece with the splitting rule it was trained with.
 
 The rule (that of the former "slow" LLaMA tokenizer; a fast one gives other ids around added tokens):
 1. the text is split at every special and added token, the longest match first;

@@ -1,4 +1,4 @@
-"""Weights of LLaVA-v1, Vicuna and LLaMA folders: published names <-> ours, strict loading, saving."""
+"""Published names of weights <-> ours, strictly. LLaVA-v1, Vicuna and LLaMA folders, both ways."""
 
 import json
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Instruction-based image editing guided by a multimodal language model.
+"""Instruction-based image editing: a story for each verb, and the parts of stories.
 
 The public names are imported on first use, so that `import mgie` costs nothing:
 

@@ -1,4 +1,4 @@
-"""`python -m mgie` is the `mgie` command; `torchrun -m mgie train ...` comes in here."""
+"""`python -m mgie` and `torchrun -m mgie ...` are the `mgie` command."""
 
 import sys
 

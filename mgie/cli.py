@@ -1,4 +1,4 @@
-"""The command line: reads words, runs the story of a verb, prints its facts or one sentence about its error.
+"""The command line: words to stories, facts and errors to lines.
 
 A verb's options, types, defaults and help come from the signature and the docstring of its story; they are
 written nowhere else. The story is imported when its verb is used. The parser is jsonargparse's.

@@ -1,4 +1,4 @@
-"""Edit photos with a release: check everything, load the model, write each picture whole or not at all.
+"""`mgie edit`: photos in, edited photos out, each whole or not at all.
 
 mgie edit photo.jpg "make it black and white" --model _ckpt/tiny --out out.png
 """

@@ -1,4 +1,4 @@
-"""The four ways a user's request can fail: one family for both packages."""
+"""The four ways a request can fail, and one sentence for each error."""
 
 import errno
 import re

@@ -1,4 +1,4 @@
-"""Measure how good an editor is: give it the pairs of a suite, judge what comes out, write a report.
+"""`mgie evaluate`: a release edits the pairs of a benchmark, and is judged in a report.
 
 mgie evaluate --model _ckpt/tiny --suite toy --seed 2 --out _ckpt/tiny-report
 """

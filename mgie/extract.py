@@ -1,4 +1,4 @@
-"""A training run becomes something to edit with: release folder, or Apple's two files; and one the other.
+"""`mgie extract`: a training run -> a release, or Apple's two files; and one the other.
 
 mgie extract _ckpt/runs/tiny --out _ckpt/tiny
 """

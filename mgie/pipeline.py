@@ -1,4 +1,4 @@
-"""Edit pictures by instructions: the model looks, says what the edit will look like, and paints it.
+"""MGIEPipeline: the model looks, says what the edit will look like, and paints it.
 
 pipeline = MGIEPipeline.from_pretrained("_ckpt/tiny")
 result = pipeline(image=picture, prompt="make it black and white", seed=0)

@@ -1,4 +1,4 @@
-"""Raw pairs -> expressive instructions -> a checked data set: the story of `mgie prepare`.
+"""`mgie prepare`: raw pairs -> expressive instructions -> a checked data set.
 
 mgie prepare toy --out _data/toy
 mgie prepare magicbrush:/downloads/MagicBrush --out _data/magicbrush

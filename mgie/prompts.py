@@ -1,4 +1,4 @@
-"""Words and pictures as an encoder reads them: whole conversations, or questions to be answered."""
+"""Words and pictures as an encoder reads them: conversations, or questions."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The ranges that several recipes' keys and several verbs' options share.
+"""The ranges that several recipes' keys and verbs' options share.
 
 An upper bound far beyond all use is there for slips: a machine that runs out of memory tells nothing.
 """

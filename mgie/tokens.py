@@ -1,4 +1,4 @@
-"""The visual tokens [IMG0]..[IMGk-1]: their names, their place in an answer, and where their states are read.
+"""The visual tokens [IMG0]..[IMGk-1]: names, and where their states are read.
 
 The state read for a token is the one that *predicts* it, one place to its left.
 This file is the only one that knows.

@@ -1,4 +1,4 @@
-"""Train an editor: the whole story of a run, from its configuration to its last checkpoint.
+"""`mgie train`: the whole story of a run, from its configuration to its last checkpoint.
 
 mgie train --config tiny
 torchrun --nproc_per_node=2 -m mgie train --config tiny

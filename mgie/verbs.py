@@ -1,4 +1,4 @@
-"""The verbs of the command line: what each does, which story tells it, and a command that works."""
+"""The verbs: what each does, its story, a command that works."""
 
 from dataclasses import dataclass
 from inspect import Parameter

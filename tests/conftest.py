@@ -1,4 +1,4 @@
-"""What holds for every test: one thread, fixed seeds, no network; and golden files, compared or rewritten."""
+"""What holds for every test: one thread, fixed seeds, no network, golden files."""
 
 import difflib
 import os

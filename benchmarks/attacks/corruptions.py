@@ -1,4 +1,4 @@
-"""One file of a checkpoint, a release or a data set is damaged, and the next command meets it.
+"""One damaged file of a checkpoint, release or data set, and the next command.
 
 Weights and pictures that are not what was written must not be used without a word. Files that nothing is
 computed from (README.md, rejected.jsonl) may be anything.

@@ -1,4 +1,4 @@
-"""Data sets that are not what they were, and two commands on one place: noticed, or without consequence."""
+"""Data sets that are not what they were, and two commands on one place."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""What people type and hand over: pictures, instructions, places, tables, recipes, and words in any order."""
+"""What people type and hand over: pictures, instructions, places, recipes, words."""
 
 import random
 import string

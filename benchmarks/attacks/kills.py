@@ -1,4 +1,4 @@
-"""SIGKILL at any moment; then the same command again must reach what an undisturbed one reaches."""
+"""SIGKILL at any moment, then the same command again. It must reach what an undisturbed one does."""
 
 import random
 import signal

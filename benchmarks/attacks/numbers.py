@@ -1,4 +1,4 @@
-"""Every number of every verb and of a recipe: sensible ones are taken, the others get their sentence."""
+"""Every number of every verb and recipe, in its range and outside."""
 
 import inspect
 import random

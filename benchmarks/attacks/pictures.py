@@ -1,4 +1,4 @@
-"""Picture files of every kind, sound and unsound, and things that only look like files."""
+"""Picture files of every kind, sound and unsound, and what only looks like one."""
 
 import io
 import os

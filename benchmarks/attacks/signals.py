@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT, SIGUSR1 and SIGHUP, to the first process alone and to all, as schedulers send them.
+"""SIGTERM, SIGINT, SIGUSR1 and SIGHUP, as schedulers and terminals send them. To one, and to all.
 
 A run that has begun is saved, stops, and goes on to the same end; other commands leave nothing half-written.
 """

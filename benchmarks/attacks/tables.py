@@ -1,4 +1,4 @@
-"""Tables of own pairs as people and programs write them, well and badly; and what must be true afterwards."""
+"""Tables of own pairs as people and programs write them, well and badly."""
 
 import io
 import json

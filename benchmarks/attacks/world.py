@@ -1,4 +1,4 @@
-"""The small world that is attacked: data sets, a run, a release, photographs, and what is true of them."""
+"""The small world that is attacked, and what is true of it."""
 
 import hashlib
 import importlib

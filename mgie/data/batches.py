@@ -1,4 +1,4 @@
-"""Example -> Batch, in an order that is a function of (seed, epoch) and of nothing else.
+"""Example -> Batch, in an order that only (seed, epoch) decide.
 
 The order is one endless sequence of positions. An optimizer step takes the next `batch_size` of them,
 whatever the number of processes, micro-batches or loader workers; so the state of the data is one integer,

@@ -1,4 +1,4 @@
-"""Where the expressive instructions of a data set come from: from nowhere, from a file, or from a model.
+"""Where expressive instructions come from: nowhere, a file, or a model.
 
 What a model made is kept line by line beside the data set that is being written, so a kill costs one batch
 at most and the same command goes on where it was. The file goes away with the last row. What another model or

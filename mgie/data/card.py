@@ -1,4 +1,4 @@
-"""The card of a data set: README.md as the hub reads it, written from the facts and from nothing else."""
+"""The card of a data set, written from its facts. It is README.md, as the hub reads it."""
 
 from pathlib import Path
 from typing import Any

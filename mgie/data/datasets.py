@@ -1,5 +1,4 @@
-"""Which pairs a run reads, and in which order: what a recipe says of its data, made into one set and one
-order."""
+"""Which pairs a run reads, in which order: what a recipe says of its data."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""EditPair -> Example: the conversation in tokens, where the visual tokens are read, and the pixels."""
+"""EditPair -> Example: the conversation, where visual tokens are read, the pixels."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""EditPair -> expressive instruction: a multimodal language model looks and speaks, a summariser shortens.
+"""EditPair -> expressive instruction: a language model looks, a summariser shortens.
 
 The wording, the cleaning and the summariser's settings are the reference's (docs/coming-from-ml-mgie.md).
 """

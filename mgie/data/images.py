@@ -1,5 +1,4 @@
-"""Pictures: from the bytes of a file to what a model sees, and back. Every crop and resize of the program is
-here."""
+"""Pictures: from the bytes of a file to what a model sees, and back. Every crop and resize is here."""
 
 import io
 import re

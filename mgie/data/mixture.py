@@ -1,4 +1,4 @@
-"""Several data sets as one, each with a share of every step; with the same guarantees as one alone.
+"""Several data sets as one, each with a share of every step. What one alone guarantees, they do.
 
 The sequence of positions is cut into blocks. In each block every source has its exact number of places,
 shuffled by (seed, block); a source fills its places with its own endless order. So any position can be

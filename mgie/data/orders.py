@@ -1,4 +1,4 @@
-"""In which order pairs are seen: endless sequences of their numbers that only (seed, epoch) decide.
+"""In which order pairs are seen, as only (seed, epoch) decide it. Endless sequences of their numbers.
 
 A position of the sequence can be asked for directly, so a run resumes anywhere without reading what came
 before.

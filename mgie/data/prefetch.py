@@ -1,5 +1,4 @@
-"""Work done a few items ahead, on threads: decoding releases the interpreter, so pictures are decoded side
-by side."""
+"""Work done a few items ahead, on threads. Decoding releases the interpreter: it is done side by side."""
 
 import itertools
 from collections import deque

@@ -1,5 +1,4 @@
-"""The files of a split: Arrow streams that are memory-mapped as they lie, or Parquet for the hub; and whether
-they are still what was written.
+"""The files of a split: Arrow, memory-mapped as it lies, or Parquet for the hub.
 
 Rows come one by one and leave in files of about 500 MB, so memory does not grow with the data.
 """

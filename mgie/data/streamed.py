@@ -1,4 +1,4 @@
-"""Training from a hub id, or from Parquet files larger than the disk: read in passing, never stored.
+"""Data from a hub id, or larger than the disk: read in passing, never stored.
 
 The order is again a function of (seed, epoch): files are shuffled, and rows within windows. It is the same
 for any number of processes; each of them reads the whole stream and decodes its own share. A run resumes

@@ -1,5 +1,4 @@
-"""The gate of a data set: every row is either sound or set aside with its reason. Nothing is skipped
-silently."""
+"""The gate of a data set: every row is sound, or set aside with its reason. None is skipped silently."""
 
 import math
 import re

@@ -1,5 +1,4 @@
-"""`mgie prepare --check DIR`: is a data set still what its facts say, file by file, row by row, picture by
-picture? Stored features too."""
+"""`mgie prepare --check`: is a data set still what its facts say? Files, rows, pictures, features."""
 
 import hashlib
 from collections.abc import Callable, Iterable

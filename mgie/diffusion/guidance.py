@@ -1,4 +1,4 @@
-"""Dropped conditions in training and three-way guidance in sampling, side by side: they must agree.
+"""Dropped conditions in training, guidance in sampling: side by side, they must agree.
 
 A denoiser that is guided (InstructPix2Pix, Brooks et al. 2023, section 3.2) must answer three questions:
     T  with the words and the picture

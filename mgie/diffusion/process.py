@@ -1,4 +1,4 @@
-"""Processes of diffusion: how pictures are corrupted, what is predicted, how times are drawn, what samples.
+"""How pictures are corrupted, what is predicted, how times are drawn, what samples.
 
 x_t = a x_0 + s e, with e standard normal. Four cases of one interface: noise, velocity or picture predicted
 on a schedule of variances (Ho et al. 2020; Salimans and Ho 2022), and flow matching (Lipman et al. 2023),

@@ -1,4 +1,4 @@
-"""Metrics: pictures -> one number per example.
+"""Pictures -> one number per example.
 
     l1, l2, psnr, ssim     against the picture that should have come out
     clip_i, dino           likeness of what is seen, by the features of a CLIP or DINO model

@@ -1,4 +1,4 @@
-"""Results -> results.json, items.jsonl, report.md, report.html with pictures, and sheet.png to look at."""
+"""Results -> a folder: numbers, a table, a page, and a sheet of pictures."""
 
 import html
 import json

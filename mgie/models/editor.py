@@ -1,4 +1,4 @@
-"""The editor: something that understands, something that paints, and the codec between pixels and latents."""
+"""The editor: what understands, what paints, and the codec of its pictures."""
 
 from torch import nn
 

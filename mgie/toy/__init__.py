@@ -1,1 +1,1 @@
-"""The world that the project makes itself, its judge, and the small base that learnt from it."""
+"""The world the project makes itself, its judge, and the small base learnt from it."""

@@ -1,4 +1,4 @@
-"""The photographs of the toy world: their sources, the nine edits of a whole picture, the words for both.
+"""The toy world's photographs: their sources, their nine edits, the words for both.
 
 | name      | package, file               | licence                                                | split |
 | --------- | --------------------------- | ------------------------------------------------------ | ----- |

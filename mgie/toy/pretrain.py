@@ -1,4 +1,4 @@
-"""Make the small pretrained parts that the recipe `tiny` starts from, out of the toy world.
+"""How the small base of the recipe `tiny` is made out of the toy world.
 
     mgie prepare toy --count 60000 --seed 100 --size 32 --out _data/toy_base
     hard=recolour,remove,swap

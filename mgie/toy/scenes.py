@@ -1,4 +1,4 @@
-"""The world that the project makes itself: rendered scenes, edits of real photographs, words and a judge.
+"""The toy world's scenes: what is drawn, what an edit changes, how it is said.
 
     from mgie.toy.judge import judge
     from mgie.toy.scenes import toy_pairs

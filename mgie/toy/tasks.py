@@ -1,4 +1,4 @@
-"""What the small base learns one part at a time: to say what an edit does, and to compress pictures."""
+"""What the small base learns one part at a time. It says what an edit does, and compresses pictures."""
 
 from collections.abc import Mapping
 

@@ -1,5 +1,4 @@
-"""Every process has everything, and they share out the samples (torch's DistributedDataParallel); or there is
-only one."""
+"""Processes that share out the samples only (DistributedDataParallel), or one alone."""
 
 from contextlib import AbstractContextManager, nullcontext
 

@@ -1,5 +1,7 @@
-"""Processes share out, beside the samples, what the optimizer knows (ZeRO stage 1), the gradients too (2),
-the weights too, frozen ones included (3): Rajbhandari et al. 2020, by the library DeepSpeed.
+"""Processes that share out optimizer, gradients and weights too (ZeRO).
+
+ZeRO (Rajbhandari et al. 2020), by the library DeepSpeed: stage 1 shares out the optimizer's state, 2 the
+gradients too, 3 the weights too, frozen ones included.
 
 All that touches DeepSpeed is here. Of what is not in its documentation that is `fp32_partitioned_groups_flat`
 alone; tests/mgie/training/test_deepspeed.py tells when it moves.

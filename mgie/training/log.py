@@ -1,4 +1,4 @@
-"""How a run tells what it does: a progress bar, one line per interval in log.jsonl, and the trackers.
+"""How a run tells what it does: progress bar, lines in log.jsonl, trackers.
 
 Names of all metrics are here.
 """

@@ -1,4 +1,4 @@
-"""Which tensors are trained and how: parameter groups, the optimizer, the schedule of the learning rate."""
+"""Which tensors are trained and how: groups, optimizer, schedule of the rate."""
 
 import math
 from collections.abc import Iterable

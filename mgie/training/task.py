@@ -1,5 +1,7 @@
-"""What is learnt: a model and its losses. All that there is to know of a loss (its name, its weight, what it
-is divided by) is told by its task."""
+"""What is learnt: a model and its losses.
+
+All that there is to know of a loss (its name, its weight, what it is divided by) is told by its task.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

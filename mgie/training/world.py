@@ -1,4 +1,4 @@
-"""The processes that train together, set up by accelerate under plain `torchrun` or alone."""
+"""The processes that train together, under plain `torchrun` or alone. Set up by accelerate."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Apple's `mgie_7b` folder (mllm.pt, unet.pt) and the original's training checkpoints <-> a release.
+"""Apple's `mgie_7b` (mllm.pt, unet.pt) and the original's checkpoints <-> a release.
 
     mllm.pt   model.embed_tokens.weight, lm_head.weight, edit_head.*, and `emb`: the visual tokens' rows
     unet.pt   the UNet, its input widened

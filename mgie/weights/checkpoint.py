@@ -1,4 +1,4 @@
-"""The state of a training run on disk: save, verify, find the latest, resume, prune.
+"""The state of a run on disk: save, verify, find the latest, resume, prune.
 
 A checkpoint is a folder `checkpoints/<samples>` with
     trained.safetensors    the trained tensors, by their names in the editor

@@ -1,4 +1,4 @@
-"""The diffusion side as others publish it: a diffusers folder, a hub id, or one Stable Diffusion file.
+"""The diffusion side as others publish it: a folder, a hub id, or one file.
 
 After loading, every tensor equals the file's; only the input of a text-to-image UNet is widened for the
 source picture.
@@ -11,10 +11,14 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from transformers import CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel
 
-from llava_patch.loading import put
-from mgie.errors import WeightsError
+from llava_patch.config import CONFIG_FILE, checked
+from llava_patch.loading import put, renamed
+from llava_patch.shards import STEMS, each_shard, shard_files
+from llava_patch.sizes import no_larger_than
+from llava_patch.weights import is_constant
+from mgie.errors import ConfigError, WeightsError
 from mgie.models.denoisers.unet import widen
 from mgie.weights.models import DIFFUSERS_STEM, configured, empty_model, read_json, read_model, schedule
 from mgie.weights.single_file import is_single_file, read_single
@@ -48,7 +52,7 @@ def empty_unet(where: str | Path) -> UNet2DConditionModel:
         config, _ = read_single(where, "unet")
         config["in_channels"] = 2 * config["out_channels"]
         return configured(UNet2DConditionModel, config, where=where)
-    folder = _folder(where, "unet", weights=False)
+    folder = _folder(where, "unet", stems=None)
     with _of(where, "unet"):
         channels = empty_model(UNet2DConditionModel, folder).config.out_channels
         return empty_model(UNet2DConditionModel, folder, in_channels=2 * channels)
@@ -74,20 +78,25 @@ def load_text_model(where: str | Path) -> CLIPTextModel:
         raise WeightsError(
             f"the text encoder in {where} is not read: give a diffusers folder with text_encoder/."
         )
-    kind: Any = CLIPTextModel
-    try:
-        model, report = kind.from_pretrained(
-            str(where), subfolder="text_encoder", torch_dtype=torch.float32, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise _absent(where, "text_encoder", " ".join(str(error).split())[:200]) from error
-    problems = [f"{what.removesuffix('_keys')} {key}" for what, keys in report.items() for key in keys]
-    if problems:
-        raise WeightsError(
-            f"{where}/text_encoder does not hold what its config.json says: "
-            f"{'; '.join(map(str, problems))}; fetch it again."
-        )
-    return model
+    folder = _folder(where, "text_encoder", stems=STEMS)
+    with _of(where, "text_encoder"):
+        config = checked(CLIPTextConfig, read_json(folder / CONFIG_FILE))
+        with no_larger_than(shard_files(folder), folder):
+            try:
+                with torch.device("meta"):
+                    model = CLIPTextModel(config)
+            except Exception as error:  # the library has no one type for sizes that do not go together
+                raise WeightsError(
+                    f"{folder}/{CONFIG_FILE} describes no text encoder ({error}): fetch the folder again."
+                ) from error
+        places = torch.arange(config.max_position_embeddings)[None]
+        model.embeddings.register_buffer("position_ids", places, persistent=False)
+        return put(model, renamed(each_shard(folder, progress=False), _of_text), where=folder).eval()
+
+
+def _of_text(name: str) -> str | None:
+    """The name of a text encoder's tensor without its older beginning. None: a constant."""
+    return None if is_constant(name) else name.removeprefix("text_model.")
 
 
 def load_scheduler(where: str | Path) -> DDPMScheduler:
@@ -100,7 +109,7 @@ def load_scheduler(where: str | Path) -> DDPMScheduler:
             num_train_timesteps=1000,
             clip_sample=False,
         )
-    folder = _folder(where, "scheduler", weights=False)
+    folder = _folder(where, "scheduler", stems=None)
     with _of(where, "scheduler"):
         return schedule(DDPMScheduler, read_json(folder / "scheduler_config.json"), folder)
 
@@ -115,8 +124,13 @@ def _load(kind: Any, where: str | Path, part: str, progress: bool) -> Any:
         return read_model(kind, folder, dtype=torch.float32, progress=progress)
 
 
-def _folder(where: str | Path, part: str, *, weights: bool = True) -> Path:
-    """The folder of a part, fetched first where a hub id is given. Raises WeightsError."""
+def _folder(
+    where: str | Path, part: str, *, stems: tuple[str, str] | None = (DIFFUSERS_STEM, DIFFUSERS_STEM)
+) -> Path:
+    """The folder of a part, fetched first where a hub id is given. Raises WeightsError.
+
+    `stems` is how its files of weights begin, safetensors and pickles; None: only its small files are wanted.
+    """
     if Path(where).is_dir():
         if not (Path(where) / part).is_dir():
             raise _absent(where, part, f"it has no folder {part}")
@@ -126,9 +140,9 @@ def _folder(where: str | Path, part: str, *, weights: bool = True) -> Path:
 
     try:
         folder = Path(snapshot_download(str(where), allow_patterns=[f"{part}/*.json"])) / part
-        for suffix in (".safetensors", ".bin") if weights else ():
+        for stem, suffix in zip(stems or (), (".safetensors", ".bin")):
             # By whole names: beside them lie the same weights in other precisions.
-            names = [f"{part}/{DIFFUSERS_STEM}{suffix}", f"{part}/{DIFFUSERS_STEM}-*{suffix}"]
+            names = [f"{part}/{stem}{suffix}", f"{part}/{stem}-*{suffix}"]
             folder = Path(snapshot_download(str(where), allow_patterns=[f"{part}/*.json", *names])) / part
             if any(folder.glob(f"*{suffix}")):
                 break
@@ -143,7 +157,7 @@ def _of(where: str | Path, part: str) -> Iterator[None]:
     """Errors of one part as errors of the whole."""
     try:
         yield
-    except WeightsError as error:
+    except (ConfigError, WeightsError) as error:
         raise WeightsError(f"{part} cannot be loaded from {where}: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""What an editor can be asked for, told by its small files before its weights are read.
+"""What an editor can be asked for, told before its weights are read. By its small files.
 
 The pipeline asks the same of the parts that it holds.
 """

@@ -1,4 +1,4 @@
-"""Models and schedules of diffusers from their folders: a configuration, and exactly its tensors."""
+"""Models and schedules of diffusers from their folders, strictly."""
 
 from collections.abc import Sequence
 from pathlib import Path

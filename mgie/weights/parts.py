@@ -1,4 +1,4 @@
-"""The door for parts on disk: how an encoder or denoiser is built, saved into a release and read from it.
+"""The door for parts on disk: built from a recipe, saved into a release, read from it.
 
 A kind is a subclass of one of the two classes here. mgie's own are imported when their name is asked for;
 others when whoever has them imports them, or when an installed package names its module as an entry point of

@@ -1,4 +1,4 @@
-"""One Stable Diffusion file in the layout of its first authors -> the names and configurations of diffusers.
+"""One Stable Diffusion file -> diffusers' names and configurations, told by its tensors.
 
 The names are diffusers' own work, but it passes over what it does not know, and would ask the hub for a
 configuration. Such a file has none; all that matters of it shows in the tensors, but the number of attention

@@ -1,4 +1,4 @@
-"""Stable Diffusion's UNet, VAE and schedule on disk: as others publish them, as diffusers saves them."""
+"""Stable Diffusion's UNet, VAE and schedule on disk."""
 
 from dataclasses import dataclass
 from pathlib import Path

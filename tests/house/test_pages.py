@@ -1,5 +1,6 @@
 """What README and docs promise: files that exist, commands that run."""
 
+import ast
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +11,8 @@ from mgie.cli import arguments, main
 from mgie.verbs import VERBS
 
 ROOT = Path(__file__).parents[2]
+LONGEST = 90
+"""Characters of a module's first sentence: it is a line of the README's tree."""
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -17,38 +20,76 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
+def listing() -> str:
+    """The README's file tree."""
+    return next(block for block in blocks(ROOT / "README.md", "text") if "llava_patch/" in block)
+
+
 def tree() -> dict[str, str]:
-    """Path -> clause, as the README's file tree tells it. Indentation is by two; folders end in a slash."""
+    """Path -> clause, as the file tree tells it. Indentation is by two; folders end in a slash."""
     found, folders = {}, []
-    text = next(block for block in blocks(ROOT / "README.md", "text") if "llava_patch/" in block)
-    for line in text.splitlines():
-        if not line.strip():
-            continue
-        indent, rest = divmod(len(line) - len(line.lstrip()), 2)[0], line.strip()
+    for line in listing().splitlines():
+        indent, rest = (len(line) - len(line.lstrip())) // 2, line.strip()
         name, _, clause = rest.partition("  ")
         folders = [*folders[:indent], name]
-        assert not clause or clause.strip(), line
         found["".join(folders)] = clause.strip()
     return found
 
 
-def test_each_listed_file_exists():
-    missing = [path for path in tree() if not (ROOT / path).exists()]
-    assert not missing
+def opening(path: str) -> str:
+    """The first sentence of a module, or of a package for its folder; it must end in the first line.
+
+    Empty for what has none: other files, other folders, and an `__init__.py` that is listed in its folder.
+    """
+    file = ROOT / path / "__init__.py" if path.endswith("/") else ROOT / path
+    if file.suffix != ".py" or not file.is_file() or path.endswith("/__init__.py"):
+        return ""
+    line = (ast.get_docstring(ast.parse(file.read_text())) or "").split("\n")[0]
+    sentence = re.match(r"(.+?[.?])(?= [A-Z`]|$)", line)
+    assert sentence, f"{path} begins with {line!r}: let its first sentence end in this line"
+    assert len(sentence[1]) <= LONGEST, f"{path} begins with {sentence[1]!r}: say it in {LONGEST} characters"
+    return sentence[1]
+
+
+def clause(path: str, now: str) -> str:
+    """How a file begins, without capital and full stop; where it cannot say it, what the tree says `now`.
+
+    A capital stays that is one in the tree too (Stable Diffusion), or not the word's only one (EditPair).
+    """
+    words = opening(path).removesuffix(".") or now
+    first = words.split(" ")[0]
+    return words if words == now or first[1:] != first[1:].lower() else words[:1].lower() + words[1:]
+
+
+def to_be_listed(modules: list[str]) -> list[str]:
+    """What the tree lists and is there, in its order; modules and folders that it lacks, last in theirs."""
+    paths = [path for path in tree() if (ROOT / path).exists()]
+    for module in modules:
+        for path in (f"{module.rpartition('/')[0]}/", module):
+            if path not in paths:
+                folder = f"{path.rstrip('/').rpartition('/')[0]}/"
+                last = max(place for place, other in enumerate(paths) if other.startswith(folder))
+                paths.insert(last + 1, path)
+    return paths
+
+
+def test_the_tree_tells_how_each_file_begins(everything, request):
+    """`make golden` writes it anew."""
+    files = [module.path for module in everything if not module.path.startswith("tests/")]
+    files = [path for path in files if not path.endswith("/__init__.py") or path.count("/") == 1]
+    listed, text = tree(), ""
+    for path in to_be_listed(files):
+        *above, name = path.rstrip("/").split("/")
+        slash = "/" if path.endswith("/") else ""
+        text += f"{'  ' * len(above)}{name}{slash}  {clause(path, listed.get(path, ''))}\n"
+    if request.config.getoption("--rewrite-golden"):
+        page = ROOT / "README.md"
+        page.write_text(page.read_text().replace(listing(), text))
+    assert listing().splitlines() == text.splitlines(), "`make golden` writes the tree"
 
 
 def test_each_listed_file_has_a_clause():
     assert not [path for path, clause in tree().items() if not clause]
-
-
-def test_each_module_is_listed(packages):
-    listed = tree()
-    modules = [
-        module.path
-        for module in packages
-        if not module.path.endswith("/__init__.py") or module.path.count("/") == 1
-    ]
-    assert not [path for path in modules if path not in listed]
 
 
 @pytest.mark.parametrize("folder", ["scripts", "docs", "notebooks", "benchmarks"])

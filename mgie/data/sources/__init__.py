@@ -1,4 +1,4 @@
-"""Where pairs come from: one reader per layout, each an iterator of EditPair with stable keys.
+"""Where pairs come from: one reader per layout. Each is an iterator of EditPair with stable keys.
 
 toy, toy:KIND,KIND...      the world that the project makes itself, or some of its kinds of edits
 ipr2pr:DIR_OR_HUB          InstructPix2Pix: numbered folders, or the columns of its hub form

@@ -1,5 +1,4 @@
-"""What all readers share: their options, how rows are held out, what splits are called, and how a missing
-file is told."""
+"""What all readers share: options, held-out rows, names of splits, missing files."""
 
 import errno
 import math

@@ -1,5 +1,4 @@
-"""The data files of the original program (docs/coming-from-ml-mgie.md): reading them, and writing them for
-those who need them.
+"""The original program's data files, read and written (docs/coming-from-ml-mgie.md).
 
     DIR/ipr2pr.pkl               {"task": [[{"input", "answer", "instruction", "lineidx"}], ...]}: an index
     DIR/ipr2pr.tsv               base64(picture before) TAB base64(picture after), a line per pair

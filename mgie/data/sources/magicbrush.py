@@ -1,4 +1,4 @@
-"""MagicBrush (Zhang et al. 2023): edits of real photographs in sessions of up to three turns, with masks.
+"""MagicBrush (Zhang et al. 2023): real photographs, up to three turns, masks.
 
     DIR/data/train-*.parquet, dev-*.parquet
                   columns img_id, turn_index, source_img, mask_img, instruction, target_img

@@ -1,4 +1,4 @@
-"""The user's own pairs: a folder with a table, a file of JSON lines, or a data set that `mgie prepare` wrote.
+"""The user's own pairs: a folder with a table, JSON lines, or a prepared data set.
 
     DIR/before/*, DIR/after/*, DIR/instructions.csv
                   columns file, instruction[, expressive, mask, task, weight, split]; UTF-8

@@ -1,4 +1,4 @@
-"""What a source looks like from outside: names, sizes and times of the files that pairs are read from.
+"""Has a source changed? Names, sizes and times of the files that it is read from.
 
 Nothing is opened but the table that names the files, so a change is noticed in little time.
 """

@@ -1,5 +1,4 @@
-"""Pairs in tables: Parquet files, Arrow folders and hub ids, read row by row through `datasets` without
-decoding pictures."""
+"""Pairs in tables: Parquet files, Arrow folders and hub ids, read row by row. Pictures are not decoded."""
 
 import math
 import re

@@ -1,4 +1,4 @@
-"""The reader of the world that the project makes itself (mgie/toy/scenes.py)."""
+"""The reader of the toy world (mgie/toy/scenes.py)."""
 
 from mgie.data.sources.base import Options, Splits
 from mgie.toy.scenes import toy_pairs

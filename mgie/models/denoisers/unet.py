@@ -1,4 +1,4 @@
-"""Stable Diffusion's UNet as a denoiser that sees the source picture beside the noisy one."""
+"""Stable Diffusion's UNet, which sees the source picture beside the noisy one."""
 
 from typing import Any
 

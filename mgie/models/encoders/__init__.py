@@ -1,1 +1,1 @@
-"""Instruction encoders: what the user wants, as a condition for the denoiser. `base.py` is the door."""
+"""Instruction encoders: what the user wants, as a condition. `base.py` is the door."""

@@ -1,4 +1,4 @@
-"""An encoder that only reads words, as Stable Diffusion and InstructPix2Pix have it.
+"""Words alone, as Stable Diffusion and InstructPix2Pix read them.
 
 A denoiser trained with it knows how to edit before the language model comes; the tiny base is made so, and
 the same encoder then teaches the edit head what the denoiser understands.

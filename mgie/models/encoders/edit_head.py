@@ -1,4 +1,4 @@
-"""The edit head: the states of the visual tokens -> the condition of the denoiser.
+"""The edit head: states of the visual tokens -> the condition of the denoiser.
 
 MGIE, Fu et al. 2024, section 3.2.
 

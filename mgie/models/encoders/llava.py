@@ -1,4 +1,4 @@
-"""MGIE's encoder: a multimodal language model imagines the edit; its visual tokens become the condition."""
+"""MGIE's encoder: LLaVA imagines the edit, its visual tokens become the condition."""
 
 from dataclasses import dataclass
 from typing import Any, Literal

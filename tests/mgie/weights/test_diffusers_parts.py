@@ -8,10 +8,11 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel
 
 from llava_patch.shards import read_tensors
 from mgie.errors import WeightsError
-from mgie.weights.diffusers_parts import empty_unet, load_diffusion, load_scheduler
+from mgie.weights.diffusers_parts import empty_unet, load_diffusion, load_scheduler, load_text_model
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -188,6 +189,10 @@ def test_of_a_hub_s_files_only_those_that_are_read(base, tmp_path, monkeypatch, 
         load_diffusion(where)[0].state_dict() for where in (base["diffusion"], "somebody/painter")
     )
     assert not [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    (hub / "text_encoder" / "model.fp16.safetensors").write_text("another precision")
+    words = load_text_model("somebody/painter").state_dict()
+    stored = load_file(hub / "text_encoder" / "model.safetensors")
+    assert not [name for name in stored if not torch.equal(stored[name].float(), words[name])]
     assert not list(tmp_path.glob("here/*/*fp16*")) + list(tmp_path.glob("here/*/*non_ema*"))
 
 
@@ -220,3 +225,41 @@ def test_damaged_weights(folder: Path):
     path.write_bytes(whole[:1000])
     with pytest.raises(WeightsError, match=r"vae cannot be loaded from .* of its weights have 1000 bytes"):
         load_diffusion(folder)
+
+
+@torch.no_grad()
+def test_a_text_encoder_under_its_older_names(folder: Path):
+    """As Stable Diffusion 1.5 is published, with a constant beside its weights."""
+    file = folder / "text_encoder" / "model.safetensors"
+    stored = load_file(file)
+    older = {f"text_model.{name}": tensor for name, tensor in stored.items()}
+    older["text_model.embeddings.position_ids"] = torch.zeros(1, 24, dtype=torch.long)
+    save_file(older, file, metadata={"format": "pt"})
+    model = load_text_model(folder)
+    loaded = model.state_dict()
+    assert stored.keys() == loaded.keys() and not model.training
+    assert not [name for name in stored if not torch.equal(stored[name].float(), loaded[name])]
+    theirs = CLIPTextModel.from_pretrained(folder / "text_encoder", torch_dtype=torch.float32)
+    ids = torch.arange(3, 11)[None]
+    assert torch.equal(model(ids).last_hidden_state, theirs(ids).last_hidden_state)
+
+
+def test_a_text_encoder_that_differs_from_its_configuration(folder: Path):
+    file, config = (folder / "text_encoder" / name for name in ("model.safetensors", "config.json"))
+    tensors = load_file(file)
+    tensors["strange"] = tensors.pop("final_layer_norm.bias")
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match=r"text_encoder cannot be loaded from .* 2 tensors differ"):
+        load_text_model(folder)
+    content = json.loads(config.read_text())
+    for changes, sentence in (
+        ({"num_hidden_layers": 10**5}, "asks for"),
+        ({"hidden_size": "x"}, "describes no"),
+        ({"num_attention_heads": 7}, "describes no"),
+    ):
+        config.write_text(json.dumps(content | changes))
+        with pytest.raises(WeightsError, match=rf"text_encoder cannot be loaded from .* {sentence}"):
+            load_text_model(folder)
+    shutil.rmtree(folder / "text_encoder")
+    with pytest.raises(WeightsError, match=r"text_encoder cannot be loaded from .* \(it has no folder"):
+        load_text_model(folder)
