@@ -85,6 +85,12 @@ def main() -> None:
     for shape, ways in found.items():
         cells = (f"{right:.0%}, {ratio:.3f}" for right, ratio in ways.values())
         lines.append(f"| {shape[0]} : {shape[1]} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "What is seen costs nothing here. But these are edits of a whole photograph: where an instruction names a",
+        "thing, one that is cut off cannot be seen at all, and a padded picture is a smaller one. So pictures are",
+        "squeezed, in training and in use.",
+    ]
     REPORT.write_text("\n".join(lines) + "\n")
     print(REPORT.read_text())
 

@@ -30,6 +30,8 @@ KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "data.size": (("32", "64"), ("0", "-1", "1.5")),
     "data.max_length": (("128",), ("0", "-1", "1.5")),
     "data.workers": COUNT_OR_NONE,
+    "data.crop": (("0.5", "1"), ("0", "-1", "1.5")),
+    "data.flip": (("0", "0.5"), ("-1", "1.5")),
     "data.shape_step": (("64",), ("0", "-1", "1.5")),
     "train.samples": (("16",), ("0", "-1", "1.5", "1e30")),
     "train.epochs": ((), ("0", "-1")),

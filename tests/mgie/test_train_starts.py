@@ -211,7 +211,7 @@ def test_a_run_begins_with_another_one_s_tensors_and_keeps_those_it_does_not_tra
     assert recorded == f"{tmp_path}/runs/tiny/checkpoints/{8:010d}"
     assert train(replace(first, model=replace(first.model, start=None)))["samples"] == 8
     extract(first.folder, out=tmp_path / "release")
-    unet = read_release(tmp_path / "release").unet
+    unet = read_release(tmp_path / "release").editor.denoiser.unet
     assert torch.equal(unet.conv_in.weight.detach(), old["denoiser.unet.conv_in.weight"])
 
     # A release does as well, and what is as the parts have it is not kept twice.
@@ -226,7 +226,7 @@ def test_what_a_run_cannot_begin_with_is_refused(again, tmp_path):
 
     with pytest.raises(WeightsError, match="expected the folder of a run that has a checkpoint"):
         start(tmp_path)
-    with pytest.raises(WeightsError, match=r"edit_head.* but the model has"):
+    with pytest.raises(WeightsError, match=r"misshapen encoder\.edit_head"):
         start(again().folder, "--model.encoder.edit_head.width=64")
     with pytest.raises(ConfigError, match=r"model\.start=None, now model\.start="):
         train(replace(again(), model=replace(again().model, start=str(tmp_path / "elsewhere"))))
