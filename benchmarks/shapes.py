@@ -87,9 +87,9 @@ def main() -> None:
         lines.append(f"| {shape[0]} : {shape[1]} | {' | '.join(cells)} |")
     lines += [
         "",
-        "What is seen costs nothing here. But these are edits of a whole photograph: where an instruction names a",
-        "thing, one that is cut off cannot be seen at all, and a padded picture is a smaller one. So pictures are",
-        "squeezed, in training and in use.",
+        "What is seen costs nothing here. But these are edits of a whole photograph: where an instruction",
+        "names a thing, one that is cut off cannot be seen at all, and a padded picture is a smaller one. So",
+        "pictures are squeezed, in training and in use.",
     ]
     REPORT.write_text("\n".join(lines) + "\n")
     print(REPORT.read_text())

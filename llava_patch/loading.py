@@ -20,7 +20,19 @@ LISTED = 20
 Shards = Iterable[tuple[str | Path, MutableMapping[str, Tensor]]]
 """Files of tensors, as `each_shard` reads them: where they come from, and what is in it."""
 
+Dtypes = torch.dtype | Mapping[str, torch.dtype]
+"""The type of all of a module, or of those of its parts that are named; "" is all of it."""
+
 _Module = TypeVar("_Module", bound=nn.Module)
+
+
+def typed(module: _Module, dtype: Dtypes) -> _Module:
+    """Give an empty module its types, in place; that of a part counts for all in it that has none named."""
+    parts = dtype if isinstance(dtype, Mapping) else {"": dtype}
+    for name in sorted(parts):  # what a part is in comes before it
+        part = module.get_submodule(name)
+        nn.Module.to(part, parts[name])  # a diffusers model's own `to` warns of one without values
+    return module
 
 
 def fitting(

@@ -6,6 +6,7 @@ Axes   b batch   t text tokens   m images   p patches of an image   s side of a 
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import TypedDict
 
@@ -91,9 +92,10 @@ class Llava(nn.Module):
         `features`, where given, are what `self.features(clip_pixels)` gave before.
         """
         embeddings = self.embed(input_ids, clip_pixels=clip_pixels, features=features)
-        return self.language_model.model(
-            inputs_embeds=embeddings, attention_mask=mask, position_ids=positions(mask), use_cache=False
-        ).last_hidden_state
+        with self._autocast(embeddings.dtype, self._layers_dtype):
+            return self.language_model.model(
+                inputs_embeds=embeddings, attention_mask=mask, position_ids=positions(mask), use_cache=False
+            ).last_hidden_state
 
     def features(self, clip_pixels: Float[Tensor, "m 3 s s"]) -> Float[Tensor, "m p dv"]:
         """The tower's patch features, not projected: what may be stored, since the tower is frozen."""
@@ -108,6 +110,7 @@ class Llava(nn.Module):
     ) -> Float[Tensor, "b t d"]:
         """What the language model reads: embeddings, with projected features in the pictures' places."""
         embeddings = self.language_model.model.embed_tokens(input_ids)
+        embeddings = embeddings.to(torch.promote_types(embeddings.dtype, self._layers_dtype))
         if features is None and clip_pixels is not None and clip_pixels.shape[0]:
             features = self.features(clip_pixels)
         if features is None or not features.shape[0]:
@@ -117,7 +120,8 @@ class Llava(nn.Module):
 
     def logits(self, states: Float[Tensor, "*r d"]) -> Float[Tensor, "*r v"]:
         """Scores of the next token at the states that the caller picked."""
-        return self.language_model.lm_head(states)
+        lm_head = self.language_model.lm_head
+        return lm_head(states.to(lm_head.weight.dtype))
 
     @torch.no_grad()
     def generate(
@@ -138,22 +142,35 @@ class Llava(nn.Module):
         The states of it are read by `read`.
         `eos_id` None: the language model's own; a negative number: never stop for it.
         """
-        return generate(
-            self.language_model,
-            input_ids,
-            mask,
-            self.embed(input_ids, clip_pixels=clip_pixels, features=features),
-            max_new_tokens=max_new_tokens,
-            no_repeat_ngram_size=no_repeat_ngram_size,
-            eos_id=_single(self.language_model.config.eos_token_id) if eos_id is None else eos_id,
-            stop=stop,
-            then=then,
-        )
+        model = self.language_model
+        tables = (model.model.embed_tokens.weight.dtype, model.lm_head.weight.dtype)
+        with self._autocast(*tables, self._layers_dtype):
+            return generate(
+                model,
+                input_ids,
+                mask,
+                self.embed(input_ids, clip_pixels=clip_pixels, features=features),
+                max_new_tokens=max_new_tokens,
+                no_repeat_ngram_size=no_repeat_ngram_size,
+                eos_id=_single(model.config.eos_token_id) if eos_id is None else eos_id,
+                stop=stop,
+                then=then,
+            )
 
     @torch.no_grad()
     def read(self, generated: Generated) -> tuple[Float[Tensor, "_ d"], ...]:
         """Last states of what was generated: states[i] predicts ids[i + 1], row by row."""
-        return read(self.language_model, generated)
+        with self._autocast(generated.prompts[0].dtype, self._layers_dtype):
+            return read(self.language_model, generated)
+
+    @property
+    def _layers_dtype(self) -> torch.dtype:
+        return next(self.language_model.model.layers.parameters()).dtype
+
+    def _autocast(self, *types: torch.dtype) -> AbstractContextManager:
+        """What brings several types together: those of trained and of frozen parts, say."""
+        half = next((dtype for dtype in types if dtype != torch.float32), None)
+        return torch.autocast(self.device.type, half) if len(set(types)) > 1 else nullcontext()
 
     def grow(self, count: int, *, generator: torch.Generator | None = None) -> None:
         """Append `count` random rows to both embedding tables. Build optimizers afterwards."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from llava_patch.config import CONFIG_FILE, TOWER_FOLDER, LlavaConfig, resolve_tower
 from llava_patch.errors import ConfigError, WeightsError
 from llava_patch.folders import whole_folder
-from llava_patch.loading import put, renamed
+from llava_patch.loading import Dtypes, put, renamed, typed
 from llava_patch.model import FullPrecisionRotary, Llava, build_parts
 from llava_patch.shards import SHARD_BYTES, each_shard, shard_files, write_tensors
 from llava_patch.sizes import no_larger_than
@@ -55,7 +55,7 @@ def is_constant(name: str) -> bool:
 def load_llava(
     folder: str | Path,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: Dtypes = torch.float32,
     device: torch.device | str = "cpu",
     attn_implementation: str = "sdpa",
     vision_tower: str | Path | None = None,
@@ -63,7 +63,8 @@ def load_llava(
 ) -> tuple[Llava, LlavaTokenizer]:
     """Load a merged LLaVA-v1 folder: every tensor equals the file's, in `dtype`; any surprise is one error.
 
-    Memory: the model and one shard. `vision_tower` overrides the tower that config.json names.
+    Parts may have types of their own: {"": float32, "language_model.model.layers": bfloat16}. Memory: the
+    model in these types, and one shard. `vision_tower` overrides the tower that config.json names.
     """
     config = LlavaConfig.from_pretrained(folder, vision_tower=vision_tower)
     tokenizer = LlavaTokenizer.from_pretrained(folder)
@@ -89,7 +90,7 @@ def start_llava(
     vision_layer: int,
     use_im_start_end: bool = True,
     seed: int = 0,
-    dtype: torch.dtype = torch.float32,
+    dtype: Dtypes = torch.float32,
     device: torch.device | str = "cpu",
     attn_implementation: str = "sdpa",
     progress: bool = True,
@@ -139,14 +140,14 @@ def write_llava(
     """What `save_llava` writes, into a folder that is being made already."""
     folder.mkdir(exist_ok=True)
     config = replace(model.config, vision_tower=TOWER_FOLDER) if tower else model.config
-    _write_json(folder / CONFIG_FILE, config.to_published() | {"torch_dtype": _dtype_name(model)})
+    _write_json(folder / CONFIG_FILE, config.to_published() | {"torch_dtype": _dtype_name(model.dtype)})
     tokenizer.save_pretrained(folder)
     write_tensors(folder, _named(model, of_tower=False), limit=limit)
     if tower:
         (folder / TOWER_FOLDER).mkdir()
         vision = config.vision.to_dict() | {
             "architectures": ["CLIPVisionModel"],
-            "torch_dtype": _dtype_name(model),
+            "torch_dtype": _dtype_name(model.vision_tower.dtype),
         }
         _write_json(folder / TOWER_FOLDER / CONFIG_FILE, vision)
         write_tensors(folder / TOWER_FOLDER, _named(model, of_tower=True), limit=limit)
@@ -182,14 +183,14 @@ def _empty(
     config: LlavaConfig,
     tokens: ImageTokens,
     *,
-    dtype: torch.dtype,
+    dtype: Dtypes,
     device: torch.device | str,
     attn_implementation: str,
 ) -> Llava:
     """The model on the meta device, but for the constants that follow from the configuration."""
     with torch.device("meta"):
         model = Llava(config, tokens, **build_parts(config, attn_implementation=attn_implementation))
-    model = model.to(dtype)
+    model = typed(model, dtype)
     model.language_model.model.rotary_emb = FullPrecisionRotary(config.language).to(device)
     embeddings = model.vision_tower.embeddings
     embeddings.register_buffer(
@@ -231,8 +232,8 @@ def _files(folder: str | Path, config: LlavaConfig) -> list[Path]:
     return [*shard_files(folder), *shard_files(resolve_tower(folder, config.vision_tower))]
 
 
-def _dtype_name(model: Llava) -> str:
-    return str(model.dtype).removeprefix("torch.")
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _write_json(path: Path, content: dict) -> None:

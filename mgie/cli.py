@@ -182,17 +182,18 @@ def _parser(name: str) -> ArgumentParser:
     for parameter, facts in signature(story).parameters.items():
         if parameter in LEFT_OUT or facts.kind is Parameter.POSITIONAL_ONLY:
             continue
-        needed, option = facts.default is Parameter.empty, f"--{parameter.rstrip('_')}"
-        hint, about = _typed(hints[parameter]), {"help": texts.get(parameter)}
+        hint, option = _typed(hints[parameter]), f"--{parameter.rstrip('_')}"
+        about: dict[str, Any] = {"type": hint, "help": texts.get(parameter)}
         if by_place(facts):
-            several = {"nargs": "+"} if get_origin(hint) is Sequence else {}
-            parser.add_argument(parameter, type=get_args(hint)[0] if several else hint, **about, **several)
+            several = {"type": get_args(hint)[0], "nargs": "+"} if get_origin(hint) is Sequence else {}
+            parser.add_argument(parameter, **about | several)
         elif hint is bool and not facts.default:
-            parser.add_argument(option, action="store_true", **about)
+            parser.add_argument(option, action="store_true", help=about["help"])
         else:
-            default = {"required": True} if needed else {"default": facts.default}
-            renamed = {"dest": parameter, "metavar": option[2:].upper()} if option[2:] != parameter else {}
-            parser.add_argument(option, type=hint, **about, **default, **renamed)
+            needed = facts.default is Parameter.empty
+            about |= {"required": True} if needed else {"default": facts.default}
+            about |= {"dest": parameter, "metavar": option[2:].upper()} if parameter.endswith("_") else {}
+            parser.add_argument(option, **about)
     for option, text in EVERY_VERB.items():  # taken by `main` before; here for the help
         parser.add_argument(option, action="store_true", default=SUPPRESS, help=text)
     return parser

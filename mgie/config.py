@@ -147,7 +147,10 @@ class TrainConfig:
     timestep_shift: Annotated[float, Range(gt=0, le=1000)] = 1.0
     """Shift of the drawn diffusion times towards noise (Stable Diffusion 3, equation 23); 1 is uniform."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Compute type; master weights stay in float32."""
+    """Compute type; what is trained, and all that the optimizer knows of it, stays in float32."""
+    frozen_dtype: Literal["float32", "bfloat16"] | None = None
+    """Type of the weights that are not trained; `bfloat16` halves their memory, and wants precision=bf16.
+    None: bfloat16 on a GPU with precision=bf16, float32 elsewhere."""
     strategy: Strategy = "ddp"
     """What several processes share out: `ddp` only the samples; `zero1` the optimizer's state too, `zero2`
     the gradients too, `zero3` the weights too, frozen ones included (ZeRO, Rajbhandari et al. 2020)."""
@@ -238,6 +241,11 @@ class RunConfig:
                 f"train.batch_size={train.batch_size} with train.micro_batch_size={share} "
                 f"on {world_size} process(es): the batch must be a multiple of {per_round}; "
                 "change one of them."
+            )
+        if train.frozen_dtype == "bfloat16" and train.precision != "bf16":
+            raise ConfigError(
+                f"train.frozen_dtype=bfloat16 with train.precision={train.precision}: such weights are for "
+                "computing in bfloat16; set train.precision to bf16, or leave train.frozen_dtype out."
             )
         if self.compat == "reference" and train.timestep_shift != 1:
             raise ConfigError(

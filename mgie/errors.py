@@ -35,8 +35,8 @@ def explain(error: Exception) -> str | None:
     full = any(words in str(error) for words in FULL_DISK)
     code = errno.ENOSPC if full else getattr(error, "errno", None)
     if code in REASONS and not isinstance(error, UserError):
-        named = isinstance(error, OSError) and error.filename
-        return f"{error.filename}: {REASONS[code]}" if named else REASONS[code]
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        return where + REASONS[code]
     # Others of the system's, and what the libraries say of a hub id or a file that is not to be had.
     known = isinstance(error, (UserError, OSError))
     return " ".join(str(error).split()) or type(error).__name__ if known else None

@@ -46,6 +46,7 @@ from mgie.training.optim import (
     Groups,
     LeftOut,
     build_optimizer,
+    cast_frozen,
     choose_trained,
     rate_factor,
     set_rates,
@@ -85,7 +86,7 @@ def train(run: RunConfig) -> dict[str, Any]:
         batches = build_batches(run, parts.prompts, rank=world.rank, world=world.size, editor=parts.editor)
         return fit(
             run, engine, task, parts.editor.groups(), batches, partial(draw_for, run, parts), found=found,
-            begin=partial(begin_run, run, parts, data), look=partial(preview, run, parts),
+            begin=partial(begin_run, run, parts, data), look=partial(preview, run, parts, world.device),
         )  # fmt: skip
 
 
@@ -136,6 +137,8 @@ def fit(
             f"{run.folder} has done {state.samples} samples already, and the run shall have {total}: "
             "expected train.samples (or train.epochs) of more, or another --name."
         )
+    if frozen_short(run, world.device):
+        cast_frozen(task, torch.bfloat16)
     engine.prepare(task, optimizer, trained)
     held = engine.local_parameters()
     ema = Average(held, decay=run.train.ema) if run.train.ema else None
@@ -162,7 +165,7 @@ def fit(
             counts = total_counts(task, micros, world)
             set_rates(optimizer, rate_factor(state.samples / total, run.optim))
             for micro in micros:
-                batch, draws = micro.to(world.device), draw(micro).to(world.device)
+                batch, draws = world.put(micro), world.put(draw(micro))
                 with engine.accumulating(last=micro is micros[-1]):
                     losses = engine(batch, draws)
                     engine.backward(task.weighted(losses, counts))
@@ -210,11 +213,19 @@ def fit(
     }  # fmt: skip
 
 
-def total_counts(task: AbstractTask, micros: list[Batch], world: World) -> dict[str, Tensor]:
+def frozen_short(run: RunConfig, device: torch.device) -> bool:
+    """Whether what is not trained is kept in bfloat16 on this device."""
+    chosen = run.train.frozen_dtype
+    if chosen is None:
+        return run.train.precision == "bf16" and device.type == "cuda"
+    return chosen == "bfloat16"
+
+
+def total_counts(task: AbstractTask, micros: list[Batch], world: World) -> dict[str, int]:
     """What the losses of a step are divided by, over all processes and micro-batches; at least 1."""
     counts = [task.counts(micro) for micro in micros]
-    mine = torch.tensor([sum(each[name] for each in counts) for name in task.weights])
-    return dict(zip(task.weights, world.sum(mine).clamp(min=1)))
+    totals = world.totals([sum(each[name] for each in counts) for name in task.weights])
+    return {name: max(total, 1) for name, total in zip(task.weights, totals)}
 
 
 def draw_for(run: RunConfig, parts: Parts, batch: Batch) -> Draws:
@@ -227,7 +238,7 @@ def draw_for(run: RunConfig, parts: Parts, batch: Batch) -> Draws:
     return draws_for(run.seed, batch.positions, latent_shape=shape, process=process, shift=shift)
 
 
-def preview(run: RunConfig, parts: Parts) -> Image.Image:
+def preview(run: RunConfig, parts: Parts, device: torch.device) -> Image.Image:
     """A few held-out pairs as the editor edits them now: before, after and target, with what it said."""
     held_out = StoredPairs(run.data.path, "test")
     pairs = [held_out[index] for index in range(min(run.preview.count, len(held_out)))]
@@ -239,7 +250,9 @@ def preview(run: RunConfig, parts: Parts) -> Image.Image:
 
     sources = [shown(pair.source or pair.target, pair) for pair in pairs]
     targets = [shown(pair.target, pair) for pair in pairs]
-    with at_rest(parts.editor):
+    # What is frozen may be in bfloat16, beside what is trained in float32.
+    short = torch.autocast(device.type, torch.bfloat16, enabled=frozen_short(run, device))
+    with at_rest(parts.editor), short:
         edited = pipeline(sources, [pair.instruction for pair in pairs], seed=run.seed)
     assert isinstance(edited, EditOutput)
     items = [

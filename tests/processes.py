@@ -6,16 +6,21 @@ import socket
 import sys
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from mgie.cli import main
 from mgie.train import train  # noqa: F401  (before anything is forked)
 
+Do = list[str] | Callable[[], int]
+"""Words of the command line, or a function."""
+
 
 class Started:
-    """A command as a process in a group of its own, as a scheduler and torchrun start it."""
+    """A command as a process in a group of its own, as a scheduler and torchrun start it; or a function that
+    gives an exit code. On the CPU: what is forked cannot use its parent's GPU."""
 
-    def __init__(self, words: list[str], notes: Path, *, rank: int = 0, count: int = 1, port: int = 0):
+    def __init__(self, do: Do, notes: Path, *, rank: int = 0, count: int = 1, port: int = 0):
         self.notes = notes.with_suffix(f".{rank}")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # newer Pythons warn of threads that a fork leaves behind
@@ -25,12 +30,13 @@ class Started:
             try:
                 os.setsid()
                 warnings.simplefilter("ignore")  # as outside of tests
+                os.environ["CUDA_VISIBLE_DEVICES"] = ""
                 sys.stdout = sys.stderr = self.notes.open("w", buffering=1)
                 if count > 1:
                     ranks = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port}
                     os.environ |= {name: str(value) for name, value in ranks.items()}
                     os.environ["MASTER_ADDR"] = "127.0.0.1"
-                code = main(words)
+                code = do() if callable(do) else main(do)
             except BaseException:
                 traceback.print_exc()
             finally:
@@ -57,7 +63,7 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def together(words: list[str], notes: Path, count: int = 2) -> list[Started]:
-    """The same command in several processes that meet."""
+def together(do: Do, notes: Path, count: int = 2) -> list[Started]:
+    """The same in several processes that meet."""
     port = free_port()
-    return [Started(words, notes, rank=rank, count=count, port=port) for rank in range(count)]
+    return [Started(do, notes, rank=rank, count=count, port=port) for rank in range(count)]

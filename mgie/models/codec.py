@@ -77,8 +77,8 @@ class Codec(nn.Module):
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
         """Mean and standard deviation of the posterior, not scaled."""
         self.latent_shape(*pixels.shape[-2:])
-        posterior = self.vae.encode(pixels).latent_dist
-        return posterior.mean, posterior.std
+        posterior = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist
+        return posterior.mean.to(pixels.dtype), posterior.std.to(pixels.dtype)
 
     def target_latents(
         self,
@@ -109,7 +109,7 @@ class Codec(nn.Module):
         """Pixels of scaled latents; they may leave [-1, 1] a little."""
         unscaled = latents / self.space.scale
         unscaled = unscaled + self.space.shift if self.space.shift else unscaled
-        return self.vae.decode(unscaled, return_dict=False)[0]
+        return self.vae.decode(unscaled.to(self.vae.dtype), return_dict=False)[0].to(latents.dtype)
 
     def _scaled(self, latents: Tensor) -> Tensor:
         return (latents - self.space.shift if self.space.shift else latents) * self.space.scale

@@ -60,6 +60,13 @@ def choose_trained(model: nn.Module, groups: Groups, trained: tuple[str, ...]) -
     return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in chosen}
 
 
+def cast_frozen(model: nn.Module, dtype: torch.dtype) -> None:
+    """Keep what is not trained of `model` in `dtype`; buffers stay as they are."""
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+
+
 def build_optimizer(
     groups: Groups, trained: tuple[str, ...], config: OptimConfig, *, fused: bool = False
 ) -> torch.optim.AdamW:

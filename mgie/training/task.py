@@ -33,7 +33,7 @@ class AbstractTask(nn.Module, ABC):
     def counts(self, batch: Batch) -> Mapping[str, int]:
         """What each loss of `batch` will be divided by: known from the CPU's batch, before it is computed."""
 
-    def weighted(self, losses: Losses, counts: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+    def weighted(self, losses: Losses, counts: Mapping[str, int]) -> Float[Tensor, ""]:
         """What is gone down: the losses times their weights, over the `counts` of the whole step."""
         parts = [weight * losses[name].sum / counts[name] for name, weight in self.weights.items()]
         return sum(parts[1:], parts[0])

@@ -6,6 +6,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import fields, replace
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -14,13 +16,16 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
 from llava_patch.folders import locked
 from mgie.data.batches import STOPS
 from mgie.errors import DeviceError, UserError
+from mgie.types import Batch, Draws
 
 Answer = TypeVar("Answer")
+Record = TypeVar("Record", Batch, Draws)
 
 FATES = {
     "DataLoader worker": "a process that reads data was killed, often for want of memory: lower data.workers",
@@ -28,6 +33,10 @@ FATES = {
     "Connection reset by peer": "another process of this run has ended: read what it said before",
 }
 """What torch says, in the midst of a longer text, when a process is gone; and what to say."""
+
+TIMEOUT = timedelta(hours=3)
+"""How long the processes wait for one that reads or writes: a checkpoint of 7 billion trained weights, with
+moments and average, has 110 GB to be written, synced and hashed."""
 
 PATIENCE = 10
 """Seconds in which the process that has failed tells why, before the others tell that it is gone."""
@@ -54,27 +63,35 @@ class World:
             mixed_precision="no",  # that is the engine's
             log_with=list(trackers) or None,
             project_dir=str(folder),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
         )
         self.rank: int = self.accelerator.process_index
         self.size: int = self.accelerator.num_processes
         self.device: torch.device = self.accelerator.device
         self.is_main: bool = self.accelerator.is_main_process
         # What processes tell each other besides tensors goes from CPU to CPU: no GPU is waited for.
-        self.hosts: Any = dist.new_group(backend="gloo") if together else None
+        self.hosts: Any = dist.new_group(backend="gloo", timeout=TIMEOUT) if together else None
         if self.device.type == "cpu":
             torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // self.size))
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum of a small tensor over all processes."""
-        return self.accelerator.reduce(values.to(self.device), reduction="sum")
+        """Sum of a small tensor on the device over all processes."""
+        return self.accelerator.reduce(values, reduction="sum")
+
+    def put(self, record: Record) -> Record:
+        """A batch or its draws on the device; pinned on the way, or the copy would wait for the GPU."""
+        return (pinned(record) if self.device.type == "cuda" else record).to(self.device)
+
+    def totals(self, mine: list[int]) -> list[int]:
+        """Sums of a few numbers over all processes, told from CPU to CPU."""
+        numbers = torch.tensor(mine, dtype=torch.int64)
+        if self.size > 1:
+            dist.all_reduce(numbers, group=self.hosts)
+        return numbers.tolist()
 
     def any(self, mine: bool) -> bool:
         """Whether it is so on any process."""
-        if self.size == 1:
-            return mine
-        flag = torch.tensor(mine, dtype=torch.int32)
-        dist.all_reduce(flag, group=self.hosts)
-        return bool(flag)
+        return bool(self.totals([mine])[0])
 
     def from_main(self, ask: Callable[[], Answer]) -> Answer:
         """What `ask` gives on the main process, for all of them; likewise the UserError that it raises."""
@@ -152,6 +169,12 @@ class World:
             if self.size > 1:
                 time.sleep(PATIENCE)
             raise DeviceError(f"{fate}; the same command goes on from the last checkpoint.") from error
+
+
+def pinned(record: Record) -> Record:
+    """The same record with its tensors in memory that a GPU reads by itself."""
+    values = ((field.name, getattr(record, field.name)) for field in fields(record))
+    return replace(record, **{name: value.pin_memory() for name, value in values if torch.is_tensor(value)})
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from llava_patch.config import CONFIG_FILE, checked
-from llava_patch.loading import put, renamed
+from llava_patch.loading import put, renamed, typed
 from llava_patch.shards import STEMS, each_shard, shard_files
 from llava_patch.sizes import no_larger_than
 from llava_patch.weights import is_constant
@@ -25,22 +25,29 @@ from mgie.weights.single_file import is_single_file, read_single
 
 
 def load_diffusion(
-    where: str | Path, *, progress: bool = False
+    where: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    vae_dtype: torch.dtype | None = None,
+    progress: bool = False,
 ) -> tuple[UNet2DConditionModel, AutoencoderKL, DDPMScheduler]:
-    """UNet (widened where it was made for text alone), VAE and training schedule, in float32.
+    """UNet (widened where it was made for text alone), VAE and training schedule, in `dtype`.
 
+    `vae_dtype` is the VAE's where it has another one.
     `where` is a folder or hub id with unet/, vae/ and scheduler/, or a single file. Raises WeightsError
     that says what is missing, unexpected or of another shape.
     """
-    scheduler, vae = load_scheduler(where), load_vae(where, progress=progress)
-    unet = _load(UNet2DConditionModel, where, "unet", progress)
+    scheduler, vae = load_scheduler(where), load_vae(where, dtype=vae_dtype or dtype, progress=progress)
+    unet = _load(UNet2DConditionModel, where, "unet", dtype, progress)
     check_fit(unet, vae, where)
     return widen(unet), vae, scheduler
 
 
-def load_vae(where: str | Path, *, progress: bool = False) -> AutoencoderKL:
-    """The VAE alone, in float32. Raises WeightsError."""
-    return _load(AutoencoderKL, where, "vae", progress)
+def load_vae(
+    where: str | Path, *, dtype: torch.dtype = torch.float32, progress: bool = False
+) -> AutoencoderKL:
+    """The VAE alone. Raises WeightsError."""
+    return _load(AutoencoderKL, where, "vae", dtype, progress)
 
 
 def empty_unet(where: str | Path) -> UNet2DConditionModel:
@@ -69,8 +76,8 @@ def check_fit(unet: UNet2DConditionModel, vae: AutoencoderKL, where: str | Path)
         )
 
 
-def load_text_model(where: str | Path) -> CLIPTextModel:
-    """The text encoder that the UNet was trained with, in float32. Raises WeightsError.
+def load_text_model(where: str | Path, *, dtype: torch.dtype = torch.float32) -> CLIPTextModel:
+    """The text encoder that the UNet was trained with. Raises WeightsError.
 
     It is not read from a single file.
     """
@@ -91,7 +98,8 @@ def load_text_model(where: str | Path) -> CLIPTextModel:
                 ) from error
         places = torch.arange(config.max_position_embeddings)[None]
         model.embeddings.register_buffer("position_ids", places, persistent=False)
-        return put(model, renamed(each_shard(folder, progress=False), _of_text), where=folder).eval()
+        shards = renamed(each_shard(folder, progress=False), _of_text)
+        return put(typed(model, dtype), shards, where=folder).eval()
 
 
 def _of_text(name: str) -> str | None:
@@ -114,14 +122,14 @@ def load_scheduler(where: str | Path) -> DDPMScheduler:
         return schedule(DDPMScheduler, read_json(folder / "scheduler_config.json"), folder)
 
 
-def _load(kind: Any, where: str | Path, part: str, progress: bool) -> Any:
+def _load(kind: Any, where: str | Path, part: str, dtype: torch.dtype, progress: bool) -> Any:
     if is_single_file(where):
         config, tensors = read_single(where, part)
-        model = configured(kind, config, where=where)
+        model = typed(configured(kind, config, where=where), dtype)
         return put(model, [(where, tensors)], where=f"the {part} in {where}").eval()
     folder = _folder(where, part)
     with _of(where, part):
-        return read_model(kind, folder, dtype=torch.float32, progress=progress)
+        return read_model(kind, folder, dtype=dtype, progress=progress)
 
 
 def _folder(

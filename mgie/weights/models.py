@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from llava_patch.config import CONFIG_FILE
-from llava_patch.loading import put, renamed
+from llava_patch.loading import put, renamed, typed
 from llava_patch.shards import each_shard, shard_files
 from llava_patch.sizes import no_larger_than
 from llava_patch.tokenizer import read_json as read_json_if_there
@@ -61,9 +61,8 @@ def read_model(kind: type[_Module], folder: Path, *, dtype: torch.dtype, progres
     """A model of diffusers from its folder: every tensor equals the file's. Raises WeightsError."""
     stems = (DIFFUSERS_STEM, DIFFUSERS_STEM)
     model = empty_model(kind, folder, files=shard_files(folder, stems=stems))
-    nn.Module.to(model, dtype)  # its own `to` warns of a list of nothing
     shards = renamed(each_shard(folder, progress=progress, stems=stems), _name_today)
-    return put(model, shards, where=folder).eval()
+    return put(typed(model, dtype), shards, where=folder).eval()
 
 
 def _name_today(name: str) -> str:

@@ -6,7 +6,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llava_patch.errors import WeightsError
-from llava_patch.loading import LISTED, fitting, put, renamed
+from llava_patch.loading import LISTED, fitting, put, renamed, typed
 from llava_patch.shards import each_shard
 
 
@@ -34,6 +34,14 @@ def test_each_tensor_in_the_type_of_its_place():
         assert tensor.dtype == (torch.bfloat16 if half else held[name].dtype)
     assert (module["layer"].weight.requires_grad, module["layer"].bias.requires_grad) == (True, False)
     assert set(dict(module.named_buffers())) == {f"norm.{name}" for name in module["norm"]._buffers}
+
+
+def test_types_by_part():
+    module = typed(empty(), {"layer": torch.float64, "": torch.bfloat16})
+    types = {name: place.dtype for name, place in module.state_dict().items()}
+    assert (types["layer.bias"], types["norm.bias"]) == (torch.float64, torch.bfloat16)
+    assert types["norm.num_batches_tracked"] == torch.long
+    assert {place.dtype for place in typed(empty(), torch.float16).parameters()} == {torch.float16}
 
 
 def test_values_that_are_there_are_replaced_where_they_stand():

@@ -128,6 +128,48 @@ def test_casting_leaves_the_rotary_frequencies_alone(
     assert cast(ids, mask, clip_pixels(3)).dtype == torch.bfloat16
 
 
+HALF = {
+    "tower": ["vision_tower"],
+    "tower and projector": ["vision_tower", "projector"],
+    "layers": ["vision_tower", "language_model.model.layers", "language_model.model.norm"],
+    "tables": ["language_model.model.embed_tokens", "language_model.lm_head"],
+    "lm_head": ["language_model.lm_head"],
+}
+
+
+@pytest.mark.parametrize("parts", HALF.values(), ids=HALF)
+def test_parts_of_several_types(model: Llava, processor: Processor, rows: list, clip_pixels, parts: list):
+    """Each hands over to the next in the next one's type, in speaking as in training."""
+    ids, mask = processor.pad(rows)
+    said = model.generate(ids, mask, clip_pixels(3), max_new_tokens=3, eos_id=-1)
+    whole, states = model(ids, mask, clip_pixels(3)), model.read(said)
+    for part in parts:
+        model.get_submodule(part).to(torch.bfloat16)
+    mixed = model(ids, mask, clip_pixels(3))
+    scale = whole[mask].abs().max()
+    apart = (mixed[mask] - whole[mask]).abs().max() / scale
+    assert apart < 0.1 and (apart > 0) == (parts != HALF["lm_head"])
+    model.logits(mixed[mask]).float().logsumexp(-1).sum().backward()
+    trained = [value for value in model.language_model.parameters() if value.dtype == torch.float32]
+    assert all(value.grad is not None and value.grad.isfinite().all() for value in trained)
+    generated = model.generate(ids, mask, clip_pixels(3), max_new_tokens=3, eos_id=-1)
+    assert all(map(len, map(generated.new_ids, range(3))))
+    for one, other in zip(model.read(said), states):
+        assert (one - other).abs().max() / scale < 0.1
+
+
+def test_frozen_tables_take_no_precision_from_layers_that_are_trained(
+    model: Llava, processor: Processor, rows: list, clip_pixels
+):
+    ids, mask = processor.pad(rows)
+    table = model.language_model.model.embed_tokens
+    rounded = table.weight.data.bfloat16()
+    table.weight.data = rounded.float()
+    whole = model(ids, mask, clip_pixels(3))
+    table.weight.data = rounded
+    assert torch.equal(model(ids, mask, clip_pixels(3)), whole)
+
+
 @pytest.mark.gpu
 @torch.no_grad()
 def test_on_a_gpu(model: Llava, processor: Processor, rows: list, clip_pixels):

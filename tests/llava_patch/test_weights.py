@@ -120,6 +120,25 @@ def test_precision(model: Llava, folder: Path, tokenizer: LlavaTokenizer, tmp_pa
     assert equal(quiet(tmp_path / "out", dtype=dtype)[0], loaded)
 
 
+def test_each_part_in_its_own_precision(model: Llava, folder: Path, tmp_path: Path, vicuna: Path):
+    """Frozen layers in half precision beside trained tables, say."""
+    half, whole = torch.bfloat16, torch.float32
+    types = {"": whole, "vision_tower": half, "language_model.model": half}
+    types["language_model.model.embed_tokens"] = whole
+    loaded, tokenizer = quiet(folder, dtype=types)
+    for name, value in loaded.state_dict().items():
+        kept = name.startswith(("projector.", "language_model.lm_head.")) or "embed_tokens" in name
+        assert torch.equal(value, model.state_dict()[name].to(whole if kept else half)), name
+        assert value.dtype == (whole if kept else half)
+    assert loaded.language_model.model.rotary_emb.inv_freq.dtype == whole
+    save_llava(loaded, tokenizer, tmp_path / "out")
+    assert equal(quiet(tmp_path / "out", dtype=types)[0], loaded)
+    assert json.loads((tmp_path / "out/vision_tower/config.json").read_text())["torch_dtype"] == "bfloat16"
+    options = {"vision_tower": folder / "vision_tower", "vision_layer": -2, "progress": False}
+    started, _ = start_llava(vicuna, dtype=types, **options)
+    assert {started.vision_tower.dtype, started.projector.weight.dtype} == {half, whole}
+
+
 def test_the_tower_elsewhere(model: Llava, folder: Path, tokenizer: LlavaTokenizer, tmp_path: Path):
     (folder / "vision_tower").rename(tmp_path / "clip")
     with pytest.raises(WeightsError, match="vision_tower"):

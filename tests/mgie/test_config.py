@@ -73,6 +73,7 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, content):
         (["--optim.lrs", "{denoiser: .nan}"], 1, "optim.lrs.denoiser=nan"),
         (["--train.groups", "[]"], 1, "train.groups"),
         (["--compat", "reference"], 1, "timestep_shift"),
+        (["--train.frozen_dtype", "bfloat16"], 1, "train.frozen_dtype=bfloat16 with train.precision=fp32"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_weight_is_read(overrides, world, message):

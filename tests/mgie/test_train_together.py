@@ -19,7 +19,6 @@ from processes import together
 from safetensors.torch import load_file
 
 from mgie.config import RunConfig, dump_run
-from mgie.train import train
 from mgie.weights import checkpoint
 
 PROCESSES = int(os.environ.get("PROCESSES", "2"))
@@ -65,7 +64,7 @@ def sharing(make: Callable[..., RunConfig], strategy: str, *overrides: str, step
 def alone(tiny_recipe, tmp_path_factory) -> RunConfig:
     """What one process makes of it."""
     run = sharing(partial(tiny_recipe, tmp_path_factory.mktemp("alone")), "ddp")
-    train(run)
+    train_in(1, run)
     return run
 
 
@@ -77,13 +76,13 @@ def written(run: RunConfig) -> Path:
     return path
 
 
-def train_together(run: RunConfig) -> None:
-    """Train in several processes on the CPU."""
+def train_in(processes: int, run: RunConfig) -> None:
+    """Train on the CPU."""
     if run.train.strategy != "ddp":  # read before the processes are forked, with what it reads later
         pytest.importorskip("deepspeed.runtime.zero.muon.muon_optimizer")
     words = ["train", "--config", str(written(run))]
-    runs = together(words, run.folder.with_suffix(".said"), PROCESSES)
-    assert [each.code() for each in runs] == [0] * PROCESSES, "\n".join(each.said for each in runs)
+    runs = together(words, run.folder.with_suffix(".said"), processes)
+    assert [each.code() for each in runs] == [0] * processes, "\n".join(each.said for each in runs)
 
 
 def goes_on(run: RunConfig, out: Path, strategy: str) -> RunConfig:
@@ -115,7 +114,7 @@ def assert_same_pictures(one: RunConfig, many: RunConfig, *, count: int) -> None
 @pytest.mark.parametrize("strategy", ["ddp", "zero2"])
 def test_together_as_alone(alone, tiny_run, strategy):
     many = sharing(tiny_run, strategy)
-    train_together(many)
+    train_in(PROCESSES, many)
     assert_same_state(alone, many)
     assert_same_pictures(alone, many, count=2)
 
@@ -124,7 +123,7 @@ def test_what_one_has_begun_others_go_on_with(alone, tmp_path):
     """And share out all that can be."""
     many = goes_on(alone, tmp_path / "many", "zero3")
     shutil.rmtree(many.folder / "previews")
-    train_together(many)
+    train_in(PROCESSES, many)
     assert_same_state(alone, many)
     assert_same_pictures(alone, many, count=1)
 
@@ -134,14 +133,14 @@ def test_what_one_has_begun_others_go_on_with(alone, tmp_path):
 def test_what_was_begun_together_is_gone_on_with(tiny_recipe, tmp_path, strategy):
     one = sharing(partial(tiny_recipe, tmp_path / "one"), "ddp", steps=4)
     many = sharing(partial(tiny_recipe, tmp_path / "many"), strategy, steps=4)
-    train(one)
-    train_together(many)
+    train_in(1, one)
+    train_in(PROCESSES, many)
     assert_same_state(one, many)
     assert_same_pictures(one, many, count=2)
     lone, again = goes_on(many, tmp_path / "lone", "ddp"), goes_on(many, tmp_path / "again", strategy)
-    train(lone)
+    train_in(1, lone)
     assert_same_state(one, lone)
-    train_together(again)
+    train_in(PROCESSES, again)
     assert_same_state(one, again)
 
 
@@ -160,7 +159,7 @@ def test_torchrun_starts_them(alone, tiny_run):
 @pytest.mark.dist
 def test_what_was_shared_out_is_extracted_where_deepspeed_is_not(alone, tiny_run, tmp_path):
     many = sharing(tiny_run, "zero3")
-    train_together(many)
+    train_in(PROCESSES, many)
     script = (
         "import sys; sys.modules['deepspeed'] = None; from mgie.cli import main; sys.exit(main(sys.argv[1:]))"
     )
@@ -186,10 +185,27 @@ def test_what_was_shared_out_is_extracted_where_deepspeed_is_not(alone, tiny_run
 def test_sharing_out_in_bfloat16(tiny_recipe, tmp_path, strategy):
     one = sharing(partial(tiny_recipe, tmp_path / "one"), "ddp", "--train.precision=bf16")
     many = sharing(partial(tiny_recipe, tmp_path / "many"), strategy, "--train.precision=bf16")
-    train(one)
-    train_together(many)
+    train_in(1, one)
+    train_in(PROCESSES, many)
     torch.testing.assert_close(losses(one)[:1], losses(many)[:1], rtol=SPLIT, atol=0)
     torch.testing.assert_close(losses(one), losses(many), rtol=SHORT, atol=0)
+    assert all(value.dtype == torch.float32 for value in tensors(many).values())
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3"])
+def test_frozen_weights_in_bfloat16(tiny_recipe, tmp_path, strategy):
+    frozen = (
+        "--train.groups=[edit_head, denoiser]",
+        "--train.precision=bf16",
+        "--train.frozen_dtype=bfloat16",
+    )
+    one = sharing(partial(tiny_recipe, tmp_path / "one"), "ddp", *frozen)
+    many = sharing(partial(tiny_recipe, tmp_path / "many"), strategy, *frozen)
+    train_in(1, one)
+    train_in(PROCESSES, many)
+    torch.testing.assert_close(losses(one), losses(many), rtol=SHORT, atol=0)
+    assert len(list((many.folder / "previews").iterdir())) == 2
     assert all(value.dtype == torch.float32 for value in tensors(many).values())
 
 
@@ -198,6 +214,6 @@ def test_frozen_weights_are_shared_out_too(tiny_recipe, tmp_path):
     frozen = ("--train.groups=[edit_head, denoiser]", "--train.gradient_checkpointing=true")
     one = sharing(partial(tiny_recipe, tmp_path / "one"), "ddp", *frozen)
     many = sharing(partial(tiny_recipe, tmp_path / "many"), "zero3", *frozen)
-    train(one)
-    train_together(many)
+    train_in(1, one)
+    train_in(PROCESSES, many)
     assert_same_state(one, many)

@@ -112,7 +112,7 @@ def test_q16_indices_are_plain(build: ExampleBuilder):
 
 
 def test_q17_each_picture_is_decoded_once(build: ExampleBuilder, monkeypatch: pytest.MonkeyPatch):
-    """And no file stays open for a sample: tests/mgie/data/test_reading.py."""
+    """And no file stays open for a sample: tests/mgie/data/test_datasets.py."""
     decoded, real = [], examples.decode
     monkeypatch.setattr(
         examples, "decode", lambda data, *, name: decoded.append(name) or real(data, name=name)

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from diffusers import AutoencoderKL
@@ -29,6 +31,19 @@ def test_what_is_decoded_is_unscaled_first(vae: AutoencoderKL):
     latents = torch.randn(1, 4, 4, 4)
     with torch.no_grad():
         assert torch.equal(Codec(vae).decode(latents), vae.decode(latents / 0.5).sample)
+
+
+@torch.no_grad()
+def test_a_vae_of_another_type(vae: AutoencoderKL):
+    """What comes and goes is in the caller's type."""
+    codec, half = Codec(vae), Codec(copy.deepcopy(vae).to(torch.bfloat16))
+    latents = torch.randn(1, 4, 4, 4)
+    for one, other in (
+        *zip(codec.moments(PIXELS), half.moments(PIXELS), strict=True),
+        (codec.decode(latents), half.decode(latents)),
+    ):
+        assert one.dtype == other.dtype == torch.float32
+        assert 0 < (one - other).abs().max() < 0.1 * one.abs().max()
 
 
 def test_encoding_gives_no_gradient(vae: AutoencoderKL):

@@ -9,6 +9,7 @@ from mgie.training.optim import (
     LeftOut,
     OptimConfig,
     build_optimizer,
+    cast_frozen,
     choose_trained,
     rate_factor,
     set_rates,
@@ -38,6 +39,18 @@ def test_a_parameter_outside_every_group_is_noticed():
     del groups["eye"]
     with pytest.raises(AssertionError, match="in no group"):
         choose_trained(model, groups, ("hand",))
+
+
+def test_what_is_frozen_is_cast_and_nothing_else():
+    model, groups = two_parts()
+    model["eye"].register_buffer("place", torch.tensor([1.5]))
+    choose_trained(model, groups, ("hand",))
+    parameters, exact = list(model.parameters()), model["eye"].weight.detach().clone()
+    cast_frozen(model, torch.bfloat16)
+    assert [id(p) for p in model.parameters()] == [id(p) for p in parameters]
+    assert [p.dtype for p in parameters] == [torch.bfloat16] * 2 + [torch.float32] * 2
+    assert model["eye"].place.dtype == torch.float32
+    assert torch.equal(model["eye"].weight, exact.bfloat16())
 
 
 def test_each_group_has_its_own_rate():

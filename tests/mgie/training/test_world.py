@@ -7,19 +7,40 @@ import time
 
 import pytest
 import torch
+import torch.distributed as dist
+from processes import together
 
 from mgie.data.batches import STOPS
 from mgie.errors import ConfigError, DeviceError
-from mgie.training.world import World, stop_requests, stopping_at_once
+from mgie.training.world import TIMEOUT, World, stop_requests, stopping_at_once
 
 
 def test_one_process_is_the_whole_world(tmp_path):
     with World(tmp_path, threads=1) as world:
         assert (world.rank, world.size, world.is_main) == (0, 1, True)
         assert torch.get_num_threads() == 1
-        sums = torch.tensor([2.0, 3.0])
-        torch.testing.assert_close(world.sum(sums).cpu(), torch.tensor([2.0, 3.0]))
+        sums = torch.tensor([2.0, 3.0], device=world.device)
+        assert world.sum(sums).tolist() == [2.0, 3.0]
+        assert world.totals([2, 3]) == [2, 3]
         world.wait()
+
+
+def test_two_processes_add_up_and_wait_for_a_long_checkpoint(tmp_path):
+    def meet() -> int:
+        with World(tmp_path, threads=1) as world:
+            mine = world.rank + 1
+            assert world.totals([mine, 10 * mine]) == [3, 30]
+            assert world.sum(torch.tensor([float(mine)], device=world.device)).tolist() == [3.0]
+            assert world.any(mine == 2) and not world.any(mine == 3)
+            for group in (dist.group.WORLD, world.hosts):
+                backend = group._get_backend(
+                    torch.device("cpu" if group is world.hosts else world.device.type)
+                )
+                assert backend.options._timeout == TIMEOUT
+        return 0
+
+    pair = together(meet, tmp_path / "notes")
+    assert [each.code() for each in pair] == [0, 0], pair[0].said + pair[1].said
 
 
 def test_ctrl_c_and_what_schedulers_send_are_collected_and_then_as_before():

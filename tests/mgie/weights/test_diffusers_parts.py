@@ -8,11 +8,18 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CLIPTextModel
 
 from llava_patch.shards import read_tensors
 from mgie.errors import WeightsError
-from mgie.weights.diffusers_parts import empty_unet, load_diffusion, load_scheduler, load_text_model
+from mgie.weights.diffusers_parts import (
+    empty_unet,
+    load_diffusion,
+    load_scheduler,
+    load_text_model,
+    load_vae,
+)
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -48,6 +55,37 @@ def test_only_the_input_of_a_text_to_image_unet_is_widened(folder: Path):
     assert not after["conv_in.weight"][:, channels:].any()
     others = [name for name in before if name != "conv_in.weight"]
     assert not [name for name in others if not torch.equal(after[name], before[name])]
+
+
+class Seen(TorchDispatchMode):
+    """The types in which tensors of more than `size` numbers come to be."""
+
+    def __init__(self, size: int):
+        super().__init__()
+        self.size, self.types = size, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.numel() > self.size and not result.is_meta:
+            self.types.add(result.dtype)
+        return result
+
+
+def test_each_part_in_its_own_type_and_in_no_other_on_the_way(folder: Path):
+    """Stored in float16 here: a float32 copy would have to be made."""
+    with Seen(size=2000) as seen:
+        unet, vae, _ = load_diffusion(folder, dtype=torch.bfloat16, vae_dtype=torch.float16)
+        words = load_text_model(folder, dtype=torch.bfloat16)
+    assert seen.types - {torch.uint8} == {torch.float16, torch.bfloat16}  # bytes of a file
+    for part, model, dtype in (
+        ("unet", unet, torch.bfloat16), ("vae", vae, torch.float16), ("text_encoder", words, torch.bfloat16)
+    ):  # fmt: skip
+        (file,) = (folder / part).glob("*.safetensors")
+        stored, loaded = load_file(file), model.state_dict()
+        assert {tensor.dtype for tensor in loaded.values()} == {dtype}
+        assert not [name for name in stored if not torch.equal(stored[name].to(dtype), loaded[name])]
+    assert load_vae(folder, dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert load_diffusion(folder, dtype=torch.bfloat16)[1].dtype == torch.bfloat16
 
 
 def test_the_schedule_is_the_folder_s(folder: Path):

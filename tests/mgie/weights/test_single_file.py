@@ -136,6 +136,8 @@ def test_every_tensor_equals_the_file_s(tmp_path, kind: int, suffix: str):
     assert torch.equal(unet.conv_in.weight[:, :4], ours[0].conv_in.weight)
     assert not unet.conv_in.weight[:, 4:].any()
     assert unet.mid_block.attentions[0].transformer_blocks[0].attn1.heads == (8 if kind == 1 else 1)
+    half, _, _ = load_diffusion(path, dtype=torch.bfloat16)
+    assert torch.equal(half.conv_out.weight, unet.conv_out.weight.bfloat16()) and half.dtype == torch.bfloat16
     assert (vae.config.scaling_factor, schedule.config.beta_end) == (0.18215, 0.012)
 
 
