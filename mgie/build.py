@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import ConcatDataset
 
 from mgie.config import RunConfig, dump_run
 from mgie.data.augment import augmentations
 from mgie.data.batches import Batches
 from mgie.data.datasets import OrderConfig, open_sets, with_features
 from mgie.data.examples import ExampleBuilder
-from mgie.data.mixture import Joined
 from mgie.data.orders import aspect_shapes
 from mgie.data.stored_features import FeatureExtractor
 from mgie.data.stored_pairs import stored_splits
@@ -173,7 +173,7 @@ def build_batches(
     )
     if data.streaming:
         _check_previews(run)
-        stream = StreamedPairs(data.path, memory=run.folder / "stream.jsonl", notes=rank == 0)
+        stream = StreamedPairs(data.path, memory=run.folder / "stream.json", notes=rank == 0)
         return batches(stream, builder)
     arrangement = OrderConfig(
         batch_size=run.train.batch_size,
@@ -185,11 +185,11 @@ def build_batches(
     stored, order = open_sets(data.shares, arrangement, seed=run.seed)
     _check_previews(run)
     if editor is None:
-        return batches(Joined(stored), builder, order=order)
+        return batches(ConcatDataset(stored), builder, order=order)
     for width, height in builder.shapes or ():
         editor.codec.latent_shape(height, width)
     if not data.features:
-        return batches(Joined(stored), builder, order=order)
+        return batches(ConcatDataset(stored), builder, order=order)
     moving = {"vae": "codec", "clip": "vision_tower"}
     for group in (moving[kind] for kind in data.features if moving[kind] in run.train.groups):
         raise ConfigError(

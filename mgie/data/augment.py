@@ -84,7 +84,7 @@ def _redrawn(
     regions = []
     for region in pair.regions:
         box, mask = region.box and change_box(region.box), redraw(region.mask, "region", decode_mask)
-        if mask is not None and _area(mask) < KEPT * _area(region.mask):
+        if mask and region.mask and _area(mask) < KEPT * _area(region.mask):
             continue
         if box is not None or region.box is None:
             regions.append(replace(region, box=box, mask=mask))

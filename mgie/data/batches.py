@@ -5,9 +5,12 @@ whatever the number of processes, micro-batches or loader workers; so the state 
 the samples done.
 """
 
+import atexit
+import itertools
 import signal
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
 
@@ -42,8 +45,10 @@ class AbstractStream(ABC):
         """Pairs of one epoch. Raises ConfigError where nobody knows."""
 
     @abstractmethod
-    def placed(self, start: int, *, seed: int) -> Iterator[tuple[int, EditPair]]:
-        """Positions and pairs of the endless order that `seed` names, from `start` on or a little before."""
+    def placed(
+        self, start: int, *, seed: int, wanted: Callable[[int], bool]
+    ) -> Iterator[tuple[int, EditPair]]:
+        """The `wanted` positions and their pairs, of the endless order that `seed` names from `start` on."""
 
 
 @runtime_checkable
@@ -52,8 +57,11 @@ class Builder(Protocol):
 
     pad_id: int
 
-    def __call__(self, pair: EditPair, rng: np.random.Generator, /, *stored: Any) -> Example:
-        """`rng` is the sample's own. Raises DataError, naming the pair, where it cannot become an example."""
+    def __call__(
+        self, pair: EditPair, rng: np.random.Generator, features: Mapping[str, Tensor] | None = None, /
+    ) -> Example:
+        """`rng` is the sample's own, `features` what was stored of the pair. Raises DataError, naming the
+        pair, where it cannot become an example."""
         ...
 
 
@@ -113,6 +121,8 @@ class Batches:
             micros = self._passing(self._pairs, start, stop)
         else:
             micros = self._loaded(self._pairs, start, stop)
+            # A program that ends meanwhile would wait for its workers, which its signals do not reach.
+            atexit.register(_close, weakref.ref(micros))
         step: list[Batch] = []
         for micro in micros:
             step.append(micro)
@@ -120,7 +130,7 @@ class Batches:
                 yield step
                 step = []
 
-    def _loaded(self, pairs: Pairs, start: int, stop: int | None) -> Iterator[Batch]:
+    def _loaded(self, pairs: Pairs, start: int, stop: int | None) -> Generator[Batch, None, None]:
         """This process's micro-batches of pairs that are asked for by number."""
         loader = DataLoader(
             _Micros(pairs, self._features, self._builder, self.order, self._seed),
@@ -132,34 +142,29 @@ class Batches:
         )
         with _blocked(*STOPS):
             micros = iter(loader)
-        for micro in micros:
-            if isinstance(micro, UserError):
-                raise micro
-            yield micro
+        try:
+            for micro in micros:
+                if isinstance(micro, UserError):
+                    raise micro
+                yield micro
+        finally:
+            del micros  # and with it its workers, though a traceback should keep this frame
 
     def _passing(self, stream: AbstractStream, start: int, stop: int | None) -> Iterator[Batch]:
         """This process's micro-batches of pairs that pass by: all are read, its own are decoded."""
-        builder, examples = self._builder, []
 
-        def build(placed: tuple[int, EditPair]) -> tuple[int, Example]:
-            place, pair = placed
-            return place, builder(pair, sample_generator(self._seed, place))
+        def mine(position: int) -> bool:
+            return position % self.batch_size // self._share == self._rank
 
-        for place, example in prefetch_map(build, self._mine(stream, start, stop), workers=self._workers):
-            examples.append(example)
-            if len(examples) == self.micro_batch_size:
-                positions = tuple(range(place + 1 - len(examples), place + 1))
-                yield collate(examples, positions=positions, pad_id=builder.pad_id)
-                examples = []
+        def built(placed: tuple[int, EditPair]) -> tuple[int, Example]:
+            return placed[0], self._builder(placed[1], sample_generator(self._seed, placed[0]))
 
-    def _mine(self, stream: AbstractStream, start: int, stop: int | None) -> Iterator[tuple[int, EditPair]]:
-        if stop is not None and start >= stop:
-            return
-        for position, pair in stream.placed(start, seed=self._seed):
-            if position >= start and position % self.batch_size // self._share == self._rank:
-                yield position, pair
-            if position + 1 == stop:
-                return
+        placed = stream.placed(start, seed=self._seed, wanted=mine)
+        until = itertools.takewhile(lambda each: stop is None or each[0] < stop, placed)
+        ready = prefetch_map(built, until, workers=self._workers)
+        while micro := list(itertools.islice(ready, self.micro_batch_size)):
+            positions, examples = zip(*micro)
+            yield collate(examples, positions=positions, pad_id=self._builder.pad_id)
 
     def _spans(self, start: int, stop: int | None) -> Iterator[tuple[int, int]]:
         """Positions of this process's micro-batches."""
@@ -178,6 +183,11 @@ def _blocked(*signals: signal.Signals) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _close(there: "weakref.ref[Generator]") -> None:
+    if generator := there():
+        generator.close()
 
 
 class _Micros(Dataset):
@@ -223,7 +233,10 @@ def collate(examples: Sequence[Example], *, positions: tuple[int, ...], pad_id: 
     def moments(name: str) -> tuple[Tensor | None, Tensor | None]:
         """Means and deviations of all examples, where they were stored."""
         parts = [getattr(example, name) for example in examples]
-        return (None, None) if parts[0] is None else torch.stack(parts).float().chunk(2, dim=1)
+        if parts[0] is None:
+            return None, None
+        mean, deviation = torch.stack(parts).float().chunk(2, dim=1)
+        return mean, deviation
 
     clip = [example.clip_features for example in examples if example.clip_features is not None]
     target_mean, target_std = moments("target_moments")

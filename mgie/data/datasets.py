@@ -4,19 +4,17 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
-from mgie.data.batches import Pairs
-from mgie.data.mixture import Joined, Weighted, mixture
-from mgie.data.orders import AbstractOrder, Bucketed, ByLength, Last, Shuffled, by_shape
+from torch.utils.data import ConcatDataset
+
+from mgie.data.mixture import Mixed
+from mgie.data.orders import AbstractOrder, Bucketed, ByLength, Last, Shuffled, Weighted, nearest_shapes
 from mgie.data.shards import check_unchanged
 from mgie.data.sources import tables
 from mgie.data.stored_features import FeatureExtractor, Kind, StoredFeatures
 from mgie.data.stored_pairs import FACTS, StoredPairs, data_identity
-
-Buckets = Literal["length", "shape"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,28 +24,28 @@ class OrderConfig:
     batch_size: int
     last: Last | None = None
     """None: what suits the buckets."""
-    buckets: Buckets | None = None
+    buckets: Literal["length", "shape"] | None = None
     shapes: Sequence[tuple[int, int]] = ()
     """The shapes of shape buckets: width, height."""
     pair_weights: bool = False
 
     def __call__(self, pairs: StoredPairs, seed: int) -> AbstractOrder:
         """The order of `pairs`. Raises ConfigError where there can be none."""
+        size, last = self.batch_size, self.last or "straddle"
         if self.pair_weights:
             return Weighted(pairs.weights, seed=seed)
         if self.buckets == "shape":
-            numbers = by_shape(pairs.sides, self.shapes)
-            return Bucketed(numbers, seed=seed, batch_size=self.batch_size, last=self.last or "pad")
-        last = self.last or "straddle"
+            numbers = nearest_shapes(pairs.sides, self.shapes)
+            return Bucketed(numbers, seed=seed, batch_size=size, last=self.last or "pad")
         if self.buckets == "length":
-            return ByLength(pairs.lengths, seed=seed, batch_size=self.batch_size, last=last)
-        return Shuffled(len(pairs), seed=seed, batch_size=self.batch_size, last=last)
+            return ByLength(pairs.lengths, seed=seed, batch_size=size, last=last)
+        return Shuffled(len(pairs), seed=seed, batch_size=size, last=last)
 
 
 def open_sets(
-    shares: dict[str, float], arrangement: OrderConfig, *, seed: int
+    shares: dict[str, float], arrange: OrderConfig, *, seed: int
 ) -> tuple[list[StoredPairs], AbstractOrder]:
-    """The training pairs of each folder, and the order of them laid end to end (Joined).
+    """The training pairs of each folder, and the order of them laid end to end.
 
     `shares` are the folders' parts of the samples. Raises DataError for a folder that holds no data set, or
     one that has changed since it was prepared.
@@ -56,23 +54,22 @@ def open_sets(
         check_unchanged(folder)
     stored = [StoredPairs(folder, "train") for folder in shares]
     if len(stored) == 1:
-        return stored, arrangement(stored[0], seed)
-    unit = arrangement.batch_size if arrangement.buckets else 1
-    arrange = partial(_arranged, arrangement)
-    return stored, mixture(stored, list(shares.values()), seed=seed, arrange=arrange, unit=unit)[1]
+        return stored, arrange(stored[0], seed)
+    unit = arrange.batch_size if arrange.buckets else 1
+    return stored, Mixed(stored, [*shares.values()], seed=seed, arrange=arrange, unit=unit)
 
 
 def with_features(
     stored: Sequence[StoredPairs], kinds: Sequence[Kind], extractor: FeatureExtractor
-) -> tuple[Joined, Joined]:
-    """The same pairs, without pictures where nobody needs them, and their stored features. Raises
+) -> tuple[ConcatDataset, ConcatDataset]:
+    """The same pairs end to end, without pictures where nobody needs them, and their stored features. Raises
     WeightsError unless `extractor` made them."""
     features = [StoredFeatures(pairs.folder, pairs.split, kinds=kinds) for pairs in stored]
     for each in features:
         each.require(extractor)
     pictures = set(kinds) != set(get_args(Kind))
     pairs = [StoredPairs(each.folder, each.split, pictures=pictures) for each in stored]
-    return Joined(pairs), Joined(features)
+    return ConcatDataset(pairs), ConcatDataset(features)  # type: ignore[arg-type]
 
 
 def identity(shares: dict[str, float], *, streaming: bool = False) -> str:
@@ -81,16 +78,8 @@ def identity(shares: dict[str, float], *, streaming: bool = False) -> str:
     Of a stream that `mgie prepare` did not write: names and sizes of its files, or id and revision.
     Raises DataError for a folder that holds no data set.
     """
-    if len(shares) == 1:
-        shares = dict.fromkeys(shares, 1.0)
-    total = sum(shares.values())
-    parts = []
+    total, parts = sum(shares.values()), []
     for where, share in shares.items():
         foreign = streaming and not (Path(where) / FACTS).is_file()
         parts.append([tables.identity(where) if foreign else data_identity(where), share / total])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
-
-
-def _arranged(arrangement: OrderConfig, part: Pairs, seed: int) -> AbstractOrder:
-    assert isinstance(part, StoredPairs)
-    return arrangement(part, seed)

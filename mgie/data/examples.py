@@ -9,8 +9,8 @@ from PIL import Image
 from torch import Tensor
 
 from mgie.data.augment import Transform
-from mgie.data.images import cover, decode, quick_resize, square, to_pixels, to_resized_pixels, upright_size
-from mgie.data.orders import nearest_shape
+from mgie.data.images import cover, decode, quick_resize, to_pixels, to_resized_pixels, upright_size
+from mgie.data.orders import nearest_shapes
 from mgie.errors import DataError, UserError
 from mgie.prompts import AbstractPrompts, Compat
 from mgie.types import EditPair, Example
@@ -38,29 +38,29 @@ class ExampleBuilder:
         pictures of a pair get the one that is nearest to its target's instead of a square. `transforms`
         change a pair before anything is made of it.
         """
-        self.prompts = prompts
-        self.size = size
-        self.max_length = max_length
-        self.compat = compat
-        self.shapes = shapes
-        self.transforms = tuple(transforms)
-        self.pad_id: int = prompts.pad_id
+        self.prompts, self.pad_id = prompts, prompts.pad_id
+        self.size, self.max_length, self.compat = size, max_length, compat
+        self.shapes, self.transforms = shapes, tuple(transforms)
 
     def __call__(
         self,
         pair: EditPair,
         rng: np.random.Generator | None = None,
-        features: Mapping[str, Tensor] | None = None,
+        stored: Mapping[str, Tensor] | None = None,
     ) -> Example:
-        """`rng` is what the transforms draw from. `features` are fields of an example that were stored: what
-        they were made of is not looked at. Raises DataError, naming the pair, where it cannot become an
+        """`rng` is what the transforms draw from. `stored` are fields of the example that are known already:
+        what they were made of is not looked at. Raises DataError, naming the pair, where it cannot become an
         example."""
-        shape = self.shapes and nearest_shape(upright_size(pair.target, name=pair.key), self.shapes)
+        shape = None
+        if self.shapes:
+            sides = np.array([upright_size(pair.target, name=f"target of {pair.key}")])
+            shape = self.shapes[nearest_shapes(sides, self.shapes)[0]]
         for transform in self.transforms:
             assert rng is not None
             pair = transform(pair, rng)
-        ids, labels, read_at = self.conversation(pair, images=int(pair.source is not None))
-        moments = dict(features or {})
+        has_source = pair.source is not None
+        ids, labels, read_at = self.conversation(pair, images=int(has_source))
+        moments = dict(stored or {})
         clip = moments.pop("clip_features", None)
         source, pixels = None, torch.empty(3, 0, 0)
         if pair.source is not None and (clip is None or not moments):
@@ -68,17 +68,12 @@ class ExampleBuilder:
         if not moments:
             pixels = self.pixels(self.picture(pair.target, name=f"target of {pair.key}", shape=shape))
         return Example(
-            input_ids=ids,
-            labels=labels,
-            read_at=read_at,
+            input_ids=ids, labels=labels, read_at=read_at, target=pixels, has_source=has_source, key=pair.key,
             clip_pixels=self.clip_pixels(source if clip is None else None),
+            clip_features=None if clip is None else clip[None][: int(has_source)],
             source=torch.zeros_like(pixels) if source is None or moments else self.pixels(source),
-            has_source=pair.source is not None,
-            target=pixels,
-            key=pair.key,
-            clip_features=None if clip is None else clip[None][: int(pair.source is not None)],
             **moments,
-        )
+        )  # fmt: skip
 
     def conversation(
         self, pair: EditPair, *, images: int
@@ -111,16 +106,15 @@ class ExampleBuilder:
         return self.crop(decode(data, name=name), shape)
 
     def crop(self, image: Image.Image, shape: tuple[int, int] | None = None) -> Image.Image:
-        """The centre square of a picture at its own size, or as the reference wants it; with `shape` the
-        largest part of it that has this width and height, at this size."""
-        if shape is not None:
-            return cover(image, *shape)
-        return square(image, REFERENCE_SIDE if self.compat == "reference" else min(image.size))
+        """The largest part of a picture that has this width and height, at this size. Without `shape` its
+        centre square at its own size, or as the reference wants it."""
+        side = REFERENCE_SIDE if self.compat == "reference" else min(image.size)
+        return cover(image, *(shape or (side, side)))
 
     def pixels(self, image: Image.Image) -> Float[Tensor, "3 y x"]:
         """What the codec sees of a picture that `picture` or `crop` returned."""
         if self.shapes:
             return to_pixels(image)
         if self.compat == "reference":
-            return to_pixels(square(image, self.size))
+            return to_pixels(cover(image, self.size, self.size))
         return to_resized_pixels(image, self.size, self.size)

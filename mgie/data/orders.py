@@ -13,56 +13,49 @@ import numpy as np
 from mgie.errors import ConfigError
 
 Last = Literal["straddle", "drop", "pad"]
-"""What becomes of the last, incomplete step of an epoch: it is filled from the next epoch, left out, or
-filled again from
-the beginning of its own epoch."""
+"""The last, incomplete step of an epoch is filled from the next epoch, left out, or filled again from the
+beginning of its own epoch."""
 
 
 class AbstractOrder(ABC):
-    """An endless sequence of the numbers of pairs."""
+    """An endless sequence of the numbers of pairs, arranged block by block."""
 
     epoch: int
     """Positions until every pair has had its turn."""
+    _size: int | None = None  # positions of a block; None: an epoch is one
+    _last: tuple[int, np.ndarray] | None = None
 
     @abstractmethod
-    def take(self, start: int, stop: int) -> np.ndarray:
-        """The numbers of the pairs at positions start..stop-1."""
-
-
-class AbstractEpochs(AbstractOrder):
-    """Epochs of one length laid end to end, each arranged by (seed, epoch)."""
-
-    _cached: tuple[int, np.ndarray] | None = None
-
-    @abstractmethod
-    def arrange(self, epoch: int) -> np.ndarray:
-        """The numbers of one epoch, in order."""
+    def _block(self, number: int) -> np.ndarray: ...
 
     def take(self, start: int, stop: int) -> np.ndarray:
         """The numbers of the pairs at positions start..stop-1."""
         parts = [np.empty(0, dtype=np.int64)]
         while start < stop:
-            epoch, offset = divmod(start, self.epoch)
-            if self._cached is None or self._cached[0] != epoch:
-                self._cached = (epoch, self.arrange(epoch))
-            parts.append(self._cached[1][offset : offset + stop - start])
+            number, offset = divmod(start, self._size or self.epoch)
+            if self._last is None or self._last[0] != number:
+                self._last = (number, self._block(number))
+            parts.append(self._last[1][offset : offset + stop - start])
             start += len(parts[-1])
         return np.concatenate(parts)
 
 
-class Shuffled(AbstractEpochs):
+class Shuffled(AbstractOrder):
     """Every pair once per epoch, each epoch in a new order."""
 
     def __init__(self, count: int, *, seed: int, batch_size: int = 1, last: Last = "straddle"):
-        self.epoch = epoch_length(count, batch_size, last)
+        if count < 1:
+            raise ConfigError("the data set is empty: expected at least one pair; prepare it again.")
+        self.epoch = count if last == "straddle" else _whole(count, batch_size, last) * batch_size
+        if not self.epoch:
+            raise ConfigError(f"{count} pairs make no whole batch of {batch_size}: lower the batch size.")
         self._count, self._seed = count, seed
 
-    def arrange(self, epoch: int) -> np.ndarray:
-        """The numbers of one epoch, in order."""
-        return np.resize(generator(self._seed, epoch).permutation(self._count), self.epoch)
+    def _block(self, number: int) -> np.ndarray:
+        return np.resize(generator(self._seed, number).permutation(self._count), self.epoch)
 
 
-class Bucketed(AbstractEpochs):
+class Bucketed(AbstractOrder):
     """Every pair once per epoch, in steps whose pairs are alike; steps in a new order each epoch.
 
     `buckets` gives each pair the number of its bucket: pairs of different buckets never share a step, so
@@ -73,27 +66,22 @@ class Bucketed(AbstractEpochs):
         if last == "straddle":
             raise ConfigError("last='straddle' would mix buckets in a step: choose 'drop' or 'pad'.")
         groups = [np.flatnonzero(buckets == bucket) for bucket in np.unique(buckets)]
-        lengths = [
-            len(group) // batch_size if last == "drop" else -(-len(group) // batch_size) for group in groups
-        ]
-        self.epoch = sum(lengths) * batch_size
+        self._groups = [(group, _whole(len(group), batch_size, last)) for group in groups]
+        self.epoch = sum(steps for _, steps in self._groups) * batch_size
         if not self.epoch:
             raise ConfigError(
                 f"no bucket holds a whole batch of {batch_size}: lower the batch size, or choose last='pad'."
             )
         self._seed, self._batch_size = seed, batch_size
-        self._groups = [(group, length) for group, length in zip(groups, lengths) if length]
 
-    def arrange(self, epoch: int) -> np.ndarray:
-        """The numbers of one epoch, in order."""
-        random = generator(self._seed, epoch)
-        steps = [
-            np.resize(random.permutation(group), (length, self._batch_size)) for group, length in self._groups
-        ]
-        return random.permutation(np.concatenate(steps), axis=0).reshape(-1)
+    def _block(self, number: int) -> np.ndarray:
+        random = generator(self._seed, number)
+        several = [(random.permutation(group), steps) for group, steps in self._groups if steps]
+        all_steps = [np.resize(group, (steps, self._batch_size)) for group, steps in several]
+        return random.permutation(np.concatenate(all_steps), axis=0).reshape(-1)
 
 
-class ByLength(AbstractEpochs):
+class ByLength(AbstractOrder):
     """Every pair once per epoch, in steps of about equal length, so that little is padded.
 
     Each epoch is shuffled, cut into windows of `window` steps, sorted by length within each window, and the
@@ -104,33 +92,37 @@ class ByLength(AbstractEpochs):
         self, lengths: np.ndarray, *, seed: int, batch_size: int, last: Last = "straddle", window: int = 50
     ):
         self._plain = Shuffled(len(lengths), seed=seed, batch_size=batch_size, last=last)
-        self.epoch = self._plain.epoch
-        self._lengths, self._seed, self._batch_size, self._window = (
-            lengths,
-            seed,
-            batch_size,
-            window * batch_size,
-        )
+        self.epoch, self._window = self._plain.epoch, window * batch_size
+        self._lengths, self._seed, self._batch_size = lengths, seed, batch_size
 
-    def arrange(self, epoch: int) -> np.ndarray:
-        """The numbers of one epoch, in order."""
-        order = self._plain.arrange(epoch)
+    def _block(self, number: int) -> np.ndarray:
+        start, size = number * self.epoch, self._batch_size
+        order, random = self._plain.take(start, start + self.epoch), generator(self._seed, number, 1)
         # Steps begin at multiples of the batch size over all epochs: what comes before the first one stays.
-        first = -(epoch * self.epoch) % self._batch_size
-        random = generator(self._seed, epoch, 1)
-        parts = [order[:first]]
-        for start in range(first, len(order), self._window):
-            part = order[start : start + self._window]
+        parts = [order[: -start % size]]
+        for first in range(-start % size, len(order), self._window):
+            part = order[first : first + self._window]
             part = part[np.argsort(self._lengths[part], kind="stable")]
-            whole = len(part) // self._batch_size * self._batch_size
-            steps = part[:whole].reshape(-1, self._batch_size)
-            parts += [random.permutation(steps, axis=0).reshape(-1), part[whole:]]
+            whole = len(part) // size * size
+            parts += [random.permutation(part[:whole].reshape(-1, size), axis=0).reshape(-1), part[whole:]]
         return np.concatenate(parts)
 
 
-def by_shape(sides: np.ndarray, shapes: Sequence[tuple[int, int]]) -> np.ndarray:
-    """The bucket of each picture (n x 2: width, height): the number of the nearest of `shapes`."""
-    return _nearest(sides, shapes)
+class Weighted(AbstractOrder):
+    """Each pair as often per epoch as its weight says; fractions are rounded anew in each epoch."""
+
+    def __init__(self, weights: np.ndarray, *, seed: int):
+        self._ends, self._seed = np.cumsum(weights), seed
+        self.epoch = round(float(self._ends[-1])) if len(weights) else 0
+        if self.epoch < 1:
+            raise ConfigError("the weights of the pairs sum to nothing: give at least one of them 1.")
+
+    def _block(self, number: int) -> np.ndarray:
+        # Systematic sampling: evenly spaced points on the summed weights, shifted by one random number.
+        random = generator(self._seed, number)
+        points = (np.arange(self.epoch) + random.random()) * (self._ends[-1] / self.epoch)
+        found = np.searchsorted(self._ends, points, side="right")
+        return random.permutation(found.clip(max=len(self._ends) - 1))
 
 
 def aspect_shapes(size: int, *, step: int = 64, longest: float = 2.0) -> list[tuple[int, int]]:
@@ -144,18 +136,11 @@ def aspect_shapes(size: int, *, step: int = 64, longest: float = 2.0) -> list[tu
     return [found[ratio] for ratio in sorted(found)]
 
 
-def epoch_length(count: int, batch_size: int, last: Last) -> int:
-    """Positions of an epoch of `count` pairs. Raises ConfigError where there would be none."""
-    if count < 1:
-        raise ConfigError("the data set is empty: expected at least one pair; prepare it again.")
-    if last == "straddle":
-        return count
-    steps = count // batch_size if last == "drop" else -(-count // batch_size)
-    if not steps:
-        raise ConfigError(
-            f"{count} pairs make no whole batch of {batch_size}: expected at least one; lower the batch size."
-        )
-    return steps * batch_size
+def nearest_shapes(sides: np.ndarray, shapes: Sequence[tuple[int, int]]) -> np.ndarray:
+    """The number of the nearest of `shapes` for each picture (n x 2: width, height), by the logarithm of
+    width : height."""
+    ratios = np.log(np.array([width / height for width, height in shapes]))
+    return np.abs(np.log(sides[:, 0] / sides[:, 1])[:, None] - ratios).argmin(axis=1)
 
 
 def generator(seed: int, *path: int) -> np.random.Generator:
@@ -172,11 +157,6 @@ def sample_generator(seed: int, position: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed, position], counter=[0, 0, 0, 1]))
 
 
-def nearest_shape(size: tuple[int, int], shapes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Which of `shapes` (width, height) is nearest to a picture's, by the logarithm of width : height."""
-    return shapes[int(_nearest(np.array([size]), shapes)[0])]
-
-
-def _nearest(sides: np.ndarray, shapes: Sequence[tuple[int, int]]) -> np.ndarray:
-    ratios = np.log(np.array([width / height for width, height in shapes]))
-    return np.abs(np.log(sides[:, 0] / sides[:, 1])[:, None] - ratios).argmin(axis=1)
+def _whole(count: int, batch_size: int, last: Last) -> int:
+    """Steps that so many pairs make."""
+    return count // batch_size if last == "drop" else -(-count // batch_size)

@@ -228,7 +228,9 @@ def to_row(pair: EditPair, size: tuple[int, int]) -> dict[str, Any]:
 
 def from_row(row: dict[str, Any]) -> EditPair:
     """The pair that `to_row` made into columns. The newer ones may be missing."""
-    values = {name: row.get(name) for name in FEATURES if name not in ("width", "height", "stencils")}
+    values: dict[str, Any] = {
+        name: row.get(name) for name in FEATURES if name not in ("width", "height", "stencils")
+    }
     for name in ONE_PICTURE:
         values[name] = values[name] and values[name]["bytes"]
     for name in JSON:

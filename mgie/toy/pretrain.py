@@ -244,8 +244,9 @@ class BaseExamples:
     def __init__(self, run: RunConfig, processor: Processor | None):
         self.run, self.processor = run, processor
 
-    def __call__(self, pair: EditPair, _: object = None) -> Example:
-        """One pair as the stages see it."""
+    def __call__(self, pair: EditPair, rng: object = None, features: object = None) -> Example:
+        """One pair as the stages see it; nothing is drawn, and nothing stored."""
+        del rng, features
         assert pair.source is not None
         before = decode(pair.source, name=pair.key)
         source, target = (

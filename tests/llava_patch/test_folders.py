@@ -249,9 +249,10 @@ with locked(Path(sys.argv[1])):
         time.sleep(2)
         os._exit(0)
     os.read(here, 1)  # the helper has begun
-    os._exit(1)
+    os._exit(3)
 """
-    subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")])
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "run")])
+    assert done.returncode == 3
     with locked(tmp_path / "run"):
         pass
 

@@ -65,9 +65,11 @@ CARRIED = 2
 goldens measured for a relative change of 1e-5. Worst measured: 0.3 times, the difference being below 1e-5."""
 THREADS = (2, 1, 4, 8, 16)
 """The reference's pictures lie in memory as channels-last, for which torch sums the codec's GroupNorm in one
-float32 for each thread: on 512 pixels this moves the first latents by up to 2.5e-4, and decides their
-numbers. The goldens at hand are met to 3.3e-6 with two threads. (Ours lie the other way, which torch sums
-more exactly.)"""
+float32 for each thread, which decides their numbers. The goldens at hand are met to 3.3e-6 with two threads.
+(Ours lie the other way, which torch sums more exactly.)"""
+SUMMED = 3e-4
+"""What that moves the first latents by, on 512 pixels: measured up to 2.5e-4. Another processor's goldens may
+be none of ours, but not farther away."""
 GREY = 1
 """Steps of 8 bits by which a picture may differ."""
 TRAINED = {"embed_tokens": "embeddings", "lm_head": "lm_head", "edit_head": "edit_head", "unet": "denoiser"}
@@ -502,9 +504,7 @@ def test_an_edited_picture(pipeline: MGIEPipeline, index: int):
             break
     result, times, latents = min(edits, key=lambda each: relative(each[2][0], step0))
     first = relative(latents[0], step0)
-    # Another processor's goldens may be none of these, but not farther away than these are from each other.
-    scatter = max(relative(one[2][0], two[2][0]) for one in edits for two in edits)
-    assert first <= max(SINGLE_PASS, scatter)
+    assert first <= SUMMED
     unit = case["latent_change_for_1e-5_relative_change_of_emb"]
     assert float((latents[-1] - last).abs().max()) <= CARRIED * unit * max(1, first / 1e-5)
     assert times == case["timesteps"]

@@ -62,12 +62,14 @@ def _prompts(folder: Path) -> list[tuple[str, list[str] | None]]:
         found = [path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/prompt.json")]
         return [(path.relative_to(folder).as_posix(), None) for path in sorted(found)]
     try:
-        listed = [(str(name), [str(seed) for seed in seeds]) for name, seeds in json.loads(path.read_text())]
+        rows = json.loads(path.read_text())
+        listed: list[tuple[str, list[str] | None]]
+        listed = [(str(name), [str(seed) for seed in seeds]) for name, seeds in rows]
     except (ValueError, TypeError, RecursionError) as error:
         raise DataError(
             f"{path} cannot be read: expected [[folder, [seed, ...]], ...]; remove or mend it."
         ) from error
-    for word in (word for name, seeds in listed for word in (name, *seeds)):
+    for word in (word for name, seeds in listed for word in (name, *(seeds or ()))):
         if not is_name(word):
             raise DataError(f"{path} names {word!r}: expected names of folders beside it, and seeds.")
     return listed

@@ -45,7 +45,7 @@ def read(where: str, options: Options) -> Splits:
     """Pairs of `where`. A `split` in a row decides; otherwise the last twentieth of the rows is held out."""
     if (Path(where) / FACTS).is_file():
         check_set(where)
-        splits = read_set(where)
+        splits: Splits = {**read_set(where)}
         if options.count is not None:
             splits["train"] = itertools.islice(splits["train"], options.count)
         return splits

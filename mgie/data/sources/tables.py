@@ -121,10 +121,10 @@ def picture(row: dict[str, Any], column: str, key: str, role: str) -> bytes:
     return data
 
 
-def read_rows(stream: IterableDataset, where: str) -> Iterator[dict[str, Any]]:
-    """The rows of a stream. Raises DataError where a file is damaged."""
+def read_rows(rows: Iterable[Any], where: str) -> Iterator[Any]:
+    """The rows of a stream, or its tables. Raises DataError where a file is damaged."""
     try:
-        yield from stream
+        yield from rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(
             f"a file of {where} is damaged ({type(error).__name__}): download it again."
@@ -135,11 +135,19 @@ def _rows(stream: IterableDataset, where: str, read: FromRow, *, first: int = 0)
     return each(lambda at: read(at[1], at[0]), enumerate(read_rows(stream, where), first))
 
 
+def file_rows(where: str, split: str, stream: IterableDataset) -> list[int | None]:
+    """How many rows each file of a split has; None of those on a hub, which does not tell."""
+    paths = parquet_files(Path(where)).get(split, []) if Path(where).exists() else []
+    opened = read_rows((pq.ParquetFile(path).metadata.num_rows for path in paths), where)
+    return list(opened) or [None] * stream.num_shards
+
+
 def count_rows(where: str, split: str, stream: IterableDataset) -> int:
     """How many rows a split has, as its files or its hub say. Raises ConfigError where nobody says."""
-    if Path(where).exists():
-        paths = parquet_files(Path(where)).get(split, [])
-        return sum(pq.ParquetFile(path).metadata.num_rows for path in paths)
+    rows = file_rows(where, split, stream)
+    known = [count for count in rows if count is not None]
+    if len(known) == len(rows):
+        return sum(known)
     for name, info in (stream.info.splits or {}).items():
         if split_name(str(name), where) == split and info.num_examples:
             return info.num_examples

@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -182,3 +183,24 @@ def test_workers_outlive_what_asks_the_run_to_stop(make_pair):
         for number in STOPS:
             os.kill(worker.pid, number)
     assert keys([*seen, *steps]) == keys(plain)
+
+
+@pytest.mark.parametrize("words", ["go", "bad"])
+def test_a_program_ends_though_its_workers_are_deaf(words):
+    """Somebody stops in the middle of an epoch, or keeps the error of a pair, and the script is over."""
+    code = f"""if True:
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        from test_batches import Batches, Builder, DataError
+        from mgie.types import EditPair
+        pairs = [EditPair(key=f"pair-{{index}}", instruction="{words}", target=b"") for index in range(50)]
+        steps = Batches(pairs, Builder(), seed=0, batch_size=2, micro_batch_size=2, workers=2).steps()
+        try:
+            print(next(steps)[0].keys)
+        except DataError as error:
+            kept = error
+            print(error)
+    """
+    command = [sys.executable, "-c", code, str(Path(__file__).parent)]
+    done = subprocess.run(command, timeout=60, capture_output=True, check=True)
+    assert b"pair-" in done.stdout and not done.stderr

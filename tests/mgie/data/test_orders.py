@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mgie.data.orders import Bucketed, ByLength, Shuffled, aspect_shapes, by_shape, nearest_shape
+from mgie.data.orders import Bucketed, ByLength, Shuffled, aspect_shapes, nearest_shapes
 from mgie.errors import ConfigError
 
 LENGTHS = np.random.default_rng(0).integers(1, 200, 103)
@@ -46,7 +46,7 @@ def test_steps_of_about_equal_length():
 def test_steps_of_one_shape():
     sides = np.array([(10, 10), (20, 10), (10, 20), (11, 10), (19, 10)] * 9)
     shapes = [(8, 16), (8, 8), (16, 8)]
-    buckets = by_shape(sides, shapes)
+    buckets = nearest_shapes(sides, shapes)
     assert buckets[:5].tolist() == [1, 2, 0, 1, 2]
     steps = buckets[Bucketed(buckets, seed=0, batch_size=4).take(0, 200)].reshape(-1, 4)
     assert (steps == steps[:, :1]).all() and len(np.unique(steps)) == 3
@@ -62,4 +62,4 @@ def test_shapes_have_about_the_same_area():
     assert all(
         w % 64 == h % 64 == 0 and abs(w * h / 512**2 - 1) < 0.15 and 0.5 <= w / h <= 2 for w, h in shapes
     )
-    assert nearest_shape((1000, 1001), shapes) == (512, 512)
+    assert shapes[nearest_shapes(np.array([(1000, 1001)]), shapes)[0]] == (512, 512)

@@ -6,6 +6,7 @@ import torch
 
 from mgie.data import shards
 from mgie.data.batches import Batches
+from mgie.data.sources import tables
 from mgie.data.streamed import StreamedPairs
 from mgie.errors import ConfigError, DataError
 from mgie.prepare import prepare
@@ -36,7 +37,7 @@ def hub(tmp_path, monkeypatch):
 
 def batches(hub, window=6, stream=None, **changes):
     settings = {"seed": 3, "batch_size": 6, "micro_batch_size": 1} | changes
-    stream = stream or StreamedPairs(hub, window=window)
+    stream = StreamedPairs(hub, window=window) if stream is None else stream
     return Batches(stream, Builder(), **settings)
 
 
@@ -66,29 +67,61 @@ def test_the_order_knows_no_world(hub, world, micro, workers):
     assert [batch.positions for batch in next(steps)] == [(3,), (4,), (5,)]
 
 
+@pytest.fixture
+def silent(monkeypatch):
+    """As a hub, which does not tell how many rows its files have."""
+    plain = tables.file_rows
+    monkeypatch.setattr(tables, "file_rows", lambda *about: [None] * len(plain(*about)))
+
+
 @pytest.mark.parametrize("samples", [0, 6, 18, 24, 42, 60])
-def test_resuming_is_exact_with_and_without_the_state(hub, samples):
+def test_going_on_is_exact_whatever_is_known_of_the_files(hub, samples, tmp_path, request):
     plain = take(batches(hub), 16)
-    first, second = StreamedPairs(hub, window=6), StreamedPairs(hub, window=6)
-    take(batches(hub, stream=first), samples // 6)
-    state = json.loads(json.dumps(first.state_dict(samples)))
-    second.load_state_dict(state)
-    assert take(batches(hub, stream=second), 4, samples) == plain[samples // 6 : samples // 6 + 4]
-    assert take(batches(hub), 4, samples) == plain[samples // 6 : samples // 6 + 4]
-    assert samples < 12 or 0 < state["position"] <= samples
+    wanted = plain[samples // 6 : samples // 6 + 4]
+    assert take(batches(hub), 4, samples) == wanted
+    request.getfixturevalue("silent")
+    assert take(batches(hub), 4, samples) == wanted
+    memory = tmp_path / "notes" / "stream.json"
+    take(batches(hub, stream=StreamedPairs(hub, window=6, memory=memory)), samples // 6)
+    assert samples < 24 or None not in json.loads(memory.read_text())
+    assert take(batches(hub, stream=StreamedPairs(hub, window=6, memory=memory)), 4, samples) == wanted
 
 
-def test_the_state_spares_reading(hub, monkeypatch):
-    first, second = StreamedPairs(hub, window=6), StreamedPairs(hub, window=6)
-    take(batches(hub, stream=first), 2)
-    second.load_state_dict(first.state_dict(12))
-    read = []
-    plain = StreamedPairs._pair
-    monkeypatch.setattr(
-        StreamedPairs, "_pair", lambda self, row, place: read.append(place) or plain(self, row, place)
-    )
-    take(batches(hub, stream=second), 1, 12)
-    assert len(read) < 12  # the twelve before are not read again; threads read a little ahead
+@pytest.fixture
+def read(monkeypatch):
+    """Numbers of the rows that are read and of those that are made into pairs."""
+    counts, rows, pair = Counter(), tables.read_rows, StreamedPairs._pair
+
+    def counted(tables_of_rows, where):
+        for table in rows(tables_of_rows, where):
+            counts["read"] += getattr(table, "num_rows", 0)
+            yield table
+
+    monkeypatch.setattr(tables, "read_rows", counted)
+    monkeypatch.setattr(StreamedPairs, "_pair", lambda *row: counts.update(made=1) or pair(*row))
+    return counts
+
+
+def test_nothing_is_read_that_came_before(hub, read):
+    take(batches(hub), 1, 6 * 23)
+    assert read["read"] < 20  # windows of six, and a little more at the borders of files
+
+
+@pytest.mark.usefixtures("silent")
+def test_what_was_noted_spares_reading(hub, read, tmp_path):
+    memory = tmp_path / "stream.json"
+    take(batches(hub, stream=StreamedPairs(hub, window=6, memory=memory)), 5)
+    for text, few in ((memory.read_text(), True), ("[3]", False), ("{", False), ('{"0": 3}', False)):
+        memory.write_text(text)
+        read.clear()
+        stream = StreamedPairs(hub, window=6, memory=memory, notes=False)
+        take(batches(hub, stream=stream), 1, 24)
+        assert (read["read"] < 20) == few and memory.read_text() == text
+
+
+def test_each_process_makes_pairs_of_its_own_rows_alone(hub, read):
+    take(batches(hub, rank=1, world=2), 4)
+    assert read["made"] in (12, 13) and read["read"] >= 23
 
 
 def test_other_columns(parquet_like):

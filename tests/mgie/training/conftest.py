@@ -11,7 +11,7 @@ from mgie.types import Batch, Draws, Losses, Term
 
 
 class LineTask(AbstractTask):
-    """A line that shall be zero at what `draws.keep` says: four numbers a sample."""
+    """A line that shall be zero at what `draws.posterior` says: four numbers a sample."""
 
     weights = {"square": 1.0}  # noqa: RUF012
 
@@ -39,18 +39,22 @@ def line() -> LineTask:
 
 
 @pytest.fixture
-def batch(world: World) -> Batch:
-    """Two samples of nothing."""
-    pixels = torch.zeros(2, 3, 8, 8)
-    return Batch(
+def on_the_host() -> tuple[Batch, Draws]:
+    """Two samples of nothing; what the line reads are the numbers from 1 to 8."""
+    pixels, four = torch.zeros(2, 3, 8, 8), torch.arange(1.0, 9.0).view(2, 1, 2, 2)
+    batch = Batch(
         input_ids=torch.zeros(2, 1).long(), labels=torch.zeros(2, 1).long(), mask=torch.ones(2, 1).bool(),
         read_at=torch.zeros(2, 0).long(), clip_pixels=torch.zeros(0, 3, 1, 1), source=pixels, target=pixels,
         has_source=torch.ones(2).bool(), keys=("a", "b"), positions=(0, 1),
-    ).to(world.device)  # fmt: skip
+    )  # fmt: skip
+    return batch, Draws(posterior=four, noise=four, t=torch.zeros(2).long(), keep=torch.zeros(2))
 
 
 @pytest.fixture
-def draws(world: World) -> Draws:
-    """What the line reads: the numbers from 1 to 8."""
-    four = torch.arange(1.0, 9.0).view(2, 1, 2, 2)
-    return Draws(posterior=four, noise=four, t=torch.zeros(2).long(), keep=torch.zeros(2)).to(world.device)
+def batch(world: World, on_the_host: tuple[Batch, Draws]) -> Batch:
+    return world.put(on_the_host[0])
+
+
+@pytest.fixture
+def draws(world: World, on_the_host: tuple[Batch, Draws]) -> Draws:
+    return world.put(on_the_host[1])

@@ -123,3 +123,43 @@ def test_each_engine_computes_in_its_own_precision(tmp_path, line, batch, draws,
             engine(batch, draws)
         assert line.answer.dtype == (torch.bfloat16 if bf16 else torch.float32)
         assert all(parameter.dtype == torch.float32 for parameter in engine.trained.values())
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
+def test_a_gpu_leaves_a_bad_step_out_and_nobody_waits_for_it(world, line, batch, draws):
+    """The library's fused AdamW is told by `found_inf`, on the device."""
+    assert DdpEngine(world, clip=1.0, bf16=False).fused
+    engine = prepared(world, line, fused=True, clip=1.0)
+    assert one_step(engine, batch, draws) == 1
+    before = engine.state_dict(None)
+    for scale, taken in ((float("nan"), 0), (1.0, 1)):
+        losses = engine(batch, replace(draws, posterior=scale * draws.posterior))
+        engine.backward(losses["square"].sum / 4)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            _, whether = engine.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert float(whether) == taken
+        after = engine.state_dict(None)
+        for name, tensor in (before.trained | before.optimizer).items():
+            same = torch.equal(tensor, (after.trained | after.optimizer)[name])
+            assert same == (not taken), name
+
+
+@pytest.mark.gpu
+def test_a_step_in_bfloat16_on_a_gpu_keeps_its_master_weights(world, line, batch, draws):
+    """They move by less than bfloat16 can tell."""
+    engine = prepared(world, line, fused=True, bf16=True)
+    for group in engine.optimizer.param_groups:
+        group["lr"] = 1e-4
+    before = {name: parameter.detach().clone() for name, parameter in engine.trained.items()}
+    one_step(engine, batch, draws)
+    assert line.answer.dtype == torch.bfloat16
+    for name, parameter in engine.trained.items():
+        assert parameter.is_cuda and parameter.dtype == torch.float32
+        assert 0 < (parameter - before[name]).abs().max() < 2e-4
+        moments = engine.optimizer.state[parameter]
+        assert {moments[kind].dtype for kind in ("exp_avg", "exp_avg_sq")} == {torch.float32}
+        assert not torch.equal(parameter, parameter.bfloat16().float())

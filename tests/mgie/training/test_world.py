@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from dataclasses import fields
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from processes import together
 
 from mgie.data.batches import STOPS
 from mgie.errors import ConfigError, DeviceError
-from mgie.training.world import TIMEOUT, World, stop_requests, stopping_at_once
+from mgie.training.world import TIMEOUT, World, pinned, stop_requests, stopping_at_once
 
 
 def test_one_process_is_the_whole_world(tmp_path):
@@ -41,6 +42,18 @@ def test_two_processes_add_up_and_wait_for_a_long_checkpoint(tmp_path):
 
     pair = together(meet, tmp_path / "notes")
     assert [each.code() for each in pair] == [0, 0], pair[0].said + pair[1].said
+
+
+@pytest.mark.gpu
+def test_what_goes_to_a_gpu_is_pinned_on_the_way(world, on_the_host):
+    for record in on_the_host:
+        ready, there = pinned(record), world.put(record)
+        for field in fields(record):
+            value = getattr(record, field.name)
+            if torch.is_tensor(value) and value.numel():
+                assert getattr(ready, field.name).is_pinned() and not value.is_pinned()
+                assert getattr(there, field.name).is_cuda
+                assert torch.equal(getattr(there, field.name).cpu(), value)
 
 
 def test_ctrl_c_and_what_schedulers_send_are_collected_and_then_as_before():

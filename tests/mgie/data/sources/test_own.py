@@ -173,7 +173,7 @@ def test_pictures_of_regions_and_instructions_are_read_and_known(lines, folder, 
     third = prepare(f"pairs:{tmp_path / 'hub'}", tmp_path / "third")
     assert len({each["splits"]["train"]["sha256"] for each in (facts, again, third)}) == 1
     assert verify(tmp_path / "hub")
-    _, streamed = next(StreamedPairs(str(tmp_path / "hub")).placed(0, seed=0))
+    _, streamed = next(StreamedPairs(str(tmp_path / "hub")).placed(0, seed=0, wanted=bool))
     assert rows(tmp_path / "third") == rows(tmp_path / "hub") == [streamed]
     assert streamed.regions[0].mask == (folder / "before" / "b.jpg").read_bytes()
     for change in ({"pictures": ["none.png"]}, {"regions": [region | {"mask": "none.png"}]}):
