@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from llava_patch.errors import WeightsError
 
-LISTED = 20
+LISTED = 8
 """How many tensors an error names before it counts the others."""
 
 Shards = Iterable[tuple[str | Path, MutableMapping[str, Tensor]]]

@@ -185,11 +185,11 @@ def build_batches(
     stored, order = open_sets(data.shares, arrangement, seed=run.seed)
     _check_previews(run)
     if editor is None:
-        return batches(ConcatDataset(stored), builder, order=order)
+        return batches(ConcatDataset(stored), builder, order=order)  # pyright: ignore - rows by number are enough
     for width, height in builder.shapes or ():
         editor.codec.latent_shape(height, width)
     if not data.features:
-        return batches(ConcatDataset(stored), builder, order=order)
+        return batches(ConcatDataset(stored), builder, order=order)  # pyright: ignore - rows by number are enough
     moving = {"vae": "codec", "clip": "vision_tower"}
     for group in (moving[kind] for kind in data.features if moving[kind] in run.train.groups):
         raise ConfigError(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 
 from llava_patch.ranges import Range, check_ranges
 from mgie.diffusion.guidance import DropConfig
@@ -230,17 +230,14 @@ class RunConfig:
         """Refuse, before any weight is read, what could only fail later. Raises ConfigError."""
         train = self.train
         if (train.samples is None) == (train.epochs is None):
-            raise ConfigError(
-                f"train.samples={train.samples} and train.epochs={train.epochs}: "
-                "expected exactly one of them; set the other to null."
-            )
+            told = f"train.samples={train.samples} and train.epochs={train.epochs}"
+            raise ConfigError(f"{told}: expected exactly one of them; set the other to null.")
         per_round = world_size * (1 if train.micro_batch_size is None else train.micro_batch_size)
         if train.batch_size % per_round:
             share = "null" if train.micro_batch_size is None else train.micro_batch_size
             raise ConfigError(
-                f"train.batch_size={train.batch_size} with train.micro_batch_size={share} "
-                f"on {world_size} process(es): the batch must be a multiple of {per_round}; "
-                "change one of them."
+                f"train.batch_size={train.batch_size} with train.micro_batch_size={share} on {world_size} "
+                f"process(es): the batch must be a multiple of {per_round}; change one of them."
             )
         if train.frozen_dtype == "bfloat16" and train.precision != "bf16":
             raise ConfigError(
@@ -291,7 +288,8 @@ def load_run(config: str, overrides: Sequence[str] = ()) -> RunConfig:
         namespace = parser.parse_args(["--config", str(path), *overrides])
     except (SystemExit, Exception) as error:
         raise ConfigError(f"{config}: {mended(str(error)) or type(error).__name__}.") from error
-    return _instantiate(parser, namespace)
+    values = parser.instantiate(namespace)
+    return RunConfig(**{f.name: values[f.name] for f in fields(RunConfig)})
 
 
 def dump_run(run: RunConfig) -> str:
@@ -344,11 +342,6 @@ def _parser(kinds: dict[str, type]) -> ArgumentParser:
     for key, settings in kinds.items():
         parser.add_class_arguments(settings, key, fail_untyped=True)
     return parser
-
-
-def _instantiate(parser: ArgumentParser, namespace: Namespace) -> RunConfig:
-    values = parser.instantiate(namespace)
-    return RunConfig(**{f.name: values[f.name] for f in fields(RunConfig)})
 
 
 def _keys(kind: type, prefix: str = "") -> dict[str, bool]:

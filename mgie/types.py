@@ -221,9 +221,9 @@ class Answer:
     """Which samples never came to the visual tokens by themselves."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class Guess:
-    """What a denoiser answers."""
+    """What a denoiser answers. Without slots: ZeRO 3 looks for tensors in what a module returns."""
 
     mean: Float[Tensor, "b c h w"]
     """Noise, velocity or sample, as its process asks for."""

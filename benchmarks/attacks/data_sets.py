@@ -33,11 +33,11 @@ def tries(world: World) -> list[Try]:
 def another_sets_files(world: World, folder: Path, rng: random.Random) -> Found:
     """A shard, or the whole split, of another set."""
     world.place("data", "other", at=folder)
-    names = rng.choice([["data-00000.arrow"], ["data-00000.arrow", "state.json"], ["state.json"]])
     split = rng.choice(["train", "train", "test"])
+    names = rng.choice([[f"{split}/data-00000.arrow"], [f"{split}/data-00000.arrow", "facts.json"], ["facts.json"]])
     for name in names:
-        shutil.copy2(folder / "other" / split / name, folder / "data" / split / name)
-    return _named(f"{names} of {split}", train_on(world, folder))
+        shutil.copy2(folder / "other" / name, folder / "data" / name)
+    return _named(f"{names}", train_on(world, folder))
 
 
 def test_as_train(world: World, folder: Path, rng: random.Random) -> Found:
@@ -67,17 +67,19 @@ def changed_words(world: World, folder: Path, rng: random.Random) -> Found:
 def added_files(world: World, folder: Path, rng: random.Random) -> Found:
     """Files that are too many or too few."""
     world.place("data", "other", at=folder)
-    how = rng.choice(["a shard more", "a shard listed", "no card", "no state", "a split less", "a note"])
+    how = rng.choice(["a shard more", "a shard listed", "no card", "no facts", "a split less", "a note"])
+    facts = folder / "data/facts.json"
     if how in ("a shard more", "a shard listed"):
         shutil.copy2(folder / "other/train/data-00000.arrow", folder / "data/train/data-00001.arrow")
     if how == "a shard listed":
-        state = json.loads((folder / "data/train/state.json").read_text())
-        state["_data_files"].append({"filename": "data-00001.arrow"})
-        (folder / "data/train/state.json").write_text(json.dumps(state))
+        said = json.loads(facts.read_text())
+        shards = said["splits"]["train"]["shards"]
+        shards.append(shards[0])
+        facts.write_text(json.dumps(said))
     if how == "no card":
         (folder / "data/README.md").unlink()
-    if how == "no state":
-        (folder / "data/train/state.json").unlink()
+    if how == "no facts":
+        facts.unlink()
     if how == "a split less":
         shutil.rmtree(folder / "data/test")
     if how == "a note":

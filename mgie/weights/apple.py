@@ -139,7 +139,7 @@ def assemble(
             "trained on: put it there, or name it (llava)."
         )
     processor = Processor.from_pretrained(llava)
-    own, schedule, vae = empty_unet(diffusion), load_scheduler(diffusion), load_vae(diffusion)
+    own, schedule, vae = empty_unet(diffusion), load_scheduler(diffusion), load_vae(diffusion, dtype=dtype)
     check_fit(own, vae, diffusion)
     with tqdm(total=2, desc=f"loading {Path(where).name}", leave=False, disable=not progress) as bar:
         model, edit_head = _language_side(mllm, where, llava, processor, dtype, heads, attention, progress)
@@ -150,7 +150,7 @@ def assemble(
     count = edit_head.config.visual_tokens
     prompts = LlavaPrompts(processor, question=QUESTION, count=count)
     encoder = LlavaEncoder(model, edit_head, visual_ids=prompts.visual_ids)
-    codec = Codec(nn.Module.to(vae.eval(), dtype))  # as above
+    codec = Codec(vae.eval())
     # The published sampler; DDIM's where the UNet predicts pictures, for which that is not defined.
     sampler = "DDIMScheduler" if schedule.config.prediction_type == "sample" else SAMPLER
     return Release(

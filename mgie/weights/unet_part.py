@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 import torch
 from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
-from torch import nn
 
 from mgie.models.codec import Codec
 from mgie.models.denoisers.unet import UNetDenoiser
@@ -37,8 +36,8 @@ class UNetPart(AbstractDenoiserPart):
         self, settings: UNetSettings, *, dtype: torch.dtype = torch.float32, progress: bool = False
     ) -> tuple[UNetDenoiser, Codec, SchedulerMixin]:
         """A UNet that was made for text alone is widened for the source."""
-        unet, vae, schedule = load_diffusion(resolve(settings.diffusion), progress=progress)
-        return UNetDenoiser(nn.Module.to(unet, dtype)), Codec(nn.Module.to(vae, dtype)), schedule
+        unet, vae, schedule = load_diffusion(resolve(settings.diffusion), dtype=dtype, progress=progress)
+        return UNetDenoiser(unet), Codec(vae), schedule
 
     def save(self, denoiser: UNetDenoiser, codec: Codec, folder: Path) -> dict[str, Any]:
         """As diffusers writes them."""

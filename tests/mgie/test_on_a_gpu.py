@@ -59,7 +59,7 @@ def edits(pipeline: MGIEPipeline) -> tuple[list[str], np.ndarray]:
 def test_an_edit_is_the_cpu_s(release, dtype):
     said, pictures = edits(pipe_of(release))
     pipeline = pipe_of(release).to("cuda", dtype)
-    assert pipeline.unet.dtype == dtype and pipeline.unet.device.type == "cuda"
+    assert pipeline.denoiser.dtype == dtype and pipeline.device.type == "cuda"
     said_there, pictures_there = edits(pipeline)
     away, (most, mean) = np.abs(pictures_there - pictures), AWAY[dtype]
     assert said_there == said
@@ -72,7 +72,7 @@ def test_parts_are_offloaded_to_the_cpu_between_their_turns(release):
     offloading.enable_model_cpu_offload()
     for _ in range(2):
         said, pictures = edits(offloading)
-        assert {part.device.type for part in (offloading.llava, offloading.unet, offloading.vae)} == {"cpu"}
+        assert {part.device.type for part in offloading.editor.children()} == {"cpu"}
         expected, wanted = edits(plain)
         assert said == expected
         assert np.abs(pictures - wanted).max() <= AWAY[torch.float32][0]

@@ -175,7 +175,7 @@ def test_frozen_parts_are_kept_in_bfloat16(tiny_run, tasks, tmp_path):
     assert losses(short) == before
     extract(short.folder, out=tmp_path / "release")
     given, released = build_editor(short).editor, read_release(tmp_path / "release")
-    for name, tensor in released.vae.named_parameters():
+    for name, tensor in released.editor.codec.vae.named_parameters():
         assert torch.equal(tensor, given.codec.vae.get_parameter(name))
 
 

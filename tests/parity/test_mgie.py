@@ -270,7 +270,7 @@ def test_what_the_denoiser_sees_and_says(editor: Editor, scheduler: DDPMSchedule
 @pytest.mark.parametrize("name", CASES)
 def test_draws_are_what_the_reference_draws(editor: Editor, name: str):
     """Its steps again, on latents that lie in memory as its do: `randn_like` fills them in that order."""
-    pictures, vae, scale = batch_of(name).target, editor.codec.vae, editor.codec.scale
+    pictures, vae, scale = batch_of(name).target, editor.codec.vae, editor.codec.space.scale
     seed, steps = (facts("mgie", "config")[key] for key in ("draws_seed", "train_scheduler_DDPM"))
     steps, positions = steps["num_train_timesteps"], tuple(range(5, 5 + len(pictures)))
     with torch.no_grad():

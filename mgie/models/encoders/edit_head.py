@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from llava_patch.ranges import Range
 from mgie.errors import ConfigError
 
-Width = Annotated[int, Range(ge=1, le=2**20)]
+WIDEST, MOST_HEADS = 2**20, 1024
+Width = Annotated[int, Range(ge=1, le=WIDEST)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +27,7 @@ class EditHeadConfig:
     """How many visual tokens the language model emits."""
     width: Width
     """Width inside the head, a multiple of `heads`."""
-    heads: Annotated[int, Range(ge=1, le=1024)]
+    heads: Annotated[int, Range(ge=1, le=MOST_HEADS)]
     """Attention heads."""
     layers: Annotated[int, Range(ge=1, le=256)]
     """Encoder layers, and as many decoder layers."""
@@ -39,7 +40,8 @@ class EditHeadConfig:
 
     def __post_init__(self) -> None:
         """Each head has an equal part of the width. Raises ConfigError."""
-        if self.heads > 0 and self.width % self.heads:  # what is out of range is told by who holds this
+        # What is out of its range is told by who holds this, once it is made.
+        if 0 < self.heads <= MOST_HEADS and self.width <= WIDEST and self.width % self.heads:
             raise ConfigError(
                 f"edit_head.width={self.width} is no multiple of edit_head.heads={self.heads}: each head has "
                 "an equal part of the width; change one of them."

@@ -56,7 +56,7 @@ class LlavaEncoder(AbstractInstructionEncoder):
         """Read picture and words; the condition comes from the states at `batch.read_at`."""
         clip_pixels = batch.clip_pixels if batch.features is None else None
         states = self.llava(batch.input_ids, batch.mask, clip_pixels, batch.features)  # b t d
-        return self.condition(states_at(states, batch.read_at), states)
+        return self.condition(states_at(states, batch.read_at).to(self.edit_head.dtype), states)
 
     def condition(
         self, visual: Float[Tensor, "b k d"], states: Float[Tensor, "b t d"] | None = None
