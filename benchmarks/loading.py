@@ -27,6 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
+from torch.utils.data import StackDataset
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from llava_patch.processor import ClipImageConfig, Processor
@@ -35,7 +36,7 @@ from mgie.data.batches import Batches
 from mgie.data.examples import ExampleBuilder
 from mgie.data.shards import write_arrow
 from mgie.data.sources.legacy import write_legacy
-from mgie.data.stored_features import FeatureWriter, StoredFeatures
+from mgie.data.stored_features import StoredFeatures, write_features
 from mgie.data.stored_pairs import FORMATS, StoredPairs
 from mgie.prompts import Compat, LlavaPrompts
 from mgie.tokens import visual_tokens
@@ -169,12 +170,12 @@ def prepare(folder: Path, pairs: list[EditPair]) -> None:
     (folder / "arrow" / "facts.json").write_text(
         json.dumps({"format": FORMATS[-1], "splits": {"train": asdict(facts)}})
     )
-    writer = FeatureWriter(folder / "arrow" / "features" / "train", len(pairs), "float16")
     for start in range(len(pairs)):
         found = {name: torch.randn(1, *LATENT) for name in ("vae_source", "vae_target")}
-        writer.write(start, found | {"clip": torch.randn(1, PATCHES, WIDTH)})
-    writer.close()
-    about = {"made_by": {"vae": "", "clip": ""}, "precision": "float16", "pairs": {"train": facts.sha256}}
+        found |= {"clip": torch.randn(1, PATCHES, WIDTH)}
+        write_features(folder / "arrow" / "features" / "train", found, start, len(pairs), "float16")
+    made_by = {"vae": "", "clip": ""}
+    about = {"files": {}, "made_by": made_by, "precision": "float16", "pairs": {"train": facts.sha256}}
     (folder / "arrow" / "features" / "features.json").write_text(json.dumps(about))
 
 
@@ -189,8 +190,8 @@ def measure(folder: Path, tokenizer_folder: Path, count: int, seconds: float) ->
     unread = StoredPairs(folder / "arrow", "train", pictures=False)
     features = StoredFeatures(folder / "arrow", "train")
 
-    def ours(pairs: object, builder: object, **more: object) -> Iterable[object]:
-        data = Batches(pairs, builder, seed=0, batch_size=BATCH, micro_batch_size=BATCH, **more)  # type: ignore[arg-type]
+    def ours(pairs: object, builder: object) -> Iterable[object]:
+        data = Batches(pairs, builder, seed=0, batch_size=BATCH, micro_batch_size=BATCH)  # type: ignore[arg-type]
         return data.steps()
 
     def builder(compat: Compat) -> ExampleBuilder:
@@ -201,7 +202,7 @@ def measure(folder: Path, tokenizer_folder: Path, count: int, seconds: float) ->
         "the original's way": endless(Original(folder / "legacy" / "train", tokenizer), count),
         "from pixels, as the reference resizes": ours(stored, builder("reference")),
         "from pixels": ours(stored, builder("default")),
-        "from stored features": ours(unread, builder("default"), features=features),
+        "from stored features": ours(StackDataset(unread, features), builder("default")),
     }
     return rates(ways, BATCH, seconds)
 

@@ -185,11 +185,11 @@ def build_batches(
     stored, order = open_sets(data.shares, arrangement, seed=run.seed)
     _check_previews(run)
     if editor is None:
-        return batches(ConcatDataset(stored), builder, order=order)  # pyright: ignore - rows by number are enough
+        return batches(ConcatDataset(stored), builder, order=order)
     for width, height in builder.shapes or ():
         editor.codec.latent_shape(height, width)
     if not data.features:
-        return batches(ConcatDataset(stored), builder, order=order)  # pyright: ignore - rows by number are enough
+        return batches(ConcatDataset(stored), builder, order=order)
     moving = {"vae": "codec", "clip": "vision_tower"}
     for group in (moving[kind] for kind in data.features if moving[kind] in run.train.groups):
         raise ConfigError(
@@ -201,8 +201,7 @@ def build_batches(
         codec=editor.codec if "vae" in data.features else None,
         encoder=editor.encoder if "clip" in data.features else None,
     )
-    pairs, features = with_features(stored, data.features, extractor)
-    return batches(pairs, builder, order=order, features=features)
+    return batches(with_features(stored, data.features, extractor), builder, order=order)
 
 
 def _check_previews(run: RunConfig) -> None:

@@ -9,6 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from llava_patch.folders import whole_folder
 from llava_patch.ranges import in_range
-from mgie.data.captions import AbstractVoice, open_voice
+from mgie.data.captions import Spoken, Voice, open_voice
 from mgie.data.card import write_card
 from mgie.data.shards import Sized, write_arrow, write_parquet
 from mgie.data.sources import open_source
@@ -101,9 +102,10 @@ def prepare(
             splits = open_source(source, options_of(arguments))
             gate = fill(folder, splits, facts, voice, workers=workers, progress=progress)
             check_rejected(gate, max_rejected)
-            facts |= voice.facts()
+            facts |= voice.facts() if voice else {}
             write_papers(folder, facts, gate)
-        voice.finish()
+        if isinstance(voice, Spoken):
+            voice.notes.unlink(missing_ok=True)
     if model is not None and kinds:
         facts |= {"features": store_from(out, model, kinds, precision, device=place, progress=progress)}
     return facts | {"reused": reused}
@@ -154,7 +156,7 @@ def store_from(
     progress: bool,
 ) -> dict[str, Any]:
     """Store features of a data set by the parts of the recipe, run or release `model`."""
-    from mgie.build import build_editor, build_examples  # brings every part of an editor
+    from mgie.build import build_editor, build_examples  # they bring every part of an editor
     from mgie.config import load_run
     from mgie.data.stored_features import FeatureExtractor, store_features
 
@@ -228,14 +230,14 @@ def done_already(out: str | Path, arguments: dict[str, Any]) -> dict[str, Any] |
 
 
 def fill(
-    folder: Path, splits: Splits, facts: dict[str, Any], voice: AbstractVoice, *, workers: int, progress: bool
+    folder: Path, splits: Splits, facts: dict[str, Any], voice: Voice | None, *, workers: int, progress: bool
 ) -> Gate:
     """Write the sound pairs of all splits into `folder`, and what is known of them into `facts`."""
     gate = Gate()
     for split, items in splits.items():
-        watched = _bar(items, split) if progress else items
-        sound = gate(voice.before(watched), workers=workers)
-        written = WRITERS[facts["arguments"]["format"]](voice.after(sound), folder, split)
+        watched, checked = _bar(items, split) if progress else items, partial(gate, workers=workers)
+        sound = voice(watched, checked) if voice else checked(watched)
+        written = WRITERS[facts["arguments"]["format"]](sound, folder, split)
         facts["splits"][split] = asdict(written)
     facts["rejected"] = {"rows": len(gate.rejected), "reasons": gate.counts}
     facts["filtered"] = dict(gate.filtered.most_common())

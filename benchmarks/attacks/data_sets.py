@@ -34,7 +34,9 @@ def another_sets_files(world: World, folder: Path, rng: random.Random) -> Found:
     """A shard, or the whole split, of another set."""
     world.place("data", "other", at=folder)
     split = rng.choice(["train", "train", "test"])
-    names = rng.choice([[f"{split}/data-00000.arrow"], [f"{split}/data-00000.arrow", "facts.json"], ["facts.json"]])
+    names = rng.choice(
+        [[f"{split}/data-00000.arrow"], [f"{split}/data-00000.arrow", "facts.json"], ["facts.json"]]
+    )
     for name in names:
         shutil.copy2(folder / "other" / name, folder / "data" / name)
     return _named(f"{names}", train_on(world, folder))

@@ -9,117 +9,66 @@ import hashlib
 import itertools
 import json
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from mgie.data.express import CLEANING, MAX_NEW_TOKENS, QUESTION, SUMMARY_PROMPT, Expresser, Said, summariser
+from mgie.data.files import read_json
 from mgie.data.shards import Sized, sampled_hash
-from mgie.data.sources.base import regular
 from mgie.data.validation import Rejected
 from mgie.errors import ConfigError, DataError
 from mgie.types import EditPair
 
-
-class AbstractVoice(ABC):
-    """Gives pairs their expressive instructions on the way into a data set."""
-
-    @abstractmethod
-    def before(self, items: Iterable[EditPair | Rejected]) -> Iterable[EditPair | Rejected]:
-        """Rows as their source gave them, on their way to the gate."""
-
-    @abstractmethod
-    def after(self, pairs: Iterable[Sized]) -> Iterable[Sized]:
-        """Sound pairs, on their way into the files."""
-
-    @abstractmethod
-    def facts(self) -> dict[str, Any]:
-        """What the data set's facts tell of it."""
-
-    @abstractmethod
-    def finish(self) -> None:
-        """The data set has everything."""
+Rows = Iterable[EditPair | Rejected]
+Gate = Callable[[Rows], Iterable[Sized]]
 
 
-class Silent(AbstractVoice):
-    """Leaves pairs as they are."""
-
-    def before(self, items: Iterable[EditPair | Rejected]) -> Iterable[EditPair | Rejected]:
-        """The rows."""
-        return items
-
-    def after(self, pairs: Iterable[Sized]) -> Iterable[Sized]:
-        """The pairs."""
-        return pairs
-
-    def facts(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def finish(self) -> None:
-        """Nothing to be done."""
-
-
-class Given(AbstractVoice):
+class Given:
     """Expressive instructions from a file: {key: text} or {key: {"instruction", "expressive"}}."""
 
     def __init__(self, path: str | Path):
         """Raises DataError if the file holds anything else."""
-        try:
-            rows = json.loads(regular(Path(path)).read_text(encoding="utf-8"))
-            self._said: dict[str, tuple[str, str | None]] = {
-                key: (value, None)
-                if isinstance(value, str)
-                else (str(value["expressive"]), value.get("instruction"))
-                for key, value in rows.items()
+
+        def understand(rows: dict[str, Any]) -> dict[str, tuple[str, str | None]]:
+            return {
+                key: (row, None) if isinstance(row, str) else (str(row["expressive"]), row.get("instruction"))
+                for key, row in rows.items()
             }
-        except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror}): expected a JSON file.") from error
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(
-                f'{path} is not understood: expected {{key: {{"instruction", "expressive"}}}} as JSON.'
-            ) from error
-        self._path = path
-        self.used = self.missing = 0
 
-    def before(self, items: Iterable[EditPair | Rejected]) -> Iterator[EditPair | Rejected]:
-        """The rows with their texts. A pair that asks for something else than the file says is set aside."""
-        for item in items:
-            text, instruction = self._said.get(item.key, (None, None))
-            if isinstance(item, Rejected):
-                yield item
-            elif text is None:
-                self.missing += 1
-                yield item
-            elif instruction not in (None, item.instruction):
-                detail = f"{item.key} asks {item.instruction!r}, but its text was made for {instruction!r}."
-                yield Rejected(key=item.key, reason="other instruction", detail=detail)
-            else:
-                self.used += 1
-                yield replace(item, expressive=text)
+        self._said = read_json(Path(path), understand, '{key: {"instruction", "expressive"}} as JSON')
+        self._path, self.used, self.missing = path, 0, 0
 
-    def after(self, pairs: Iterable[Sized]) -> Iterable[Sized]:
-        """The pairs."""
-        return pairs
+    def __call__(self, rows: Rows, gate: Gate) -> Iterable[Sized]:
+        """The sound pairs of `rows` with their texts."""
+        return gate(map(self._told, rows))
+
+    def _told(self, row: EditPair | Rejected) -> EditPair | Rejected:
+        """The row with its text. A pair that asks for something else than the file says is set aside."""
+        if isinstance(row, Rejected) or row.key not in self._said:
+            self.missing += not isinstance(row, Rejected)
+            return row
+        text, instruction = self._said[row.key]
+        if instruction not in (None, row.instruction):
+            detail = f"{row.key} asks {row.instruction!r}, but its text was made for {instruction!r}."
+            return Rejected(row.key, "other instruction", detail)
+        self.used += 1
+        return replace(row, expressive=text)
 
     def facts(self) -> dict[str, Any]:
         """How many rows found a text. Raises DataError where none did."""
         if not self.used:
             raise DataError(
-                f"{self._path} has a text for none of the {self.missing} pairs: expected their keys, "
-                "such as those "
-                "in the column `key` of the data set."
+                f"{self._path} has a text for none of the {self.missing} pairs: expected their keys, such as "
+                "those in the column `key` of the data set."
             )
         return {"express": {"given": self.used, "without": self.missing}}
 
-    def finish(self) -> None:
-        """Nothing to be done."""
 
-
-class Spoken(AbstractVoice):
-    """Expressive instructions that a model makes, batch by batch, and that a file remembers."""
+class Spoken:
+    """Expressive instructions that a model makes, batch by batch, and that the file `notes` remembers until
+    the data set has everything."""
 
     def __init__(
         self,
@@ -135,19 +84,14 @@ class Spoken(AbstractVoice):
             raise ConfigError(f"express_batch={batch_size}: expected at least 1.")
         self._speak, self._made_by, self._batch_size = speak, made_by, batch_size
         identity = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:12]
-        self._path = out.parent / f".{out.name}.express-{identity}.jsonl"
+        self.notes = out.parent / f".{out.name}.express-{identity}.jsonl"
         self.made = self.reused = self.without = 0
         self._said: dict[tuple[str, str], Said] = {}
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         self._read()
 
-    def before(self, items: Iterable[EditPair | Rejected]) -> Iterable[EditPair | Rejected]:
-        """The rows."""
-        return items
-
-    def after(self, pairs: Iterable[Sized]) -> Iterator[Sized]:
-        """The pairs with what was made of them, in their order; only what was not made before is made."""
-        pairs = iter(pairs)
+    def __call__(self, rows: Rows, gate: Gate) -> Iterator[Sized]:
+        """The sound pairs of `rows` with their texts; only what was not made before is made."""
+        pairs = iter(gate(rows))
         while batch := list(itertools.islice(pairs, self._batch_size)):
             names = [(pair.key, _hash(pair)) for pair, _ in batch]
             missing = [place for place, name in enumerate(names) if name not in self._said]
@@ -164,13 +108,9 @@ class Spoken(AbstractVoice):
         """How they were made, how many, and of how many the model had nothing to say."""
         return {"express": self._made_by | {"rows": self.made + self.reused, "without": self.without}}
 
-    def finish(self) -> None:
-        """Remove the file."""
-        self._path.unlink(missing_ok=True)
-
     def _remember(self, names: list[tuple[str, str]], made: list[Said]) -> None:
         rows = [asdict(said) | {"of": name[1]} for name, said in zip(names, made)]
-        with self._path.open("a", encoding="utf-8") as file:
+        with self.notes.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
             file.flush()
             os.fsync(file.fileno())
@@ -178,7 +118,8 @@ class Spoken(AbstractVoice):
 
     def _read(self) -> None:
         """Take up what an interrupted run left. A line that was cut off or damaged is made again."""
-        data = self._path.read_bytes() if self._path.is_file() else b""
+        self.notes.parent.mkdir(parents=True, exist_ok=True)
+        data = self.notes.read_bytes() if self.notes.is_file() else b""
         for line in data.split(b"\n"):
             try:
                 row = json.loads(line)
@@ -186,31 +127,34 @@ class Spoken(AbstractVoice):
                 self._said[name] = Said(**row)
             except (ValueError, KeyError, TypeError):
                 continue
-        if not data:
-            self._path.write_text(json.dumps(self._made_by) + "\n", encoding="utf-8")
-        elif not data.endswith(b"\n"):
-            with self._path.open("ab") as file:
-                file.write(b"\n")
+        with self.notes.open("ab") as file:
+            file.write(
+                b"" if data.endswith(b"\n") else b"\n" if data else json.dumps(self._made_by).encode() + b"\n"
+            )
+
+
+Voice = Given | Spoken
+"""Gives pairs their expressive instructions on the way into a data set."""
 
 
 def open_voice(
     express: str | None, summarise: str | None, out: Path, *, batch_size: int = 8, device: str = "cpu"
-) -> AbstractVoice:
+) -> Voice | None:
     """What `express` names: None, file:JSON or llava:DIR. Raises ConfigError, DataError or WeightsError."""
     kind, _, where = (express or "").partition(":")
     if express is None:
-        return Silent()
+        return None
     if kind not in ("file", "llava") or not where:
         raise ConfigError(f"express={express!r} is not understood: expected llava:DIR or file:JSON.")
     if kind == "file":
         return Given(where)
-    short = summariser(summarise, device=device)
-    speak = Expresser(where, short, device=device)
+    name, shorten = summariser(summarise, device=device)
     made_by = {
         "llava": weights_identity(where),
-        "summariser": weights_identity(short.name),
+        "summariser": weights_identity(name),
         "wording": [QUESTION, SUMMARY_PROMPT, MAX_NEW_TOKENS, CLEANING],
     }
+    speak = Expresser(where, shorten, device=device)
     return Spoken(out, speak, made_by=made_by, batch_size=batch_size)
 
 
@@ -219,15 +163,11 @@ def weights_identity(name: str) -> str:
     "none", the name."""
     if not Path(name).is_dir():
         return name
-    digest = hashlib.sha256()
-    for path in sorted(Path(name).iterdir()):
-        if path.is_file() and path.suffix != ".md" and not path.name.startswith("."):
-            digest.update(f"{path.name} {sampled_hash(path)}\n".encode())
-    return digest.hexdigest()
+    files = [path for path in sorted(Path(name).iterdir()) if path.is_file() and path.suffix != ".md"]
+    lines = (f"{path.name} {sampled_hash(path)}\n" for path in files if not path.name.startswith("."))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _hash(pair: EditPair) -> str:
     """What an expressive instruction depends on."""
-    digest = hashlib.sha256(pair.instruction.encode())
-    digest.update(pair.source or b"")
-    return digest.hexdigest()[:16]
+    return hashlib.sha256(pair.instruction.encode() + (pair.source or b"")).hexdigest()[:16]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from torch.utils.data import ConcatDataset
+from torch.utils.data import ConcatDataset, Dataset, StackDataset
 
 from mgie.data.mixture import Mixed
 from mgie.data.orders import AbstractOrder, Bucketed, ByLength, Last, Shuffled, Weighted, nearest_shapes
@@ -61,15 +61,15 @@ def open_sets(
 
 def with_features(
     stored: Sequence[StoredPairs], kinds: Sequence[Kind], extractor: FeatureExtractor
-) -> tuple[ConcatDataset, ConcatDataset]:
-    """The same pairs end to end, without pictures where nobody needs them, and their stored features. Raises
-    WeightsError unless `extractor` made them."""
+) -> Dataset:
+    """The same pairs end to end, without pictures where nobody needs them, beside their stored features.
+    Raises WeightsError unless `extractor` made them."""
     features = [StoredFeatures(pairs.folder, pairs.split, kinds=kinds) for pairs in stored]
     for each in features:
         each.require(extractor)
     pictures = set(kinds) != set(get_args(Kind))
     pairs = [StoredPairs(each.folder, each.split, pictures=pictures) for each in stored]
-    return ConcatDataset(pairs), ConcatDataset(features)  # type: ignore[arg-type]
+    return StackDataset(ConcatDataset(pairs), ConcatDataset(features))
 
 
 def identity(shares: dict[str, float], *, streaming: bool = False) -> str:

@@ -4,8 +4,7 @@ The wording, the cleaning and the summariser's settings are the reference's (doc
 """
 
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,6 +12,7 @@ from typing import Literal
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 
+from mgie.data.files import reason
 from mgie.data.images import decode, square
 from mgie.errors import UserError, WeightsError
 from mgie.types import EditPair
@@ -22,9 +22,13 @@ SUMMARISER = "jordiclive/flan-t5-11b-summarizer-filtered"
 SUMMARY_PROMPT = "summarize the following paragraph in 32 words:\n\n"
 MAX_NEW_TOKENS = 1024
 CLEANING = 1
-"""Which rules `clean_up` and `clean_up_summary` follow: to be counted up when they change."""
+"""Which rules `clean_up` and the marks follow: to be counted up when they change."""
+MARKS = re.compile(r"</?s>|<unk>|<im_\w+>|<image>|\[IMG\d+\]")
+"""What a tokenizer would read as something else than words."""
 SENTENCES = 2
 """How many sentences of the model's paragraph are kept."""
+Shorten = Callable[[Sequence[str]], list[str]]
+"""Paragraphs -> one short text for each."""
 
 
 def clean_up(text: str, *, compat: Literal["default", "reference"] = "default") -> str:
@@ -43,61 +47,13 @@ def clean_up(text: str, *, compat: Literal["default", "reference"] = "default") 
         text = ".".join(part.strip() for part in text.split(".")[:SENTENCES])
         return (text if text[-1] == "." else text + ".").strip()
     text = _before_alternative(re.split(r"</s>|\[IMG\d+\]", text, maxsplit=1)[0])
-    text = " ".join(re.sub(r"</?s>|<unk>|<im_\w+>|<image>", " ", text).split())
+    text = " ".join(MARKS.sub(" ", text).split())
     sentences = [part.rstrip(" .") for part in re.split(r"\.(?:\s|$)", text)]
     return ". ".join([part for part in sentences if part][:SENTENCES]) + "." if any(sentences) else ""
 
 
 def _before_alternative(text: str) -> str:
     return re.split("alternative", text, maxsplit=1, flags=re.IGNORECASE)[0]
-
-
-class AbstractSummariser(ABC):
-    """Makes paragraphs shorter."""
-
-    name: str
-
-    @abstractmethod
-    def shorten(self, paragraphs: Sequence[str]) -> list[str]:
-        """One short text per paragraph."""
-
-
-class Verbatim(AbstractSummariser):
-    """Leaves paragraphs as they are."""
-
-    name = "none"
-
-    def shorten(self, paragraphs: Sequence[str]) -> list[str]:
-        """The paragraphs."""
-        return list(paragraphs)
-
-
-class SequenceSummariser(AbstractSummariser):
-    """A T5-like model that was trained to summarise."""
-
-    def __init__(self, name: str, *, device: str = "cpu"):
-        """`name` is a folder or a hub id. Raises WeightsError where it cannot be loaded."""
-        from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(name)
-            self._model = AutoModelForSeq2SeqLM.from_pretrained(name).eval().to(device)
-        except (OSError, ValueError, ImportError) as error:
-            raise WeightsError(
-                f"the summariser {name} cannot be loaded ({' '.join(str(error).split())[:120]}): "
-                "give another folder or hub id, or --summarise none."
-            ) from error
-        self.name = name
-
-    @torch.no_grad()
-    def shorten(self, paragraphs: Sequence[str]) -> list[str]:
-        """Summaries by beam search, about 32 words each."""
-        texts = [SUMMARY_PROMPT + paragraph for paragraph in paragraphs]
-        given = self._tokenizer(texts, return_tensors="pt", padding=True).to(self._model.device)
-        said = self._model.generate(
-            **given, num_beams=5, min_length=5, max_length=64, no_repeat_ngram_size=3, do_sample=False
-        )
-        return [text.strip() for text in self._tokenizer.batch_decode(said, skip_special_tokens=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,12 +71,7 @@ class Expresser:
     """A LLaVA and a summariser that turn pairs into expressive instructions, several at a time."""
 
     def __init__(
-        self,
-        folder: str | Path,
-        summariser: AbstractSummariser,
-        *,
-        max_new_tokens: int | None = None,
-        device: str = "cpu",
+        self, folder: str | Path, shorten: Shorten, *, max_new_tokens: int | None = None, device: str = "cpu"
     ):
         """`folder` holds a merged LLaVA. Raises WeightsError where it cannot be loaded."""
         from llava_patch.processor import Processor  # seconds of imports, which most data sets need not
@@ -131,7 +82,7 @@ class Expresser:
             self._processor = Processor.from_pretrained(folder)
         except (UserError, OSError) as error:
             raise WeightsError(f"{folder} cannot be loaded: {error}") from error
-        self._summariser, self._device = summariser, device
+        self._shorten, self._device = shorten, device
         self._max_new_tokens = max_new_tokens or MAX_NEW_TOKENS
         self._llava.eval()
 
@@ -139,7 +90,7 @@ class Expresser:
         """What each pair's result will look like. Every pair gets what it would get alone, but for rounding:
         where two words are equally likely to the last bits, the number of pairs can decide between them, as
         the device can."""
-        processor, tokenizer = self._processor, self._processor.tokenizer
+        processor = self._processor
         rows, clip_pixels = [], []
         for pair in pairs:
             question = QUESTION.replace("{instruction}", pair.instruction)
@@ -153,45 +104,58 @@ class Expresser:
             torch.stack(clip_pixels).to(self._device) if clip_pixels else None,
             max_new_tokens=self._max_new_tokens,
         )  # fmt: skip
-        texts = [tokenizer.decode(said.new_ids(row)) for row in range(len(rows))]
-        paragraphs = [clean_up(text) for text in texts]
+        paragraphs = [clean_up(processor.tokenizer.decode(said.new_ids(row))) for row in range(len(rows))]
         spoken = [paragraph for paragraph in paragraphs if paragraph]
-        short = iter(self._summariser.shorten(spoken) if spoken else [])
+        short = dict(zip(spoken, self._shorten(spoken) if spoken else ()))
         return [
             Said(
-                key=pair.key,
-                paragraph=paragraph,
-                expressive=clean_up_summary(next(short)) if paragraph else "",
+                key=pair.key, paragraph=text, expressive=" ".join(MARKS.sub(" ", short.get(text, "")).split())
             )
-            for pair, paragraph in zip(pairs, paragraphs)
+            for pair, text in zip(pairs, paragraphs)
         ]
 
 
-def clean_up_summary(text: str) -> str:
-    """A summary as one line without the markers that a tokenizer would read as something else than words."""
-    return " ".join(re.sub(r"</?s>|<unk>|<im_\w+>|<image>|\[IMG\d+\]", " ", text).split())
-
-
-def summariser(choice: str | None, *, device: str = "cpu") -> AbstractSummariser:
-    """What a user names: "none", a folder or a hub id. None: the published one.
+def summariser(choice: str | None, *, device: str = "cpu") -> tuple[str, Shorten]:
+    """Name and function of what a user names: "none", a folder or a hub id. None: the published one.
 
     Raises WeightsError where it cannot be had: other words are not taken silently.
     """
     if choice == "none":
-        return Verbatim()
+        return choice, list
     if choice is None and not _published_is_reachable():
         raise WeightsError(
             f"the summariser {SUMMARISER} cannot be reached: try again, name a folder or another one with "
             "--summarise, or say --summarise none to keep the model's own sentences."
         )
-    return SequenceSummariser(choice or SUMMARISER, device=device)
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+    name = choice or SUMMARISER
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForSeq2SeqLM.from_pretrained(name).eval().to(device)
+    except (OSError, ValueError, ImportError) as error:
+        raise WeightsError(
+            f"the summariser {name} cannot be loaded ({reason(error)}): give another folder or hub id, or "
+            "--summarise none."
+        ) from error
+
+    @torch.no_grad()
+    def shorten(paragraphs: Sequence[str]) -> list[str]:
+        """Summaries by beam search, about 32 words each."""
+        texts = [SUMMARY_PROMPT + paragraph for paragraph in paragraphs]
+        given = tokenizer(texts, return_tensors="pt", padding=True).to(device)
+        said = model.generate(
+            **given, num_beams=5, min_length=5, max_length=64, no_repeat_ngram_size=3, do_sample=False
+        )
+        return [text.strip() for text in tokenizer.batch_decode(said, skip_special_tokens=True)]
+
+    return name, shorten
 
 
 def _published_is_reachable() -> bool:
     """One short question to the hub; its client would ask for a minute."""
-    if isinstance(try_to_load_from_cache(SUMMARISER, "config.json"), str):
-        return True
     try:
-        return bool(HfApi().model_info(SUMMARISER, timeout=5))
+        cached = isinstance(try_to_load_from_cache(SUMMARISER, "config.json"), str)
+        return cached or bool(HfApi().model_info(SUMMARISER, timeout=5))
     except Exception:  # no network, no hub, no such model: all the same here
         return False

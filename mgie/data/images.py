@@ -2,6 +2,8 @@
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -10,6 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
+from mgie.data.files import reason
 from mgie.errors import DataError
 
 MAX_PIXELS = 89_478_485
@@ -27,27 +30,11 @@ SINGLE_FRAMES = {"MPO"}
 picture."""
 
 
-def decode(data: bytes, *, name: str, near: int | None = None) -> Image.Image:
+def decode(data: bytes, *, name: str) -> Image.Image:
     """Decode a picture file to RGB, upright as its EXIF rotation says, transparency laid over white, 16 bits
-    reduced to 8.
-
-    `near` lets a JPEG be decoded at 1/2, 1/4 or 1/8 of its size where both sides stay at least that many
-    pixels: several times faster for a large photograph, and slightly different pixels. Raises DataError
-    that calls the picture `name`.
-    """
-    try:
-        image = _open(data, name)
-        if near is not None:
-            image.draft("RGB", (near, near))
-        image.load()
-        return upright(image, name=name)
-    except DataError:
-        raise
-    except Exception as error:  # Pillow's decoders raise about ten unrelated types on damaged files
-        raise DataError(
-            f"{name} cannot be decoded ({_reason(error)}): expected a whole JPEG, PNG or WebP "
-            "picture; replace the file."
-        ) from error
+    reduced to 8. Raises DataError that calls the picture `name`."""
+    with _told(name, "a whole JPEG, PNG or WebP picture; replace the file"):
+        return upright(_open(data, name), name=name)
 
 
 def upright(image: Image.Image, *, name: str) -> Image.Image:
@@ -61,43 +48,27 @@ def decode_mask(data: bytes, *, name: str) -> Image.Image:
     A picture with transparency is read as image editors write masks: the hole is where the edit is allowed.
     Raises DataError.
     """
-    try:
-        image = _open(data, name)
-        image.load()
-        image = ImageOps.exif_transpose(image)
+    with _told(name, "a whole one-channel PNG; replace the file"):
+        image = ImageOps.exif_transpose(_open(data, name))
         if image.has_transparency_data:
             alpha = image.convert("RGBA").getchannel("A")
             if alpha.getextrema() != (255, 255):
                 return ImageOps.invert(alpha)
         return _to_rgb(image, name).convert("L")
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(
-            f"{name} cannot be decoded ({_reason(error)}): expected a whole one-channel PNG; replace "
-            "the file."
-        ) from error
 
 
 def upright_size(data: bytes, *, name: str) -> tuple[int, int]:
     """Width and height of a picture as `decode` would return it, without decoding. Raises DataError."""
-    try:
+    with _told(name, "a picture"):
         image = _open(data, name)
         turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    except DataError:
-        raise
-    except Exception as error:
-        raise DataError(f"{name} cannot be read ({_reason(error)}): expected a picture.") from error
-    return (image.height, image.width) if turned else image.size
+        return (image.height, image.width) if turned else image.size
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
     """The centre square of a picture, at `size` x `size` pixels: the crop of the reference, with its
     rounding."""
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return resize(image, (size, size), box=(left, top, left + side, top + side))
+    return cover(image, size, size)
 
 
 def cover(image: Image.Image, width: int, height: int) -> Image.Image:
@@ -178,33 +149,38 @@ def encode_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
-def _open(data: bytes, name: str) -> Image.Image:
-    """Open without decoding; refuse what is no single picture of a sensible size."""
+@contextmanager
+def _told(name: str, expected: str) -> Iterator[None]:
+    """Errors about a picture as one sentence: Pillow's decoders raise about ten unrelated types."""
     try:
-        image = Image.open(io.BytesIO(data))
+        yield
+    except DataError:
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DataError(
             f"{name} has more than {MAX_PIXELS} pixels, a decompression bomb or a mistake: make it smaller."
         ) from error
+    except Exception as error:
+        raise DataError(f"{name} cannot be decoded ({reason(error)}): expected {expected}.") from error
+
+
+def _open(data: bytes, name: str) -> Image.Image:
+    """Open without decoding; refuse what is no single picture of a sensible size."""
+    image = Image.open(io.BytesIO(data))
+    size, wrong = f"{image.width} x {image.height}", ""
     if image.width * image.height > MAX_PIXELS:
-        raise DataError(
-            f"{name} is {image.width} x {image.height} pixels: expected at most {MAX_PIXELS} in all; "
-            "make it smaller."
+        wrong = f"is {size} pixels: expected at most {MAX_PIXELS} in all; make it smaller"
+    elif max(image.size) > min(MAX_SIDE, MAX_RATIO * min(image.size)):
+        wrong = (
+            f"is {size} pixels: expected sides of at most {MAX_SIDE}, the longer at most {MAX_RATIO} times "
+            "the shorter; cut it"
         )
-    if max(image.size) > min(MAX_SIDE, MAX_RATIO * min(image.size)):
-        raise DataError(
-            f"{name} is {image.width} x {image.height} pixels: expected sides of at most {MAX_SIDE}, the "
-            f"longer at most {MAX_RATIO} times the shorter; cut it."
-        )
-    frames = getattr(image, "n_frames", 1)
-    if frames > 1 and image.format not in SINGLE_FRAMES:
-        raise DataError(
-            f"{name} is animated ({frames} frames): expected one still picture; save one frame of it."
-        )
-    if image.format in {"JPEG", "MPO"} and not _has_end(data):
-        raise DataError(
-            f"{name} is truncated (a JPEG without its end): expected a whole file; download it again."
-        )
+    elif image.format not in SINGLE_FRAMES and (frames := getattr(image, "n_frames", 1)) > 1:
+        wrong = f"is animated ({frames} frames): expected one still picture; save one frame of it"
+    elif image.format in {"JPEG", "MPO"} and not _has_end(data):
+        wrong = "is truncated (a JPEG without its end): expected a whole file; download it again"
+    if wrong:
+        raise DataError(f"{name} {wrong}.")
     return image
 
 
@@ -243,8 +219,3 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image.convert("RGB")
-
-
-def _reason(error: Exception) -> str:
-    text = " ".join(str(error).split()).split(" <_io", 1)[0].strip(" :.")
-    return text[:120] or type(error).__name__

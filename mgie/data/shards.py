@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from llava_patch.folders import file_hash
 from mgie.data.stored_pairs import (
     FEATURES,
-    ONE_PICTURE,
     PICTURES,
+    SEVERAL,
     Shard,
     SplitFacts,
     data_identity,
@@ -146,5 +146,5 @@ def _batches(pairs: Iterable[Sized]) -> Iterator[list[dict[str, Any]]]:
 
 def _size(row: dict[str, Any]) -> int:
     """Bytes of a row's pictures."""
-    cells = [row[name] or {"bytes": b""} for name in ONE_PICTURE]
-    return sum(len(cell["bytes"]) for cell in (*cells, *(each for name in PICTURES for each in row[name])))
+    cells = [row[name] for name in PICTURES if row[name]] + [cell for name in SEVERAL for cell in row[name]]
+    return sum(len(cell["bytes"]) for cell in cells)

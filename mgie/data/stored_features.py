@@ -14,6 +14,7 @@ other they are an error, not garbage.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,12 +23,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from llava_patch.folders import whole_folder
 from mgie.data.examples import ExampleBuilder
+from mgie.data.files import is_name, read_json, reason
 from mgie.data.shards import about_file, check_files
-from mgie.data.stored_pairs import Shard, StoredPairs, read_facts, stored_splits
-from mgie.data.validation import is_name
+from mgie.data.stored_pairs import Shard, StoredPairs, read_facts, split_facts, stored_splits
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.codec import Codec
 from mgie.models.encoders.base import AbstractInstructionEncoder
@@ -54,16 +56,16 @@ class FeatureExtractor:
 
     def identity(self) -> dict[str, str]:
         """Kind -> hash of everything that its features depend on, besides the pairs."""
-        if self.builder.shapes:
+        builder, found = self.builder, {}
+        if builder.shapes:
             raise ConfigError(
                 "features of pictures in several shapes cannot be stored: train from pixels, or in squares."
             )
-        crop = {"preprocessing": PREPROCESSING, "compat": self.builder.compat}
-        found = {}
+        crop = {"preprocessing": PREPROCESSING, "compat": builder.compat}
         if self.codec is not None:
-            found["vae"] = fingerprint(self.codec.vae, crop | {"size": self.builder.size})
+            found["vae"] = fingerprint(self.codec.vae, crop | {"size": builder.size})
         if self.encoder is not None:
-            facts = self.builder.prompts.vision_facts | self.encoder.vision_facts
+            facts = builder.prompts.vision_facts | self.encoder.vision_facts
             found["clip"] = fingerprint(self.encoder.vision_tower, crop | facts)
         return found
 
@@ -111,19 +113,18 @@ def store_features(
     facts = {"made_by": extractor.identity(), "precision": precision, "pairs": _hashes(folder)}
     if not facts["made_by"]:
         raise ConfigError("nothing to store: name vae, clip or both.")
-    path = Path(folder) / FOLDER / FACTS
-    if path.is_file():
-        found = json.loads(path.read_text())
+    with suppress(DataError):
+        found, _ = _read_facts(folder)
         if {name: found.get(name) for name in facts} == facts:
             return facts | {"reused": True}
-    with whole_folder(path.parent, kind="features", hashed=False) as new:
+    with whole_folder(Path(folder) / FOLDER, kind="features", hashed=False) as new:
         for split in stored_splits(folder):
             pairs = StoredPairs(folder, split)
             starts = range(0, len(pairs), batch_size)
             for start in watch(starts, f"features of {split}") if watch else starts:
                 several = [pairs[index] for index in range(start, min(start + batch_size, len(pairs)))]
                 write_features(new / split, extractor(several, device), start, len(pairs), precision)
-        files = [about_file(new, each.relative_to(new).as_posix(), 0) for each in sorted(new.glob("*/*.npy"))]
+        files = [about_file(new, path.relative_to(new).as_posix(), 0) for path in sorted(new.glob("*/*.npy"))]
         about = {
             each.file: {"size": each.bytes, "sha256": each.sha256, "sample": each.sample} for each in files
         }
@@ -138,68 +139,39 @@ def write_features(
     folder.mkdir(parents=True, exist_ok=True)
     for name, values in found.items():
         bits = values.to(getattr(torch, precision)).contiguous()
-        if bits.dtype == torch.bfloat16:  # NumPy has none: the same 16 bits
-            bits = bits.view(torch.int16)
-        path, shape = folder / f"{name}.npy", (rows, *bits.shape[1:])
-        file = (
-            np.load(path, mmap_mode="r+")
-            if path.exists()
-            else np.lib.format.open_memmap(path, mode="w+", dtype=bits.numpy().dtype, shape=shape)
-        )
+        bits = (bits.view(torch.int16) if precision == "bfloat16" else bits).numpy()  # NumPy has no bfloat16
+        path, mode = folder / f"{name}.npy", "r+" if start else "w+"
+        file = np.lib.format.open_memmap(path, mode=mode, dtype=bits.dtype, shape=(rows, *bits.shape[1:]))
         file[start : start + len(bits)] = bits
-        file.flush()
 
 
 def check_features(folder: str | Path, *, sampled: bool = False) -> None:
     """Raise DataError unless the features of a data set, if it has any, are those that were written;
     `sampled`: of many bytes a sample is."""
-    path = Path(folder) / FOLDER / FACTS
-    if not path.parent.exists():
-        return
-    try:
-        facts = json.loads(path.read_text())
-        files = [
-            Shard(name, 0, about["size"], about["sha256"], about["sample"])
-            for name, about in facts["files"].items()
-        ]
-        if not all(is_name(file.file) for file in files):
-            raise ValueError("a path leads out of the folder")
-        same = facts["pairs"] == _hashes(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path} is not what `mgie prepare --store` writes: store the features again, or remove "
-            f"{path.parent}."
-        ) from error
-    if not same:
-        raise DataError(f"{path.parent} holds features of other pairs: store them again with --store.")
-    check_files(path.parent, files, sampled=sampled)
+    if (Path(folder) / FOLDER).exists():
+        check_files(Path(folder) / FOLDER, _read_facts(folder)[1], sampled=sampled)
 
 
-class StoredFeatures:
+class StoredFeatures(Dataset):
     """The features of one split: `[index]` gives those fields of Example that were stored."""
 
     def __init__(self, folder: str | Path, split: str, *, kinds: Sequence[Kind] = ("vae", "clip")):
         """Raises DataError where they are missing, or belong to other pairs than those of `folder`."""
         self.folder, self.split, self.kinds = Path(folder), split, tuple(kinds)
-        path = self.folder / FOLDER / FACTS
+        self.facts, _ = _read_facts(folder)
+        place, missing = self.folder / FOLDER, sorted(set(kinds) - set(self.facts["made_by"]))
+        if missing:
+            raise DataError(f"{place} holds no {' and '.join(missing)} features: store them with --store.")
+        self._dtype = getattr(torch, self.facts["precision"])
+        names = {name: field for name, field in FIELDS.items() if name.partition("_")[0] in kinds}
         try:
-            self.facts = json.loads(path.read_text())
-            missing = set(kinds) - set(self.facts["made_by"])
-            same = self.facts["pairs"][split] == _hashes(folder).get(split)
-            self._dtype = getattr(torch, self.facts["precision"])
             self._files = {
-                field: np.load(path.parent / split / f"{name}.npy", mmap_mode="c")
-                for name, field in FIELDS.items()
-                if name.partition("_")[0] in kinds and not missing
+                field: np.load(place / split / f"{name}.npy", mmap_mode="c") for name, field in names.items()
             }
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, EOFError, ValueError) as error:
             raise DataError(
-                f"{path.parent} holds no features of {split}: `mgie prepare ... --store vae,clip "
-                "--model ...` makes them."
+                f"{place} holds no features of {split} ({reason(error)}): store them again with --store."
             ) from error
-        if missing or not same:
-            what = f"no {' and '.join(sorted(missing))} features" if missing else "features of other pairs"
-            raise DataError(f"{path.parent} holds {what}: store them again with --store.")
 
     def require(self, extractor: FeatureExtractor) -> None:
         """Raise WeightsError unless exactly these parts and settings made the features, DataError where they
@@ -225,6 +197,22 @@ class StoredFeatures:
         return partial(StoredFeatures, kinds=self.kinds), (self.folder, self.split)
 
 
+def _read_facts(folder: str | Path) -> tuple[dict[str, Any], list[Shard]]:
+    """What features.json says, and of which files. Raises DataError, also where it tells of other pairs."""
+    place = Path(folder) / FOLDER
+
+    def understand(facts: dict[str, Any]) -> tuple[dict[str, Any], list[Shard]]:
+        files = facts["files"].items()
+        if not all(map(is_name, facts["files"])) or not {"made_by", "precision", "pairs"} <= set(facts):
+            raise ValueError("it is incomplete")
+        return facts, [Shard(name, 0, a["size"], a["sha256"], a["sample"]) for name, a in files]
+
+    facts, files = read_json(place / FACTS, understand, "what `mgie prepare --store` writes; store it again")
+    if facts["pairs"] != _hashes(folder):
+        raise DataError(f"{place} holds features of other pairs: store them again with --store.")
+    return facts, files
+
+
 def _hashes(folder: str | Path) -> dict[str, str]:
     """Split -> hash of its rows."""
-    return {split: about["sha256"] for split, about in read_facts(folder)["splits"].items()}
+    return {split: about.sha256 for split, about in split_facts(read_facts(folder)).items()}

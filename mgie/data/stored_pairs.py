@@ -19,8 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Features, Image, List, Value
+from torch.utils.data import Dataset
 
-from mgie.data.validation import is_name
+from mgie.data.files import is_name, read_json, reason
 from mgie.errors import DataError
 from mgie.types import EditPair, Region
 
@@ -52,8 +53,8 @@ NEWER = ("regions", "stencils", "pictures", "subjects")
 """Columns that a data set of format 1 does not have: its pairs have none of these."""
 FORMATS = (1, 2)
 """Numbers in facts.json that are understood; what is written has the last."""
-ONE_PICTURE = ("source", "target", "mask")
-PICTURES = ("stencils", "pictures")
+PICTURES = ("source", "target", "mask")
+SEVERAL = ("stencils", "pictures")
 JSON = ("meta", "regions", "subjects")
 FACTS = "facts.json"
 KIND = "data set"
@@ -63,28 +64,26 @@ REJECTED = "rejected.jsonl"
 
 @dataclass
 class Shard:
-    """What is known of one file of a split."""
+    """What is known of one file of a split: its path within the data set, its rows, and hashes of all its
+    bytes and of some blocks."""
 
     file: str
-    """Its path within the data set."""
     rows: int
     bytes: int
     sha256: str
     sample: str = ""
-    """Hash of some of its blocks."""
 
 
 @dataclass
 class SplitFacts:
-    """What is known of one split when it has been written."""
+    """What is known of one split: its files, and a hash over the rows, whatever files they lie in."""
 
     rows: int = 0
     sha256: str = ""
-    """Hash over the rows, whatever files they lie in."""
     shards: list[Shard] = field(default_factory=list)
 
 
-class StoredPairs:
+class StoredPairs(Dataset):
     """One split of a data set on disk: `len`, `[index] -> EditPair`. Nothing is read before asked for."""
 
     def __init__(self, folder: str | Path, split: str, *, pictures: bool = True):
@@ -99,7 +98,7 @@ class StoredPairs:
             self._table = pa.concat_tables([pa.ipc.open_stream(each).read_all() for each in maps])
         except (KeyError, OSError, pa.ArrowException) as error:
             raise DataError(
-                f"{self.folder / split} cannot be opened ({_line(error)}): it is damaged; prepare the "
+                f"{self.folder / split} cannot be opened ({reason(error)}): it is damaged; prepare the "
                 "data set again."
             ) from error
         columns = [name for name in FEATURES if facts["format"] > 1 or name not in NEWER]
@@ -118,10 +117,10 @@ class StoredPairs:
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
         batch, place = self._batches[number], int(index - self._starts[number])
         cells = {name: batch[name][place] for name in batch.schema.names}
-        row = {name: cell.as_py() for name, cell in cells.items() if self.pictures or name not in _LARGE}
-        if not self.pictures:
-            row |= {name: {"bytes": b""} if cells[name].is_valid else None for name in ONE_PICTURE}
-        return from_row(row)
+        if self.pictures:
+            return from_row({name: cell.as_py() for name, cell in cells.items()})
+        unread = {name: {"bytes": b""} if cells.pop(name).is_valid else None for name in PICTURES}
+        return from_row(unread | {name: cell.as_py() for name, cell in cells.items() if name not in SEVERAL})
 
     def __iter__(self) -> Iterator[EditPair]:
         return (self[index] for index in range(len(self)))
@@ -177,17 +176,15 @@ def read_facts(folder: str | Path) -> dict[str, Any]:
             f"{folder} is no data set (it has no {FACTS}): expected a folder that `mgie prepare ... --out "
             f"{folder}` wrote."
         )
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+
+    def understand(facts: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         splits = split_facts(facts)
         names = [*splits, *(shard.file for about in splits.values() for shard in about.shards)]
         if not all(map(is_name, names)):
             raise ValueError("it names a file outside")
-        number = facts["format"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(
-            f"{path} is not what `mgie prepare` writes ({_line(error)}): prepare the data set again."
-        ) from error
+        return facts, facts["format"]
+
+    facts, number = read_json(path, understand, "what `mgie prepare` writes; prepare the data set again")
     if number not in FORMATS:
         raise DataError(
             f"{path} tells of format {number!r}, expected {' or '.join(map(str, FORMATS))}: take the mgie "
@@ -214,63 +211,50 @@ def data_identity(folder: str | Path) -> str:
 def to_row(pair: EditPair, size: tuple[int, int]) -> dict[str, Any]:
     """A pair as the columns of FEATURES; `size` is the width and height of its target."""
     row: dict[str, Any] = {name: getattr(pair, name, None) for name in FEATURES}
+    row["width"], row["height"] = size
     row["regions"] = [asdict(region) | {"mask": region.mask is not None} for region in pair.regions]
     row["stencils"] = [region.mask for region in pair.regions if region.mask is not None]
     for name in JSON:
         row[name] = json.dumps(row[name], ensure_ascii=False, sort_keys=True) if row[name] else ""
-    for name in ONE_PICTURE:
-        row[name] = None if row[name] is None else {"bytes": row[name], "path": None}
     for name in PICTURES:
+        row[name] = None if row[name] is None else {"bytes": row[name], "path": None}
+    for name in SEVERAL:
         row[name] = [{"bytes": data, "path": None} for data in row[name]]
-    row["width"], row["height"] = size
     return row
 
 
 def from_row(row: dict[str, Any]) -> EditPair:
     """The pair that `to_row` made into columns. The newer ones may be missing."""
-    values: dict[str, Any] = {
-        name: row.get(name) for name in FEATURES if name not in ("width", "height", "stencils")
-    }
-    for name in ONE_PICTURE:
-        values[name] = values[name] and values[name]["bytes"]
-    for name in JSON:
-        values[name] = json.loads(values[name]) if values[name] else ()
-    masks = iter([cell["bytes"] for cell in row.get("stencils") or ()])
-    values["regions"] = tuple(
-        Region(
-            phrase=about["phrase"],
-            box=about["box"] and tuple(about["box"]),
-            mask=next(masks, b"") if about["mask"] else None,
-            scales=tuple(about["scales"]),
-        )
-        for about in values["regions"]
+    values = {name: row[name] for name in FEATURES if name not in (*NEWER, "meta", "width", "height")}
+    values |= {name: row[name] and row[name]["bytes"] for name in PICTURES}
+    told = {name: json.loads(row.get(name) or "[]") for name in JSON}
+    stencils, pictures = ([cell["bytes"] for cell in row.get(name) or ()] for name in SEVERAL)
+    masks = iter(stencils)
+    for about in told["regions"]:
+        about["box"], about["scales"] = about["box"] and tuple(about["box"]), tuple(about["scales"])
+        about["mask"] = next(masks, b"") if about["mask"] else None
+    return EditPair(
+        **values,
+        regions=tuple(Region(**about) for about in told["regions"]),
+        pictures=tuple(pictures),
+        subjects=tuple(told["subjects"]),
+        meta=dict(told["meta"]),
     )
-    values["pictures"] = tuple(cell["bytes"] for cell in values["pictures"] or ())
-    return EditPair(**values | {"meta": dict(values["meta"]), "subjects": tuple(values["subjects"])})
 
 
 def row_hash(row: dict[str, Any]) -> bytes:
     """SHA-256 of one row, the same on every machine and for every file format; the newer columns count where
     there is something in them."""
     digest = hashlib.sha256()
-    for name in FEATURES:
+    for name in (name for name in FEATURES if row[name] or name not in NEWER):
         value = row[name]
-        if name in NEWER and not value:
-            continue
-        if name in ONE_PICTURE:
-            parts = [b"\0" if value is None else b"\1" + value["bytes"]]
+        if name in SEVERAL:
+            parts = [cell["bytes"] for cell in value]
         elif name in PICTURES:
-            parts = [name.encode(), *(cell["bytes"] for cell in value)]
+            parts = [b"\0" if value is None else b"\1" + value["bytes"]]
         else:
-            parts = [name.encode()] * (name in NEWER) + [repr(value).encode()]
-        for part in parts:
+            parts = [repr(value).encode()]
+        for part in [name.encode(), *parts] if name in NEWER else parts:
             digest.update(len(part).to_bytes(8, "little"))
             digest.update(part)
     return digest.digest()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
-_LARGE = {*ONE_PICTURE, *PICTURES}

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from mgie.data.batches import AbstractStream
 from mgie.data.orders import generator
 from mgie.data.sources import ipr2pr, magicbrush, tables
 from mgie.data.stored_pairs import FEATURES, NEWER, from_row
@@ -31,8 +30,8 @@ ROWS_PER_FILE = 10_000_000
 """More than a file holds."""
 
 
-class StreamedPairs(AbstractStream):
-    """Pairs of a table, window by window."""
+class StreamedPairs:
+    """Pairs of a table, window by window: they have an order, but no numbers to ask for."""
 
     def __init__(
         self, where: str, *, split: str = "train", window: int | None = None,
@@ -87,7 +86,7 @@ class StreamedPairs(AbstractStream):
             if at == known:
                 continue
             batches = stream.iter(batch_size=min(BATCH, self._window))
-            for table in tables.read_rows(batches, self._where):
+            for table in tables.told(batches, self._where):
                 places = pa.array(file * ROWS_PER_FILE + np.arange(at, at + len(table)))
                 pending.append(table.append_column(PLACE, places).slice(first))
                 at, first = at + len(table), max(first - len(table), 0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
+from mgie.data.files import is_name
 from mgie.data.images import decode, decode_mask
 from mgie.data.prefetch import prefetch_map
 from mgie.errors import DataError
@@ -19,8 +20,6 @@ RESERVED = re.compile(r"<s>|</s>|<unk>|<image>|<im_patch>|<im_start>|<im_end>|<s
 """Texts that the tokenizer reads as something else than words."""
 PICTURE, SOURCE = "<image>", "<source>"
 """Where a picture belongs in an instruction that contains some, and where the photo itself."""
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
-"""What no name holds: control characters, and a backslash, which is a slash elsewhere."""
 
 
 class Rejected(DataError):
@@ -74,37 +73,11 @@ class Gate:
 
 def check(pair: EditPair) -> tuple[int, int]:
     """Width and height of a sound pair's target, upright. Raises Rejected for any other."""
-    key = pair.key
-    _check_words(pair)
-    if not key:
-        raise Rejected(key, "empty key", "a pair has no key: expected a name.")
-    if not is_name(key):
-        detail = f"the key {key!r} is no name: expected one without '..' or a slash first."
-        raise Rejected(key, "bad key", detail)
-    if not 0 <= pair.weight < float("inf"):
-        detail = f"the weight of {key} is {pair.weight}: expected a number of at least 0."
-        raise Rejected(key, "bad weight", detail)
-    if not 0 <= pair.turn < 2**31:
-        raise Rejected(key, "bad turn", f"the turn of {key} is {pair.turn}: expected a small number.")
+    for fault in _in_words(pair):
+        raise Rejected(pair.key, *fault)
     target = _size(pair, pair.target, "target")
-    source = target if pair.source is None else _size(pair, pair.source, "source")
-    if abs(source[0] * target[1] / (source[1] * target[0]) - 1) > SHAPE_TOLERANCE:
-        detail = f"{key} turns {_by(source)} pixels into {_by(target)}: expected one shape."
-        raise Rejected(key, "different shapes", detail)
-    for number, data in enumerate(pair.pictures, 1):
-        _size(pair, data, f"picture {number}")
-    masks = [("mask", pair.mask)]
-    for number, region in enumerate(pair.regions, 1):
-        if wrong := _wrong(region, target):
-            raise Rejected(key, "bad region", f"region {number} of {key} {wrong}.")
-        masks.append((f"mask of region {number}", region.mask))
-    for role, data in masks:
-        size = target if data is None else _size(pair, data, role, decode_mask)
-        if size not in (source, target):
-            detail = (
-                f"the {role} of {key} is {_by(size)} pixels, its picture {_by(source)}: expected the same."
-            )
-            raise Rejected(key, "mask of another size", detail)
+    for fault in _in_pictures(pair, target):
+        raise Rejected(pair.key, *fault)
     return target
 
 
@@ -125,12 +98,6 @@ def check_instruction(instruction: str) -> None:
         raise DataError(f"the instruction {instruction!a} is no Unicode: write it as UTF-8.") from error
 
 
-def is_name(text: str) -> bool:
-    """Whether a text that came with data may name something in a folder: it leads nowhere else. Slashes may
-    join its parts."""
-    return not CONTROL.search(text) and not {"", ".", ".."} & set(text.split("/"))
-
-
 def _checked(item: EditPair | Rejected) -> tuple[EditPair, tuple[int, int]] | Rejected:
     try:
         return item if isinstance(item, Rejected) else (item, check(item))
@@ -138,49 +105,76 @@ def _checked(item: EditPair | Rejected) -> tuple[EditPair, tuple[int, int]] | Re
         return rejected
 
 
-def _check_words(pair: EditPair) -> None:
-    """Raise Rejected for texts that are none, or not those that the model is to read."""
-    key, phrases = pair.key, [region.phrase for region in pair.regions]
+def _in_words(pair: EditPair) -> Iterator[tuple[str, str]]:
+    """Reasons and details of what is wrong without a look at the pictures."""
+    key, asked, phrases = pair.key, pair.instruction, [region.phrase for region in pair.regions]
     names = [key, pair.task, pair.kind, pair.session, *pair.subjects, *pair.meta, *pair.meta.values()]
     try:
-        "".join([*names, pair.instruction, pair.expressive, *phrases]).encode()
-    except UnicodeEncodeError as error:
-        detail = f"{key!a} has a text that is no Unicode: write it as UTF-8."
-        raise Rejected(key, "bad text", detail) from error
-    images, photos = (pair.instruction.count(mark) for mark in (PICTURE, SOURCE))
+        "".join([*names, asked, pair.expressive, *phrases]).encode()
+    except UnicodeEncodeError:
+        yield "bad text", f"{key!a} has a text that is no Unicode: write it as UTF-8."
+    images, photos = asked.count(PICTURE), asked.count(SOURCE)
     if images != len(pair.pictures) or photos > 1:
-        detail = (
+        yield (
+            "other number of pictures",
             f"the instruction of {key} has {PICTURE} {images} times and {SOURCE} {photos} times: expected "
-            f"{PICTURE} for each of its {len(pair.pictures)} pictures, and {SOURCE} once at most."
+            f"{PICTURE} for each of its {len(pair.pictures)} pictures, and {SOURCE} once at most.",
         )
-        raise Rejected(key, "other number of pictures", detail)
-    asked = pair.instruction.replace(PICTURE, " ").replace(SOURCE, " ")
-    texts = [("instruction", asked), ("expressive", pair.expressive), *(("phrase", each) for each in phrases)]
-    for name, text in texts:
+    asked = asked.replace(PICTURE, " ").replace(SOURCE, " ")
+    for name, text in (
+        ("instruction", asked),
+        ("expressive", pair.expressive),
+        ("phrase", " ".join(phrases)),
+    ):
         if found := RESERVED.search(text):
-            detail = f"the {name} of {key} holds {found[0]}, which is no word to the model."
-            raise Rejected(key, "reserved token", detail)
+            yield "reserved token", f"the {name} of {key} holds {found[0]}, which is no word to the model."
     if not asked.strip():
-        raise Rejected(key, "empty instruction", f"{key} has no instruction: expected a few words.")
+        yield "empty instruction", f"{key} has no instruction: expected a few words."
+    if not key:
+        yield "empty key", "a pair has no key: expected a name."
+    if not is_name(key):
+        yield "bad key", f"the key {key!r} is no name: expected one without '..' or a slash first."
+    if not 0 <= pair.weight < math.inf:
+        yield "bad weight", f"the weight of {key} is {pair.weight}: expected a number of at least 0."
+    if not 0 <= pair.turn < 2**31:
+        yield "bad turn", f"the turn of {key} is {pair.turn}: expected a small number."
+
+
+def _in_pictures(pair: EditPair, target: tuple[int, int]) -> Iterator[tuple[str, str]]:
+    """Reasons and details of what is wrong with the pictures and regions beside a target of this size."""
+    key, source = pair.key, target if pair.source is None else _size(pair, pair.source, "source")
+    if abs(source[0] * target[1] / (source[1] * target[0]) - 1) > SHAPE_TOLERANCE:
+        yield "different shapes", f"{key} turns {_by(source)} pixels into {_by(target)}: expected one shape."
+    for number, data in enumerate(pair.pictures, 1):
+        _size(pair, data, f"picture {number}")
+    masks = {"mask": pair.mask}
+    for number, region in enumerate(pair.regions, 1):
+        masks[f"mask of region {number}"] = region.mask
+        if wrong := _wrong(region, target):
+            yield "bad region", f"region {number} of {key} {wrong}."
+    for role, data in masks.items():
+        size = target if data is None else _size(pair, data, role, decode_mask)
+        if size not in (source, target):
+            detail = f"the {role} of {key} is {_by(size)} pixels, its picture {_by(source)}"
+            yield "mask of another size", f"{detail}: expected the same."
 
 
 def _wrong(region: Region, size: tuple[int, int]) -> str:
     """What is wrong with a region of a picture of this size."""
+    box = region.box or (0.0, 0.0, 1.0, 1.0)
+    left, top, right, bottom = box
     if not region.phrase.strip():
         return "has no phrase: say in words what is to be there"
-    if region.box is None:
-        return "" if region.mask is not None else "has neither a box nor a mask: give one of them"
-    left, top, right, bottom = region.box
-    if not all(map(math.isfinite, (*region.box, *region.scales))):
-        return f"has the box {region.box} and the scales {region.scales}: expected numbers"
-    if max(region.box) > 1:
-        return (
-            f"has the box {region.box}, which looks like pixels: divide by the width {size[0]} and the "
-            f"height {size[1]}"
-        )
+    if region.box is None and region.mask is None:
+        return "has neither a box nor a mask: give one of them"
+    if not all(map(math.isfinite, (*box, *region.scales))) or min(region.scales) < 0:
+        return f"has the box {box} and the scales {region.scales}: expected numbers, and no scale below 0"
+    if max(box) > 1:
+        by = f"divide by the width {size[0]} and the height {size[1]}"
+        return f"has the box {box}, which looks like pixels: {by}"
     if not (0 <= left < right and 0 <= top < bottom):
-        return f"has the box {region.box}: expected left, top, right and bottom in this order, from 0 to 1"
-    return "" if min(region.scales) >= 0 else f"has the scales {region.scales}: expected none below 0"
+        return f"has the box {box}: expected left, top, right and bottom in this order, from 0 to 1"
+    return ""
 
 
 def _size(

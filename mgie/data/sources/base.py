@@ -1,13 +1,13 @@
-"""What all readers share: options, held-out rows, names of splits, missing files."""
+"""What all readers share: options, held-out rows, names of splits, rows set aside."""
 
-import errno
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from llava_patch.ranges import Range, check_ranges
+from mgie.data.files import reason, regular
 from mgie.data.validation import Rejected
 from mgie.errors import ConfigError, DataError
 from mgie.ranges import Number
@@ -51,8 +51,8 @@ class ClipFilter:
             return PAPER
         try:
             values = dict(part.split("=", 1) for part in text.split(","))
-            best = int(values.pop("best")) if "best" in values else None
-            parsed = cls(best=best, **{name: float(value) for name, value in values.items()})
+            kinds: dict[str, Any] = {name: int if name == "best" else float for name in values}
+            parsed = cls(**{name: kinds[name](value) for name, value in values.items()})
         except (ValueError, TypeError) as error:
             raise ConfigError(
                 f"clip={text!r} is no filter: expected 'paper' or something like "
@@ -80,32 +80,39 @@ class Options:
     clip: ClipFilter | None = None
 
 
-def hold_out(groups: Sequence[Group], options: Options) -> tuple[Sequence[Group], Sequence[Group]]:
-    """Groups to learn from and groups held out, in the source's order. A group (a prompt, a session) is
-    never torn apart."""
-    total = len(groups)
-    held = total - math.floor((1 - HELD_OUT) * total) if options.test is None else options.test
-    if options.test is None and total < 2:
-        held = 0
+def learnt(total: int, options: Options) -> int:
+    """How many of so many groups are not held out. Raises ConfigError where that is none."""
+    share = total - math.floor((1 - HELD_OUT) * total) if total > 1 else 0
+    held = share if options.test is None else options.test
     if not 0 <= held < max(total, 1):
         raise ConfigError(
             f"test={held} of {total} groups would leave nothing to learn from: choose a smaller number."
         )
-    train, test = groups[: total - held], groups[total - held :]
-    return (train if options.count is None else train[: options.count]), test
+    return total - held
 
 
-def named(train: Rows, test: Rows, held: int) -> Splits:
-    """The two splits, the second only where something is held out."""
-    return {"train": train, "test": test} if held else {"train": train}
+def hold_out(groups: Sequence[Group], options: Options) -> dict[str, Sequence[Group]]:
+    """Groups to learn from and, where there are any, groups held out, in the source's order. A group (a
+    prompt, a session) is never torn apart."""
+    cut = learnt(len(groups), options)
+    parts = {"train": groups[:cut][: options.count], "test": groups[cut:]}
+    return {split: part for split, part in parts.items() if part or split == "train"}
+
+
+def each(read: Callable[[Row], Result], rows: Iterable[Row]) -> Iterator[Result | Rejected]:
+    """What `read` makes of each row; a row that it raises Rejected for is set aside."""
+    for row in rows:
+        try:
+            yield read(row)
+        except Rejected as rejected:
+            yield rejected
 
 
 def existing_folder(where: str, expected: str) -> Path:
     """The folder `where`. Raises DataError if there is none."""
-    folder = Path(where)
-    if not folder.is_dir():
+    if not Path(where).is_dir():
         raise DataError(f"{where} is no folder: expected {expected}.")
-    return folder
+    return Path(where)
 
 
 def split_name(text: str, where: str) -> str:
@@ -116,28 +123,10 @@ def split_name(text: str, where: str) -> str:
     return name
 
 
-def regular(path: Path) -> Path:
-    """The same path, unless a pipe, a device or a folder lies there, which would be waited for. Raises
-    OSError."""
-    if path.exists() and not path.is_file():
-        raise OSError(errno.EINVAL, "it is no file", str(path))
-    return path
-
-
 def read_file(path: Path, key: str, role: str) -> bytes:
     """The bytes of a picture's file. Raises Rejected where they are not there."""
     try:
         return regular(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a path that no file system takes
-        why = getattr(error, "strerror", None) or error
-        detail = f"the {role} of {key}, {path}, cannot be read ({why}): expected a picture."
+        detail = f"the {role} of {key}, {path}, cannot be read ({reason(error)}): expected a picture."
         raise Rejected(key, "missing partner", detail) from error
-
-
-def each(read: Callable[[Row], Result], rows: Iterable[Row]) -> Iterator[Result | Rejected]:
-    """What `read` makes of each row; a row that it raises Rejected for is set aside."""
-    for row in rows:
-        try:
-            yield read(row)
-        except Rejected as rejected:
-            yield rejected

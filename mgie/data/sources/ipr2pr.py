@@ -11,9 +11,11 @@ The hub form has the columns original_prompt, original_image, edit_prompt, edite
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mgie.data.files import MALFORMED, is_name, read_json, reason, regular
 from mgie.data.sources import tables
 from mgie.data.sources.base import (
     ClipFilter,
@@ -23,18 +25,19 @@ from mgie.data.sources.base import (
     each,
     existing_folder,
     hold_out,
-    named,
     read_file,
-    regular,
 )
-from mgie.data.validation import Rejected, is_name
+from mgie.data.validation import Rejected
 from mgie.errors import DataError
 from mgie.types import EditPair
 
 PICTURE = re.compile(r"(?P<seed>.+)_(?P<side>[01])\.(jpg|jpeg|png|webp)", re.IGNORECASE)
 SCORES = {"clip_sim_image": "image", "clip_sim_0": "text", "clip_sim_1": "text", "clip_sim_dir": "direction"}
 """Score -> the field of ClipFilter that bounds it."""
+FILTERED = "CLIP filter"
 COLUMNS = ("original_image", "edit_prompt", "edited_image")
+Prompt = tuple[str, Sequence[str] | None]
+"""Name of a prompt's folder, and the seeds that are listed for it."""
 
 
 def read(where: str, options: Options) -> Splits:
@@ -47,41 +50,34 @@ def read(where: str, options: Options) -> Splits:
         raise DataError(
             f"{where} holds no folder with a prompt.json: expected the layout of InstructPix2Pix."
         )
-    train, test = hold_out(prompts, options)
-    rows = [
-        (row for name, seeds in part for row in _read_prompt(folder / name, name, seeds, options.clip))
-        for part in (train, test)
-    ]
-    return named(*rows, held=len(test))
+    return {
+        split: (row for prompt in part for row in _rows(folder, *prompt, options.clip))
+        for split, part in hold_out(prompts, options).items()
+    }
 
 
-def _prompts(folder: Path) -> list[tuple[str, list[str] | None]]:
-    """Names of the prompts' folders in their published order, with the seeds that are listed for them."""
+def _prompts(folder: Path) -> list[Prompt]:
+    """The prompts in their published order."""
     path = folder / "seeds.json"
     if not path.is_file():
         found = [path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/prompt.json")]
         return [(path.relative_to(folder).as_posix(), None) for path in sorted(found)]
-    try:
-        rows = json.loads(path.read_text())
-        listed: list[tuple[str, list[str] | None]]
-        listed = [(str(name), [str(seed) for seed in seeds]) for name, seeds in rows]
-    except (ValueError, TypeError, RecursionError) as error:
-        raise DataError(
-            f"{path} cannot be read: expected [[folder, [seed, ...]], ...]; remove or mend it."
-        ) from error
+    listed: list[Prompt] = read_json(
+        path,
+        lambda rows: [(str(name), [str(seed) for seed in seeds]) for name, seeds in rows],
+        "[[folder, [seed, ...]], ...]; remove or mend it",
+    )
     for word in (word for name, seeds in listed for word in (name, *(seeds or ()))):
         if not is_name(word):
             raise DataError(f"{path} names {word!r}: expected names of folders beside it, and seeds.")
     return listed
 
 
-def _read_prompt(folder: Path, name: str, listed: list[str] | None, clip: ClipFilter | None) -> Rows:
+def _rows(root: Path, name: str, listed: Sequence[str] | None, clip: ClipFilter | None) -> Rows:
     """All pairs of one prompt."""
-    files = {
-        (found["seed"], found["side"]): path
-        for path in sorted(folder.glob("*"))
-        if (found := PICTURE.fullmatch(path.name))
-    }
+    folder = root / name
+    names = [(PICTURE.fullmatch(path.name), path) for path in sorted(folder.glob("*"))]
+    files = {(found["seed"], found["side"]): path for found, path in names if found}
     seeds = sorted({seed for seed, _ in files}) if listed is None else listed
     prompt, scores = _prompt(folder / "prompt.json"), _scores(folder / "metadata.jsonl")
     left_out = _left_out(seeds, scores, clip) if clip else {}
@@ -91,8 +87,8 @@ def _read_prompt(folder: Path, name: str, listed: list[str] | None, clip: ClipFi
         if isinstance(prompt, str):
             raise Rejected(key, "bad prompt.json", prompt)
         if seed in left_out:
-            reason, detail = left_out[seed]
-            raise Rejected(key, reason, f"{key}: {detail}.", by_choice=reason == "CLIP filter")
+            why, detail = left_out[seed]
+            raise Rejected(key, why, f"{key}: {detail}.", by_choice=why == FILTERED)
         source, target = (
             read_file(files.get((seed, side), folder / f"{seed}_{side}.jpg"), key, role)
             for side, role in (("0", "source"), ("1", "target"))
@@ -109,12 +105,12 @@ def _prompt(path: Path) -> dict[str, Any] | str:
     """What a prompt.json holds, or what is wrong with it."""
     try:
         prompt = json.loads(regular(path).read_text(encoding="utf-8"))
-        if isinstance(prompt, dict) and isinstance(prompt.get("edit"), str):
+        if isinstance(prompt["edit"], str):
             return prompt
-        wrong = 'has no text under "edit"'
-    except (OSError, ValueError, RecursionError) as error:
-        wrong = f"cannot be read ({' '.join(str(error).split())[:80]})"
-    return f'{path} {wrong}: expected {{"edit": ...}}.'
+        wrong = "edit is no text"
+    except MALFORMED as error:
+        wrong = reason(error)
+    return f'{path} cannot be read ({wrong}): expected {{"edit": TEXT}}.'
 
 
 def _scores(path: Path) -> dict[str, dict[str, Any]]:
@@ -124,31 +120,26 @@ def _scores(path: Path) -> dict[str, dict[str, Any]]:
         try:
             row = json.loads(line)
             found[str(row["seed"])] = row
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except MALFORMED:
             continue
     return found
 
 
 def _left_out(
-    seeds: list[str], scores: dict[str, dict[str, Any]], clip: ClipFilter
+    seeds: Sequence[str], scores: dict[str, dict[str, Any]], clip: ClipFilter
 ) -> dict[str, tuple[str, str]]:
     """Seed -> reason and detail, of those that do not pass the filter or are not the best of their prompt by
     the direction of the change."""
     found: dict[str, tuple[str, str]] = {}
-    for seed in seeds:
-        for name, field in SCORES.items():
-            value = scores.get(seed, {}).get(name)
-            if not isinstance(value, int | float):
-                found.setdefault(
-                    seed, ("no CLIP scores", f"metadata.jsonl has no {name}, which the filter needs")
-                )
-            elif value < getattr(clip, field):
-                detail = f"{name} is {value:.3f}, below {getattr(clip, field):g}"
-                found.setdefault(seed, ("CLIP filter", detail))
+    for seed, (name, field) in ((seed, score) for seed in seeds for score in SCORES.items()):
+        value, least = scores.get(seed, {}).get(name), getattr(clip, field)
+        if not isinstance(value, int | float):
+            found.setdefault(seed, ("no CLIP scores", f"metadata.jsonl has no {name}, needed to filter"))
+        elif value < least:
+            found.setdefault(seed, (FILTERED, f"{name} is {value:.3f}, below {least:g}"))
     passing = sorted((seed for seed in seeds if seed not in found), key=lambda s: -scores[s]["clip_sim_dir"])
-    return found | dict.fromkeys(
-        passing[clip.best :] if clip.best else (), ("CLIP filter", "others of its prompt are better")
-    )
+    worse = passing[clip.best :] if clip.best else ()
+    return found | dict.fromkeys(worse, (FILTERED, "others of its prompt are better"))
 
 
 def from_table_row(row: dict[str, Any], number: int) -> EditPair:

@@ -17,8 +17,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from mgie.data.files import MALFORMED, read_json, reason, regular
 from mgie.data.shards import Sized, about_file
-from mgie.data.sources.base import Options, Rows, Splits, each, existing_folder, hold_out, named, regular
+from mgie.data.sources.base import Options, Rows, Splits, each, existing_folder, hold_out
 from mgie.data.stored_pairs import SplitFacts, row_hash, to_row
 from mgie.data.validation import Rejected
 from mgie.errors import DataError
@@ -32,12 +33,17 @@ FIELDS = {"input": str, "answer": str, "instruction": str, "lineidx": int}
 def read(where: str, options: Options) -> Splits:
     """Pairs of the folder `where`, in the order of its index."""
     folder = existing_folder(where, f"one with {NAME}.pkl, {NAME}.tsv and {NAME}_expressive.json")
-    entries = _index(folder / f"{NAME}.pkl")
-    if not (folder / f"{NAME}.tsv").is_file():
+    entries, lines = _index(folder / f"{NAME}.pkl"), folder / f"{NAME}.tsv"
+    path = folder / f"{NAME}_expressive.json"
+    if not lines.is_file():
         raise DataError(f"{folder} has no {NAME}.tsv: expected it beside {NAME}.pkl.")
-    said = _expressive(folder / f"{NAME}_expressive.json")
-    train, test = hold_out(entries, options)
-    return named(*(_read(folder / f"{NAME}.tsv", part, said) for part in (train, test)), held=len(test))
+
+    def understand(rows: dict[str, dict[str, Any]]) -> dict[str, str]:
+        return {key: str(row["expressive"]) for key, row in rows.items()}
+
+    expected = '{key: {"instruction", "expressive"}}'
+    said = read_json(path, understand, expected) if path.is_file() else {}
+    return {split: _read(lines, part, said) for split, part in hold_out(entries, options).items()}
 
 
 def write_legacy(pairs: Iterable[Sized], folder: Path, split: str) -> SplitFacts:
@@ -83,9 +89,7 @@ class PlainUnpickler(pickle.Unpickler):
 
     def persistent_load(self, pid: Any) -> Any:
         """Refuse."""
-        raise pickle.UnpicklingError(
-            f"it asks for the outside object {pid!r}, and only plain data is allowed"
-        )
+        self.find_class("the outside object", str(pid))
 
 
 def load_plain(data: bytes) -> Any:
@@ -100,28 +104,9 @@ def load_plain(data: bytes) -> Any:
 
 def _index(path: Path) -> list[Any]:
     try:
-        index = load_plain(regular(path).read_bytes())
-        return list(index["task"])
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read ({error.strerror}): expected the original's index."
-        ) from error
-    except pickle.UnpicklingError as error:
-        raise DataError(f"{path} is refused: {error}; expected the original's index.") from error
-    except (KeyError, TypeError, IndexError) as error:
-        raise DataError(f'{path} holds no {{"task": [...]}}: expected the original\'s index.') from error
-
-
-def _expressive(path: Path) -> dict[str, str]:
-    """Key -> expressive instruction; nothing where the file is not there."""
-    if not path.is_file():
-        return {}
-    try:
-        return {key: str(value["expressive"]) for key, value in json.loads(path.read_text()).items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise DataError(
-            f'{path} cannot be read: expected {{key: {{"instruction", "expressive"}}}}.'
-        ) from error
+        return list(load_plain(regular(path).read_bytes())["task"])
+    except (*MALFORMED, pickle.UnpicklingError) as error:
+        raise DataError(f"{path} is refused ({reason(error)}): expected the original's index.") from error
 
 
 def _read(path: Path, entries: Iterable[Any], said: dict[str, str]) -> Rows:

@@ -15,16 +15,16 @@ The published masks are pictures with a transparent hole, sometimes at another s
 EditPair.mask promises.
 """
 
-import json
 import re
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mgie.data.files import is_name, read_json
 from mgie.data.images import decode_mask, encode_png, upright_size
 from mgie.data.sources import tables
 from mgie.data.sources.base import Options, Rows, Splits, each, read_file
-from mgie.data.validation import Rejected, is_name
+from mgie.data.validation import Rejected
 from mgie.errors import DataError
 from mgie.types import EditPair
 
@@ -66,11 +66,13 @@ def from_table_row(row: dict[str, Any], _: int) -> EditPair:
 
 def _read_layout(folder: Path) -> Rows:
     turns, sessions = _load(folder / "edit_turns.json"), _load(folder / "edit_sessions.json") or {}
-    places = {
-        turn["output"]: (name, place) for name, many in sessions.items() for place, turn in enumerate(many, 1)
-    }
-    captions = {name: _captions(folder / f"{name}_descriptions.json") for name in ("global", "local")}
-    rows = turns if turns is not None else [turn for many in sessions.values() for turn in many]
+    several = [(name, place, turn) for name, many in sessions.items() for place, turn in enumerate(many, 1)]
+    places = {turn["output"]: (name, place) for name, place, turn in several}
+    captions: dict[str, dict[str, str]] = {"global": {}, "local": {}}
+    for kind, found in captions.items():
+        for name, value in (_load(folder / f"{kind}_descriptions.json") or {}).items():
+            found |= value if isinstance(value, dict) else {name: value}
+    rows = [turn for _, _, turn in several] if turns is None else turns
     yield from each(partial(_turn, folder=folder, places=places, captions=captions), rows)
 
 
@@ -80,18 +82,18 @@ def _turn(
     """One turn of the evaluation layout. Raises Rejected."""
     try:
         output, given, instruction = str(row["output"]), str(row["input"]), str(row["instruction"] or "")
-        mask = row.get("mask")
+        drawn = str(row.get("mask") or "")
     except (KeyError, TypeError, AttributeError) as error:
         name = str(row)[:80]
         raise Rejected(name, "bad row", f"{name} lacks input, output or instruction.") from error
     turn = OUTPUT.search(output)
     session, place = places.get(output, (output.split("-")[0], int(turn[1]) if turn else 1))
     key, pictures = f"{session}-{place}", folder / "images" / session
-    for name in (session, given, output, str(mask or "-")):
+    for name in (session, given, output, drawn or "-"):
         if not is_name(name):
             detail = f"{key!r} names {name!r}: expected the name of a file in its folder."
             raise Rejected(key, "bad row", detail)
-    source = read_file(pictures / given, key, "source")
+    source, target = (read_file(pictures / n, key, r) for n, r in ((given, "source"), (output, "target")))
     texts = {
         "global_description": captions["global"].get(output),
         "local_description": captions["local"].get(output),
@@ -101,11 +103,11 @@ def _turn(
         key=key,
         instruction=instruction,
         source=source,
-        target=read_file(pictures / output, key, "target"),
-        mask=_mask(read_file(pictures / str(mask), key, "mask") if mask else None, source),
+        target=target,
+        mask=_mask(read_file(pictures / drawn, key, "mask") if drawn else None, source),
         session=session,
         turn=place,
-        meta={name: text for name, text in texts.items() if text is not None},
+        meta={name: str(text) for name, text in texts.items() if text is not None},
     )
 
 
@@ -113,31 +115,14 @@ def _mask(data: bytes | None, source: bytes) -> bytes | None:
     """A published mask made into one channel, as large as the source. As it came where either is damaged: the
     gate will say what is wrong with it."""
     try:
-        if not data:
-            return None
-        size = upright_size(source, name="source")
-        mask = decode_mask(data, name="mask")
-        ratio = mask.width * size[1] / (mask.height * size[0])
-        if abs(ratio - 1) < 0.02:
-            return encode_png(mask.point([0] * 128 + [255] * 128).resize(size, 0))
+        if data:
+            size, mask = upright_size(source, name="source"), decode_mask(data, name="mask")
+            if abs(mask.width * size[1] / (mask.height * size[0]) - 1) < 0.02:
+                return encode_png(mask.point([0] * 128 + [255] * 128).resize(size, 0))
     except DataError:
         pass
-    return data
-
-
-def _captions(path: Path) -> dict[str, str]:
-    """File -> caption."""
-    found: dict[str, str] = {}
-    for name, value in (_load(path) or {}).items():
-        several = value.items() if isinstance(value, dict) else [(name, value)]
-        found |= {file: str(text) for file, text in several}
-    return found
+    return data or None
 
 
 def _load(path: Path) -> Any:
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no JSON ({error}): download it again.") from error
+    return read_json(path, lambda found: found, "JSON; download it again") if path.is_file() else None

@@ -5,7 +5,6 @@ Nothing is opened but the table that names the files, so a change is noticed in 
 
 import hashlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +20,14 @@ def fingerprint(what: str) -> dict[str, Any]:
     name, _, where = what.partition(":")
     if name == "pairs" and (Path(where) / FACTS).is_file():
         return {"files": 1, "sha256": data_identity(where)}
-    rows: set[str] = set()
+    files: list[Path] = []
     if name != "toy" and where and Path(where).exists():
-        rows.update(_rows(Path(where)))
-        if name == "pairs":
-            rows.update(map(_row, own.pictures(where)))
-    digest = hashlib.sha256("".join(sorted(rows)).encode("utf-8", "surrogatepass"))
+        files += [Path(where)] if Path(where).is_file() else []
+        files += [Path(folder, file) for folder, _, found in os.walk(where) for file in found]
+        files += own.pictures(where) if name == "pairs" else ()
+    rows = sorted({_row(path) for path in files if path.name not in DROPPINGS})
+    digest = hashlib.sha256("".join(rows).encode("utf-8", "surrogatepass"))
     return {"files": len(rows), "sha256": digest.hexdigest()}
-
-
-def _rows(place: Path) -> Iterator[str]:
-    if place.is_file():
-        yield _row(place)
-    for folder, _, names in os.walk(place):
-        yield from (_row(Path(folder, name)) for name in names if name not in DROPPINGS)
 
 
 def _row(path: Path) -> str:

@@ -1,17 +1,17 @@
 """Pairs in tables: Parquet files, Arrow folders and hub ids, read row by row. Pictures are not decoded."""
 
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import IterableDataset, load_dataset
 from huggingface_hub import HfApi
 
-from mgie.data.sources.base import HELD_OUT, SPLITS, Options, Rows, Splits, each, split_name
+from mgie.data.sources.base import SPLITS, Options, Rows, Splits, each, learnt, split_name
 from mgie.data.stored_pairs import StoredPairs, from_row, stored_splits
 from mgie.data.validation import Rejected
 from mgie.errors import ConfigError, DataError
@@ -19,6 +19,7 @@ from mgie.types import EditPair
 
 FromRow = Callable[[dict[str, Any], int], EditPair]
 """A row and its number -> a pair. Raises Rejected."""
+Answer = TypeVar("Answer")
 LONGEST_GROUP = 1000
 """How many neighbouring rows of a table are looked at to keep a group in one split."""
 
@@ -26,14 +27,14 @@ LONGEST_GROUP = 1000
 def is_table(where: str) -> bool:
     """Whether `where` is a folder of Parquet files, or no folder but a hub id (OWNER/NAME)."""
     if Path(where).exists():
-        return bool(parquet_files(Path(where)))
+        return bool(parquet_files(where))
     return where.count("/") == 1 and not where.startswith((".", "/", "~"))
 
 
-def parquet_files(folder: Path) -> dict[str, list[str]]:
-    """Split -> its Parquet files in `folder` or `folder`/data. The first word of a name says which."""
+def parquet_files(where: str | Path) -> dict[str, list[str]]:
+    """Split -> its Parquet files in a folder or its `data`. The first word of a name says which."""
     found: dict[str, list[str]] = {}
-    for path in sorted([*folder.glob("*.parquet"), *folder.glob("data/*.parquet")]):
+    for path in sorted([*Path(where).glob("*.parquet"), *Path(where).glob("data/*.parquet")]):
         if path.is_file():
             word = re.split(r"[-_.]", path.name.lower())[0]
             found.setdefault(SPLITS.get(word, "train"), []).append(str(path))
@@ -43,103 +44,80 @@ def parquet_files(folder: Path) -> dict[str, list[str]]:
 def identity(where: str) -> str:
     """What tells a table from another without reading it: names and sizes of its files, or id and revision on
     the hub. Raises DataError where the hub does not answer."""
-    if Path(where).exists():
-        files = sorted(Path(path) for paths in parquet_files(Path(where)).values() for path in paths)
-        return repr([(path.name, path.stat().st_size) for path in files])
-    try:
-        return f"{where} {HfApi().dataset_info(where, timeout=10).sha}"
-    except Exception as error:  # the client's own types of errors differ between versions
-        raise DataError(
-            f"{where} is neither a folder nor a hub id that can be reached ({type(error).__name__}): "
-            "download it first."
-        ) from error
+    if not Path(where).exists():
+        return f"{where} {_asked(where, lambda: HfApi().dataset_info(where, timeout=10).sha)}"
+    files = sorted(Path(path) for paths in parquet_files(where).values() for path in paths)
+    return repr([(path.name, path.stat().st_size) for path in files])
 
 
 def open_tables(where: str) -> dict[str, IterableDataset]:
     """Split -> a stream of rows with pictures as {"bytes", "path"}. Raises DataError where nothing can be
     opened."""
-    try:
-        if Path(where).exists():
-            streams = load_dataset("parquet", data_files=parquet_files(Path(where)), streaming=True)
-        else:
-            HfApi().dataset_info(
-                where, timeout=10
-            )  # fails at once where the library would try for half a minute
-            streams = load_dataset(where, streaming=True)
-    except Exception as error:  # the library raises many kinds, most of them for "not there" and "no network"
-        raise DataError(
-            f"{where} is neither a folder nor a hub id that can be reached ({type(error).__name__}): "
-            "download it first."
-        ) from error
+    identity(where)  # fails at once where the library would try for half a minute
+    local = ("parquet", {"data_files": parquet_files(where)})
+    name, files = local if Path(where).exists() else (where, {})
+    streams = _asked(where, partial(load_dataset, name, **files, streaming=True))
     opened: dict[str, IterableDataset] = {}
     for split, stream in streams.items():
         name = split_name(str(split), where)
         if name in opened:
             raise DataError(f"{where} has the split {name} under two names: expected one; rename the other.")
         opened[name] = stream.decode(False)
-    return {split: opened[split] for split in sorted(opened, key=lambda name: (name != "train", name))}
+    return dict(sorted(opened.items(), key=lambda item: (item[0] != "train", item[0])))
 
 
 def read_set(folder: str | Path) -> dict[str, Iterable[EditPair]]:
     """The pairs of a data set that `mgie prepare` wrote, as Arrow or Parquet files, split by split."""
-    if not parquet_files(Path(folder)):
+    if not parquet_files(folder):
         return {split: StoredPairs(folder, split) for split in stored_splits(folder)}
     streams = open_tables(str(folder))
-    return {split: map(from_row, read_rows(stream, str(folder))) for split, stream in streams.items()}
+    return {split: map(from_row, told(stream, str(folder))) for split, stream in streams.items()}
 
 
-def read_splits(
-    where: str, read: FromRow, options: Options, *, needs: tuple[str, ...], group: str = ""
-) -> Splits:
+def read_splits(where: str, read: FromRow, options: Options, *, needs: tuple[str, ...], group: str) -> Splits:
     """The rows of a table as pairs. Where there is only one split, its end is held out, cut where `group`
     changes."""
-    streams = open_tables(where)
+    streams, tests = open_tables(where), {}
     for split, stream in streams.items():
-        missing = [name for name in needs if name not in (stream.column_names or needs)]
+        columns = stream.column_names or needs
+        missing = [name for name in needs if name not in columns]
         if missing:
-            raise DataError(
-                f"{where} ({split}) has no column {missing[0]}: it has "
-                f"{', '.join(stream.column_names or ())}."
-            )
-    tests = {}
+            raise DataError(f"{where} ({split}) has no column {missing[0]}: it has {', '.join(columns)}.")
+
+    def rows(stream: IterableDataset, first: int = 0) -> Rows:
+        return each(lambda row: read(row[1], row[0]), enumerate(told(stream, where), first))
+
     if set(streams) == {"train"}:
-        cut, total = _cut(where, streams["train"], group, options)
-        if cut < total:
-            tests = {"test": _rows(streams["train"].skip(cut), where, read, first=cut)}
+        total = count_rows(where, "train", streams["train"])
+        cut = _between_groups(streams["train"], group, learnt(total, options), total)
+        tests = {"test": rows(streams["train"].skip(cut), cut)} if cut < total else {}
         streams["train"] = streams["train"].take(cut)
     if options.count is not None and "train" in streams:
         streams["train"] = streams["train"].take(options.count)
-    return {split: _rows(stream, where, read) for split, stream in streams.items()} | tests
+    return {split: rows(stream) for split, stream in streams.items()} | tests
 
 
 def picture(row: dict[str, Any], column: str, key: str, role: str) -> bytes:
     """The bytes of a picture in a table. Raises Rejected where there are none."""
-    cell = row[column]
-    data = cell.get("bytes") if isinstance(cell, dict) else cell
+    data = row[column].get("bytes") if isinstance(row[column], dict) else row[column]
     if not isinstance(data, bytes) or not data:
         raise Rejected(key, "missing partner", f"{key} has no {role}: expected the bytes of a picture.")
     return data
 
 
-def read_rows(rows: Iterable[Any], where: str) -> Iterator[Any]:
+def told(rows: Iterable[Any], where: str) -> Iterator[Any]:
     """The rows of a stream, or its tables. Raises DataError where a file is damaged."""
     try:
         yield from rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"a file of {where} is damaged ({type(error).__name__}): download it again."
-        ) from error
-
-
-def _rows(stream: IterableDataset, where: str, read: FromRow, *, first: int = 0) -> Rows:
-    return each(lambda at: read(at[1], at[0]), enumerate(read_rows(stream, where), first))
+        kind = type(error).__name__
+        raise DataError(f"a file of {where} is damaged ({kind}): download it again.") from error
 
 
 def file_rows(where: str, split: str, stream: IterableDataset) -> list[int | None]:
     """How many rows each file of a split has; None of those on a hub, which does not tell."""
-    paths = parquet_files(Path(where)).get(split, []) if Path(where).exists() else []
-    opened = read_rows((pq.ParquetFile(path).metadata.num_rows for path in paths), where)
-    return list(opened) or [None] * stream.num_shards
+    opened = (pq.ParquetFile(path).metadata.num_rows for path in parquet_files(where).get(split, []))
+    return list(told(opened, where)) or [None] * stream.num_shards
 
 
 def count_rows(where: str, split: str, stream: IterableDataset) -> int:
@@ -154,16 +132,23 @@ def count_rows(where: str, split: str, stream: IterableDataset) -> int:
     raise ConfigError(f"{where} does not say how many rows it has: download it, or choose another source.")
 
 
-def _cut(where: str, stream: IterableDataset, group: str, options: Options) -> tuple[int, int]:
-    """Number of the first held-out row, and of all rows."""
-    total = count_rows(where, "train", stream)
-    cut = math.floor((1 - HELD_OUT) * total) if options.test is None else total - options.test
-    if cut < 1:
-        cut = total
-    if group and cut < total:
-        before = max(cut - LONGEST_GROUP, 0)
-        values = [row[group] for row in stream.select_columns([group]).skip(before).take(cut - before + 1)]
-        while len(values) > 1 and values[-2] == values[-1]:
-            values.pop()
-        cut = before + len(values) - 1 or total
-    return cut, total
+def _between_groups(stream: IterableDataset, group: str, cut: int, total: int) -> int:
+    """The last row up to `cut` with which a group begins; the end where there is none."""
+    if cut == total:
+        return cut
+    before = max(cut - LONGEST_GROUP, 0)
+    values = [row[group] for row in stream.select_columns([group]).skip(before).take(cut - before + 1)]
+    while len(values) > 1 and values[-2] == values[-1]:
+        values.pop()
+    return before + len(values) - 1 or total
+
+
+def _asked(where: str, question: Callable[[], Answer]) -> Answer:
+    """What the library or the hub answers; they raise many kinds, most for "not there" and "no network"."""
+    try:
+        return question()
+    except Exception as error:
+        raise DataError(
+            f"{where} is neither a folder nor a hub id that can be reached ({type(error).__name__}): "
+            "download it first."
+        ) from error

@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 
 from mgie.data import express
-from mgie.data.captions import Given, Silent, Spoken, open_voice, weights_identity
+from mgie.data.captions import Given, Spoken, open_voice, weights_identity
 from mgie.data.express import Said
 from mgie.data.stored_pairs import StoredPairs
-from mgie.data.validation import Rejected
+from mgie.data.validation import Gate, Rejected
 from mgie.errors import ConfigError, DataError
 from mgie.prepare import prepare, table
 
@@ -42,16 +42,16 @@ def test_a_kill_loses_one_batch_at_most_and_nothing_is_made_twice(tmp_path, make
     sized = [(make_pair(index), (12, 12)) for index in range(10)]
     first, second = Model(batches=2), Model()
     with pytest.raises(Kill):
-        list(spoken(tmp_path, first).after(sized))
+        list(spoken(tmp_path, first)((), lambda _: sized))
     voice = spoken(tmp_path, second)
-    assert [pair.expressive for pair, _ in voice.after(sized)] == [
+    assert [pair.expressive for pair, _ in voice((), lambda _: sized)] == [
         f"It is pair-{index}." for index in range(10)
     ]
     assert first.seen == [[f"pair-{i}" for i in (0, 1, 2)], [f"pair-{i}" for i in (3, 4, 5)]]
     assert second.seen == [[f"pair-{i}" for i in (6, 7, 8)], ["pair-9"]]
     assert voice.facts() == {"express": {"by": "model", "rows": 10, "without": 0}}
     assert (voice.made, voice.reused) == (4, 6)
-    voice.finish()
+    voice.notes.unlink()
     assert not list((tmp_path / "a").iterdir())
 
 
@@ -64,45 +64,51 @@ def test_pairs_that_a_model_has_no_words_for_are_counted(tmp_path, make_pair):
     sized = [(make_pair(index), (12, 12)) for index in range(5)]
     for _ in range(2):  # the second time from the file
         voice = spoken(tmp_path, silent, batch_size=5)
-        list(voice.after(sized))
+        list(voice((), lambda _: sized))
         assert voice.facts()["express"]["without"] == 3
 
 
 def test_a_line_that_was_cut_off_is_made_again(tmp_path, make_pair):
     sized = [(make_pair(index), (12, 12)) for index in range(6)]
-    list(spoken(tmp_path, Model()).after(sized))
+    list(spoken(tmp_path, Model())((), lambda _: sized))
     (path,) = notes(tmp_path)
     assert path.name.startswith(".x.express-")
     path.write_bytes(path.read_bytes()[:-20])
     model = Model()
     voice = spoken(tmp_path, model)
-    assert len(list(voice.after(sized))) == 6 and model.seen == [["pair-5"]]
-    assert len(list(spoken(tmp_path, Model(batches=0)).after(sized))) == 6
+    assert len(list(voice((), lambda _: sized))) == 6 and model.seen == [["pair-5"]]
+    assert len(list(spoken(tmp_path, Model(batches=0))((), lambda _: sized))) == 6
 
 
 def test_what_was_made_otherwise_is_not_used(tmp_path, make_pair):
     sized = [(make_pair(index), (12, 12)) for index in range(3)]
-    list(spoken(tmp_path, Model()).after(sized))
+    list(spoken(tmp_path, Model())((), lambda _: sized))
     other = Model()
-    list(spoken(tmp_path, other).after([(replace(pair, instruction="other"), size) for pair, size in sized]))
+    list(
+        spoken(tmp_path, other)(
+            (), lambda _: [(replace(pair, instruction="other"), size) for pair, size in sized]
+        )
+    )
     another = spoken(tmp_path, other, made_by={"by": "another"})
-    list(another.after(sized))
+    list(another((), lambda _: sized))
     assert len(other.seen) == 2 and len(notes(tmp_path)) == 2
-    another.finish()  # its own notes are no longer needed; those of the first are left alone
-    list(spoken(tmp_path, Model(batches=0)).after(sized))
+    another.notes.unlink()  # its own notes are no longer needed; those of the first are left alone
+    list(spoken(tmp_path, Model(batches=0))((), lambda _: sized))
     (path,) = notes(tmp_path)
     path.write_bytes(b"\xff\n{")
-    list(spoken(tmp_path, other).after(sized))
+    list(spoken(tmp_path, other)((), lambda _: sized))
     assert len(other.seen) == 3
 
 
 def test_another_batch_size_loses_nothing(tmp_path, make_pair):
     sized = [(make_pair(index), (12, 12)) for index in range(10)]
     with pytest.raises(Kill):
-        list(spoken(tmp_path, Model(batches=2)).after(sized))
+        list(spoken(tmp_path, Model(batches=2))((), lambda _: sized))
     model = Model()
     voice = spoken(tmp_path, model, batch_size=4)
-    assert [pair.expressive for pair, _ in voice.after(sized)] == [f"It is pair-{i}." for i in range(10)]
+    assert [pair.expressive for pair, _ in voice((), lambda _: sized)] == [
+        f"It is pair-{i}." for i in range(10)
+    ]
     assert model.seen == [["pair-6", "pair-7"], ["pair-8", "pair-9"]] and len(notes(tmp_path)) == 1
 
 
@@ -125,28 +131,26 @@ def test_given_texts(tmp_path, make_pair):
     }))  # fmt: skip
     given = Given(path)
     rejected = Rejected(key="r", reason="x", detail="y.")
-    found = list(given.before([make_pair(0), make_pair(1), make_pair(2), make_pair(3), rejected]))
-    assert (
-        [row.expressive for row in found[:2]] == ["So.", "Thus."]
-        and found[3] == make_pair(3)
-        and found[4] is rejected
-    )
-    assert found[2].reason == "other instruction"
+    gate = Gate()
+    rows = [make_pair(0), make_pair(1), make_pair(2), make_pair(3), rejected]
+    found = [pair for pair, _ in given(rows, gate)]
+    assert [pair.expressive for pair in found[:2]] == ["So.", "Thus."] and found[2:] == [make_pair(3)]
+    assert [row.reason for row in gate.rejected] == ["other instruction", "x"]
     assert given.facts() == {"express": {"given": 2, "without": 1}}
     other = Given(path)
-    list(other.before([make_pair(9)]))
+    list(other([make_pair(9)], Gate()))
     with pytest.raises(DataError, match="none of the 1 pairs"):
         other.facts()
     for text in ("{", "[]", '{"a": {"b": 1}}', '{"a": 3}'):
         path.write_text(text)
-        with pytest.raises(DataError, match="is not understood"):
+        with pytest.raises(DataError, match="cannot be read"):
             Given(path)
     with pytest.raises(DataError, match="cannot be read"):
         Given(tmp_path / "none.json")
 
 
 def test_which_voice(tmp_path):
-    assert isinstance(open_voice(None, None, tmp_path / "x"), Silent)
+    assert open_voice(None, None, tmp_path / "x") is None
     for wrong in ("llava", "llava:", "file:", "other:x"):
         with pytest.raises(ConfigError, match="is not understood"):
             open_voice(wrong, None, tmp_path / "x")

@@ -130,13 +130,6 @@ def test_a_line_is_no_picture(size):
     assert images.decode(saved(Image.new("1", (600, 6))), name="it").size == (600, 6)
 
 
-def test_near_keeps_both_sides():
-    data = saved(noise(512, 300), "JPEG")
-    assert images.decode(data, name="it").size == (512, 300)
-    small = images.decode(data, name="it", near=64)
-    assert min(small.size) >= 64 and small.width <= 256
-
-
 def test_square_crops_the_centre_with_floor_division():
     image = noise(9, 4)
     assert images.square(image, 4).tobytes() == image.crop((2, 0, 6, 4)).tobytes()

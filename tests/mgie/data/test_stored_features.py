@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch.testing import assert_close
+from torch.utils.data import StackDataset
 
 from llava_patch.weights import load_llava
 from mgie.data.batches import Batches
@@ -67,7 +68,7 @@ def batch_of(pairs, builder, **changes):
 
 def featured(folder, builder, kinds=("vae", "clip")):
     pairs = StoredPairs(folder, "train", pictures=len(kinds) < 2)
-    return batch_of(pairs, builder, features=StoredFeatures(folder, "train", kinds=kinds))
+    return batch_of(StackDataset(pairs, StoredFeatures(folder, "train", kinds=kinds)), builder)
 
 
 @pytest.mark.parametrize(
@@ -197,8 +198,11 @@ def test_features_belong_to_their_pairs(folder, builder, codec, tmp_path):
     with pytest.raises(DataError, match="--store"):
         StoredFeatures(folder, "train")
     (tmp_path / "other" / "features" / "features.json").write_text("{")
-    with pytest.raises(DataError, match="holds no features"):
-        StoredFeatures(tmp_path / "other", "train")
+    for way in (lambda folder: StoredFeatures(folder, "train"), verify):
+        with pytest.raises(DataError, match=r"cannot be read .*--store"):
+            way(tmp_path / "other")
+    assert not store_features(tmp_path / "other", FeatureExtractor(builder, codec))["reused"]
+    verify(tmp_path / "other")
 
 
 def test_a_check_looks_at_the_features_too(folder, builder, codec):
@@ -238,6 +242,6 @@ def test_workers_and_devices(folder, builder, codec, encoder):
     pairs, features = StoredPairs(folder, "train", pictures=False), StoredFeatures(folder, "train")
     assert pickle.loads(pickle.dumps(pairs))[0].target == b"" and pairs[0].mask is None
     settings = {"seed": 0, "batch_size": 2, "micro_batch_size": 2, "workers": 1}
-    (batch,) = next(Batches(pairs, builder, features=features, **settings).steps())
+    (batch,) = next(Batches(StackDataset(pairs, features), builder, **settings).steps())
     moved = batch.to("meta")
     assert moved.target_mean.is_meta and moved.input_ids.is_meta and moved.keys == batch.keys

@@ -178,7 +178,7 @@ def test_what_is_no_data_set_says_so(tmp_path, make_pair):
     with pytest.raises(DataError, match="damaged"):
         StoredPairs(tmp_path / "set", "train")
     (tmp_path / "set" / FACTS).write_text("{")
-    with pytest.raises(DataError, match="is not what"):
+    with pytest.raises(DataError, match="expected what `mgie prepare` writes"):
         read_facts(tmp_path / "set")
 
 

@@ -90,14 +90,14 @@ def test_going_on_is_exact_whatever_is_known_of_the_files(hub, samples, tmp_path
 @pytest.fixture
 def read(monkeypatch):
     """Numbers of the rows that are read and of those that are made into pairs."""
-    counts, rows, pair = Counter(), tables.read_rows, StreamedPairs._pair
+    counts, rows, pair = Counter(), tables.told, StreamedPairs._pair
 
     def counted(tables_of_rows, where):
         for table in rows(tables_of_rows, where):
             counts["read"] += getattr(table, "num_rows", 0)
             yield table
 
-    monkeypatch.setattr(tables, "read_rows", counted)
+    monkeypatch.setattr(tables, "told", counted)
     monkeypatch.setattr(StreamedPairs, "_pair", lambda *row: counts.update(made=1) or pair(*row))
     return counts
 

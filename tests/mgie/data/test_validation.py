@@ -78,7 +78,7 @@ def test_regions_and_pictures_pass(make_pair, make_picture):
         ({"box": (0.1, float("nan"), 0.5, 0.9)}, "expected numbers"),
         ({"box": (3.0, 0.0, 9.0, 11.0)}, "looks like pixels: divide by the width 12 and the height 24"),
         ({"scales": (1.0, float("inf"), 1.0)}, "expected numbers"),
-        ({"scales": (1.0, -1.0, 1.0)}, "expected none below 0"),
+        ({"scales": (1.0, -1.0, 1.0)}, "no scale below 0"),
     ],
 )
 def test_regions_that_are_none(make_pair, make_picture, region, words):

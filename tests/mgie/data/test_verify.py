@@ -43,7 +43,7 @@ def test_facts_that_do_not_fit_the_rows(folder):
     for change, words in (
         ({"rows": 5}, "expected 5"),
         ({"sha256": "0"}, "another SHA-256"),
-        ({"shards": 3}, "is not what"),
+        ({"shards": 3}, "expected what `mgie prepare` writes"),
     ):
         wrong = facts | {"splits": facts["splits"] | {"train": facts["splits"]["train"] | change}}
         (folder / FACTS).write_text(json.dumps(wrong))

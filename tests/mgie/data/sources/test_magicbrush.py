@@ -139,7 +139,7 @@ def test_missing_files_are_told(layout, tmp_path):
         and found[2].key == "139-2"
     )
     (layout / "edit_turns.json").write_text("{")
-    with pytest.raises(DataError, match="no JSON"):
+    with pytest.raises(DataError, match="expected JSON"):
         rows(layout, "test")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="neither Parquet files nor edit_turns"):

@@ -1,0 +1,54 @@
+"""Files that somebody else wrote: read with care, and told of where they are damaged."""
+
+import errno
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from mgie.errors import DataError
+
+Meaning = TypeVar("Meaning")
+MALFORMED = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    OverflowError,
+)
+"""What one stumbles over in data that has another form."""
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
+"""What no name holds: control characters, and a backslash, which is a slash elsewhere."""
+
+
+def read_json(path: Path, understand: Callable[[Any], Meaning], expected: str) -> Meaning:
+    """What a JSON file means. Raises DataError, which ends in `expected`, where it means nothing."""
+    try:
+        return understand(json.loads(regular(path).read_text(encoding="utf-8")))
+    except MALFORMED as error:
+        raise DataError(f"{path} cannot be read ({reason(error)}): expected {expected}.") from error
+
+
+def regular(path: Path) -> Path:
+    """The same path, unless a pipe, a device or a folder lies there, which would be waited for. Raises
+    OSError."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return path
+
+
+def is_name(text: str) -> bool:
+    """Whether a text that came with data may name something in a folder: it leads nowhere else. Slashes may
+    join its parts."""
+    return not CONTROL.search(text) and not {"", ".", ".."} & set(text.split("/"))
+
+
+def reason(error: Exception) -> str:
+    """Another program's message as a few words."""
+    told = getattr(error, "strerror", None) or error
+    text = " ".join(str(told).split()).split(" <_io", 1)[0].strip(" :.")
+    return text[:120] or type(error).__name__
