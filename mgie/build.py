@@ -11,9 +11,9 @@ from torch.utils.data import ConcatDataset
 from mgie.config import RunConfig, dump_run
 from mgie.data.augment import augmentations
 from mgie.data.batches import Batches
-from mgie.data.datasets import OrderConfig, open_sets, with_features
+from mgie.data.datasets import open_sets, with_features
 from mgie.data.examples import ExampleBuilder
-from mgie.data.orders import aspect_shapes
+from mgie.data.orders import OrderConfig, aspect_shapes
 from mgie.data.stored_features import FeatureExtractor
 from mgie.data.stored_pairs import stored_splits
 from mgie.data.streamed import StreamedPairs

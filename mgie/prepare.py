@@ -20,10 +20,9 @@ from llava_patch.ranges import in_range
 from mgie.data.captions import Spoken, Voice, open_voice
 from mgie.data.card import write_card
 from mgie.data.shards import Sized, write_arrow, write_parquet
-from mgie.data.sources import open_source
+from mgie.data.sources import fingerprint, open_source
 from mgie.data.sources.base import ClipFilter, Options, Splits
 from mgie.data.sources.legacy import write_legacy
-from mgie.data.sources.seen import fingerprint
 from mgie.data.stored_pairs import FACTS, FORMATS, KIND, REJECTED, SplitFacts, read_facts
 from mgie.data.validation import Gate
 from mgie.devices import Dtype, find_device

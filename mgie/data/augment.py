@@ -1,7 +1,6 @@
 """Pair -> pair, before an example is made of it: a part of it, or mirrored.
 
-What comes out is a pair like any other. Its pictures have become BMP files, which lose nothing and cost
-little to write and to read again. All that is random comes from the sample's own generator.
+Its pictures have become BMP files then, which lose nothing and cost little to write and to read again.
 """
 
 import io

@@ -1,8 +1,8 @@
 """Example -> Batch, in an order that only (seed, epoch) decide.
 
-The order is one endless sequence of positions. An optimizer step takes the next `batch_size` of them,
-whatever the number of processes, micro-batches or loader workers; so the state of the data is one integer,
-the samples done.
+The order is one endless sequence of positions. A step takes the next `batch_size` of them, whatever the
+number of processes, micro-batches or loader workers; so the state of the data is one integer, the samples
+done.
 """
 
 import atexit
@@ -33,7 +33,10 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 class Builder(Protocol):
     """Anything that makes a pair into an example."""
 
-    pad_id: int
+    @property
+    def pad_id(self) -> int:
+        """What fills up shorter conversations."""
+        ...
 
     def __call__(
         self, pair: EditPair, rng: np.random.Generator, features: Mapping[str, Tensor] | None = None, /
@@ -165,8 +168,8 @@ def _close(there: "weakref.ref[Generator]") -> None:
 def collate(examples: Sequence[Example], *, positions: tuple[int, ...], pad_id: int) -> Batch:
     """Examples side by side, padded on the right to the longest.
 
-    Where an example asks for states beyond its last token but one (it was built as the reference builds
-    it), they are read at the end of the padded batch, as the reference does.
+    Where an example asks for states beyond its last token but one (it was built as the reference builds it),
+    they are read at the end of the padded batch, as the reference does.
     """
 
     def each(name: str) -> list[Any]:
@@ -180,22 +183,16 @@ def collate(examples: Sequence[Example], *, positions: tuple[int, ...], pad_id: 
         return mean, deviation
 
     input_ids = pad_sequence(each("input_ids"), batch_first=True, padding_value=pad_id)
+    labels = pad_sequence(each("labels"), batch_first=True, padding_value=IGNORE)
     lengths, longest = torch.tensor([*map(len, each("input_ids"))]), input_ids.shape[1]
     read_at = torch.stack(each("read_at"))
     target_mean, target_std = moments("target_moments")
     return Batch(
-        input_ids=input_ids,
-        labels=pad_sequence(each("labels"), batch_first=True, padding_value=IGNORE),
-        mask=torch.arange(longest) < lengths[:, None],
+        input_ids=input_ids, labels=labels, mask=torch.arange(longest) < lengths[:, None],
         read_at=read_at - (read_at[:, -1:] - (longest - 2)).clamp(min=0),
         clip_pixels=torch.cat(each("clip_pixels")),
         features=torch.cat(each("clip_features")) if examples[0].clip_features is not None else None,
-        source=torch.stack(each("source")),
-        has_source=torch.tensor(each("has_source")),
-        target=torch.stack(each("target")),
-        source_mean=moments("source_moments")[0],
-        target_mean=target_mean,
-        target_std=target_std,
-        keys=tuple(each("key")),
-        positions=positions,
-    )
+        source=torch.stack(each("source")), has_source=torch.tensor(each("has_source")),
+        target=torch.stack(each("target")), source_mean=moments("source_moments")[0],
+        target_mean=target_mean, target_std=target_std, keys=tuple(each("key")), positions=positions,
+    )  # fmt: skip

@@ -1,8 +1,8 @@
 """Where expressive instructions come from: nowhere, a file, or a model.
 
-What a model made is kept line by line beside the data set that is being written, so a kill costs one batch
-at most and the same command goes on where it was. The file goes away with the last row. What another model or
-summariser made is kept in a file of its own, which nobody else touches.
+What a model made is kept line by line beside the data set that is being written, so a kill costs one batch at
+most and the same command goes on where it was. What another model or summariser made is kept in a file of its
+own, which nobody else touches.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mgie.data.express import CLEANING, MAX_NEW_TOKENS, QUESTION, SUMMARY_PROMPT, Expresser, Said, summariser
-from mgie.data.files import read_json
+from mgie.data.files import MALFORMED, read_json
 from mgie.data.shards import Sized, sampled_hash
 from mgie.data.validation import Rejected
 from mgie.errors import ConfigError, DataError
@@ -32,29 +32,25 @@ class Given:
         """Raises DataError if the file holds anything else."""
 
         def understand(rows: dict[str, Any]) -> dict[str, tuple[str, str | None]]:
-            return {
-                key: (row, None) if isinstance(row, str) else (str(row["expressive"]), row.get("instruction"))
-                for key, row in rows.items()
-            }
+            told = {key: {"expressive": row} if isinstance(row, str) else row for key, row in rows.items()}
+            return {key: (str(row["expressive"]), row.get("instruction")) for key, row in told.items()}
 
         self._said = read_json(Path(path), understand, '{key: {"instruction", "expressive"}} as JSON')
         self._path, self.used, self.missing = path, 0, 0
 
     def __call__(self, rows: Rows, gate: Gate) -> Iterable[Sized]:
-        """The sound pairs of `rows` with their texts."""
+        """The sound pairs of `rows` with their texts; one made for other words sets its row aside."""
         return gate(map(self._told, rows))
 
     def _told(self, row: EditPair | Rejected) -> EditPair | Rejected:
-        """The row with its text. A pair that asks for something else than the file says is set aside."""
-        if isinstance(row, Rejected) or row.key not in self._said:
-            self.missing += not isinstance(row, Rejected)
+        if isinstance(row, Rejected):
             return row
-        text, instruction = self._said[row.key]
+        text, instruction = self._said.get(row.key, (None, None))
         if instruction not in (None, row.instruction):
             detail = f"{row.key} asks {row.instruction!r}, but its text was made for {instruction!r}."
             return Rejected(row.key, "other instruction", detail)
-        self.used += 1
-        return replace(row, expressive=text)
+        self.used, self.missing = self.used + (text is not None), self.missing + (text is None)
+        return row if text is None else replace(row, expressive=text)
 
     def facts(self) -> dict[str, Any]:
         """How many rows found a text. Raises DataError where none did."""
@@ -80,57 +76,48 @@ class Spoken:
     ):
         """`made_by` says what decides the texts: what was made in another way is not gone on with, but kept.
         How many pairs are spoken of at a time is no part of it."""
-        if batch_size < 1:
-            raise ConfigError(f"express_batch={batch_size}: expected at least 1.")
         self._speak, self._made_by, self._batch_size = speak, made_by, batch_size
         identity = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:12]
         self.notes = out.parent / f".{out.name}.express-{identity}.jsonl"
         self.made = self.reused = self.without = 0
         self._said: dict[tuple[str, str], Said] = {}
-        self._read()
-
-    def __call__(self, rows: Rows, gate: Gate) -> Iterator[Sized]:
-        """The sound pairs of `rows` with their texts; only what was not made before is made."""
-        pairs = iter(gate(rows))
-        while batch := list(itertools.islice(pairs, self._batch_size)):
-            names = [(pair.key, _hash(pair)) for pair, _ in batch]
-            missing = [place for place, name in enumerate(names) if name not in self._said]
-            if missing:
-                made = self._speak([batch[place][0] for place in missing])
-                self._remember([names[place] for place in missing], made)
-            self.made += len(missing)
-            self.reused += len(batch) - len(missing)
-            for name, (pair, size) in zip(names, batch):
-                self.without += not self._said[name].expressive
-                yield replace(pair, expressive=self._said[name].expressive), size
-
-    def facts(self) -> dict[str, Any]:
-        """How they were made, how many, and of how many the model had nothing to say."""
-        return {"express": self._made_by | {"rows": self.made + self.reused, "without": self.without}}
-
-    def _remember(self, names: list[tuple[str, str]], made: list[Said]) -> None:
-        rows = [asdict(said) | {"of": name[1]} for name, said in zip(names, made)]
-        with self.notes.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-            file.flush()
-            os.fsync(file.fileno())
-        self._said |= dict(zip(names, made))
-
-    def _read(self) -> None:
-        """Take up what an interrupted run left. A line that was cut off or damaged is made again."""
-        self.notes.parent.mkdir(parents=True, exist_ok=True)
         data = self.notes.read_bytes() if self.notes.is_file() else b""
         for line in data.split(b"\n"):
             try:
                 row = json.loads(line)
                 name = row["key"], row.pop("of")
                 self._said[name] = Said(**row)
-            except (ValueError, KeyError, TypeError):
+            except MALFORMED:  # a line that was cut off or damaged is made again
                 continue
-        with self.notes.open("ab") as file:
-            file.write(
-                b"" if data.endswith(b"\n") else b"\n" if data else json.dumps(self._made_by).encode() + b"\n"
-            )
+        if not data.endswith(b"\n"):
+            self._write("" if data else json.dumps(made_by))
+
+    def __call__(self, rows: Rows, gate: Gate) -> Iterator[Sized]:
+        """The sound pairs of `rows` with their texts; only what was not made before is made."""
+        pairs = iter(gate(rows))
+        while batch := list(itertools.islice(pairs, self._batch_size)):
+            names = [(pair.key, _hash(pair)) for pair, _ in batch]
+            missing = {name: pair for name, (pair, _) in zip(names, batch) if name not in self._said}
+            if missing:
+                made = dict(zip(missing, self._speak(list(missing.values()))))
+                lines = (asdict(said) | {"of": name[1]} for name, said in made.items())
+                self._write(*(json.dumps(line, ensure_ascii=False) for line in lines))
+                self._said |= made
+            self.made, self.reused = self.made + len(missing), self.reused + len(batch) - len(missing)
+            for (pair, size), text in zip(batch, [self._said[name].expressive for name in names]):
+                self.without += not text
+                yield replace(pair, expressive=text), size
+
+    def facts(self) -> dict[str, Any]:
+        """How they were made, how many, and of how many the model had nothing to say."""
+        return {"express": self._made_by | {"rows": self.made + self.reused, "without": self.without}}
+
+    def _write(self, *lines: str) -> None:
+        self.notes.parent.mkdir(parents=True, exist_ok=True)
+        with self.notes.open("a", encoding="utf-8") as file:
+            file.write("".join(line + "\n" for line in lines))
+            file.flush()
+            os.fsync(file.fileno())
 
 
 Voice = Given | Spoken
@@ -142,20 +129,17 @@ def open_voice(
 ) -> Voice | None:
     """What `express` names: None, file:JSON or llava:DIR. Raises ConfigError, DataError or WeightsError."""
     kind, _, where = (express or "").partition(":")
-    if express is None:
-        return None
-    if kind not in ("file", "llava") or not where:
+    if express is None or (kind == "file" and where):
+        return Given(where) if where else None
+    if kind != "llava" or not where:
         raise ConfigError(f"express={express!r} is not understood: expected llava:DIR or file:JSON.")
-    if kind == "file":
-        return Given(where)
     name, shorten = summariser(summarise, device=device)
     made_by = {
         "llava": weights_identity(where),
         "summariser": weights_identity(name),
         "wording": [QUESTION, SUMMARY_PROMPT, MAX_NEW_TOKENS, CLEANING],
     }
-    speak = Expresser(where, shorten, device=device)
-    return Spoken(out, speak, made_by=made_by, batch_size=batch_size)
+    return Spoken(out, Expresser(where, shorten, device=device), made_by=made_by, batch_size=batch_size)
 
 
 def weights_identity(name: str) -> str:

@@ -10,8 +10,6 @@ LICENCES = {
     "pairs": "The owner of these pairs decides; write it here before you pass them on.",
     "legacy": "As the pairs that it was made from, usually InstructPix2Pix's (MIT licence).",
 }
-
-
 PATHS = {"arrow": "{split}/*.arrow", "parquet": "data/{split}-*.parquet"}
 """Format -> where the files of a split lie, as `datasets.load_dataset` is told."""
 

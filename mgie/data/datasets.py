@@ -3,55 +3,25 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from torch.utils.data import ConcatDataset, Dataset, StackDataset
 
-from mgie.data.mixture import Mixed
-from mgie.data.orders import AbstractOrder, Bucketed, ByLength, Last, Shuffled, Weighted, nearest_shapes
-from mgie.data.shards import check_unchanged
+from mgie.data.orders import AbstractOrder, Mixed, OrderConfig
+from mgie.data.shards import check_set
 from mgie.data.sources import tables
 from mgie.data.stored_features import FeatureExtractor, Kind, StoredFeatures
 from mgie.data.stored_pairs import FACTS, StoredPairs, data_identity
 
 
-@dataclass(frozen=True, kw_only=True)
-class OrderConfig:
-    """How one data set is put in order."""
-
-    batch_size: int
-    last: Last | None = None
-    """None: what suits the buckets."""
-    buckets: Literal["length", "shape"] | None = None
-    shapes: Sequence[tuple[int, int]] = ()
-    """The shapes of shape buckets: width, height."""
-    pair_weights: bool = False
-
-    def __call__(self, pairs: StoredPairs, seed: int) -> AbstractOrder:
-        """The order of `pairs`. Raises ConfigError where there can be none."""
-        size, last = self.batch_size, self.last or "straddle"
-        if self.pair_weights:
-            return Weighted(pairs.weights, seed=seed)
-        if self.buckets == "shape":
-            numbers = nearest_shapes(pairs.sides, self.shapes)
-            return Bucketed(numbers, seed=seed, batch_size=size, last=self.last or "pad")
-        if self.buckets == "length":
-            return ByLength(pairs.lengths, seed=seed, batch_size=size, last=last)
-        return Shuffled(len(pairs), seed=seed, batch_size=size, last=last)
-
-
 def open_sets(
     shares: dict[str, float], arrange: OrderConfig, *, seed: int
 ) -> tuple[list[StoredPairs], AbstractOrder]:
-    """The training pairs of each folder, and the order of them laid end to end.
-
-    `shares` are the folders' parts of the samples. Raises DataError for a folder that holds no data set, or
-    one that has changed since it was prepared.
-    """
+    """The training pairs of each folder, and the order of them laid end to end; `shares` are the folders'
+    parts of the samples. Raises DataError for a folder that holds no data set, or one that has changed."""
     for folder in shares:
-        check_unchanged(folder)
+        check_set(folder, sampled=True)
     stored = [StoredPairs(folder, "train") for folder in shares]
     if len(stored) == 1:
         return stored, arrange(stored[0], seed)
@@ -75,8 +45,8 @@ def with_features(
 def identity(shares: dict[str, float], *, streaming: bool = False) -> str:
     """What is learnt from, in 16 letters: the rows of every data set and its share, wherever they lie.
 
-    Of a stream that `mgie prepare` did not write: names and sizes of its files, or id and revision.
-    Raises DataError for a folder that holds no data set.
+    Of a stream that `mgie prepare` did not write: names and sizes of its files, or id and revision. Raises
+    DataError for a folder that holds no data set.
     """
     total, parts = sum(shares.values()), []
     for where, share in shares.items():

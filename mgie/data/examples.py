@@ -1,10 +1,12 @@
 """EditPair -> Example: the conversation, where visual tokens are read, the pixels."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from numpy.random import Generator
 from PIL import Image
 from torch import Tensor
 
@@ -19,34 +21,29 @@ REFERENCE_SIDE = 512
 """The reference makes every picture this large before it makes it smaller."""
 
 
+@dataclass(kw_only=True)
 class ExampleBuilder:
     """What one model needs to know of a pair, in its own tokens and sizes."""
 
-    def __init__(
-        self,
-        prompts: AbstractPrompts,
-        *,
-        size: int,
-        max_length: int,
-        compat: Compat = "default",
-        shapes: Sequence[tuple[int, int]] | None = None,
-        transforms: Sequence[Transform] = (),
-    ):
-        """Pictures become `size` pixels wide, conversations at most `max_length` tokens long.
+    prompts: AbstractPrompts = field(kw_only=False)
+    size: int
+    """Pictures become so many pixels wide."""
+    max_length: int
+    """Most tokens of a conversation."""
+    compat: Compat = "default"
+    """`reference` resizes pictures twice, as the original program does."""
+    shapes: Sequence[tuple[int, int]] | None = None
+    """Widths and heights, of which the pictures of a pair get that nearest to its target's. None: squares."""
+    transforms: Sequence[Transform] = ()
+    """What changes a pair before anything is made of it."""
 
-        `reference` resizes pictures twice, as the original program does. With `shapes` (width, height) the
-        pictures of a pair get the one that is nearest to its target's instead of a square. `transforms`
-        change a pair before anything is made of it.
-        """
-        self.prompts, self.pad_id = prompts, prompts.pad_id
-        self.size, self.max_length, self.compat = size, max_length, compat
-        self.shapes, self.transforms = shapes, tuple(transforms)
+    @property
+    def pad_id(self) -> int:
+        """What fills up shorter conversations."""
+        return self.prompts.pad_id
 
     def __call__(
-        self,
-        pair: EditPair,
-        rng: np.random.Generator | None = None,
-        stored: Mapping[str, Tensor] | None = None,
+        self, pair: EditPair, rng: Generator | None = None, stored: Mapping[str, Tensor] | None = None
     ) -> Example:
         """`rng` is what the transforms draw from. `stored` are fields of the example that are known already:
         what they were made of is not looked at. Raises DataError, naming the pair, where it cannot become an

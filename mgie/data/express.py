@@ -25,6 +25,7 @@ CLEANING = 1
 """Which rules `clean_up` and the marks follow: to be counted up when they change."""
 MARKS = re.compile(r"</?s>|<unk>|<im_\w+>|<image>|\[IMG\d+\]")
 """What a tokenizer would read as something else than words."""
+ALTERNATIVE = re.compile("alternative", re.IGNORECASE)
 SENTENCES = 2
 """How many sentences of the model's paragraph are kept."""
 Shorten = Callable[[Sequence[str]], list[str]]
@@ -43,28 +44,22 @@ def clean_up(text: str, *, compat: Literal["default", "reference"] = "default") 
     """
     if compat == "reference":
         text = text.split("ASSISTANT:", 1)[-1].strip()
-        text = _before_alternative(text.split("</s>", 1)[0].strip()).split("[IMG0]", 1)[0]
+        text = ALTERNATIVE.split(text.split("</s>", 1)[0].strip(), 1)[0].split("[IMG0]", 1)[0]
         text = ".".join(part.strip() for part in text.split(".")[:SENTENCES])
         return (text if text[-1] == "." else text + ".").strip()
-    text = _before_alternative(re.split(r"</s>|\[IMG\d+\]", text, maxsplit=1)[0])
+    text = ALTERNATIVE.split(re.split(r"</s>|\[IMG\d+\]", text, maxsplit=1)[0], 1)[0]
     text = " ".join(MARKS.sub(" ", text).split())
     sentences = [part.rstrip(" .") for part in re.split(r"\.(?:\s|$)", text)]
     return ". ".join([part for part in sentences if part][:SENTENCES]) + "." if any(sentences) else ""
 
 
-def _before_alternative(text: str) -> str:
-    return re.split("alternative", text, maxsplit=1, flags=re.IGNORECASE)[0]
-
-
 @dataclass(frozen=True, kw_only=True)
 class Said:
-    """What was made of one pair."""
+    """What was made of one pair: what the model said, cleaned, and the same, shortened."""
 
     key: str
     paragraph: str
-    """What the model said, cleaned."""
     expressive: str
-    """The same, shortened: what training learns to say."""
 
 
 class Expresser:
@@ -87,11 +82,9 @@ class Expresser:
         self._llava.eval()
 
     def __call__(self, pairs: Sequence[EditPair]) -> list[Said]:
-        """What each pair's result will look like. Every pair gets what it would get alone, but for rounding:
-        where two words are equally likely to the last bits, the number of pairs can decide between them, as
-        the device can."""
-        processor = self._processor
-        rows, clip_pixels = [], []
+        """What each pair's result will look like. Every pair gets what it would get alone, but for rounding
+        where two words are equally likely to the last bits."""
+        processor, rows, clip_pixels = self._processor, [], []
         for pair in pairs:
             question = QUESTION.replace("{instruction}", pair.instruction)
             rows.append(processor.encode(question, images=int(pair.source is not None)).input_ids)
@@ -122,21 +115,18 @@ def summariser(choice: str | None, *, device: str = "cpu") -> tuple[str, Shorten
     """
     if choice == "none":
         return choice, list
-    if choice is None and not _published_is_reachable():
-        raise WeightsError(
-            f"the summariser {SUMMARISER} cannot be reached: try again, name a folder or another one with "
-            "--summarise, or say --summarise none to keep the model's own sentences."
-        )
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
     name = choice or SUMMARISER
     try:
+        if choice is None and not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            HfApi().model_info(name, timeout=5)  # one short question; the library would ask for a minute
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForSeq2SeqLM.from_pretrained(name).eval().to(device)
-    except (OSError, ValueError, ImportError) as error:
+    except Exception as error:  # no network, no hub, no such folder, no such model: each has its own types
         raise WeightsError(
-            f"the summariser {name} cannot be loaded ({reason(error)}): give another folder or hub id, or "
-            "--summarise none."
+            f"the summariser {name} cannot be loaded ({reason(error)}): try again, name another folder or "
+            "hub id, or say --summarise none to keep the model's own sentences."
         ) from error
 
     @torch.no_grad()
@@ -150,12 +140,3 @@ def summariser(choice: str | None, *, device: str = "cpu") -> tuple[str, Shorten
         return [text.strip() for text in tokenizer.batch_decode(said, skip_special_tokens=True)]
 
     return name, shorten
-
-
-def _published_is_reachable() -> bool:
-    """One short question to the hub; its client would ask for a minute."""
-    try:
-        cached = isinstance(try_to_load_from_cache(SUMMARISER, "config.json"), str)
-        return cached or bool(HfApi().model_info(SUMMARISER, timeout=5))
-    except Exception:  # no network, no hub, no such model: all the same here
-        return False

@@ -1,12 +1,13 @@
-"""In which order pairs are seen, as only (seed, epoch) decide it. Endless sequences of their numbers.
+"""In which order pairs are seen, as only (seed, epoch) decide it.
 
-A position of the sequence can be asked for directly, so a run resumes anywhere without reading what came
-before.
+Any position can be asked for, so a run resumes without reading what came before.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from mgie.errors import ConfigError
 Last = Literal["straddle", "drop", "pad"]
 """The last, incomplete step of an epoch is filled from the next epoch, left out, or filled again from the
 beginning of its own epoch."""
+BLOCK = 1000
+"""Places of a block of a mixture: weights are kept to a thousandth."""
 
 
 class AbstractOrder(ABC):
@@ -58,8 +61,8 @@ class Shuffled(AbstractOrder):
 class Bucketed(AbstractOrder):
     """Every pair once per epoch, in steps whose pairs are alike; steps in a new order each epoch.
 
-    `buckets` gives each pair the number of its bucket: pairs of different buckets never share a step, so
-    the last step of every bucket must be dropped or padded. Within a bucket pairs are shuffled.
+    `buckets` gives each pair the number of its bucket: pairs of different buckets never share a step, so the
+    last step of every bucket must be dropped or padded. Within a bucket pairs are shuffled.
     """
 
     def __init__(self, buckets: np.ndarray, *, seed: int, batch_size: int, last: Last = "pad"):
@@ -123,6 +126,78 @@ class Weighted(AbstractOrder):
         points = (np.arange(self.epoch) + random.random()) * (self._ends[-1] / self.epoch)
         found = np.searchsorted(self._ends, points, side="right")
         return random.permutation(found.clip(max=len(self._ends) - 1))
+
+
+class Mixed(AbstractOrder):
+    """Shares of several data sets that are laid end to end, each in its own endless order.
+
+    In each block every one has its exact number of places, shuffled by (seed, block): a weight of 0.3 is 30 %
+    of the samples, not about 30 %. Where the pairs of a step must be alike, whole steps are mixed.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Any],
+        weights: Sequence[float | int],
+        *,
+        seed: int,
+        arrange: Callable[[Any, int], AbstractOrder] | None = None,
+        unit: int = 1,
+    ):
+        """`weights` are the shares of `parts`, and need not sum to 1. `arrange(part, seed)` gives each its
+        order, shuffled where it is left out; they are mixed by `unit` positions at a time."""
+        if len(weights) != len(parts) or not all(0 < weight < float("inf") for weight in weights):
+            raise ConfigError(
+                f"the weights {list(weights)} do not fit {len(parts)} data sets: give each one above 0."
+            )
+        own = arrange or (lambda part, its_seed: Shuffled(len(part), seed=its_seed))
+        seeds = [int(generator(seed, number, 2).integers(2**63)) for number in range(len(parts))]
+        self._orders = [own(part, its_seed) for part, its_seed in zip(parts, seeds)]
+        self._starts = np.cumsum([0, *map(len, parts)])
+        self._seed, self._unit, self._size = seed, unit, BLOCK * unit
+        # Proportional, and exactly BLOCK in all: the largest remainders are rounded up.
+        exact = np.array(weights, dtype=float) / sum(weights) * BLOCK
+        shares = np.floor(exact).astype(int)
+        shares[np.argsort(shares - exact, kind="stable")[: BLOCK - shares.sum()]] += 1
+        self._shares = shares.tolist()
+        if min(self._shares) < 1:
+            raise ConfigError(
+                f"the weights {list(weights)} give a data set less than a thousandth: leave it out."
+            )
+        self.epoch = math.ceil(max(o.epoch / share for o, share in zip(self._orders, self._shares)) * BLOCK)
+
+    def _block(self, number: int) -> np.ndarray:
+        places = np.repeat(np.arange(len(self._orders)), self._shares)
+        places = np.repeat(generator(self._seed, number).permutation(places), self._unit)
+        result = np.empty(len(places), dtype=np.int64)
+        for source, (order, share) in enumerate(zip(self._orders, self._shares)):
+            begin, count = number * share * self._unit, share * self._unit
+            taken = order.take(begin, begin + count)
+            result[places == source] = taken + self._starts[source]
+        return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderConfig:
+    """How one data set is put in order; shape buckets have `shapes` (width, height)."""
+
+    batch_size: int
+    last: Last | None = None
+    buckets: Literal["length", "shape"] | None = None
+    shapes: Sequence[tuple[int, int]] = ()
+    pair_weights: bool = False
+
+    def __call__(self, pairs: Any, seed: int) -> AbstractOrder:
+        """The order of `pairs` (StoredPairs). Raises ConfigError where there can be none."""
+        size, last = self.batch_size, self.last or "straddle"
+        if self.pair_weights:
+            return Weighted(pairs.weights, seed=seed)
+        if self.buckets == "shape":
+            numbers = nearest_shapes(pairs.sides, self.shapes)
+            return Bucketed(numbers, seed=seed, batch_size=size, last=self.last or "pad")
+        if self.buckets == "length":
+            return ByLength(pairs.lengths, seed=seed, batch_size=size, last=last)
+        return Shuffled(len(pairs), seed=seed, batch_size=size, last=last)
 
 
 def aspect_shapes(size: int, *, step: int = 64, longest: float = 2.0) -> list[tuple[int, int]]:

@@ -17,13 +17,11 @@ def prefetch_map(
     if workers <= 1:
         yield from map(function, items)
         return
-    with ThreadPoolExecutor(workers) as pool:
-        items = iter(items)
+    pool, items = ThreadPoolExecutor(workers), iter(items)
+    try:
         waiting = deque(pool.submit(function, item) for item in itertools.islice(items, 2 * workers))
-        try:
-            while waiting:
-                yield waiting.popleft().result()
-                waiting.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
-        finally:
-            for future in waiting:
-                future.cancel()
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -12,18 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llava_patch.folders import file_hash
-from mgie.data.stored_pairs import (
-    FEATURES,
-    PICTURES,
-    SEVERAL,
-    Shard,
-    SplitFacts,
-    data_identity,
-    read_facts,
-    row_hash,
-    split_facts,
-    to_row,
-)
+from mgie.data.stored_pairs import FEATURES, Shard, SplitFacts, read_facts, row_hash, split_facts, to_row
 from mgie.errors import DataError
 from mgie.types import EditPair
 
@@ -59,15 +48,9 @@ def about_file(folder: Path, file: str, rows: int) -> Shard:
     return Shard(file, rows, path.stat().st_size, file_hash(path), sampled_hash(path))
 
 
-def check_unchanged(folder: str | Path) -> str:
-    """The identity (`data_identity`) of a data set whose files are those that were written: what training
-    asks for first. `mgie prepare --check` looks at every byte of a large one. Raises DataError."""
-    check_set(folder, sampled=True)
-    return data_identity(folder)
-
-
 def check_set(folder: str | Path, *, sampled: bool = False) -> dict[str, Any]:
-    """The facts of a data set whose files are those that were written. Raises DataError."""
+    """The facts of a data set whose files are those that were written; training asks for a sample of large
+    ones, `mgie prepare --check` for every byte. Raises DataError."""
     facts = read_facts(folder)
     shards = [shard for about in split_facts(facts).values() for shard in about.shards]
     check_files(Path(folder), shards, sampled=sampled)
@@ -82,18 +65,15 @@ def check_files(folder: Path, files: list[Shard], *, sampled: bool) -> None:
     """
     sampled = sampled and sum(file.bytes for file in files) > WHOLE_BYTES
     for file in files:
-        path = folder / file.file
+        path, wrong = folder / file.file, ""
         if not path.is_file():
-            raise DataError(f"{path} is missing: copy it again, or prepare it again.")
-        if path.stat().st_size != file.bytes:
-            raise DataError(
-                f"{path} has {path.stat().st_size} bytes, expected {file.bytes}: copy it again, or prepare "
-                "it again."
-            )
-        if sampled_hash(path) != file.sample if sampled and file.sample else file_hash(path) != file.sha256:
-            raise DataError(
-                f"{path} is not what was written (another SHA-256): copy it again, or prepare it again."
-            )
+            wrong = "is missing"
+        elif path.stat().st_size != file.bytes:
+            wrong = f"has {path.stat().st_size} bytes, expected {file.bytes}"
+        elif sampled_hash(path) != file.sample if sampled and file.sample else file_hash(path) != file.sha256:
+            wrong = "is not what was written (another SHA-256)"
+        if wrong:
+            raise DataError(f"{path} {wrong}: copy it again, or prepare it again.")
 
 
 def sampled_hash(path: Path) -> str:
@@ -114,11 +94,8 @@ def _write(pairs: Iterable[Sized], folder: Path, name: str, kind: Callable[..., 
     rows = next(batches, [])
     while rows or not facts.shards:
         file, written = name.format(len(facts.shards)), 0
-        with (
-            pa.OSFile(str(folder / file), "wb") as stream,
-            kind(stream, FEATURES.arrow_schema) as writer,
-        ):
-            while rows and (not written or stream.tell() + sum(map(_size, rows)) <= SHARD_BYTES):
+        with pa.OSFile(str(folder / file), "wb") as out, kind(out, FEATURES.arrow_schema) as writer:
+            while rows and (not written or out.tell() < SHARD_BYTES):
                 for row in rows:
                     total.update(row_hash(row))
                 writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=FEATURES.arrow_schema))
@@ -136,15 +113,10 @@ def _batches(pairs: Iterable[Sized]) -> Iterator[list[dict[str, Any]]]:
     size = 0
     for pair, sides in pairs:
         rows.append(to_row(pair, sides))
-        size += _size(rows[-1])
+        masks = (pair.mask, *(region.mask for region in pair.regions))
+        size += sum(len(data or b"") for data in (pair.source, pair.target, *pair.pictures, *masks))
         if len(rows) == BATCH_ROWS or size >= BATCH_BYTES:
             yield rows
             rows, size = [], 0
     if rows:
         yield rows
-
-
-def _size(row: dict[str, Any]) -> int:
-    """Bytes of a row's pictures."""
-    cells = [row[name] for name in PICTURES if row[name]] + [cell for name in SEVERAL for cell in row[name]]
-    return sum(len(cell["bytes"]) for cell in cells)

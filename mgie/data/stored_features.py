@@ -1,14 +1,8 @@
-"""What frozen parts would compute again in every epoch, kept beside the pairs.
+"""What frozen parts would compute again each epoch, kept beside the pairs and memory-mapped.
 
-    DIR/features/features.json
-                  what made them: hashes of the models, of the preprocessing, of the pairs, of the files
-    DIR/features/train/vae_source.npy, vae_target.npy
-                  posterior moments, not samples: n x 2c x h x w, mean then deviation
-    DIR/features/train/clip.npy
-                  the vision tower's patch features: n x p x dv
-
-The files are memory-mapped. Features belong to one model, one preprocessing and one data set; with any
-other they are an error, not garbage.
+DIR/features/SPLIT has vae_source.npy and vae_target.npy (moments of the posterior: n x 2c x h x w, mean then
+deviation) and clip.npy (patch features: n x p x dv). They belong to one model, one preprocessing and one data
+set, whose hashes are in features.json; with any other they are an error, not garbage.
 """
 
 import hashlib

@@ -25,28 +25,13 @@ from mgie.data.files import is_name, read_json, reason
 from mgie.errors import DataError
 from mgie.types import EditPair, Region
 
-FEATURES = Features(
-    {
-        "key": Value("string"),
-        "source": Image(),
-        "target": Image(),
-        "mask": Image(),
-        "instruction": Value("string"),
-        "expressive": Value("string"),
-        "task": Value("string"),
-        "kind": Value("string"),
-        "session": Value("string"),
-        "turn": Value("int32"),
-        "weight": Value("float64"),
-        "meta": Value("string"),
-        "width": Value("int32"),
-        "height": Value("int32"),
-        "regions": Value("string"),
-        "stencils": List(Image()),
-        "pictures": List(Image()),
-        "subjects": Value("string"),
-    }
-)
+TEXT, NUMBER, IMAGE = Value("string"), Value("int32"), Image()
+FEATURES = Features({
+    "key": TEXT, "source": IMAGE, "target": IMAGE, "mask": IMAGE, "instruction": TEXT, "expressive": TEXT,
+    "task": TEXT, "kind": TEXT, "session": TEXT, "turn": NUMBER, "weight": Value("float64"), "meta": TEXT,
+    "width": NUMBER, "height": NUMBER, "regions": TEXT, "stencils": List(IMAGE), "pictures": List(IMAGE),
+    "subjects": TEXT,
+})  # fmt: skip
 """Columns of a stored data set. `width` and `height` are the target's, upright; `meta`, `regions` and
 `subjects` are JSON; `stencils` are the masks of those regions that have one, in their order."""
 NEWER = ("regions", "stencils", "pictures", "subjects")
@@ -168,28 +153,23 @@ def stored_splits(folder: str | Path) -> list[str]:
 
 
 def read_facts(folder: str | Path) -> dict[str, Any]:
-    """What facts.json of a data set says. Raises DataError where there is none, and for one of another
-    program."""
+    """What facts.json of a data set says. Raises DataError where there is none, or of another program."""
     path = Path(folder) / FACTS
     if not path.is_file():
-        raise DataError(
-            f"{folder} is no data set (it has no {FACTS}): expected a folder that `mgie prepare ... --out "
-            f"{folder}` wrote."
-        )
+        expected = f"expected a folder that `mgie prepare ... --out {folder}` wrote"
+        raise DataError(f"{folder} is no data set (it has no {FACTS}): {expected}.")
 
-    def understand(facts: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    def understand(facts: dict[str, Any]) -> dict[str, Any]:
         splits = split_facts(facts)
-        names = [*splits, *(shard.file for about in splits.values() for shard in about.shards)]
-        if not all(map(is_name, names)):
+        if not all(is_name(shard.file) for about in splits.values() for shard in about.shards):
             raise ValueError("it names a file outside")
-        return facts, facts["format"]
+        return facts | {"format": facts["format"]}
 
-    facts, number = read_json(path, understand, "what `mgie prepare` writes; prepare the data set again")
-    if number not in FORMATS:
-        raise DataError(
-            f"{path} tells of format {number!r}, expected {' or '.join(map(str, FORMATS))}: take the mgie "
-            "that wrote it, or prepare the data set again."
-        )
+    facts = read_json(path, understand, "what `mgie prepare` writes; prepare the data set again")
+    if facts["format"] not in FORMATS:
+        known = " or ".join(map(str, FORMATS))
+        wish = "take the mgie that wrote it, or prepare the data set again"
+        raise DataError(f"{path} tells of format {facts['format']!r}, expected {known}: {wish}.")
     return facts
 
 
@@ -233,13 +213,9 @@ def from_row(row: dict[str, Any]) -> EditPair:
     for about in told["regions"]:
         about["box"], about["scales"] = about["box"] and tuple(about["box"]), tuple(about["scales"])
         about["mask"] = next(masks, b"") if about["mask"] else None
-    return EditPair(
-        **values,
-        regions=tuple(Region(**about) for about in told["regions"]),
-        pictures=tuple(pictures),
-        subjects=tuple(told["subjects"]),
-        meta=dict(told["meta"]),
-    )
+    regions = tuple(Region(**about) for about in told["regions"])
+    more = {"pictures": tuple(pictures), "subjects": tuple(told["subjects"]), "meta": dict(told["meta"])}
+    return EditPair(**values, regions=regions, **more)
 
 
 def row_hash(row: dict[str, Any]) -> bytes:

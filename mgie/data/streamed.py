@@ -1,18 +1,20 @@
 """Data from a hub id, or larger than the disk: read in passing, never stored.
 
-The order is again a function of (seed, epoch): files are shuffled, and rows within windows. It is the same
-for any number of processes: each of them reads the whole stream, and makes pairs of its own rows alone. Where
-a position lies follows from the numbers of rows of the files, so a run goes on anywhere at once; a hub does
-not tell them, and what was learnt of them in passing is kept in a file.
+Files are shuffled by (seed, epoch), and rows within windows, alike for any number of processes: each reads
+the whole stream, and makes pairs of its own rows alone. Where a position lies follows from the numbers of
+rows of the files, so a run goes on anywhere at once; a hub does not tell them, and what was learnt in passing
+is noted.
 """
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from mgie.data.files import MALFORMED
 from mgie.data.orders import generator
 from mgie.data.sources import ipr2pr, magicbrush, tables
 from mgie.data.stored_pairs import FEATURES, NEWER, from_row
@@ -51,8 +53,10 @@ class StreamedPairs:
         self._window, self._memory, self._notes = window or WINDOW, memory, notes
         self._read_row = _reader(where, list(self._stream.column_names or ()))
         self._rows = tables.file_rows(where, split, self._stream)
-        if memory and None in self._rows:
-            self._recall(memory)
+        if memory and memory.is_file() and None in self._rows:
+            with suppress(*MALFORMED):  # then it is noted anew
+                noted = [None if rows is None else int(rows) for rows in json.loads(memory.read_text())]
+                self._rows = noted if len(noted) == len(self._rows) else self._rows
 
     def __len__(self) -> int:
         return tables.count_rows(self._where, self._split, self._stream)
@@ -94,7 +98,13 @@ class StreamedPairs:
                     joined = pa.concat_tables(pending)
                     yield joined.slice(0, self._window)
                     pending = [joined.slice(self._window)]
-            self._note(file, at)
+            if known is None:
+                self._rows[file] = at
+            if known is None and self._memory and self._notes:
+                self._memory.parent.mkdir(parents=True, exist_ok=True)
+                beside = self._memory.with_suffix(".new")
+                beside.write_text(json.dumps(self._rows))
+                beside.replace(self._memory)
         if sum(map(len, pending)):
             yield pa.concat_tables(pending)
 
@@ -104,24 +114,6 @@ class StreamedPairs:
             return self._read_row(values, values[PLACE])
         except Rejected as error:
             raise DataError(f"{self._where}: {error} `mgie prepare` would set this row aside.") from error
-
-    def _note(self, file: int, rows: int) -> None:
-        """Remember how many rows a file has that did not tell."""
-        told, self._rows[file] = self._rows[file] is not None, rows
-        if self._memory and self._notes and not told:
-            self._memory.parent.mkdir(parents=True, exist_ok=True)
-            beside = self._memory.with_suffix(".new")
-            beside.write_text(json.dumps(self._rows))
-            beside.replace(self._memory)
-
-    def _recall(self, memory: Path) -> None:
-        """Take up what was noted, where it is about as many files."""
-        try:
-            noted = json.loads(memory.read_text())
-            if len(noted) == len(self._rows):
-                self._rows = [None if rows is None else int(rows) for rows in noted]
-        except (OSError, ValueError, TypeError):
-            return
 
 
 def _reader(where: str, columns: list[str]) -> tables.FromRow:

@@ -20,6 +20,9 @@ RESERVED = re.compile(r"<s>|</s>|<unk>|<image>|<im_patch>|<im_start>|<im_end>|<s
 """Texts that the tokenizer reads as something else than words."""
 PICTURE, SOURCE = "<image>", "<source>"
 """Where a picture belongs in an instruction that contains some, and where the photo itself."""
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""Halves of letters, as bytes become that are no UTF-8."""
+_by = "{} x {}".format
 
 
 class Rejected(DataError):
@@ -47,7 +50,7 @@ class Gate:
     ) -> Iterator[tuple[EditPair, tuple[int, int]]]:
         """Sound pairs in their order, with the upright width and height of the target. `workers` threads
         decode pictures."""
-        for result in prefetch_map(_checked, self._fresh(items), workers=workers):
+        for result in prefetch_map(_checked, map(self._fresh, items), workers=workers):
             if not isinstance(result, Rejected):
                 self.passed += 1
                 yield result
@@ -61,14 +64,12 @@ class Gate:
         """Reason -> rows set aside for it, most frequent first."""
         return dict(Counter(row.reason for row in self.rejected).most_common())
 
-    def _fresh(self, items: Iterable[EditPair | Rejected]) -> Iterator[EditPair | Rejected]:
-        for item in items:
-            if isinstance(item, EditPair) and item.key in self.keys:
-                detail = f"{item.key} has appeared before: keys must be unique."
-                item = Rejected(item.key, "duplicate key", detail)
-            elif isinstance(item, EditPair):
-                self.keys.add(item.key)
-            yield item
+    def _fresh(self, item: EditPair | Rejected) -> EditPair | Rejected:
+        if isinstance(item, EditPair) and item.key in self.keys:
+            detail = f"{item.key} has appeared before: keys must be unique."
+            return Rejected(item.key, "duplicate key", detail)
+        self.keys |= {item.key} if isinstance(item, EditPair) else set()
+        return item
 
 
 def check(pair: EditPair) -> tuple[int, int]:
@@ -84,18 +85,14 @@ def check(pair: EditPair) -> tuple[int, int]:
 def check_instruction(instruction: str) -> None:
     """Hold a user's instruction to the rule that those of training pairs are held to. Raises DataError."""
     if not instruction.strip():
-        raise DataError(
-            'the instruction is empty: say in words what to do, such as "make it black and white".'
-        )
-    if found := RESERVED.search(instruction):
-        raise DataError(
-            f"the instruction holds {found[0]}, which is no word to the model: leave it out, or write it "
-            "in other words."
-        )
-    try:
-        instruction.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"the instruction {instruction!a} is no Unicode: write it as UTF-8.") from error
+        wrong = 'is empty: say in words what to do, such as "make it black and white"'
+    elif found := RESERVED.search(instruction):
+        wrong = f"holds {found[0]}, which is no word to the model: leave it out, or write it in other words"
+    elif SURROGATE.search(instruction):
+        wrong = f"{instruction!a} is no Unicode: write it as UTF-8"
+    else:
+        return
+    raise DataError(f"the instruction {wrong}.")
 
 
 def _checked(item: EditPair | Rejected) -> tuple[EditPair, tuple[int, int]] | Rejected:
@@ -107,11 +104,9 @@ def _checked(item: EditPair | Rejected) -> tuple[EditPair, tuple[int, int]] | Re
 
 def _in_words(pair: EditPair) -> Iterator[tuple[str, str]]:
     """Reasons and details of what is wrong without a look at the pictures."""
-    key, asked, phrases = pair.key, pair.instruction, [region.phrase for region in pair.regions]
+    key, asked, phrases = pair.key, pair.instruction, " ".join(region.phrase for region in pair.regions)
     names = [key, pair.task, pair.kind, pair.session, *pair.subjects, *pair.meta, *pair.meta.values()]
-    try:
-        "".join([*names, asked, pair.expressive, *phrases]).encode()
-    except UnicodeEncodeError:
+    if SURROGATE.search(" ".join([*names, asked, pair.expressive, phrases])):
         yield "bad text", f"{key!a} has a text that is no Unicode: write it as UTF-8."
     images, photos = asked.count(PICTURE), asked.count(SOURCE)
     if images != len(pair.pictures) or photos > 1:
@@ -121,11 +116,7 @@ def _in_words(pair: EditPair) -> Iterator[tuple[str, str]]:
             f"{PICTURE} for each of its {len(pair.pictures)} pictures, and {SOURCE} once at most.",
         )
     asked = asked.replace(PICTURE, " ").replace(SOURCE, " ")
-    for name, text in (
-        ("instruction", asked),
-        ("expressive", pair.expressive),
-        ("phrase", " ".join(phrases)),
-    ):
+    for name, text in (("instruction", asked), ("expressive", pair.expressive), ("phrase", phrases)):
         if found := RESERVED.search(text):
             yield "reserved token", f"the {name} of {key} holds {found[0]}, which is no word to the model."
     if not asked.strip():
@@ -144,7 +135,7 @@ def _in_pictures(pair: EditPair, target: tuple[int, int]) -> Iterator[tuple[str,
     """Reasons and details of what is wrong with the pictures and regions beside a target of this size."""
     key, source = pair.key, target if pair.source is None else _size(pair, pair.source, "source")
     if abs(source[0] * target[1] / (source[1] * target[0]) - 1) > SHAPE_TOLERANCE:
-        yield "different shapes", f"{key} turns {_by(source)} pixels into {_by(target)}: expected one shape."
+        yield "different shapes", f"{key} turns {_by(*source)} pixels into {_by(*target)}: expected the same."
     for number, data in enumerate(pair.pictures, 1):
         _size(pair, data, f"picture {number}")
     masks = {"mask": pair.mask}
@@ -155,14 +146,13 @@ def _in_pictures(pair: EditPair, target: tuple[int, int]) -> Iterator[tuple[str,
     for role, data in masks.items():
         size = target if data is None else _size(pair, data, role, decode_mask)
         if size not in (source, target):
-            detail = f"the {role} of {key} is {_by(size)} pixels, its picture {_by(source)}"
-            yield "mask of another size", f"{detail}: expected the same."
+            sizes = f"{_by(*size)} pixels, its picture {_by(*source)}"
+            yield "mask of another size", f"the {role} of {key} is {sizes}: expected the same."
 
 
 def _wrong(region: Region, size: tuple[int, int]) -> str:
     """What is wrong with a region of a picture of this size."""
-    box = region.box or (0.0, 0.0, 1.0, 1.0)
-    left, top, right, bottom = box
+    left, top, right, bottom = box = region.box or (0.0, 0.0, 1.0, 1.0)
     if not region.phrase.strip():
         return "has no phrase: say in words what is to be there"
     if region.box is None and region.mask is None:
@@ -185,7 +175,3 @@ def _size(
         return read(data, name=f"{role} of {pair.key}").size
     except DataError as error:
         raise Rejected(pair.key, "bad picture", str(error)) from error
-
-
-def _by(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]}"

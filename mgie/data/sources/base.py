@@ -33,14 +33,12 @@ SPLITS = {
 
 @dataclass(frozen=True, kw_only=True)
 class ClipFilter:
-    """Which pairs of InstructPix2Pix are kept, by the CLIP similarities that were published with them."""
+    """Which pairs of InstructPix2Pix are kept, by the CLIP similarities that were published with them: the
+    least of both pictures, of each picture to its caption, of the change in pictures to that in captions."""
 
     image: Similarity = -1.0
-    """Least similarity of the two pictures."""
     text: Similarity = -1.0
-    """Least similarity of each picture to its caption."""
     direction: Similarity = -1.0
-    """Least similarity of the change in pictures to the change in captions."""
     best: Number | None = None
     """How many of a prompt's pairs are kept at most, those with the best `direction`."""
 
@@ -54,10 +52,8 @@ class ClipFilter:
             kinds: dict[str, Any] = {name: int if name == "best" else float for name in values}
             parsed = cls(**{name: kinds[name](value) for name, value in values.items()})
         except (ValueError, TypeError) as error:
-            raise ConfigError(
-                f"clip={text!r} is no filter: expected 'paper' or something like "
-                "'image=0.75,text=0.2,direction=0.2,best=4'."
-            ) from error
+            expected = "'paper' or something like 'image=0.75,text=0.2,direction=0.2,best=4'"
+            raise ConfigError(f"clip={text!r} is no filter: expected {expected}.") from error
         check_ranges(parsed, name="clip")
         return parsed
 
@@ -85,9 +81,7 @@ def learnt(total: int, options: Options) -> int:
     share = total - math.floor((1 - HELD_OUT) * total) if total > 1 else 0
     held = share if options.test is None else options.test
     if not 0 <= held < max(total, 1):
-        raise ConfigError(
-            f"test={held} of {total} groups would leave nothing to learn from: choose a smaller number."
-        )
+        raise ConfigError(f"test={held} of {total} groups leave none to learn from: choose a smaller one.")
     return total - held
 
 
@@ -106,13 +100,6 @@ def each(read: Callable[[Row], Result], rows: Iterable[Row]) -> Iterator[Result 
             yield read(row)
         except Rejected as rejected:
             yield rejected
-
-
-def existing_folder(where: str, expected: str) -> Path:
-    """The folder `where`. Raises DataError if there is none."""
-    if not Path(where).is_dir():
-        raise DataError(f"{where} is no folder: expected {expected}.")
-    return Path(where)
 
 
 def split_name(text: str, where: str) -> str:

@@ -17,16 +17,7 @@ from typing import Any
 
 from mgie.data.files import MALFORMED, is_name, read_json, reason, regular
 from mgie.data.sources import tables
-from mgie.data.sources.base import (
-    ClipFilter,
-    Options,
-    Rows,
-    Splits,
-    each,
-    existing_folder,
-    hold_out,
-    read_file,
-)
+from mgie.data.sources.base import ClipFilter, Options, Rows, Splits, each, hold_out, read_file
 from mgie.data.validation import Rejected
 from mgie.errors import DataError
 from mgie.types import EditPair
@@ -44,12 +35,10 @@ def read(where: str, options: Options) -> Splits:
     """Pairs of the folder or hub id `where`; the last twentieth of the prompts is held out, as published."""
     if tables.is_table(where):
         return tables.read_splits(where, from_table_row, options, needs=COLUMNS, group="edit_prompt")
-    folder = existing_folder(where, "one with numbered folders that hold a prompt.json each")
+    folder = Path(where)
     prompts = _prompts(folder)
     if not prompts:
-        raise DataError(
-            f"{where} holds no folder with a prompt.json: expected the layout of InstructPix2Pix."
-        )
+        raise DataError(f"{where} has no folder with a prompt.json: expected the layout of InstructPix2Pix.")
     return {
         split: (row for prompt in part for row in _rows(folder, *prompt, options.clip))
         for split, part in hold_out(prompts, options).items()
@@ -146,10 +135,9 @@ def from_table_row(row: dict[str, Any], number: int) -> EditPair:
     """One row of the hub form. Rows have no name there: their place is their key. Raises Rejected."""
     key = f"ipr2pr-{number:07d}"
     captions = {"input": row.get("original_prompt"), "output": row.get("edited_prompt")}
+    source = tables.picture(row, "original_image", key, "source")
+    target = tables.picture(row, "edited_image", key, "target")
+    meta = {name: text for name, text in captions.items() if text}
     return EditPair(
-        key=key,
-        instruction=str(row["edit_prompt"] or ""),
-        source=tables.picture(row, "original_image", key, "source"),
-        target=tables.picture(row, "edited_image", key, "target"),
-        meta={name: text for name, text in captions.items() if text},
+        key=key, instruction=str(row["edit_prompt"] or ""), source=source, target=target, meta=meta
     )

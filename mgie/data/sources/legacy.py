@@ -1,11 +1,8 @@
 """The original program's data files, read and written (docs/coming-from-ml-mgie.md).
 
-    DIR/ipr2pr.pkl               {"task": [[{"input", "answer", "instruction", "lineidx"}], ...]}: an index
-    DIR/ipr2pr.tsv               base64(picture before) TAB base64(picture after), a line per pair
-    DIR/ipr2pr_expressive.json   {input: {"instruction", "expressive"}}
-
-The pickle is read by an unpickler that makes dictionaries, lists, texts and numbers, and refuses everything
-else.
+DIR/ipr2pr.pkl               {"task": [[{"input", "answer", "instruction", "lineidx"}], ...]}: an index
+DIR/ipr2pr.tsv               base64(picture before) TAB base64(picture after), a line per pair
+DIR/ipr2pr_expressive.json   {input: {"instruction", "expressive"}}
 """
 
 import base64
@@ -19,24 +16,25 @@ from typing import Any, BinaryIO
 
 from mgie.data.files import MALFORMED, read_json, reason, regular
 from mgie.data.shards import Sized, about_file
-from mgie.data.sources.base import Options, Rows, Splits, each, existing_folder, hold_out
+from mgie.data.sources.base import Options, Rows, Splits, each, hold_out
 from mgie.data.stored_pairs import SplitFacts, row_hash, to_row
 from mgie.data.validation import Rejected
 from mgie.errors import DataError
 from mgie.types import EditPair
 
-NAME = "ipr2pr"
-"""What the original calls its files."""
+FILES = ("ipr2pr.pkl", "ipr2pr.tsv", "ipr2pr_expressive.json")
 FIELDS = {"input": str, "answer": str, "instruction": str, "lineidx": int}
 
 
 def read(where: str, options: Options) -> Splits:
     """Pairs of the folder `where`, in the order of its index."""
-    folder = existing_folder(where, f"one with {NAME}.pkl, {NAME}.tsv and {NAME}_expressive.json")
-    entries, lines = _index(folder / f"{NAME}.pkl"), folder / f"{NAME}.tsv"
-    path = folder / f"{NAME}_expressive.json"
+    index, lines, path = (Path(where, name) for name in FILES)
+    try:
+        entries = list(load_plain(regular(index).read_bytes())["task"])
+    except (*MALFORMED, pickle.UnpicklingError) as error:
+        raise DataError(f"{index} is refused ({reason(error)}): expected the original's index.") from error
     if not lines.is_file():
-        raise DataError(f"{folder} has no {NAME}.tsv: expected it beside {NAME}.pkl.")
+        raise DataError(f"{where} has no {FILES[1]}: expected it beside {FILES[0]}.")
 
     def understand(rows: dict[str, dict[str, Any]]) -> dict[str, str]:
         return {key: str(row["expressive"]) for key, row in rows.items()}
@@ -47,33 +45,24 @@ def read(where: str, options: Options) -> Splits:
 
 
 def write_legacy(pairs: Iterable[Sized], folder: Path, split: str) -> SplitFacts:
-    """Write `folder`/`split` as the original's three files. Raises DataError for a pair without a source.
-
-    Pictures are written as they came; the original's loader opens whatever Pillow opens.
-    """
+    """Write `folder`/`split` as the original's three files, with the pictures as they came; its loader opens
+    whatever Pillow opens. Raises DataError for a pair without a source, or with pictures in its words."""
     (folder / split).mkdir(parents=True)
     index, said, total = [], {}, hashlib.sha256()
-    with (folder / split / f"{NAME}.tsv").open("wb") as lines:
+    with (folder / split / FILES[1]).open("wb") as lines:
         for pair, size in pairs:
             if pair.source is None or pair.pictures:
                 what = "pictures in its instruction" if pair.pictures else "no source"
                 raise DataError(f"{pair.key} has {what}: the original's files cannot hold it.")
             total.update(row_hash(to_row(pair, size)))
-            stem = pair.key.removesuffix("_0")
-            entry = {
-                "input": f"{stem}_0",
-                "answer": f"{stem}_1",
-                "instruction": pair.instruction,
-                "lineidx": lines.tell(),
-            }
-            index.append([entry])
+            stem, words = pair.key.removesuffix("_0"), {"instruction": pair.instruction}
+            index.append([{"input": f"{stem}_0", "answer": f"{stem}_1", **words, "lineidx": lines.tell()}])
             if pair.expressive:
-                said[entry["input"]] = {"instruction": pair.instruction, "expressive": pair.expressive}
+                said[f"{stem}_0"] = words | {"expressive": pair.expressive}
             lines.write(base64.b64encode(pair.source) + b"\t" + base64.b64encode(pair.target) + b"\n")
-    (folder / split / f"{NAME}.pkl").write_bytes(pickle.dumps({"task": index}, protocol=4))
-    (folder / split / f"{NAME}_expressive.json").write_text(json.dumps(said, indent=2, ensure_ascii=False))
-    files = [f"{split}/{NAME}{end}" for end in (".pkl", ".tsv", "_expressive.json")]
-    shards = [about_file(folder, file, len(index)) for file in files]
+    (folder / split / FILES[0]).write_bytes(pickle.dumps({"task": index}, protocol=4))
+    (folder / split / FILES[2]).write_text(json.dumps(said, indent=2, ensure_ascii=False))
+    shards = [about_file(folder, f"{split}/{name}", len(index)) for name in FILES]
     return SplitFacts(rows=len(index), sha256=total.hexdigest(), shards=shards)
 
 
@@ -100,13 +89,6 @@ def load_plain(data: bytes) -> Any:
         raise
     except Exception as error:  # damaged pickles raise almost anything
         raise pickle.UnpicklingError(f"it is damaged ({type(error).__name__})") from error
-
-
-def _index(path: Path) -> list[Any]:
-    try:
-        return list(load_plain(regular(path).read_bytes())["task"])
-    except (*MALFORMED, pickle.UnpicklingError) as error:
-        raise DataError(f"{path} is refused ({reason(error)}): expected the original's index.") from error
 
 
 def _read(path: Path, entries: Iterable[Any], said: dict[str, str]) -> Rows:

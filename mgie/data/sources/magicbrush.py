@@ -54,14 +54,11 @@ def from_table_row(row: dict[str, Any], _: int) -> EditPair:
     key, cell = f"{row['img_id']}-{row['turn_index']}", row["mask_img"]
     source = tables.picture(row, "source_img", key, "source")
     return EditPair(
-        key=key,
-        instruction=str(row["instruction"] or ""),
-        source=source,
+        key=key, session=str(row["img_id"]), turn=int(row["turn_index"] or 0),
+        instruction=str(row["instruction"] or ""), source=source,
         target=tables.picture(row, "target_img", key, "target"),
         mask=_mask(cell.get("bytes") if isinstance(cell, dict) else cell, source),
-        session=str(row["img_id"]),
-        turn=int(row["turn_index"] or 0),
-    )
+    )  # fmt: skip
 
 
 def _read_layout(folder: Path) -> Rows:
@@ -88,27 +85,18 @@ def _turn(
         raise Rejected(name, "bad row", f"{name} lacks input, output or instruction.") from error
     turn = OUTPUT.search(output)
     session, place = places.get(output, (output.split("-")[0], int(turn[1]) if turn else 1))
-    key, pictures = f"{session}-{place}", folder / "images" / session
+    key, lying = f"{session}-{place}", folder / "images" / session
     for name in (session, given, output, drawn or "-"):
         if not is_name(name):
             detail = f"{key!r} names {name!r}: expected the name of a file in its folder."
             raise Rejected(key, "bad row", detail)
-    source, target = (read_file(pictures / n, key, r) for n, r in ((given, "source"), (output, "target")))
-    texts = {
-        "global_description": captions["global"].get(output),
-        "local_description": captions["local"].get(output),
-        "source_description": captions["global"].get(given),
-    }
-    return EditPair(
-        key=key,
-        instruction=instruction,
-        source=source,
-        target=target,
-        mask=_mask(read_file(pictures / drawn, key, "mask") if drawn else None, source),
-        session=session,
-        turn=place,
-        meta={name: str(text) for name, text in texts.items() if text is not None},
-    )
+    source, target = (read_file(lying / n, key, r) for n, r in ((given, "source"), (output, "target")))
+    mask = _mask(read_file(lying / drawn, key, "mask") if drawn else None, source)
+    told = (("global", "global", output), ("local", "local", output), ("source", "global", given))
+    found = ((name, captions[kind].get(file)) for name, kind, file in told)
+    meta = {f"{name}_description": str(text) for name, text in found if text is not None}
+    pictures = {"source": source, "target": target, "mask": mask}
+    return EditPair(key=key, instruction=instruction, session=session, turn=place, meta=meta, **pictures)
 
 
 def _mask(data: bytes | None, source: bytes) -> bytes | None:

@@ -71,10 +71,8 @@ def _lines(where: str) -> Iterator[Line]:
     places = [Path(where), *(Path(where, name) for name in ("pairs.jsonl", *TABLES))]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
-        raise DataError(
-            f"{where} is neither a .jsonl file nor a folder with instructions.csv or pairs.jsonl: see "
-            "docs/data.md."
-        )
+        expected = "a .jsonl file nor a folder with instructions.csv or pairs.jsonl"
+        raise DataError(f"{where} is neither {expected}: see docs/data.md.")
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -95,32 +93,28 @@ def _json_lines(data: bytes) -> Iterator[tuple[int, Any]]:
 
 
 def _table(path: Path, data: bytes) -> Iterator[tuple[int, Any]]:
-    """Numbers and rows of a table, or what is wrong with a row."""
+    """Numbers and rows of a table, or what is wrong with a row. Raises DataError where it cannot be read."""
     rows, folder = _cells(path, data), path.parent
     names = [cell.strip().lower() for cell in rows[0]] if rows else []
     if any(Path(cell).suffix in PICTURES for cell in names):
-        names = ["file", "instruction", "expressive"][: len(names)]
-    else:
-        rows = rows[1:]
+        rows, names = [[], *rows], ["file", "instruction", "expressive"][: len(names)]
     column = next((name for name in FILE_COLUMNS if name in names), None)
     words = next((name for name in INSTRUCTION_COLUMNS if name in names), None)
     if words is None or (column is None and "source" not in names):
-        raise DataError(
-            f"{path} has the columns {', '.join(names) or 'none'}: expected at least file and instruction in "
-            "its first row."
-        )
+        has = f"has the columns {', '.join(names) or 'none'}"
+        raise DataError(f"{path} {has}: expected at least file and instruction in its first row.")
     names[names.index(words)] = "instruction"
     used: set[str] = set()
     keys: dict[str, str] = {}
-    for number, cells in enumerate(rows, 2):
+    for number, cells in enumerate(rows[1:], 2):
         row = {name: cell.strip() for name, cell in zip(names, cells) if cell.strip()}
         file = row.pop(column, "") if column else ""
         if len(cells) != len(names):
-            yield number, f"{len(cells)} cells, expected {len(names)}"
+            row = f"{len(cells)} cells, expected {len(names)}"
         elif '""' in row.get("instruction", ""):
-            yield number, "doubled quotes in its instruction, as where one that opens is missing"
+            row = "doubled quotes in its instruction, as where one that opens is missing"
         elif file and not is_name(file):
-            yield number, f"the file {file!r}: expected the name of a picture in before/"
+            row = f"the file {file!r}: expected the name of a picture in before/"
         elif file:
             used.add(file)
             # A second instruction of the same picture has -2 behind its key, and the same row the same key.
@@ -130,9 +124,8 @@ def _table(path: Path, data: bytes) -> Iterator[tuple[int, Any]]:
             same = folder / "after" / file
             others = () if same.exists() else sorted(same.parent.glob(glob.escape(stem) + ".*"))
             target = next(iter(others), same).relative_to(folder).as_posix()
-            yield number, {"source": f"before/{file}", "target": target, "key": key} | row
-        else:
-            yield number, row
+            row = {"source": f"before/{file}", "target": target, "key": key} | row
+        yield number, row
     there = {found.name for found in (folder / "before").glob("*") if found.suffix.lower() in PICTURES}
     for extra in sorted(there - used) if column else ():
         detail = f"before/{extra} is not named in {path.name}: expected a row with its instruction."
@@ -140,26 +133,24 @@ def _table(path: Path, data: bytes) -> Iterator[tuple[int, Any]]:
 
 
 def _cells(path: Path, data: bytes) -> list[list[str]]:
-    """The rows of a table that are not empty. Raises DataError where it cannot be read as it was meant."""
+    """The rows of a table that are not empty."""
     try:
         text = data.decode("utf-8-sig")
         if "\0" in text:
             raise ValueError("a zero byte, as UTF-16 has them")
     except ValueError as error:
         line = data[: getattr(error, "start", 0)].count(b"\n") + 1
+        wish = 'save it as UTF-8, which Excel calls "CSV UTF-8"'
         raise DataError(
-            f"{path} is no UTF-8 (line {line}), so its letters cannot be known: save it as UTF-8, which "
-            'Excel calls "CSV UTF-8".'
+            f"{path} is no UTF-8 (line {line}), so its letters cannot be known: {wish}."
         ) from error
     delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         return [row for row in reader if any(cell.strip() for cell in row)]
     except csv.Error as error:
-        raise DataError(
-            f"{path} cannot be read near line {reader.line_num} ({error}): look for a quotation mark that is "
-            "not closed, or a very long text."
-        ) from error
+        wish = "look for a quotation mark that is not closed, or a very long text"
+        raise DataError(f"{path} cannot be read near line {reader.line_num} ({error}): {wish}.") from error
 
 
 def _line(row: Any, place: str, path: Path, number: int) -> dict[str, Any]:

@@ -1,10 +1,9 @@
 """Pairs in tables: Parquet files, Arrow folders and hub ids, read row by row. Pictures are not decoded."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +18,6 @@ from mgie.types import EditPair
 
 FromRow = Callable[[dict[str, Any], int], EditPair]
 """A row and its number -> a pair. Raises Rejected."""
-Answer = TypeVar("Answer")
 LONGEST_GROUP = 1000
 """How many neighbouring rows of a table are looked at to keep a group in one split."""
 
@@ -51,18 +49,16 @@ def identity(where: str) -> str:
 
 
 def open_tables(where: str) -> dict[str, IterableDataset]:
-    """Split -> a stream of rows with pictures as {"bytes", "path"}. Raises DataError where nothing can be
-    opened."""
+    """Split -> a stream of rows with pictures as {"bytes", "path"}. Raises DataError where nothing opens."""
     identity(where)  # fails at once where the library would try for half a minute
     local = ("parquet", {"data_files": parquet_files(where)})
     name, files = local if Path(where).exists() else (where, {})
-    streams = _asked(where, partial(load_dataset, name, **files, streaming=True))
     opened: dict[str, IterableDataset] = {}
-    for split, stream in streams.items():
-        name = split_name(str(split), where)
-        if name in opened:
-            raise DataError(f"{where} has the split {name} under two names: expected one; rename the other.")
-        opened[name] = stream.decode(False)
+    for word, stream in _asked(where, lambda: load_dataset(name, **files, streaming=True)).items():
+        split = split_name(str(word), where)
+        if split in opened:
+            raise DataError(f"{where} has the split {split} under two names: expected one; rename the other.")
+        opened[split] = stream.decode(False)
     return dict(sorted(opened.items(), key=lambda item: (item[0] != "train", item[0])))
 
 
@@ -70,28 +66,35 @@ def read_set(folder: str | Path) -> dict[str, Iterable[EditPair]]:
     """The pairs of a data set that `mgie prepare` wrote, as Arrow or Parquet files, split by split."""
     if not parquet_files(folder):
         return {split: StoredPairs(folder, split) for split in stored_splits(folder)}
-    streams = open_tables(str(folder))
-    return {split: map(from_row, told(stream, str(folder))) for split, stream in streams.items()}
+    streams = open_tables(str(folder)).items()
+    return {split: map(from_row, told(stream, str(folder))) for split, stream in streams}
 
 
-def read_splits(where: str, read: FromRow, options: Options, *, needs: tuple[str, ...], group: str) -> Splits:
+def read_splits(where: str, read: FromRow, options: Options, *, needs: Sequence[str], group: str) -> Splits:
     """The rows of a table as pairs. Where there is only one split, its end is held out, cut where `group`
     changes."""
     streams, tests = open_tables(where), {}
     for split, stream in streams.items():
         columns = stream.column_names or needs
-        missing = [name for name in needs if name not in columns]
-        if missing:
+        if missing := [name for name in needs if name not in columns]:
             raise DataError(f"{where} ({split}) has no column {missing[0]}: it has {', '.join(columns)}.")
 
     def rows(stream: IterableDataset, first: int = 0) -> Rows:
         return each(lambda row: read(row[1], row[0]), enumerate(told(stream, where), first))
 
     if set(streams) == {"train"}:
-        total = count_rows(where, "train", streams["train"])
-        cut = _between_groups(streams["train"], group, learnt(total, options), total)
-        tests = {"test": rows(streams["train"].skip(cut), cut)} if cut < total else {}
-        streams["train"] = streams["train"].take(cut)
+        whole = streams["train"]
+        total = count_rows(where, "train", whole)
+        cut = learnt(total, options)
+        if cut < total:
+            before = max(cut - LONGEST_GROUP, 0)
+            near = whole.select_columns([group]).skip(before).take(cut - before + 1)
+            values = [row[group] for row in near]
+            while len(values) > 1 and values[-2] == values[-1]:
+                values.pop()
+            cut = before + len(values) - 1 or total
+        tests = {"test": rows(whole.skip(cut), cut)} if cut < total else {}
+        streams["train"] = whole.take(cut)
     if options.count is not None and "train" in streams:
         streams["train"] = streams["train"].take(options.count)
     return {split: rows(stream) for split, stream in streams.items()} | tests
@@ -132,18 +135,7 @@ def count_rows(where: str, split: str, stream: IterableDataset) -> int:
     raise ConfigError(f"{where} does not say how many rows it has: download it, or choose another source.")
 
 
-def _between_groups(stream: IterableDataset, group: str, cut: int, total: int) -> int:
-    """The last row up to `cut` with which a group begins; the end where there is none."""
-    if cut == total:
-        return cut
-    before = max(cut - LONGEST_GROUP, 0)
-    values = [row[group] for row in stream.select_columns([group]).skip(before).take(cut - before + 1)]
-    while len(values) > 1 and values[-2] == values[-1]:
-        values.pop()
-    return before + len(values) - 1 or total
-
-
-def _asked(where: str, question: Callable[[], Answer]) -> Answer:
+def _asked(where: str, question: Callable[[], Any]) -> Any:
     """What the library or the hub answers; they raise many kinds, most for "not there" and "no network"."""
     try:
         return question()

@@ -154,8 +154,6 @@ def test_which_voice(tmp_path):
     for wrong in ("llava", "llava:", "file:", "other:x"):
         with pytest.raises(ConfigError, match="is not understood"):
             open_voice(wrong, None, tmp_path / "x")
-    with pytest.raises(ConfigError, match="express_batch"):
-        spoken(tmp_path, Model(), batch_size=0)
 
 
 def test_the_whole_way(tmp_path, llava_folder, monkeypatch):

@@ -11,7 +11,8 @@ import torch
 from mgie.build import build_batches, build_editor
 from mgie.config import DataConfig, dump_run, load_run
 from mgie.data import examples, shards, streamed
-from mgie.data.datasets import OrderConfig, identity, open_sets
+from mgie.data.datasets import identity, open_sets
+from mgie.data.orders import OrderConfig
 from mgie.data.sources import tables
 from mgie.data.stored_pairs import StoredPairs
 from mgie.errors import ConfigError, DataError, WeightsError

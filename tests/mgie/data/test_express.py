@@ -85,7 +85,7 @@ def test_a_summariser_shortens(t5_folder):
 
 def test_which_summariser(tmp_path):
     assert summariser("none") == ("none", list)
-    with pytest.raises(WeightsError, match=r"cannot be reached.*--summarise none"):
+    with pytest.raises(WeightsError, match=r"cannot be loaded.*--summarise none"):
         summariser(None)  # tests have no network; other words are not taken silently
     with pytest.raises(WeightsError, match="--summarise none"):
         summariser(str(tmp_path / "nothing"))

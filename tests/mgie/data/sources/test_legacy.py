@@ -96,7 +96,7 @@ def test_missing_files_are_told(folder, tmp_path):
     (where / "ipr2pr.tsv").unlink()
     with pytest.raises(DataError, match=r"no ipr2pr\.tsv"):
         rows(where)
-    with pytest.raises(DataError, match="is no folder"):
+    with pytest.raises(DataError, match="expected the original's index"):
         rows(tmp_path / "none")
 
 
