@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset
 
+from llava_patch.loading import Dtypes
 from mgie.config import RunConfig, dump_run
 from mgie.data.augment import augmentations
 from mgie.data.batches import Batches
@@ -37,9 +38,10 @@ class Parts:
     process: AbstractProcess
 
 
-def build_editor(run: RunConfig, *, dtype: torch.dtype = torch.float32, progress: bool = False) -> Parts:
+def build_editor(run: RunConfig, *, dtype: Dtypes = torch.float32, progress: bool = False) -> Parts:
     """What the run names: an encoder and a denoiser, each by its kind, or all of a release.
 
+    `dtype` is what weights are read into, of all or of groups by name ("" is the rest).
     Both sides are built separately, so that no later initialiser touches what a file held
     (docs/coming-from-ml-mgie.md, Q1).
     """

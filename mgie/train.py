@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from llava_patch.folders import check_out
+from llava_patch.loading import Dtypes
 from mgie.build import (
     Parts,
     begin_run,
@@ -77,7 +78,7 @@ def train(run: RunConfig) -> dict[str, Any]:
         world.start_trackers(run.name)
 
         # Build.
-        parts = build_editor(run, progress=world.is_main)
+        parts = build_editor(run, dtype=dtypes_to_read(run, world.device), progress=world.is_main)
         MGIEPipeline.from_release(build_release(parts, run))  # what cannot be extracted is not trained
         task = EditTask(
             parts.editor, parts.process, drop=run.train.drop, edit_weight=run.train.edit_weight,
@@ -219,6 +220,16 @@ def frozen_short(run: RunConfig, device: torch.device) -> bool:
     if chosen is None:
         return run.train.precision == "bf16" and device.type == "cuda"
     return chosen == "bfloat16"
+
+
+def dtypes_to_read(run: RunConfig, device: torch.device) -> Dtypes:
+    """Groups that are trained are read in float32, the others as they are kept.
+
+    All are float32 where the run begins with other weights: these have to be compared with them to the bit.
+    """
+    if not frozen_short(run, device) or run.model.start is not None:
+        return torch.float32
+    return {"": torch.bfloat16, **dict.fromkeys(run.train.groups, torch.float32)}
 
 
 def total_counts(task: AbstractTask, micros: list[Batch], world: World) -> dict[str, int]:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 
 from llava_patch.config import CONFIG_FILE, TOWER_FOLDER
-from llava_patch.loading import put
+from llava_patch.loading import Dtypes, put
 from llava_patch.processor import CLIP_IMAGE_FILE, Processor
 from llava_patch.shards import each_shard, shard_files
 from llava_patch.sizes import no_larger_than
@@ -19,10 +19,18 @@ from mgie.models.encoders.llava import LlavaEncoder
 from mgie.prompts import Compat, LlavaPrompts
 from mgie.tokens import visual_tokens
 from mgie.weights.models import read_json
-from mgie.weights.parts import AbstractEncoderPart, resolve, save_module
+from mgie.weights.parts import AbstractEncoderPart, dtype_of, resolve, save_module
 
 QUESTION = "what will this image be like if '{instruction}'"
 """What the published editor is asked."""
+PLACES = {
+    "embeddings": "language_model.model.embed_tokens",
+    "lm_head": "language_model.lm_head",
+    "language_model": "language_model",
+    "projector": "projector",
+    "vision_tower": "vision_tower",
+}
+"""Where the groups of parameters lie in a LLaVA."""
 MOST_LAYERS = 100
 """Layers of an edit head; the published one has 4."""
 
@@ -66,7 +74,7 @@ class LlavaPart(AbstractEncoderPart):
         condition_width: int,
         seed: int,
         compat: Compat = "default",
-        dtype: torch.dtype = torch.float32,
+        dtype: Dtypes = torch.float32,
         progress: bool = False,
     ) -> tuple[LlavaEncoder, LlavaPrompts]:
         """The LLaVA as it is in its folder; edit head and visual tokens' rows are new.
@@ -74,7 +82,9 @@ class LlavaPart(AbstractEncoderPart):
         No later initialiser touches what a file held (docs/coming-from-ml-mgie.md, Q1).
         """
         folder, count = resolve(settings.llava), settings.edit_head.visual_tokens
-        llava, _ = load_llava(folder, dtype=dtype, attn_implementation=settings.attention, progress=progress)
+        llava, _ = load_llava(
+            folder, dtype=_places(dtype), attn_implementation=settings.attention, progress=progress
+        )
         processor = Processor.from_pretrained(folder, template=settings.template)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -82,7 +92,8 @@ class LlavaPart(AbstractEncoderPart):
             d_in = llava.config.language.hidden_size
             head = EditHead(settings.edit_head, d_in=d_in, e_out=condition_width)
         prompts = LlavaPrompts(processor, question=settings.question, count=count, compat=compat)
-        encoder = LlavaEncoder(llava, head.to(dtype), visual_ids=prompts.visual_ids, compat=compat)
+        head = head.to(dtype_of(dtype, "edit_head"))
+        encoder = LlavaEncoder(llava, head, visual_ids=prompts.visual_ids, compat=compat)
         return encoder, prompts
 
     def save(self, encoder: LlavaEncoder, prompts: LlavaPrompts, folder: Path) -> dict[str, Any]:
@@ -106,7 +117,7 @@ class LlavaPart(AbstractEncoderPart):
         facts: dict[str, Any],
         *,
         compat: Compat = "default",
-        dtype: torch.dtype = torch.float32,
+        dtype: Dtypes = torch.float32,
         attention: str = "sdpa",
         progress: bool = False,
     ) -> tuple[LlavaEncoder, LlavaPrompts]:
@@ -115,10 +126,10 @@ class LlavaPart(AbstractEncoderPart):
         read_json(own / CLIP_IMAGE_FILE)
         _check_tower(own)
         processor = Processor.from_pretrained(own)
-        llava, _ = load_llava(own, dtype=dtype, attn_implementation=attention, progress=progress)
-        head, question = _read_head(folder / "edit_head", dtype), facts.get("question", QUESTION)
-        count = head.config.visual_tokens
-        prompts = LlavaPrompts(processor, question=str(question), count=count, compat=compat)
+        llava, _ = load_llava(own, dtype=_places(dtype), attn_implementation=attention, progress=progress)
+        head = _read_head(folder / "edit_head", dtype_of(dtype, "edit_head"))
+        count, question = head.config.visual_tokens, str(facts.get("question", QUESTION))
+        prompts = LlavaPrompts(processor, question=question, count=count, compat=compat)
         encoder = LlavaEncoder(llava, head, visual_ids=prompts.visual_ids, compat=compat)
         return encoder, prompts
 
@@ -135,6 +146,11 @@ class LlavaPart(AbstractEncoderPart):
             )
         silent = (*prompts.visual_ids, tokenizer.eos_id)
         return ClipTextEncoder(text_model, silent_ids=silent, pooled=head.queries == 1)
+
+
+def _places(dtype: Dtypes) -> dict[str, torch.dtype]:
+    """The types of groups, by the names of the modules that they are."""
+    return {place: dtype_of(dtype, group) for group, place in PLACES.items()}
 
 
 def _check_tower(llava: Path) -> None:

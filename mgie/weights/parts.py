@@ -18,6 +18,7 @@ from diffusers import SchedulerMixin
 from safetensors.torch import save_file
 from torch import nn
 
+from llava_patch.loading import Dtypes
 from mgie.errors import ConfigError
 from mgie.models.codec import Codec
 from mgie.models.denoisers.base import AbstractDenoiser
@@ -57,7 +58,7 @@ class AbstractEncoderPart(AbstractPart):
         condition_width: int,
         seed: int,
         compat: Compat = "default",
-        dtype: torch.dtype = torch.float32,
+        dtype: Dtypes = torch.float32,
         progress: bool = False,
     ) -> tuple[AbstractInstructionEncoder, AbstractPrompts]:
         """What a recipe's settings say; what is new in it is drawn from `seed`. Raises WeightsError."""
@@ -73,7 +74,7 @@ class AbstractEncoderPart(AbstractPart):
         facts: dict[str, Any],
         *,
         compat: Compat = "default",
-        dtype: torch.dtype = torch.float32,
+        dtype: Dtypes = torch.float32,
         attention: str = "sdpa",
         progress: bool = False,
     ) -> tuple[AbstractInstructionEncoder, AbstractPrompts]:
@@ -96,7 +97,7 @@ class AbstractDenoiserPart(AbstractPart):
 
     @abstractmethod
     def build(
-        self, settings: Any, *, dtype: torch.dtype = torch.float32, progress: bool = False
+        self, settings: Any, *, dtype: Dtypes = torch.float32, progress: bool = False
     ) -> tuple[AbstractDenoiser, Codec, SchedulerMixin]:
         """What a recipe's settings say, and the training schedule. Raises WeightsError."""
 
@@ -110,7 +111,7 @@ class AbstractDenoiserPart(AbstractPart):
         folder: Path,
         facts: dict[str, Any],
         *,
-        dtype: torch.dtype = torch.float32,
+        dtype: Dtypes = torch.float32,
         progress: bool = False,
     ) -> tuple[AbstractDenoiser, Codec]:
         """Read what `save` wrote, every tensor as it is in the file. Raises WeightsError."""
@@ -148,6 +149,11 @@ def part_of(module: AbstractInstructionEncoder | AbstractDenoiser) -> Any:
         f"no kind of part makes a {type(module).__name__}, so it cannot be saved: make a subclass of "
         f"{door.__name__} (docs/extending.md)."
     )
+
+
+def dtype_of(dtype: Dtypes, group: str) -> torch.dtype:
+    """The type of a group of parameters: its own, or that of "", which is all that is not named."""
+    return dtype if isinstance(dtype, torch.dtype) else dtype.get(group, dtype[""])
 
 
 def resolve(path: str) -> str:

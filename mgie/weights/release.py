@@ -21,6 +21,7 @@ import torch
 from diffusers import SchedulerMixin
 
 from llava_patch.folders import whole_folder
+from llava_patch.loading import Dtypes
 from mgie.errors import ConfigError, WeightsError
 from mgie.models.editor import Editor
 from mgie.prompts import AbstractPrompts
@@ -77,7 +78,7 @@ def write_release(release: Release, out: str | Path) -> Path:
 def read_release(
     folder: str | Path,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: Dtypes = torch.float32,
     attention: str = "sdpa",
     progress: bool = False,
     verify: bool = True,

@@ -7,11 +7,12 @@ from typing import Any, Literal
 import torch
 from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
 
+from llava_patch.loading import Dtypes
 from mgie.models.codec import Codec
 from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.weights.diffusers_parts import load_diffusion, load_text_model
 from mgie.weights.models import empty_model, read_model
-from mgie.weights.parts import AbstractDenoiserPart, resolve
+from mgie.weights.parts import AbstractDenoiserPart, dtype_of, resolve
 
 FOLDERS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
 
@@ -33,10 +34,15 @@ class UNetPart(AbstractDenoiserPart):
     makes = UNetDenoiser
 
     def build(
-        self, settings: UNetSettings, *, dtype: torch.dtype = torch.float32, progress: bool = False
+        self, settings: UNetSettings, *, dtype: Dtypes = torch.float32, progress: bool = False
     ) -> tuple[UNetDenoiser, Codec, SchedulerMixin]:
         """A UNet that was made for text alone is widened for the source."""
-        unet, vae, schedule = load_diffusion(resolve(settings.diffusion), dtype=dtype, progress=progress)
+        unet, vae, schedule = load_diffusion(
+            resolve(settings.diffusion),
+            dtype=dtype_of(dtype, "denoiser"),
+            vae_dtype=dtype_of(dtype, "codec"),
+            progress=progress,
+        )
         return UNetDenoiser(unet), Codec(vae), schedule
 
     def save(self, denoiser: UNetDenoiser, codec: Codec, folder: Path) -> dict[str, Any]:
@@ -50,12 +56,13 @@ class UNetPart(AbstractDenoiserPart):
         folder: Path,
         facts: dict[str, Any],
         *,
-        dtype: torch.dtype = torch.float32,
+        dtype: Dtypes = torch.float32,
         progress: bool = False,
     ) -> tuple[UNetDenoiser, Codec]:
         """Read strictly."""
-        unet = read_model(UNet2DConditionModel, folder / "unet", dtype=dtype, progress=progress)
-        vae = read_model(AutoencoderKL, folder / "vae", dtype=dtype, progress=progress)
+        painting, coding = dtype_of(dtype, "denoiser"), dtype_of(dtype, "codec")
+        unet = read_model(UNet2DConditionModel, folder / "unet", dtype=painting, progress=progress)
+        vae = read_model(AutoencoderKL, folder / "vae", dtype=coding, progress=progress)
         return UNetDenoiser(unet), Codec(vae, source_scaled=bool(facts.get("source_scaled")))
 
     def empty(self, folder: Path, facts: dict[str, Any]) -> tuple[UNetDenoiser, Codec]:

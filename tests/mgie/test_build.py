@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from mgie.errors import ConfigError, UserError, WeightsError
 from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.models.encoders.llava import LlavaEncoder
 from mgie.tokens import visual_tokens
+from mgie.weights.release import read_release, write_release
 
 BASE = RECIPES / "tiny_base"
 VISUAL = 8
@@ -91,6 +93,20 @@ def test_only_the_visual_tokens_have_new_rows(run):
     ):
         assert table.shape[0] == before + VISUAL
         assert table[before:].std().item() == pytest.approx(config["initializer_range"], rel=0.1)
+
+
+def test_groups_are_read_in_types_of_their_own(run, tmp_path):
+    """A type is that of a group and of no other; values are the file's, in that type."""
+    write_release(build_release(build_editor(run), run), tmp_path / "release")
+    for read in (partial(build_editor, run), partial(read_release, tmp_path / "release")):
+        whole = read().editor
+        for group in whole.groups():
+            editor = read(dtype={"": torch.bfloat16, group: torch.float32}).editor
+            assert {p.dtype for p in editor.groups()[group]} == {torch.float32}
+            others = (p for name, members in editor.groups().items() if name != group for p in members)
+            assert {p.dtype for p in others} == {torch.bfloat16}
+            for name, parameter in editor.named_parameters():
+                assert torch.equal(parameter, whole.get_parameter(name).to(parameter.dtype))
 
 
 def test_the_seed_decides_what_is_new_and_nothing_else(run, tiny_run):

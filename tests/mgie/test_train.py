@@ -4,7 +4,6 @@ import shutil
 import signal
 import time
 from dataclasses import fields, replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -179,6 +178,14 @@ def test_frozen_parts_are_kept_in_bfloat16(tiny_run, tasks, tmp_path):
         assert torch.equal(tensor, given.codec.vae.get_parameter(name))
 
 
+def test_frozen_parts_are_read_in_bfloat16(tiny_run, tasks, monkeypatch):
+    """They are never in memory in float32, so nothing is left to be shortened."""
+    monkeypatch.setattr("mgie.train.cast_frozen", lambda *_: None)
+    train(tiny_run(*FROZEN, "--train.frozen_dtype=bfloat16"))
+    dtypes = {(p.requires_grad, p.dtype) for p in tasks[0].editor.parameters()}
+    assert dtypes == {(True, torch.float32), (False, torch.bfloat16)}
+
+
 def test_where_frozen_parts_are_kept_in_bfloat16_by_themselves(tiny_run):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     plain, short = tiny_run(), tiny_run("--train.precision=bf16")
@@ -243,7 +250,7 @@ def test_twenty_steps_give_the_golden_losses(tiny_run, golden, monkeypatch):
     sums, which depends on the processor's instructions, grows to percents within twenty steps."""
     single = tiny_run("--name=single", samples=80)
     train(single)
-    monkeypatch.setattr("mgie.train.build_editor", partial(build_editor, dtype=torch.float64))
+    monkeypatch.setattr("mgie.train.dtypes_to_read", lambda *_: torch.float64)
     monkeypatch.setattr("mgie.train.EditTask", InDouble)
     run = tiny_run("--name=golden", samples=80)
     train(run)
