@@ -57,7 +57,7 @@ class LlavaTokenizer:
         self.eos_id = self.id_of(specials.eos)
         self.pad_id = self.id_of(specials.pad)
         self._special_names = {specials.unk, specials.bos, specials.eos, specials.pad}
-        self._split = self._splitter()
+        self._prepare_split()
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "LlavaTokenizer":
@@ -132,7 +132,7 @@ class LlavaTokenizer:
                 )
             index = len(self)
             self._added[name], self._names[index] = index, name
-        self._split = self._splitter()
+        self._prepare_split()
         return len(new)
 
     def id_of(self, name: str) -> int:
@@ -171,17 +171,15 @@ class LlavaTokenizer:
         """
         ids = [self.bos_id] if bos else []
         places: dict[int, int] = {}
+        waiting = sorted(set(bounds), reverse=True)
         for start, end, part in self._parts(text):
-            inside = [bound for bound in bounds if start <= bound < end and bound not in places]
-            if isinstance(part, int):
-                places.update(dict.fromkeys(inside, len(ids)))
-                ids.append(part)
-                continue
-            fresh = self._pieces.EncodeAsIds(part)
-            skipped = text.index(part, start) - start
-            for bound in inside:
-                before = self._pieces.EncodeAsIds(part[: max(bound - start - skipped, 0)])
-                places[bound] = len(ids) + _common(before, fresh)
+            fresh = [part] if isinstance(part, int) else self._pieces.EncodeAsIds(part)
+            while waiting and waiting[-1] < end:
+                bound = waiting.pop()
+                places[bound] = len(ids)
+                if isinstance(part, str):
+                    inside = bound - text.index(part, start)
+                    places[bound] += _common(self._pieces.EncodeAsIds(part[: max(inside, 0)]), fresh)
             ids += fresh
         return ids, [places.get(bound, len(ids)) for bound in bounds]
 
@@ -216,24 +214,27 @@ class LlavaTokenizer:
                 after_special = False
         return text + self._pieces.DecodePieces(words)
 
-    def _splitter(self) -> re.Pattern[str]:
+    def _prepare_split(self) -> None:
         names = sorted({*self._added, *self._special_names}, key=len, reverse=True)
-        return re.compile("|".join(re.escape(name) for name in names))
+        self._split = re.compile("|".join(re.escape(name) for name in names))
+        self._split_ids = {name: self.id_of(name) for name in names}
 
     def _parts(self, text: str) -> Iterator[tuple[int, int, str | int]]:
         """`text` in order as (start, end, words or the id of a special or added token), by rules 1 and 2."""
         end, after_added = 0, False
         for match in [*self._split.finditer(text), None]:
-            start = match.start() if match else len(text)
+            start, stop = match.span() if match else (len(text), len(text))
             name = match.group() if match else ""
-            words = text[end:start]
-            words = words.lstrip() if after_added else words
-            words = words.rstrip() if name in self._added else words
-            if words:
-                yield end, start, words
+            if start > end:
+                words = text[end:start]
+                words = words.lstrip() if after_added else words
+                words = words.rstrip() if name in self._added else words
+                if words:
+                    yield end, start, words
+                    end = start
             if match:
-                yield start if words else end, match.end(), self.id_of(name)
-                end, after_added = match.end(), name in self._added
+                yield end, stop, self._split_ids[name]
+                end, after_added = stop, name in self._added
 
 
 def _common(left: list[int], right: list[int]) -> int:

@@ -41,6 +41,8 @@ FORMATS = (1, 2)
 PICTURES = ("source", "target", "mask")
 SEVERAL = ("stencils", "pictures")
 JSON = ("meta", "regions", "subjects")
+SIZE = ("width", "height")
+AS_THEY_ARE = tuple(name for name in FEATURES if name not in (*PICTURES, *SEVERAL, *JSON, *SIZE))
 FACTS = "facts.json"
 KIND = "data set"
 """Kind of the folder."""
@@ -90,8 +92,11 @@ class StoredPairs(Dataset):
         if self._table.schema != pa.schema([FEATURES.arrow_schema.field(name) for name in columns]):
             raise DataError(f"{self.folder / split} has other columns: prepare the data set again.")
         # A table would look for a row's batch anew in every column.
-        self._batches = self._table.to_batches()
-        self._starts = np.cumsum([0, *(batch.num_rows for batch in self._batches)])
+        batches = self._table.to_batches()
+        unread = () if pictures else SEVERAL
+        names = [name for name in columns if name not in (*SIZE, *unread)]
+        self._columns = [{name: batch[name] for name in names} for batch in batches]
+        self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
 
     def __len__(self) -> int:
         return self._table.num_rows
@@ -100,12 +105,12 @@ class StoredPairs(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(f"pair {index} of {len(self)} in {self.folder / self.split}")
         number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        batch, place = self._batches[number], int(index - self._starts[number])
-        cells = {name: batch[name][place] for name in batch.schema.names}
+        place = int(index - self._starts[number])
+        cells = {name: column[place] for name, column in self._columns[number].items()}
         if self.pictures:
             return from_row({name: cell.as_py() for name, cell in cells.items()})
         unread = {name: {"bytes": b""} if cells.pop(name).is_valid else None for name in PICTURES}
-        return from_row(unread | {name: cell.as_py() for name, cell in cells.items() if name not in SEVERAL})
+        return from_row(unread | {name: cell.as_py() for name, cell in cells.items()})
 
     def __iter__(self) -> Iterator[EditPair]:
         return (self[index] for index in range(len(self)))
@@ -205,9 +210,9 @@ def to_row(pair: EditPair, size: tuple[int, int]) -> dict[str, Any]:
 
 def from_row(row: dict[str, Any]) -> EditPair:
     """The pair that `to_row` made into columns. The newer ones may be missing."""
-    values = {name: row[name] for name in FEATURES if name not in (*NEWER, "meta", "width", "height")}
+    values = {name: row[name] for name in AS_THEY_ARE}
     values |= {name: row[name] and row[name]["bytes"] for name in PICTURES}
-    told = {name: json.loads(row.get(name) or "[]") for name in JSON}
+    told = {name: json.loads(text) if (text := row.get(name)) else () for name in JSON}
     stencils, pictures = ([cell["bytes"] for cell in row.get(name) or ()] for name in SEVERAL)
     masks = iter(stencils)
     for about in told["regions"]:
