@@ -72,6 +72,24 @@ def _checked(run: RunConfig, parts: Parts) -> Parts:
     return parts
 
 
+def frozen_short(run: RunConfig, device: torch.device) -> bool:
+    """Whether what is not trained is kept in bfloat16 on this device."""
+    chosen = run.train.frozen_dtype
+    if chosen is None:
+        return run.train.precision == "bf16" and device.type == "cuda"
+    return chosen == "bfloat16"
+
+
+def dtypes_to_read(run: RunConfig, device: torch.device) -> Dtypes:
+    """Groups that are trained are read in float32, the others as they are kept.
+
+    All are float32 where the run begins with other weights: these have to be compared with them to the bit.
+    """
+    if not frozen_short(run, device) or run.model.start is not None:
+        return torch.float32
+    return {"": torch.bfloat16, **dict.fromkeys(run.train.groups, torch.float32)}
+
+
 def first_checkpoint(where: str) -> str:
     """What `model.start` means by a folder: of a run its newest checkpoint; a checkpoint or a release itself.
 

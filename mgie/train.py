@@ -19,7 +19,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from llava_patch.folders import check_out
-from llava_patch.loading import Dtypes
 from mgie.build import (
     Parts,
     begin_run,
@@ -27,7 +26,9 @@ from mgie.build import (
     build_editor,
     build_release,
     build_teacher,
+    dtypes_to_read,
     first_checkpoint,
+    frozen_short,
 )
 from mgie.config import RunConfig, dump_run, load_run
 from mgie.data.batches import Batches
@@ -212,24 +213,6 @@ def fit(
         "skipped": state.skipped, "seconds": round(state.seconds, 1),
         **{f"loss_{name}": loss for name, loss in state.losses.items()},
     }  # fmt: skip
-
-
-def frozen_short(run: RunConfig, device: torch.device) -> bool:
-    """Whether what is not trained is kept in bfloat16 on this device."""
-    chosen = run.train.frozen_dtype
-    if chosen is None:
-        return run.train.precision == "bf16" and device.type == "cuda"
-    return chosen == "bfloat16"
-
-
-def dtypes_to_read(run: RunConfig, device: torch.device) -> Dtypes:
-    """Groups that are trained are read in float32, the others as they are kept.
-
-    All are float32 where the run begins with other weights: these have to be compared with them to the bit.
-    """
-    if not frozen_short(run, device) or run.model.start is not None:
-        return torch.float32
-    return {"": torch.bfloat16, **dict.fromkeys(run.train.groups, torch.float32)}
 
 
 def total_counts(task: AbstractTask, micros: list[Batch], world: World) -> dict[str, int]:

@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mgie.build import build_editor
+from mgie.build import build_editor, frozen_short
 from mgie.config import dump_run
 from mgie.errors import ConfigError, WeightsError
 from mgie.extract import extract
-from mgie.train import frozen_short, train
+from mgie.train import train
 from mgie.training.task import EditTask
 from mgie.types import Term
 from mgie.weights import checkpoint
