@@ -17,7 +17,7 @@ from typing import Any
 from mgie.data.express import CLEANING, MAX_NEW_TOKENS, QUESTION, SUMMARY_PROMPT, Expresser, Said, summariser
 from mgie.data.files import MALFORMED, read_json
 from mgie.data.shards import Sized, sampled_hash
-from mgie.data.validation import Rejected
+from mgie.data.validation import Rejected, each
 from mgie.errors import ConfigError, DataError
 from mgie.types import EditPair
 
@@ -40,15 +40,13 @@ class Given:
 
     def __call__(self, rows: Rows, gate: Gate) -> Iterable[Sized]:
         """The sound pairs of `rows` with their texts; one made for other words sets its row aside."""
-        return gate(map(self._told, rows))
+        return gate(each(self._told, rows))
 
-    def _told(self, row: EditPair | Rejected) -> EditPair | Rejected:
-        if isinstance(row, Rejected):
-            return row
+    def _told(self, row: EditPair) -> EditPair:
         text, instruction = self._said.get(row.key, (None, None))
         if instruction not in (None, row.instruction):
             detail = f"{row.key} asks {row.instruction!r}, but its text was made for {instruction!r}."
-            return Rejected(row.key, "other instruction", detail)
+            raise Rejected(row.key, "other instruction", detail)
         self.used, self.missing = self.used + (text is not None), self.missing + (text is None)
         return row if text is None else replace(row, expressive=text)
 

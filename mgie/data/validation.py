@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from PIL import Image
 
@@ -14,6 +15,8 @@ from mgie.data.prefetch import prefetch_map
 from mgie.errors import DataError
 from mgie.types import EditPair, Region
 
+Row = TypeVar("Row")
+Result = TypeVar("Result")
 SHAPE_TOLERANCE = 0.02
 """How much the width-to-height ratios of source and target may differ, relatively."""
 RESERVED = re.compile(r"<s>|</s>|<unk>|<image>|<im_patch>|<im_start>|<im_end>|<source>|\[IMG\d+\]")
@@ -35,6 +38,21 @@ class Rejected(DataError):
         self.key, self.reason, self.detail, self.by_choice = key, reason, detail, by_choice
 
 
+def each(
+    read: Callable[[Row], Result], rows: Iterable[Row | Rejected], *, workers: int = 1
+) -> Iterator[Result | Rejected]:
+    """What `read` makes of each row, on so many threads. A row that it raises Rejected for is set aside; one
+    that was set aside before is passed on."""
+
+    def careful(row: Row | Rejected) -> Result | Rejected:
+        try:
+            return row if isinstance(row, Rejected) else read(row)
+        except Rejected as rejected:
+            return rejected
+
+    return prefetch_map(careful, rows, workers=workers)
+
+
 @dataclass
 class Gate:
     """Passes sound pairs, keeps the others as `rejected`, and counts everything."""
@@ -50,7 +68,8 @@ class Gate:
     ) -> Iterator[tuple[EditPair, tuple[int, int]]]:
         """Sound pairs in their order, with the upright width and height of the target. `workers` threads
         decode pictures."""
-        for result in prefetch_map(_checked, map(self._fresh, items), workers=workers):
+        fresh = each(self._fresh, items)
+        for result in each(lambda pair: (pair, check(pair)), fresh, workers=workers):
             if not isinstance(result, Rejected):
                 self.passed += 1
                 yield result
@@ -64,12 +83,12 @@ class Gate:
         """Reason -> rows set aside for it, most frequent first."""
         return dict(Counter(row.reason for row in self.rejected).most_common())
 
-    def _fresh(self, item: EditPair | Rejected) -> EditPair | Rejected:
-        if isinstance(item, EditPair) and item.key in self.keys:
-            detail = f"{item.key} has appeared before: keys must be unique."
-            return Rejected(item.key, "duplicate key", detail)
-        self.keys |= {item.key} if isinstance(item, EditPair) else set()
-        return item
+    def _fresh(self, pair: EditPair) -> EditPair:
+        if pair.key in self.keys:
+            detail = f"{pair.key} has appeared before: keys must be unique."
+            raise Rejected(pair.key, "duplicate key", detail)
+        self.keys.add(pair.key)
+        return pair
 
 
 def check(pair: EditPair) -> tuple[int, int]:
@@ -93,13 +112,6 @@ def check_instruction(instruction: str) -> None:
     else:
         return
     raise DataError(f"the instruction {wrong}.")
-
-
-def _checked(item: EditPair | Rejected) -> tuple[EditPair, tuple[int, int]] | Rejected:
-    try:
-        return item if isinstance(item, Rejected) else (item, check(item))
-    except Rejected as rejected:
-        return rejected
 
 
 def _in_words(pair: EditPair) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """What all readers share: options, held-out rows, names of splits, rows set aside."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -16,8 +16,6 @@ from mgie.types import EditPair
 Rows = Iterable[EditPair | Rejected]
 Splits = dict[str, Rows]
 Group = TypeVar("Group")
-Row = TypeVar("Row")
-Result = TypeVar("Result")
 Similarity = Annotated[float, Range(ge=-1, le=1)]
 
 HELD_OUT = 0.05
@@ -91,15 +89,6 @@ def hold_out(groups: Sequence[Group], options: Options) -> dict[str, Sequence[Gr
     cut = learnt(len(groups), options)
     parts = {"train": groups[:cut][: options.count], "test": groups[cut:]}
     return {split: part for split, part in parts.items() if part or split == "train"}
-
-
-def each(read: Callable[[Row], Result], rows: Iterable[Row]) -> Iterator[Result | Rejected]:
-    """What `read` makes of each row; a row that it raises Rejected for is set aside."""
-    for row in rows:
-        try:
-            yield read(row)
-        except Rejected as rejected:
-            yield rejected
 
 
 def split_name(text: str, where: str) -> str:

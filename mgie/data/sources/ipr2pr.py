@@ -17,8 +17,8 @@ from typing import Any
 
 from mgie.data.files import MALFORMED, is_name, read_json, reason, regular
 from mgie.data.sources import tables
-from mgie.data.sources.base import ClipFilter, Options, Rows, Splits, each, hold_out, read_file
-from mgie.data.validation import Rejected
+from mgie.data.sources.base import ClipFilter, Options, Rows, Splits, hold_out, read_file
+from mgie.data.validation import Rejected, each
 from mgie.errors import DataError
 from mgie.types import EditPair
 

@@ -23,8 +23,8 @@ from typing import Any
 from mgie.data.files import is_name, read_json
 from mgie.data.images import decode_mask, encode_png, upright_size
 from mgie.data.sources import tables
-from mgie.data.sources.base import Options, Rows, Splits, each, read_file
-from mgie.data.validation import Rejected
+from mgie.data.sources.base import Options, Rows, Splits, read_file
+from mgie.data.validation import Rejected, each
 from mgie.errors import DataError
 from mgie.types import EditPair
 

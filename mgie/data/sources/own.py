@@ -20,10 +20,10 @@ from typing import Any
 
 from mgie.data.files import is_name, reason
 from mgie.data.shards import check_set
-from mgie.data.sources.base import Options, Splits, each, hold_out, read_file, split_name
+from mgie.data.sources.base import Options, Splits, hold_out, read_file, split_name
 from mgie.data.sources.tables import read_set
 from mgie.data.stored_pairs import FACTS
-from mgie.data.validation import Rejected
+from mgie.data.validation import Rejected, each
 from mgie.errors import DataError
 from mgie.types import EditPair, Region
 
@@ -92,7 +92,7 @@ def _json_lines(data: bytes) -> Iterator[tuple[int, Any]]:
             yield number, row if isinstance(row, dict) else "no JSON object"
 
 
-def _table(path: Path, data: bytes) -> Iterator[tuple[int, Any]]:
+def _table(path: Path, data: bytes) -> Iterator[tuple[int, Any] | Rejected]:
     """Numbers and rows of a table, or what is wrong with a row. Raises DataError where it cannot be read."""
     rows, folder = _cells(path, data), path.parent
     names = [cell.strip().lower() for cell in rows[0]] if rows else []
@@ -129,7 +129,7 @@ def _table(path: Path, data: bytes) -> Iterator[tuple[int, Any]]:
     there = {found.name for found in (folder / "before").glob("*") if found.suffix.lower() in PICTURES}
     for extra in sorted(there - used) if column else ():
         detail = f"before/{extra} is not named in {path.name}: expected a row with its instruction."
-        yield 0, Rejected(extra, "no instruction", detail)
+        yield Rejected(extra, "no instruction", detail)
 
 
 def _cells(path: Path, data: bytes) -> list[list[str]]:
@@ -166,7 +166,7 @@ def _line(row: Any, place: str, path: Path, number: int) -> dict[str, Any]:
         return path.parent / text
 
     if not isinstance(row, dict):
-        raise row if isinstance(row, Rejected) else bad(row)
+        raise bad(row)
     row = {name: value for name, value in row.items() if value not in (None, "")}
     for name in row:
         near = difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.8)
@@ -214,9 +214,7 @@ def _with_pictures(line: dict[str, Any], change: Callable[[str, Any], Any]) -> d
     return line | found | {name: change(name, line[name]) for name in PATHS if name in line}
 
 
-def _pair(line: Line) -> EditPair:
-    if isinstance(line, Rejected):
-        raise line
+def _pair(line: dict[str, Any]) -> EditPair:
     values: dict[str, Any] = _with_pictures(line, lambda name, path: read_file(path, line["key"], name))
     values["regions"] = [Region(**region) for region in values["regions"]]
     values.pop("split", None)

@@ -10,9 +10,9 @@ import pyarrow.parquet as pq
 from datasets import IterableDataset, load_dataset
 from huggingface_hub import HfApi
 
-from mgie.data.sources.base import SPLITS, Options, Rows, Splits, each, learnt, split_name
+from mgie.data.sources.base import SPLITS, Options, Rows, Splits, learnt, split_name
 from mgie.data.stored_pairs import StoredPairs, from_row, stored_splits
-from mgie.data.validation import Rejected
+from mgie.data.validation import Rejected, each
 from mgie.errors import ConfigError, DataError
 from mgie.types import EditPair
 
