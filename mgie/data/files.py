@@ -11,15 +11,8 @@ from mgie.errors import DataError
 
 Meaning = TypeVar("Meaning")
 MALFORMED = (
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    RecursionError,
-    OverflowError,
-)
+    OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError,
+)  # fmt: skip
 """What one stumbles over in data that has another form."""
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 """What no name holds: control characters, and a backslash, which is a slash elsewhere."""
@@ -34,16 +27,14 @@ def read_json(path: Path, understand: Callable[[Any], Meaning], expected: str) -
 
 
 def regular(path: Path) -> Path:
-    """The same path, unless a pipe, a device or a folder lies there, which would be waited for. Raises
-    OSError."""
+    """The same path. Raises OSError where a pipe, which would be waited for, or a folder lies there."""
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, "it is no file", str(path))
     return path
 
 
 def is_name(text: str) -> bool:
-    """Whether a text that came with data may name something in a folder: it leads nowhere else. Slashes may
-    join its parts."""
+    """Whether a text that came with data names something inside a folder; slashes may join its parts."""
     return not CONTROL.search(text) and not {"", ".", ".."} & set(text.split("/"))
 
 

@@ -26,15 +26,14 @@ _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _PIXELS = (2 * (np.arange(256) / 255) - 1).astype(np.float32)
 """8-bit value -> pixel: computed in double precision as the reference does, and only once."""
 SINGLE_FRAMES = {"MPO"}
-"""Formats whose further frames are previews or depth maps of the same photograph: the first frame is the
-picture."""
+"""Formats whose further frames are previews or depth maps of the photograph that is the first."""
 
 
 def decode(data: bytes, *, name: str) -> Image.Image:
     """Decode a picture file to RGB, upright as its EXIF rotation says, transparency laid over white, 16 bits
     reduced to 8. Raises DataError that calls the picture `name`."""
-    with _told(name, "a whole JPEG, PNG or WebP picture; replace the file"):
-        return upright(_open(data, name), name=name)
+    with _opened(data, name, "a whole JPEG, PNG or WebP picture; replace the file") as image:
+        return upright(image, name=name)
 
 
 def upright(image: Image.Image, *, name: str) -> Image.Image:
@@ -43,13 +42,10 @@ def upright(image: Image.Image, *, name: str) -> Image.Image:
 
 
 def decode_mask(data: bytes, *, name: str) -> Image.Image:
-    """Decode a mask to one channel, white where the edit is allowed.
-
-    A picture with transparency is read as image editors write masks: the hole is where the edit is allowed.
-    Raises DataError.
-    """
-    with _told(name, "a whole one-channel PNG; replace the file"):
-        image = ImageOps.exif_transpose(_open(data, name))
+    """Decode a mask to one channel, white where the edit is allowed. A picture with transparency is read as
+    image editors write masks: the hole is where the edit is allowed. Raises DataError."""
+    with _opened(data, name, "a whole one-channel PNG; replace the file") as image:
+        image = ImageOps.exif_transpose(image)
         if image.has_transparency_data:
             alpha = image.convert("RGBA").getchannel("A")
             if alpha.getextrema() != (255, 255):
@@ -59,15 +55,13 @@ def decode_mask(data: bytes, *, name: str) -> Image.Image:
 
 def upright_size(data: bytes, *, name: str) -> tuple[int, int]:
     """Width and height of a picture as `decode` would return it, without decoding. Raises DataError."""
-    with _told(name, "a picture"):
-        image = _open(data, name)
+    with _opened(data, name, "a picture") as image:
         turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         return (image.height, image.width) if turned else image.size
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
-    """The centre square of a picture, at `size` x `size` pixels: the crop of the reference, with its
-    rounding."""
+    """The centre square of a picture, at `size` x `size` pixels: the reference's crop, with its rounding."""
     return cover(image, size, size)
 
 
@@ -87,32 +81,23 @@ def fitted_size(size: tuple[int, int], *, side: int, multiple: int = 1) -> tuple
     """
     width, height = size
     shape = (width / height) ** 0.5
-    return (
-        max(round(side * shape / multiple), 1) * multiple,
-        max(round(side / shape / multiple), 1) * multiple,
-    )
+    across, down = (max(round(exact / multiple), 1) * multiple for exact in (side * shape, side / shape))
+    return across, down
 
 
 def resize(
     image: Image.Image, size: tuple[int, int], *, box: tuple[int, int, int, int] | None = None
 ) -> Image.Image:
-    """`image`, or its part `box` (left, top, right, bottom), at `size` (width, height), bicubic.
-
-    The part is cut out first: a filter that looks beyond the crop's edge would differ from the reference
-    there.
-    """
+    """`image`, or its part `box` (left, top, right, bottom), at `size` (width, height), bicubic. The part is
+    cut out first: a filter that looks beyond the crop's edge would differ from the reference there."""
     if box is not None and box != (0, 0, *image.size):
         image = image.crop(box)
     return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
 
 
 def quick_resize(image: Image.Image, width: int, height: int) -> Image.Image:
-    """`image` at another size, as Pillow's bicubic filter makes it but for rounding, and about four times as
-    fast.
-
-    Fewer than one value in a hundred differs, by one in 255 (torch's port of Pillow's filter to vector
-    instructions).
-    """
+    """`image` at another size, as Pillow's bicubic filter makes it, about four times as fast. Fewer than one
+    value in a hundred differs, by one in 255 (torch's port of Pillow's filter to vector instructions)."""
     if image.size == (width, height):
         return image
     return Image.fromarray(_resized(image, width, height).permute(1, 2, 0).contiguous().numpy())
@@ -150,46 +135,36 @@ def encode_png(image: Image.Image) -> bytes:
 
 
 @contextmanager
-def _told(name: str, expected: str) -> Iterator[None]:
-    """Errors about a picture as one sentence: Pillow's decoders raise about ten unrelated types."""
+def _opened(data: bytes, name: str, expected: str) -> Iterator[Image.Image]:
+    """A single picture of a sensible size, not yet decoded. Raises DataError for any other, and for whatever
+    its decoding meets: Pillow's decoders raise about ten unrelated types."""
     try:
-        yield
+        image = Image.open(io.BytesIO(data))
+        size, wrong = f"{image.width} x {image.height} pixels", ""
+        if image.width * image.height > MAX_PIXELS:
+            wrong = f"is {size}: expected at most {MAX_PIXELS} in all; make it smaller"
+        elif max(image.size) > min(MAX_SIDE, MAX_RATIO * min(image.size)):
+            sides = f"sides of at most {MAX_SIDE}, the longer at most {MAX_RATIO} times the shorter"
+            wrong = f"is {size}: expected {sides}; cut it"
+        elif image.format not in SINGLE_FRAMES and (frames := getattr(image, "n_frames", 1)) > 1:
+            wrong = f"is animated ({frames} frames): expected one still picture; save one frame of it"
+        elif image.format in {"JPEG", "MPO"} and not _has_end(data):
+            wrong = "is truncated (a JPEG without its end): expected a whole file; download it again"
+        if wrong:
+            raise DataError(f"{name} {wrong}.")
+        yield image
     except DataError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise DataError(
-            f"{name} has more than {MAX_PIXELS} pixels, a decompression bomb or a mistake: make it smaller."
-        ) from error
+        bomb = "a decompression bomb or a mistake: make it smaller"
+        raise DataError(f"{name} has more than {MAX_PIXELS} pixels, {bomb}.") from error
     except Exception as error:
         raise DataError(f"{name} cannot be decoded ({reason(error)}): expected {expected}.") from error
 
 
-def _open(data: bytes, name: str) -> Image.Image:
-    """Open without decoding; refuse what is no single picture of a sensible size."""
-    image = Image.open(io.BytesIO(data))
-    size, wrong = f"{image.width} x {image.height}", ""
-    if image.width * image.height > MAX_PIXELS:
-        wrong = f"is {size} pixels: expected at most {MAX_PIXELS} in all; make it smaller"
-    elif max(image.size) > min(MAX_SIDE, MAX_RATIO * min(image.size)):
-        wrong = (
-            f"is {size} pixels: expected sides of at most {MAX_SIDE}, the longer at most {MAX_RATIO} times "
-            "the shorter; cut it"
-        )
-    elif image.format not in SINGLE_FRAMES and (frames := getattr(image, "n_frames", 1)) > 1:
-        wrong = f"is animated ({frames} frames): expected one still picture; save one frame of it"
-    elif image.format in {"JPEG", "MPO"} and not _has_end(data):
-        wrong = "is truncated (a JPEG without its end): expected a whole file; download it again"
-    if wrong:
-        raise DataError(f"{name} {wrong}.")
-    return image
-
-
 def _has_end(data: bytes) -> bool:
-    """Whether the first picture of a JPEG file has its end mark, whatever lies behind it, such as a film.
-
-    Pillow decodes one without as if it were whole where other bytes follow: half a download and zeros is a
-    picture that is grey below.
-    """
+    """Whether the first picture of a JPEG file has its end mark, whatever lies behind it, such as a film:
+    Pillow decodes half a download and zeros as if it were whole, to a picture that is grey below."""
     at = 2
     while found := _MARKER.search(data, at):
         marker = data[found.start() + 1]
@@ -207,14 +182,12 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits per pixel, in one of Pillow's spellings
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
-            raise DataError(
-                f"{name} has grey values outside 0..65535: expected 8 or 16 bits; convert it to an 8-bit PNG."
-            )
+            expected = "expected 8 or 16 bits; convert it to an 8-bit PNG"
+            raise DataError(f"{name} has grey values outside 0..65535: {expected}.")
         return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise DataError(
-            f"{name} has floating-point pixels, whose white is unknown: convert it to an 8-bit PNG."
-        )
+        what = "floating-point pixels, whose white is unknown"
+        raise DataError(f"{name} has {what}: convert it to an 8-bit PNG.")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

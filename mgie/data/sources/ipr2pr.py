@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mgie.data.files import MALFORMED, is_name, read_json, reason, regular
+from mgie.data.files import MALFORMED, is_name, read_json
 from mgie.data.sources import tables
 from mgie.data.sources.base import ClipFilter, Options, Rows, Splits, hold_out, read_file
 from mgie.data.validation import Rejected, each
@@ -68,13 +68,17 @@ def _rows(root: Path, name: str, listed: Sequence[str] | None, clip: ClipFilter 
     names = [(PICTURE.fullmatch(path.name), path) for path in sorted(folder.glob("*"))]
     files = {(found["seed"], found["side"]): path for found, path in names if found}
     seeds = sorted({seed for seed, _ in files}) if listed is None else listed
-    prompt, scores = _prompt(folder / "prompt.json"), _scores(folder / "metadata.jsonl")
+    try:
+        prompt, wrong = read_json(folder / "prompt.json", _prompt, '{"edit": TEXT}'), ""
+    except DataError as error:
+        prompt, wrong = {}, str(error)
+    scores = _scores(folder / "metadata.jsonl")
     left_out = _left_out(seeds, scores, clip) if clip else {}
 
     def pair(seed: str) -> EditPair:
         key = f"{name.replace('/', '_')}_{seed}_0"
-        if isinstance(prompt, str):
-            raise Rejected(key, "bad prompt.json", prompt)
+        if wrong:
+            raise Rejected(key, "bad prompt.json", wrong)
         if seed in left_out:
             why, detail = left_out[seed]
             raise Rejected(key, why, f"{key}: {detail}.", by_choice=why == FILTERED)
@@ -87,19 +91,13 @@ def _rows(root: Path, name: str, listed: Sequence[str] | None, clip: ClipFilter 
         meta = {field: str(value) for field, value in meta.items()}
         return EditPair(key=key, instruction=prompt["edit"], source=source, target=target, meta=meta)
 
-    return each(pair, seeds or [""] * isinstance(prompt, str))
+    return each(pair, seeds or [""] * bool(wrong))
 
 
-def _prompt(path: Path) -> dict[str, Any] | str:
-    """What a prompt.json holds, or what is wrong with it."""
-    try:
-        prompt = json.loads(regular(path).read_text(encoding="utf-8"))
-        if isinstance(prompt["edit"], str):
-            return prompt
-        wrong = "edit is no text"
-    except MALFORMED as error:
-        wrong = reason(error)
-    return f'{path} cannot be read ({wrong}): expected {{"edit": TEXT}}.'
+def _prompt(prompt: Any) -> dict[str, Any]:
+    if not isinstance(prompt["edit"], str):
+        raise ValueError("edit is no text")
+    return prompt
 
 
 def _scores(path: Path) -> dict[str, dict[str, Any]]:
@@ -117,8 +115,7 @@ def _scores(path: Path) -> dict[str, dict[str, Any]]:
 def _left_out(
     seeds: Sequence[str], scores: dict[str, dict[str, Any]], clip: ClipFilter
 ) -> dict[str, tuple[str, str]]:
-    """Seed -> reason and detail, of those that do not pass the filter or are not the best of their prompt by
-    the direction of the change."""
+    """Seed -> reason and detail, of those that do not pass, or whose direction is not among the best."""
     found: dict[str, tuple[str, str]] = {}
     for seed, (name, field) in ((seed, score) for seed in seeds for score in SCORES.items()):
         value, least = scores.get(seed, {}).get(name), getattr(clip, field)
@@ -133,11 +130,9 @@ def _left_out(
 
 def from_table_row(row: dict[str, Any], number: int) -> EditPair:
     """One row of the hub form. Rows have no name there: their place is their key. Raises Rejected."""
-    key = f"ipr2pr-{number:07d}"
+    key, words = f"ipr2pr-{number:07d}", str(row["edit_prompt"] or "")
     captions = {"input": row.get("original_prompt"), "output": row.get("edited_prompt")}
     source = tables.picture(row, "original_image", key, "source")
     target = tables.picture(row, "edited_image", key, "target")
     meta = {name: text for name, text in captions.items() if text}
-    return EditPair(
-        key=key, instruction=str(row["edit_prompt"] or ""), source=source, target=target, meta=meta
-    )
+    return EditPair(key=key, instruction=words, source=source, target=target, meta=meta)
