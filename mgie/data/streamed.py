@@ -123,7 +123,5 @@ def _reader(where: str, columns: list[str]) -> tables.FromRow:
     for module in (ipr2pr, magicbrush):
         if set(module.COLUMNS) <= set(columns):
             return module.from_table_row
-    raise DataError(
-        f"{where} has the columns {', '.join(columns) or 'none'}: expected those of InstructPix2Pix, of "
-        "MagicBrush, or those that `mgie prepare --format parquet` writes."
-    )
+    expected = "of InstructPix2Pix, of MagicBrush, or those that `mgie prepare --format parquet` writes"
+    raise DataError(f"{where} has the columns {', '.join(columns) or 'none'}: expected those {expected}.")

@@ -21,8 +21,7 @@ READERS = {
 
 
 def open_source(source: str, options: Options) -> Splits:
-    """Split -> its rows, read one by one. Raises ConfigError for an unknown source, DataError for one that is
-    not there."""
+    """Split -> its rows, read one by one. Raises ConfigError for no source, DataError for one not there."""
     name, _, where = source.partition(":")
     found = next((example for example in READERS if example.partition(":")[0] == name), None)
     if found is None or not (where or source == found):

@@ -19,8 +19,7 @@ Group = TypeVar("Group")
 Similarity = Annotated[float, Range(ge=-1, le=1)]
 
 HELD_OUT = 0.05
-"""Share of the groups that become the test split, from the end of the source's order (as InstructPix2Pix
-does)."""
+"""Share of groups that become the test split, from the end of the source's order, as InstructPix2Pix's."""
 SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("dev", "validation", "val", "valid", "development"), "dev"),
@@ -46,9 +45,9 @@ class ClipFilter:
         if text == "paper":
             return PAPER
         try:
-            values = dict(part.split("=", 1) for part in text.split(","))
-            kinds: dict[str, Any] = {name: int if name == "best" else float for name in values}
-            parsed = cls(**{name: kinds[name](value) for name, value in values.items()})
+            told = dict(part.split("=", 1) for part in text.split(","))
+            kinds: dict[str, Any] = {"best": int}
+            parsed = cls(**{name: kinds.get(name, float)(value) for name, value in told.items()})
         except (ValueError, TypeError) as error:
             expected = "'paper' or something like 'image=0.75,text=0.2,direction=0.2,best=4'"
             raise ConfigError(f"clip={text!r} is no filter: expected {expected}.") from error

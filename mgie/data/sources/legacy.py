@@ -35,12 +35,7 @@ def read(where: str, options: Options) -> Splits:
         raise DataError(f"{index} is refused ({reason(error)}): expected the original's index.") from error
     if not lines.is_file():
         raise DataError(f"{where} has no {FILES[1]}: expected it beside {FILES[0]}.")
-
-    def understand(rows: dict[str, dict[str, Any]]) -> dict[str, str]:
-        return {key: str(row["expressive"]) for key, row in rows.items()}
-
-    expected = '{key: {"instruction", "expressive"}}'
-    said = read_json(path, understand, expected) if path.is_file() else {}
+    said = read_json(path, _texts, '{key: {"instruction", "expressive"}}') if path.is_file() else {}
     return {split: _read(lines, part, said) for split, part in hold_out(entries, options).items()}
 
 
@@ -67,14 +62,11 @@ def write_legacy(pairs: Iterable[Sized], folder: Path, split: str) -> SplitFacts
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Makes plain data only: a pickle that names a class or a function is refused before anything of it
-    runs."""
+    """Makes plain data only: a pickle that names a class or a function is refused before it runs."""
 
-    def find_class(self, module_name: str, global_name: str, /) -> Any:
+    def find_class(self, module: str, name: str, /) -> Any:
         """Refuse."""
-        raise pickle.UnpicklingError(
-            f"it asks for {module_name}.{global_name}, and only plain data is allowed"
-        )
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}, and only plain data is allowed")
 
     def persistent_load(self, pid: Any) -> Any:
         """Refuse."""
@@ -89,6 +81,10 @@ def load_plain(data: bytes) -> Any:
         raise
     except Exception as error:  # damaged pickles raise almost anything
         raise pickle.UnpicklingError(f"it is damaged ({type(error).__name__})") from error
+
+
+def _texts(rows: dict[str, dict[str, Any]]) -> dict[str, str]:
+    return {key: str(row["expressive"]) for key, row in rows.items()}
 
 
 def _read(path: Path, entries: Iterable[Any], said: dict[str, str]) -> Rows:
@@ -115,6 +111,5 @@ def _pair(lines: BinaryIO, number: int, entry: Any, said: dict[str, str]) -> Edi
         source, target = (base64.b64decode(cell, validate=True) for cell in cells)
     except (ValueError, OSError) as error:
         raise Rejected(key, "bad row", f"{key}: {error}.") from error
-    return EditPair(
-        key=key, instruction=entry["instruction"], source=source, target=target, expressive=said.get(key, "")
-    )
+    words = {"instruction": entry["instruction"], "expressive": said.get(key, "")}
+    return EditPair(key=key, source=source, target=target, **words)

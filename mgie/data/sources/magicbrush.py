@@ -42,10 +42,8 @@ def read(where: str, options: Options) -> Splits:
         if (folder / "edit_turns.json").is_file() or (folder / "edit_sessions.json").is_file():
             splits[name or "test"] = _read_layout(folder)
     if not splits:
-        raise DataError(
-            f"{where} holds neither Parquet files nor edit_turns.json: expected MagicBrush as "
-            "published (docs/data.md)."
-        )
+        expected = "expected MagicBrush as published (docs/data.md)"
+        raise DataError(f"{where} holds neither Parquet files nor edit_turns.json: {expected}.")
     return splits
 
 

@@ -140,10 +140,8 @@ def _cells(path: Path, data: bytes) -> list[list[str]]:
             raise ValueError("a zero byte, as UTF-16 has them")
     except ValueError as error:
         line = data[: getattr(error, "start", 0)].count(b"\n") + 1
-        wish = 'save it as UTF-8, which Excel calls "CSV UTF-8"'
-        raise DataError(
-            f"{path} is no UTF-8 (line {line}), so its letters cannot be known: {wish}."
-        ) from error
+        wish = 'so its letters cannot be known: save it as UTF-8, which Excel calls "CSV UTF-8"'
+        raise DataError(f"{path} is no UTF-8 (line {line}), {wish}.") from error
     delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:

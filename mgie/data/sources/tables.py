@@ -71,8 +71,7 @@ def read_set(folder: str | Path) -> dict[str, Iterable[EditPair]]:
 
 
 def read_splits(where: str, read: FromRow, options: Options, *, needs: Sequence[str], group: str) -> Splits:
-    """The rows of a table as pairs. Where there is only one split, its end is held out, cut where `group`
-    changes."""
+    """The rows of a table as pairs. Of a single split the end is held out, cut where `group` changes."""
     streams, tests = open_tables(where), {}
     for split, stream in streams.items():
         columns = stream.column_names or needs
@@ -126,9 +125,8 @@ def file_rows(where: str, split: str, stream: IterableDataset) -> list[int | Non
 def count_rows(where: str, split: str, stream: IterableDataset) -> int:
     """How many rows a split has, as its files or its hub say. Raises ConfigError where nobody says."""
     rows = file_rows(where, split, stream)
-    known = [count for count in rows if count is not None]
-    if len(known) == len(rows):
-        return sum(known)
+    if None not in rows:
+        return sum(filter(None, rows))
     for name, info in (stream.info.splits or {}).items():
         if split_name(str(name), where) == split and info.num_examples:
             return info.num_examples
@@ -140,7 +138,5 @@ def _asked(where: str, question: Callable[[], Any]) -> Any:
     try:
         return question()
     except Exception as error:
-        raise DataError(
-            f"{where} is neither a folder nor a hub id that can be reached ({type(error).__name__}): "
-            "download it first."
-        ) from error
+        what = f"neither a folder nor a hub id that can be reached ({type(error).__name__})"
+        raise DataError(f"{where} is {what}: download it first.") from error
