@@ -3,7 +3,6 @@
 Its pictures have become BMP files then, which lose nothing and cost little to write and to read again.
 """
 
-import io
 import math
 import re
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image, ImageOps
 
-from mgie.data.images import decode, decode_mask
+from mgie.data.images import decode, decode_mask, encode
 from mgie.types import Box, EditPair
 
 Transform = Callable[[EditPair, np.random.Generator], EditPair]
@@ -75,10 +74,7 @@ def _redrawn(
     """The pair with all its pictures and regions changed alike; not those that its instruction contains."""
 
     def redraw(data: bytes | None, role: str, read: Callable[..., Image.Image]) -> bytes | None:
-        buffer = io.BytesIO()
-        if data is not None:
-            change(read(data, name=f"{role} of {pair.key}")).save(buffer, format="BMP")
-        return None if data is None else buffer.getvalue()
+        return None if data is None else encode(change(read(data, name=f"{role} of {pair.key}")), "BMP")
 
     regions = []
     for region in pair.regions:
@@ -88,12 +84,9 @@ def _redrawn(
         if box is not None or region.box is None:
             regions.append(replace(region, box=box, mask=mask))
     return replace(
-        pair,
-        source=redraw(pair.source, "source", decode),
-        target=redraw(pair.target, "target", decode),
-        mask=redraw(pair.mask, "mask", decode_mask),
-        regions=tuple(regions),
-    )
+        pair, source=redraw(pair.source, "source", decode), target=redraw(pair.target, "target", decode),
+        mask=redraw(pair.mask, "mask", decode_mask), regions=tuple(regions),
+    )  # fmt: skip
 
 
 def _area(mask: bytes) -> int:

@@ -4,6 +4,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 import torch
@@ -127,10 +128,10 @@ def to_image(pixels: Float[Tensor, "3 y x"]) -> Image.Image:
     return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
 
 
-def encode_png(image: Image.Image) -> bytes:
-    """A PNG file: smaller than JPEG for drawn pictures, and without loss."""
+def encode(image: Image.Image, form: Literal["PNG", "BMP"]) -> bytes:
+    """A picture's file, without loss."""
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
+    image.save(buffer, format=form)
     return buffer.getvalue()
 
 

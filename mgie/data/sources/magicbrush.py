@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mgie.data.files import is_name, read_json
-from mgie.data.images import decode_mask, encode_png, upright_size
+from mgie.data.images import decode_mask, encode, upright_size
 from mgie.data.sources import tables
 from mgie.data.sources.base import Options, Rows, Splits, read_file
 from mgie.data.validation import Rejected, each
@@ -104,7 +104,7 @@ def _mask(data: bytes | None, source: bytes) -> bytes | None:
         if data:
             size, mask = upright_size(source, name="source"), decode_mask(data, name="mask")
             if abs(mask.width * size[1] / (mask.height * size[0]) - 1) < 0.02:
-                return encode_png(mask.point([0] * 128 + [255] * 128).resize(size, 0))
+                return encode(mask.point([0] * 128 + [255] * 128).resize(size, 0), "PNG")
     except DataError:
         pass
     return data or None
