@@ -33,10 +33,8 @@ STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 class Builder(Protocol):
     """Anything that makes a pair into an example."""
 
-    @property
-    def pad_id(self) -> int:
-        """What fills up shorter conversations."""
-        ...
+    pad_id: int
+    """What fills up shorter conversations."""
 
     def __call__(
         self, pair: EditPair, rng: np.random.Generator, features: Mapping[str, Tensor] | None = None, /
@@ -47,22 +45,13 @@ class Builder(Protocol):
 
 
 class Batches(Dataset):
-    """The batches of one process: `steps(start)` gives, for each optimizer step, the list of its
-    micro-batches."""
+    """The batches of one process: `steps(start)` gives, for each optimizer step, its micro-batches."""
 
     def __init__(
-        self,
-        pairs: Sequence[EditPair] | Dataset | StreamedPairs,
-        builder: Builder,
-        *,
-        seed: int,
-        batch_size: int,
-        micro_batch_size: int,
-        rank: int = 0,
-        world: int = 1,
-        workers: int = 0,
+        self, pairs: Sequence[EditPair] | Dataset | StreamedPairs, builder: Builder, *, seed: int,
+        batch_size: int, micro_batch_size: int, rank: int = 0, world: int = 1, workers: int = 0,
         order: AbstractOrder | None = None,
-    ):
+    ):  # fmt: skip
         """`pairs` are held by number, alone or beside their stored features, or pass by. `batch_size` counts
         the samples of a step over all `world` processes; this is process `rank` of them.
 
@@ -71,10 +60,9 @@ class Batches(Dataset):
         """
         share = batch_size // world
         if batch_size < 1 or batch_size % world or micro_batch_size < 1 or share % micro_batch_size:
-            raise ConfigError(
-                f"a batch of {batch_size} cannot be split into micro-batches of {micro_batch_size} on "
-                f"{world} process(es): expected a multiple of {max(micro_batch_size, 1) * world}."
-            )
+            parts = f"micro-batches of {micro_batch_size} on {world} process(es)"
+            expected = f"expected a multiple of {max(micro_batch_size, 1) * world}"
+            raise ConfigError(f"a batch of {batch_size} cannot be split into {parts}: {expected}.")
         self.batch_size, self.micro_batch_size = batch_size, micro_batch_size
         self._pairs: Any = pairs
         self._builder, self._seed = builder, seed
@@ -91,10 +79,8 @@ class Batches(Dataset):
         """The micro-batches of each step, from the sample `start` on; endless without `stop`. Both are
         multiples of batch_size."""
         if start % self.batch_size:
-            raise ConfigError(
-                f"the data cannot go on at sample {start}: expected a multiple of the batch size "
-                f"{self.batch_size}."
-            )
+            expected = f"expected a multiple of the batch size {self.batch_size}"
+            raise ConfigError(f"the data cannot go on at sample {start}: {expected}.")
         passing = isinstance(self._pairs, StreamedPairs)
         micros = (self._passing if passing else self._loaded)(start, stop)
         # A program that ends meanwhile would wait for workers, which its signals do not reach.
@@ -140,11 +126,9 @@ class Batches(Dataset):
 
     def _passing(self, start: int, stop: int | None) -> Generator[Batch, None, None]:
         """This process's micro-batches of pairs that pass by: all are read, its own are decoded."""
-
-        def mine(position: int) -> bool:
-            return position % self.batch_size // self._share == self._rank
-
-        placed = self._pairs.placed(start, seed=self._seed, wanted=mine)
+        placed = self._pairs.placed(
+            start, seed=self._seed, wanted=lambda place: place % self.batch_size // self._share == self._rank
+        )
         until = itertools.takewhile(lambda row: stop is None or row[0] < stop, placed)
         ready = prefetch_map(lambda row: (row[0], self._example(*row)), until, workers=self._workers)
         while micro := list(itertools.islice(ready, self.micro_batch_size)):
@@ -175,12 +159,10 @@ def collate(examples: Sequence[Example], *, positions: tuple[int, ...], pad_id: 
     def each(name: str) -> list[Any]:
         return [getattr(example, name) for example in examples]
 
-    def moments(name: str) -> tuple[Tensor | None, Tensor | None]:
+    def moments(name: str) -> Sequence[Tensor | None]:
         """Means and deviations, where they were stored."""
-        if getattr(examples[0], name) is None:
-            return None, None
-        mean, deviation = torch.stack(each(name)).float().chunk(2, dim=1)
-        return mean, deviation
+        there = getattr(examples[0], name) is not None
+        return torch.stack(each(name)).float().chunk(2, dim=1) if there else (None, None)
 
     input_ids = pad_sequence(each("input_ids"), batch_first=True, padding_value=pad_id)
     labels = pad_sequence(each("labels"), batch_first=True, padding_value=IGNORE)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy.random import Generator
 from PIL import Image
 from torch import Tensor
@@ -37,10 +37,8 @@ class ExampleBuilder:
     transforms: Sequence[Transform] = ()
     """What changes a pair before anything is made of it."""
 
-    @property
-    def pad_id(self) -> int:
-        """What fills up shorter conversations."""
-        return self.prompts.pad_id
+    def __post_init__(self):
+        self.pad_id = self.prompts.pad_id
 
     def __call__(
         self, pair: EditPair, rng: Generator | None = None, stored: Mapping[str, Tensor] | None = None
@@ -56,7 +54,14 @@ class ExampleBuilder:
             assert rng is not None
             pair = transform(pair, rng)
         has_source = pair.source is not None
-        ids, labels, read_at = self.conversation(pair, images=int(has_source))
+        if pair.pictures:
+            what = "pictures in its instruction, and this model reads no pictures in instructions"
+            raise DataError(f"pair {pair.key} has {what}: leave it out, or take another model.")
+        try:
+            words, images = (pair.instruction, pair.expressive), int(has_source)
+            told = self.prompts.conversation(*words, images=images, max_length=self.max_length)
+        except UserError as error:
+            raise DataError(f"pair {pair.key}: {error}") from error
         moments = dict(stored or {})
         clip = moments.pop("clip_features", None)
         source, pixels = None, torch.empty(3, 0, 0)
@@ -65,30 +70,14 @@ class ExampleBuilder:
         if not moments:
             pixels = self.pixels(self.picture(pair.target, name=f"target of {pair.key}", shape=shape))
         return Example(
-            input_ids=ids, labels=labels, read_at=read_at, target=pixels, has_source=has_source, key=pair.key,
+            input_ids=torch.tensor(told.input_ids), labels=torch.tensor(told.labels),
+            read_at=torch.tensor(told.read_at, dtype=torch.long),
+            target=pixels, has_source=has_source, key=pair.key,
             clip_pixels=self.clip_pixels(source if clip is None else None),
             clip_features=None if clip is None else clip[None][: int(has_source)],
             source=torch.zeros_like(pixels) if source is None or moments else self.pixels(source),
             **moments,
         )  # fmt: skip
-
-    def conversation(
-        self, pair: EditPair, *, images: int
-    ) -> tuple[Int[Tensor, " t"], Int[Tensor, " t"], Int[Tensor, " k"]]:
-        """The ids, labels and read positions of a pair with so many pictures to look at. Raises DataError."""
-        if pair.pictures:
-            raise DataError(
-                f"pair {pair.key} has pictures in its instruction, and this model reads no pictures in "
-                "instructions: leave it out, or take another model."
-            )
-        try:
-            told = self.prompts.conversation(
-                pair.instruction, pair.expressive, images=images, max_length=self.max_length
-            )
-        except UserError as error:
-            raise DataError(f"pair {pair.key}: {error}") from error
-        read_at = torch.tensor(told.read_at, dtype=torch.long)
-        return torch.tensor(told.input_ids), torch.tensor(told.labels), read_at
 
     def clip_pixels(self, image: Image.Image | None) -> Float[Tensor, "m 3 s s"]:
         """What the vision tower sees of a picture: all of it, squeezed into a square; nothing of None. The
