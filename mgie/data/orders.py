@@ -14,8 +14,7 @@ import numpy as np
 from mgie.errors import ConfigError
 
 Last = Literal["straddle", "drop", "pad"]
-"""The last, incomplete step of an epoch is filled from the next epoch, left out, or filled again from the
-beginning of its own epoch."""
+"""An epoch's last, incomplete step is filled from the next one, left out, or filled again from its own."""
 BLOCK = 1000
 """Places of a block of a mixture: weights are kept to a thousandth."""
 
@@ -59,11 +58,9 @@ class Shuffled(AbstractOrder):
 
 
 class Bucketed(AbstractOrder):
-    """Every pair once per epoch, in steps whose pairs are alike; steps in a new order each epoch.
-
-    `buckets` gives each pair the number of its bucket: pairs of different buckets never share a step, so the
-    last step of every bucket must be dropped or padded. Within a bucket pairs are shuffled.
-    """
+    """Every pair once per epoch, in steps whose pairs are alike; steps in a new order each epoch. `buckets`
+    gives each pair the number of its bucket: pairs of different buckets never share a step, so the last step
+    of every bucket must be dropped or padded. Within a bucket pairs are shuffled."""
 
     def __init__(self, buckets: np.ndarray, *, seed: int, batch_size: int, last: Last = "pad"):
         if last == "straddle":
@@ -72,9 +69,8 @@ class Bucketed(AbstractOrder):
         self._groups = [(group, _whole(len(group), batch_size, last)) for group in groups]
         self.epoch = sum(steps for _, steps in self._groups) * batch_size
         if not self.epoch:
-            raise ConfigError(
-                f"no bucket holds a whole batch of {batch_size}: lower the batch size, or choose last='pad'."
-            )
+            wish = "lower the batch size, or choose last='pad'"
+            raise ConfigError(f"no bucket holds a whole batch of {batch_size}: {wish}.")
         self._seed, self._batch_size = seed, batch_size
 
     def _block(self, number: int) -> np.ndarray:
@@ -85,11 +81,9 @@ class Bucketed(AbstractOrder):
 
 
 class ByLength(AbstractOrder):
-    """Every pair once per epoch, in steps of about equal length, so that little is padded.
-
-    Each epoch is shuffled, cut into windows of `window` steps, sorted by length within each window, and the
-    steps of a window are shuffled again. A step may straddle two epochs.
-    """
+    """Every pair once per epoch, in steps of about equal length, so that little is padded. Each epoch is
+    shuffled, cut into windows of `window` steps, sorted by length within each window, and the steps of a
+    window are shuffled again. A step may straddle two epochs."""
 
     def __init__(
         self, lengths: np.ndarray, *, seed: int, batch_size: int, last: Last = "straddle", window: int = 50
@@ -129,30 +123,21 @@ class Weighted(AbstractOrder):
 
 
 class Mixed(AbstractOrder):
-    """Shares of several data sets that are laid end to end, each in its own endless order.
-
-    In each block every one has its exact number of places, shuffled by (seed, block): a weight of 0.3 is 30 %
-    of the samples, not about 30 %. Where the pairs of a step must be alike, whole steps are mixed.
-    """
+    """Shares of several data sets that are laid end to end, each in its own endless order. In each block
+    every one has its exact number of places, shuffled by (seed, block): a weight of 0.3 is 30 % of the
+    samples, not about 30 %. Where the pairs of a step must be alike, whole steps are mixed."""
 
     def __init__(
-        self,
-        parts: Sequence[Any],
-        weights: Sequence[float | int],
-        *,
-        seed: int,
-        arrange: Callable[[Any, int], AbstractOrder] | None = None,
-        unit: int = 1,
-    ):
+        self, parts: Sequence[Any], weights: Sequence[float | int], *, seed: int, unit: int = 1,
+        arrange: Callable[[Any, int], AbstractOrder] = lambda part, seed: Shuffled(len(part), seed=seed),
+    ):  # fmt: skip
         """`weights` are the shares of `parts`, and need not sum to 1. `arrange(part, seed)` gives each its
         order, shuffled where it is left out; they are mixed by `unit` positions at a time."""
+        told = f"the weights {list(weights)}"
         if len(weights) != len(parts) or not all(0 < weight < float("inf") for weight in weights):
-            raise ConfigError(
-                f"the weights {list(weights)} do not fit {len(parts)} data sets: give each one above 0."
-            )
-        own = arrange or (lambda part, its_seed: Shuffled(len(part), seed=its_seed))
+            raise ConfigError(f"{told} do not fit {len(parts)} data sets: give each one above 0.")
         seeds = [int(generator(seed, number, 2).integers(2**63)) for number in range(len(parts))]
-        self._orders = [own(part, its_seed) for part, its_seed in zip(parts, seeds)]
+        self._orders = [arrange(part, its_seed) for part, its_seed in zip(parts, seeds)]
         self._starts = np.cumsum([0, *map(len, parts)])
         self._seed, self._unit, self._size = seed, unit, BLOCK * unit
         # Proportional, and exactly BLOCK in all: the largest remainders are rounded up.
@@ -161,9 +146,7 @@ class Mixed(AbstractOrder):
         shares[np.argsort(shares - exact, kind="stable")[: BLOCK - shares.sum()]] += 1
         self._shares = shares.tolist()
         if min(self._shares) < 1:
-            raise ConfigError(
-                f"the weights {list(weights)} give a data set less than a thousandth: leave it out."
-            )
+            raise ConfigError(f"{told} give a data set less than a thousandth: leave it out.")
         self.epoch = math.ceil(max(o.epoch / share for o, share in zip(self._orders, self._shares)) * BLOCK)
 
     def _block(self, number: int) -> np.ndarray:
@@ -200,20 +183,18 @@ class OrderConfig:
         return Shuffled(len(pairs), seed=seed, batch_size=size, last=last)
 
 
-def aspect_shapes(size: int, *, step: int = 64, longest: float = 2.0) -> list[tuple[int, int]]:
-    """Shapes (width, height) of about `size` x `size` pixels, sides multiples of `step`, up to `longest` :
-    1."""
+def aspect_shapes(size: int, *, step: int = 64) -> list[tuple[int, int]]:
+    """Shapes (width, height) of about `size` x `size` pixels, sides multiples of `step`, up to 2 : 1."""
     found = {}
-    for side in range(step, int(size * longest) + step, step):
+    for side in range(step, size * 2 + step, step):
         other = max(round(size * size / side / step), 1) * step
-        if max(side / other, other / side) <= longest:
+        if max(side / other, other / side) <= 2:
             found |= {side / other: (side, other), other / side: (other, side)}
     return [found[ratio] for ratio in sorted(found)]
 
 
 def nearest_shapes(sides: np.ndarray, shapes: Sequence[tuple[int, int]]) -> np.ndarray:
-    """The number of the nearest of `shapes` for each picture (n x 2: width, height), by the logarithm of
-    width : height."""
+    """The number of the nearest shape for each picture (n x 2: width, height), by log(width / height)."""
     ratios = np.log(np.array([width / height for width, height in shapes]))
     return np.abs(np.log(sides[:, 0] / sides[:, 1])[:, None] - ratios).argmin(axis=1)
 
@@ -224,11 +205,9 @@ def generator(seed: int, *path: int) -> np.random.Generator:
 
 
 def sample_generator(seed: int, position: int) -> np.random.Generator:
-    """The generator of one sample's augmentation: a function of its position in the run's order.
-
-    What training draws for the sample has the same key (mgie/training/draws.py) and is elsewhere in the
-    stream: this begins 2**192 blocks further on.
-    """
+    """The generator of one sample's augmentation: a function of its position in the run's order. What
+    training draws for the sample has the same key (mgie/training/draws.py) and is elsewhere in the stream:
+    this begins 2**192 blocks further on."""
     return np.random.Generator(np.random.Philox(key=[seed, position], counter=[0, 0, 0, 1]))
 
 
