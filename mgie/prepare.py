@@ -19,12 +19,12 @@ from llava_patch.folders import whole_folder
 from llava_patch.ranges import in_range
 from mgie.data.captions import Spoken, Voice, open_voice
 from mgie.data.card import write_card
-from mgie.data.shards import Sized, write_arrow, write_parquet
+from mgie.data.shards import write_arrow, write_parquet
 from mgie.data.sources import fingerprint, open_source
 from mgie.data.sources.base import ClipFilter, Options, Splits
 from mgie.data.sources.legacy import write_legacy
 from mgie.data.stored_pairs import FACTS, FORMATS, KIND, REJECTED, SplitFacts, read_facts
-from mgie.data.validation import Gate
+from mgie.data.validation import Gate, Sized
 from mgie.devices import Dtype, find_device
 from mgie.errors import ConfigError, DataError
 from mgie.ranges import Few, Number, NumberOrNone, Seed, Share, Side, Threads

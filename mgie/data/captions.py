@@ -16,12 +16,11 @@ from typing import Any
 
 from mgie.data.express import CLEANING, MAX_NEW_TOKENS, QUESTION, SUMMARY_PROMPT, Expresser, Said, summariser
 from mgie.data.files import MALFORMED, read_json
-from mgie.data.shards import Sized, sampled_hash
-from mgie.data.validation import Rejected, each
+from mgie.data.shards import sampled_hash
+from mgie.data.validation import Rejected, Rows, Sized, each
 from mgie.errors import ConfigError, DataError
 from mgie.types import EditPair
 
-Rows = Iterable[EditPair | Rejected]
 Gate = Callable[[Rows], Iterable[Sized]]
 
 
@@ -53,25 +52,18 @@ class Given:
     def facts(self) -> dict[str, Any]:
         """How many rows found a text. Raises DataError where none did."""
         if not self.used:
-            raise DataError(
-                f"{self._path} has a text for none of the {self.missing} pairs: expected their keys, such as "
-                "those in the column `key` of the data set."
-            )
+            expected = "expected their keys, such as those in the column `key` of the data set"
+            raise DataError(f"{self._path} has a text for none of the {self.missing} pairs: {expected}.")
         return {"express": {"given": self.used, "without": self.missing}}
 
 
 class Spoken:
-    """Expressive instructions that a model makes, batch by batch, and that the file `notes` remembers until
-    the data set has everything."""
+    """Expressive instructions that a model makes by batches; the file `notes` holds them meanwhile."""
 
     def __init__(
-        self,
-        out: Path,
-        speak: Callable[[Sequence[EditPair]], list[Said]],
-        *,
-        made_by: dict[str, Any],
-        batch_size: int,
-    ):
+        self, out: Path, speak: Callable[[Sequence[EditPair]], list[Said]], *,
+        made_by: dict[str, Any], batch_size: int,
+    ):  # fmt: skip
         """`made_by` says what decides the texts: what was made in another way is not gone on with, but kept.
         How many pairs are spoken of at a time is no part of it."""
         self._speak, self._made_by, self._batch_size = speak, made_by, batch_size
@@ -132,17 +124,13 @@ def open_voice(
     if kind != "llava" or not where:
         raise ConfigError(f"express={express!r} is not understood: expected llava:DIR or file:JSON.")
     name, shorten = summariser(summarise, device=device)
-    made_by = {
-        "llava": weights_identity(where),
-        "summariser": weights_identity(name),
-        "wording": [QUESTION, SUMMARY_PROMPT, MAX_NEW_TOKENS, CLEANING],
-    }
+    made_by = {"llava": weights_identity(where), "summariser": weights_identity(name)}
+    made_by |= {"wording": [QUESTION, SUMMARY_PROMPT, MAX_NEW_TOKENS, CLEANING]}
     return Spoken(out, Expresser(where, shorten, device=device), made_by=made_by, batch_size=batch_size)
 
 
 def weights_identity(name: str) -> str:
-    """What a model's words depend on: a hash of the files of a folder, wherever it lies; of a hub id or
-    "none", the name."""
+    """What a model's words depend on: a hash of a folder's files; of a hub id or "none", the name."""
     if not Path(name).is_dir():
         return name
     files = [path for path in sorted(Path(name).iterdir()) if path.is_file() and path.suffix != ".md"]

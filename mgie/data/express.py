@@ -91,21 +91,15 @@ class Expresser:
             if pair.source is not None:
                 image = decode(pair.source, name=f"source of {pair.key}")
                 clip_pixels.append(processor.clip_pixels(square(image, min(image.size))))
-        ids, mask = processor.pad(rows, side="left")
-        said = self._llava.generate(
-            ids.to(self._device), mask.to(self._device),
-            torch.stack(clip_pixels).to(self._device) if clip_pixels else None,
-            max_new_tokens=self._max_new_tokens,
-        )  # fmt: skip
+        ids, mask = (tensor.to(self._device) for tensor in processor.pad(rows, side="left"))
+        pixels = torch.stack(clip_pixels).to(self._device) if clip_pixels else None
+        said = self._llava.generate(ids, mask, pixels, max_new_tokens=self._max_new_tokens)
         paragraphs = [clean_up(processor.tokenizer.decode(said.new_ids(row))) for row in range(len(rows))]
         spoken = [paragraph for paragraph in paragraphs if paragraph]
         short = dict(zip(spoken, self._shorten(spoken) if spoken else ()))
-        return [
-            Said(
-                key=pair.key, paragraph=text, expressive=" ".join(MARKS.sub(" ", short.get(text, "")).split())
-            )
-            for pair, text in zip(pairs, paragraphs)
-        ]
+        texts = [" ".join(MARKS.sub(" ", short.get(text, "")).split()) for text in paragraphs]
+        rows = zip(pairs, paragraphs, texts)
+        return [Said(key=pair.key, paragraph=long, expressive=text) for pair, long, text in rows]
 
 
 def summariser(choice: str | None, *, device: str = "cpu") -> tuple[str, Shorten]:

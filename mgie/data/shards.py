@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from llava_patch.folders import file_hash
 from mgie.data.stored_pairs import FEATURES, Shard, SplitFacts, read_facts, row_hash, split_facts, to_row
+from mgie.data.validation import Sized
 from mgie.errors import DataError
-from mgie.types import EditPair
 
 SHARD_BYTES = 500_000_000
 BATCH_BYTES = 32_000_000
@@ -23,8 +23,6 @@ WHOLE_BYTES = 1_000_000_000
 """Up to so many bytes are compared whole when they are opened for training: a second or two."""
 SAMPLES, SAMPLE_BYTES = 16, 1 << 16
 """What is looked at of each file of more: so many blocks."""
-Sized = tuple[EditPair, tuple[int, int]]
-"""A pair, and the upright width and height of its target."""
 
 
 def write_arrow(pairs: Iterable[Sized], folder: Path, split: str) -> SplitFacts:

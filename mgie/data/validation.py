@@ -15,6 +15,9 @@ from mgie.data.prefetch import prefetch_map
 from mgie.errors import DataError
 from mgie.types import EditPair, Region
 
+Rows = Iterable["EditPair | Rejected"]
+Sized = tuple[EditPair, tuple[int, int]]
+"""A pair, and the upright width and height of its target."""
 Row = TypeVar("Row")
 Result = TypeVar("Result")
 SHAPE_TOLERANCE = 0.02
@@ -63,12 +66,9 @@ class Gate:
     """Reason -> rows left out by choice."""
     keys: set[str] = field(default_factory=set)
 
-    def __call__(
-        self, items: Iterable[EditPair | Rejected], *, workers: int = 1
-    ) -> Iterator[tuple[EditPair, tuple[int, int]]]:
-        """Sound pairs in their order, with the upright width and height of the target. `workers` threads
-        decode pictures."""
-        fresh = each(self._fresh, items)
+    def __call__(self, rows: Rows, *, workers: int = 1) -> Iterator[Sized]:
+        """Sound pairs in their order. `workers` threads decode pictures."""
+        fresh = each(self._fresh, rows)
         for result in each(lambda pair: (pair, check(pair)), fresh, workers=workers):
             if not isinstance(result, Rejected):
                 self.passed += 1
@@ -85,8 +85,7 @@ class Gate:
 
     def _fresh(self, pair: EditPair) -> EditPair:
         if pair.key in self.keys:
-            detail = f"{pair.key} has appeared before: keys must be unique."
-            raise Rejected(pair.key, "duplicate key", detail)
+            raise Rejected(pair.key, "duplicate key", f"{pair.key} has appeared before: keys must be unique.")
         self.keys.add(pair.key)
         return pair
 

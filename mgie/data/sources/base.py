@@ -1,19 +1,17 @@
 """What all readers share: options, held-out rows, names of splits, rows set aside."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from llava_patch.ranges import Range, check_ranges
 from mgie.data.files import reason, regular
-from mgie.data.validation import Rejected
+from mgie.data.validation import Rejected, Rows
 from mgie.errors import ConfigError, DataError
 from mgie.ranges import Number
-from mgie.types import EditPair
 
-Rows = Iterable[EditPair | Rejected]
 Splits = dict[str, Rows]
 Group = TypeVar("Group")
 Similarity = Annotated[float, Range(ge=-1, le=1)]

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from mgie.data.files import MALFORMED, read_json, reason, regular
-from mgie.data.shards import Sized, about_file
+from mgie.data.shards import about_file
 from mgie.data.sources.base import Options, Rows, Splits, hold_out
 from mgie.data.stored_pairs import SplitFacts, row_hash, to_row
-from mgie.data.validation import Rejected, each
+from mgie.data.validation import Rejected, Sized, each
 from mgie.errors import DataError
 from mgie.types import EditPair
 
