@@ -56,11 +56,9 @@ def check_set(folder: str | Path, *, sampled: bool = False) -> dict[str, Any]:
 
 
 def check_files(folder: Path, files: list[Shard], *, sampled: bool) -> None:
-    """Raise DataError unless all files are there, with the bytes that were written.
-
-    `sampled`: where they are more than WHOLE_BYTES, sizes and some blocks of each are compared, by which any
-    other file is known, though not a few changed words.
-    """
+    """Raise DataError unless all files are there, with the bytes that were written. `sampled`: where they
+    are more than WHOLE_BYTES, sizes and some blocks of each are compared, by which any other file is known,
+    though not a few changed words."""
     sampled = sampled and sum(file.bytes for file in files) > WHOLE_BYTES
     for file in files:
         path, wrong = folder / file.file, ""

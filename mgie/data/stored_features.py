@@ -23,7 +23,7 @@ from llava_patch.folders import whole_folder
 from mgie.data.examples import ExampleBuilder
 from mgie.data.files import is_name, read_json, reason
 from mgie.data.shards import about_file, check_files
-from mgie.data.stored_pairs import Shard, StoredPairs, read_facts, split_facts, stored_splits
+from mgie.data.stored_pairs import Shard, StoredPairs, row_hashes, stored_splits
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.codec import Codec
 from mgie.models.encoders.base import AbstractInstructionEncoder
@@ -31,6 +31,7 @@ from mgie.types import EditPair
 
 Kind = Literal["vae", "clip"]
 Precision = Literal["float32", "float16", "bfloat16"]
+Watch = Callable[[Iterable[Any], str], Iterable[Any]]
 FOLDER = "features"
 FACTS = "features.json"
 FIELDS = {"vae_source": "source_moments", "vae_target": "target_moments", "clip": "clip_features"}
@@ -41,8 +42,7 @@ PREPROCESSING = 1
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """The frozen parts, and the builder that prepares pictures for them. A kind without its part is not
-    stored."""
+    """Frozen parts, and the builder that prepares pictures for them; kinds without a part are not stored."""
 
     builder: ExampleBuilder
     codec: Codec | None = None
@@ -52,9 +52,8 @@ class FeatureExtractor:
         """Kind -> hash of everything that its features depend on, besides the pairs."""
         builder, found = self.builder, {}
         if builder.shapes:
-            raise ConfigError(
-                "features of pictures in several shapes cannot be stored: train from pixels, or in squares."
-            )
+            wish = "train from pixels, or in squares"
+            raise ConfigError(f"features of pictures in several shapes cannot be stored: {wish}.")
         crop = {"preprocessing": PREPROCESSING, "compat": builder.compat}
         if self.codec is not None:
             found["vae"] = fingerprint(self.codec.vae, crop | {"size": builder.size})
@@ -95,16 +94,11 @@ def fingerprint(part: nn.Module, settings: dict[str, Any]) -> str:
 
 
 def store_features(
-    folder: str | Path,
-    extractor: FeatureExtractor,
-    *,
-    precision: Precision = "float16",
-    batch_size: int = 8,
-    device: str = "cpu",
-    watch: Callable[[Iterable[Any], str], Iterable[Any]] | None = None,
-) -> dict[str, Any]:
+    folder: str | Path, extractor: FeatureExtractor, *, precision: Precision = "float16",
+    batch_size: int = 8, device: str = "cpu", watch: Watch | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Compute and store the features of all splits of a data set; their facts. What is there stays."""
-    facts = {"made_by": extractor.identity(), "precision": precision, "pairs": _hashes(folder)}
+    facts = {"made_by": extractor.identity(), "precision": precision, "pairs": row_hashes(folder)}
     if not facts["made_by"]:
         raise ConfigError("nothing to store: name vae, clip or both.")
     with suppress(DataError):
@@ -119,9 +113,7 @@ def store_features(
                 several = [pairs[index] for index in range(start, min(start + batch_size, len(pairs)))]
                 write_features(new / split, extractor(several, device), start, len(pairs), precision)
         files = [about_file(new, path.relative_to(new).as_posix(), 0) for path in sorted(new.glob("*/*.npy"))]
-        about = {
-            each.file: {"size": each.bytes, "sha256": each.sha256, "sample": each.sample} for each in files
-        }
+        about = {f.file: {"size": f.bytes, "sha256": f.sha256, "sample": f.sample} for f in files}
         (new / FACTS).write_text(json.dumps(facts | {"files": about}, indent=2) + "\n")
     return facts | {"reused": False}
 
@@ -163,9 +155,8 @@ class StoredFeatures(Dataset):
                 field: np.load(place / split / f"{name}.npy", mmap_mode="c") for name, field in names.items()
             }
         except (OSError, EOFError, ValueError) as error:
-            raise DataError(
-                f"{place} holds no features of {split} ({reason(error)}): store them again with --store."
-            ) from error
+            wish = "store them again with --store"
+            raise DataError(f"{place} holds no features of {split} ({reason(error)}): {wish}.") from error
 
     def require(self, extractor: FeatureExtractor) -> None:
         """Raise WeightsError unless exactly these parts and settings made the features, DataError where they
@@ -174,11 +165,9 @@ class StoredFeatures(Dataset):
         wanted = extractor.identity()
         for kind in self.kinds:
             if self.facts["made_by"][kind] != wanted.get(kind):
-                raise WeightsError(
-                    f"the {kind} features in {self.folder / FOLDER} were made by another model, or from "
-                    "pictures prepared otherwise: store them again with --store and this model, or train "
-                    "from pixels."
-                )
+                made = "were made by another model, or from pictures prepared otherwise"
+                wish = "store them again with --store and this model, or train from pixels"
+                raise WeightsError(f"the {kind} features in {self.folder / FOLDER} {made}: {wish}.")
 
     def __len__(self) -> int:
         return len(next(iter(self._files.values())))
@@ -202,11 +191,6 @@ def _read_facts(folder: str | Path) -> tuple[dict[str, Any], list[Shard]]:
         return facts, [Shard(name, 0, a["size"], a["sha256"], a["sample"]) for name, a in files]
 
     facts, files = read_json(place / FACTS, understand, "what `mgie prepare --store` writes; store it again")
-    if facts["pairs"] != _hashes(folder):
+    if facts["pairs"] != row_hashes(folder):
         raise DataError(f"{place} holds features of other pairs: store them again with --store.")
     return facts, files
-
-
-def _hashes(folder: str | Path) -> dict[str, str]:
-    """Split -> hash of its rows."""
-    return {split: about.sha256 for split, about in split_facts(read_facts(folder)).items()}

@@ -51,8 +51,7 @@ REJECTED = "rejected.jsonl"
 
 @dataclass
 class Shard:
-    """What is known of one file of a split: its path within the data set, its rows, and hashes of all its
-    bytes and of some blocks."""
+    """What is known of a file: its path within the data set, its rows, hashes of all and of some bytes."""
 
     file: str
     rows: int
@@ -84,17 +83,14 @@ class StoredPairs(Dataset):
             maps = [pa.memory_map(f"{folder}/{shard.file}") for shard in split_facts(facts)[split].shards]
             self._table = pa.concat_tables([pa.ipc.open_stream(each).read_all() for each in maps])
         except (KeyError, OSError, pa.ArrowException) as error:
-            raise DataError(
-                f"{self.folder / split} cannot be opened ({reason(error)}): it is damaged; prepare the "
-                "data set again."
-            ) from error
+            wrong = f"cannot be opened ({reason(error)}): it is damaged; prepare the data set again"
+            raise DataError(f"{self.folder / split} {wrong}.") from error
         columns = [name for name in FEATURES if facts["format"] > 1 or name not in NEWER]
         if self._table.schema != pa.schema([FEATURES.arrow_schema.field(name) for name in columns]):
             raise DataError(f"{self.folder / split} has other columns: prepare the data set again.")
         # A table would look for a row's batch anew in every column.
-        batches = self._table.to_batches()
-        unread = () if pictures else SEVERAL
-        names = [name for name in columns if name not in (*SIZE, *unread)]
+        batches, unread = self._table.to_batches(), SIZE if pictures else (*SIZE, *SEVERAL)
+        names = [name for name in columns if name not in unread]
         self._columns = [{name: batch[name] for name in names} for batch in batches]
         self._starts = np.cumsum([0, *(batch.num_rows for batch in batches)])
 
@@ -189,23 +185,22 @@ def split_facts(facts: dict[str, Any]) -> dict[str, SplitFacts]:
 def data_identity(folder: str | Path) -> str:
     """SHA-256 over the names and rows of all splits of a data set, as its facts tell them: what a run was
     trained on. The same whatever files the rows lie in; nothing but facts.json is read. Raises DataError."""
-    rows = sorted((split, about.sha256) for split, about in split_facts(read_facts(folder)).items())
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(sorted(row_hashes(folder).items())).encode()).hexdigest()
+
+
+def row_hashes(folder: str | Path) -> dict[str, str]:
+    """Split -> hash of its rows, as facts.json has it. Raises DataError."""
+    return {split: about.sha256 for split, about in split_facts(read_facts(folder)).items()}
 
 
 def to_row(pair: EditPair, size: tuple[int, int]) -> dict[str, Any]:
     """A pair as the columns of FEATURES; `size` is the width and height of its target."""
-    row: dict[str, Any] = {name: getattr(pair, name, None) for name in FEATURES}
-    row["width"], row["height"] = size
+    row = {name: getattr(pair, name, None) for name in FEATURES} | dict(zip(SIZE, size))
     row["regions"] = [asdict(region) | {"mask": region.mask is not None} for region in pair.regions]
     row["stencils"] = [region.mask for region in pair.regions if region.mask is not None]
     for name in JSON:
         row[name] = json.dumps(row[name], ensure_ascii=False, sort_keys=True) if row[name] else ""
-    for name in PICTURES:
-        row[name] = None if row[name] is None else {"bytes": row[name], "path": None}
-    for name in SEVERAL:
-        row[name] = [{"bytes": data, "path": None} for data in row[name]]
-    return row
+    return FEATURES.encode_example(row)
 
 
 def from_row(row: dict[str, Any]) -> EditPair:
@@ -224,8 +219,7 @@ def from_row(row: dict[str, Any]) -> EditPair:
 
 
 def row_hash(row: dict[str, Any]) -> bytes:
-    """SHA-256 of one row, the same on every machine and for every file format; the newer columns count where
-    there is something in them."""
+    """SHA-256 of a row, the same for every machine and file format; newer columns count where not empty."""
     digest = hashlib.sha256()
     for name in (name for name in FEATURES if row[name] or name not in NEWER):
         value = row[name]

@@ -1,18 +1,15 @@
 """`mgie prepare --check`: is a data set still what its facts say? Files, rows, pictures, features."""
 
 import hashlib
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from mgie.data.shards import check_set
 from mgie.data.sources.tables import read_set
-from mgie.data.stored_features import check_features
+from mgie.data.stored_features import Watch, check_features
 from mgie.data.stored_pairs import row_hash, to_row
 from mgie.data.validation import Rejected, check
 from mgie.errors import DataError
-
-Watch = Callable[[Iterable[Any], str], Iterable[Any]]
 
 
 def verify(folder: str | Path, watch: Watch | None = None) -> dict[str, Any]:
@@ -29,12 +26,10 @@ def verify(folder: str | Path, watch: Watch | None = None) -> dict[str, Any]:
             total.update(row_hash(to_row(pair, size)))
             keys.add(pair.key)
         if len(keys) != about["rows"]:
-            raise DataError(
-                f"{place} has {len(keys)} pairs, expected {about['rows']}: prepare the data set again."
-            )
+            expected = f"expected {about['rows']}: prepare the data set again"
+            raise DataError(f"{place} has {len(keys)} pairs, {expected}.")
         if total.hexdigest() != about["sha256"]:
-            raise DataError(
-                f"the rows of {place} are not those that were written (another SHA-256): prepare it again."
-            )
+            wrong = "not those that were written (another SHA-256)"
+            raise DataError(f"the rows of {place} are {wrong}: prepare it again.")
     check_features(folder)
     return facts
