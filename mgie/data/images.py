@@ -39,7 +39,22 @@ def decode(data: bytes, *, name: str) -> Image.Image:
 
 def upright(image: Image.Image, *, name: str) -> Image.Image:
     """A picture that is open already, as `decode` returns it. Raises DataError."""
-    return _to_rgb(ImageOps.exif_transpose(image), name)
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    if image.mode.startswith("I"):  # 16 bits per pixel, in one of Pillow's spellings
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            expected = "expected 8 or 16 bits; convert it to an 8-bit PNG"
+            raise DataError(f"{name} has grey values outside 0..65535: {expected}.")
+        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        what = "floating-point pixels, whose white is unknown"
+        raise DataError(f"{name} has {what}: convert it to an 8-bit PNG.")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image.convert("RGB")
 
 
 def decode_mask(data: bytes, *, name: str) -> Image.Image:
@@ -51,7 +66,7 @@ def decode_mask(data: bytes, *, name: str) -> Image.Image:
             alpha = image.convert("RGBA").getchannel("A")
             if alpha.getextrema() != (255, 255):
                 return ImageOps.invert(alpha)
-        return _to_rgb(image, name).convert("L")
+        return upright(image, name=name).convert("L")
 
 
 def upright_size(data: bytes, *, name: str) -> tuple[int, int]:
@@ -175,21 +190,3 @@ def _has_end(data: bytes) -> bool:
         if marker not in (0x01, 0xD8):  # these two have no length
             at += int.from_bytes(data[at : at + 2], "big")
     return False
-
-
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image
-    if image.mode.startswith("I"):  # 16 bits per pixel, in one of Pillow's spellings
-        values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            expected = "expected 8 or 16 bits; convert it to an 8-bit PNG"
-            raise DataError(f"{name} has grey values outside 0..65535: {expected}.")
-        return Image.fromarray(((values + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        what = "floating-point pixels, whose white is unknown"
-        raise DataError(f"{name} has {what}: convert it to an 8-bit PNG.")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image.convert("RGB")
