@@ -53,11 +53,9 @@ class Batches(Dataset):
         order: AbstractOrder | None = None,
     ):  # fmt: skip
         """`pairs` are held by number, alone or beside their stored features, or pass by. `batch_size` counts
-        the samples of a step over all `world` processes; this is process `rank` of them.
-
-        `workers` loader processes read ahead (threads, of a stream); 0 reads when asked. `order` replaces the
-        plain shuffle by (seed, epoch), for buckets and mixtures; a stream has its own.
-        """
+        the samples of a step over all `world` processes; this is process `rank` of them. `workers` loader
+        processes read ahead (threads, of a stream); 0 reads when asked. `order` replaces the plain shuffle by
+        (seed, epoch), for buckets and mixtures; a stream has its own."""
         share = batch_size // world
         if batch_size < 1 or batch_size % world or micro_batch_size < 1 or share % micro_batch_size:
             parts = f"micro-batches of {micro_batch_size} on {world} process(es)"
@@ -150,11 +148,9 @@ def _close(there: "weakref.ref[Generator]") -> None:
 
 
 def collate(examples: Sequence[Example], *, positions: tuple[int, ...], pad_id: int) -> Batch:
-    """Examples side by side, padded on the right to the longest.
-
-    Where an example asks for states beyond its last token but one (it was built as the reference builds it),
-    they are read at the end of the padded batch, as the reference does.
-    """
+    """Examples side by side, padded on the right to the longest. Where an example asks for states beyond its
+    last token but one (it was built as the reference builds it), they are read at the end of the padded
+    batch, as the reference does."""
 
     def each(name: str) -> list[Any]:
         return [getattr(example, name) for example in examples]

@@ -43,11 +43,9 @@ def with_features(
 
 
 def identity(shares: dict[str, float], *, streaming: bool = False) -> str:
-    """What is learnt from, in 16 letters: the rows of every data set and its share, wherever they lie.
-
-    Of a stream that `mgie prepare` did not write: names and sizes of its files, or id and revision. Raises
-    DataError for a folder that holds no data set.
-    """
+    """What is learnt from, in 16 letters: the rows of every data set and its share, wherever they lie. Of a
+    stream that `mgie prepare` did not write: names and sizes of its files, or id and revision. Raises
+    DataError for a folder that holds no data set."""
     total, parts = sum(shares.values()), []
     for where, share in shares.items():
         foreign = streaming and not (Path(where) / FACTS).is_file()

@@ -103,10 +103,8 @@ class Expresser:
 
 
 def summariser(choice: str | None, *, device: str = "cpu") -> tuple[str, Shorten]:
-    """Name and function of what a user names: "none", a folder or a hub id. None: the published one.
-
-    Raises WeightsError where it cannot be had: other words are not taken silently.
-    """
+    """Name and function of what a user names: "none", a folder or a hub id. None: the published one. Raises
+    WeightsError where it cannot be had: other words are not taken silently."""
     if choice == "none":
         return choice, list
     from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
@@ -128,9 +126,8 @@ def summariser(choice: str | None, *, device: str = "cpu") -> tuple[str, Shorten
         """Summaries by beam search, about 32 words each."""
         texts = [SUMMARY_PROMPT + paragraph for paragraph in paragraphs]
         given = tokenizer(texts, return_tensors="pt", padding=True).to(device)
-        said = model.generate(
-            **given, num_beams=5, min_length=5, max_length=64, no_repeat_ngram_size=3, do_sample=False
-        )
+        beams = {"num_beams": 5, "min_length": 5, "max_length": 64, "no_repeat_ngram_size": 3}
+        said = model.generate(**given, **beams, do_sample=False)
         return [text.strip() for text in tokenizer.batch_decode(said, skip_special_tokens=True)]
 
     return name, shorten

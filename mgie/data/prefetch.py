@@ -10,18 +10,16 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def prefetch_map(
-    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int
-) -> Iterator[Result]:
+def prefetch_map(work: Callable[[Item], Result], items: Iterable[Item], *, workers: int) -> Iterator[Result]:
     """`map`, in order, on so many threads, reading only a few items ahead. With one worker: `map`."""
     if workers <= 1:
-        yield from map(function, items)
+        yield from map(work, items)
         return
     pool, items = ThreadPoolExecutor(workers), iter(items)
     try:
-        waiting = deque(pool.submit(function, item) for item in itertools.islice(items, 2 * workers))
+        waiting = deque(pool.submit(work, item) for item in itertools.islice(items, 2 * workers))
         while waiting:
             yield waiting.popleft().result()
-            waiting.extend(pool.submit(function, item) for item in itertools.islice(items, 1))
+            waiting.extend(pool.submit(work, item) for item in itertools.islice(items, 1))
     finally:
         pool.shutdown(cancel_futures=True)

@@ -40,12 +40,9 @@ class StreamedPairs:
         memory: Path | None = None, notes: bool = True,
     ):  # fmt: skip
         """`where` is a hub id or a folder of Parquet files, with the columns of InstructPix2Pix, MagicBrush
-        or our own. So many rows as `window` says are shuffled among each other; None: a thousand.
-
-        `memory` is a file that remembers how many rows the files of a hub have; of several processes one
-        makes the `notes`, and all look there. Raises DataError where `where` cannot be opened or has other
-        columns.
-        """
+        or our own. So many rows as `window` says are shuffled among each other; None: a thousand. `memory` is
+        a file that remembers how many rows the files of a hub have; of several processes one makes the
+        `notes`, and all look there. Raises DataError where `where` cannot be opened or has other columns."""
         streams = tables.open_tables(where)
         if split not in streams:
             raise DataError(f"{where} has no split {split!r}: expected one of {', '.join(streams)}.")

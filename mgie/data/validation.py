@@ -5,21 +5,18 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from PIL import Image
 
 from mgie.data.files import is_name
 from mgie.data.images import decode, decode_mask
-from mgie.data.prefetch import prefetch_map
+from mgie.data.prefetch import Item, Result, prefetch_map
 from mgie.errors import DataError
 from mgie.types import EditPair, Region
 
 Rows = Iterable["EditPair | Rejected"]
 Sized = tuple[EditPair, tuple[int, int]]
 """A pair, and the upright width and height of its target."""
-Row = TypeVar("Row")
-Result = TypeVar("Result")
 SHAPE_TOLERANCE = 0.02
 """How much the width-to-height ratios of source and target may differ, relatively."""
 RESERVED = re.compile(r"<s>|</s>|<unk>|<image>|<im_patch>|<im_start>|<im_end>|<source>|\[IMG\d+\]")
@@ -42,12 +39,11 @@ class Rejected(DataError):
 
 
 def each(
-    read: Callable[[Row], Result], rows: Iterable[Row | Rejected], *, workers: int = 1
+    read: Callable[[Item], Result], rows: Iterable[Item | Rejected], *, workers: int = 1
 ) -> Iterator[Result | Rejected]:
-    """What `read` makes of each row, on so many threads. A row that it raises Rejected for is set aside; one
-    that was set aside before is passed on."""
+    """What `read` makes of each row; one that it raises Rejected for, or that comes so, is passed on so."""
 
-    def careful(row: Row | Rejected) -> Result | Rejected:
+    def careful(row: Item | Rejected) -> Result | Rejected:
         try:
             return row if isinstance(row, Rejected) else read(row)
         except Rejected as rejected:
@@ -121,11 +117,9 @@ def _in_words(pair: EditPair) -> Iterator[tuple[str, str]]:
         yield "bad text", f"{key!a} has a text that is no Unicode: write it as UTF-8."
     images, photos = asked.count(PICTURE), asked.count(SOURCE)
     if images != len(pair.pictures) or photos > 1:
-        yield (
-            "other number of pictures",
-            f"the instruction of {key} has {PICTURE} {images} times and {SOURCE} {photos} times: expected "
-            f"{PICTURE} for each of its {len(pair.pictures)} pictures, and {SOURCE} once at most.",
-        )
+        found = f"{PICTURE} {images} times and {SOURCE} {photos} times"
+        expected = f"{PICTURE} for each of its {len(pair.pictures)} pictures, and {SOURCE} once at most"
+        yield "other number of pictures", f"the instruction of {key} has {found}: expected {expected}."
     asked = asked.replace(PICTURE, " ").replace(SOURCE, " ")
     for name, text in (("instruction", asked), ("expressive", pair.expressive), ("phrase", phrases)):
         if found := RESERVED.search(text):

@@ -40,8 +40,8 @@ def parquet_files(where: str | Path) -> dict[str, list[str]]:
 
 
 def identity(where: str) -> str:
-    """What tells a table from another without reading it: names and sizes of its files, or id and revision on
-    the hub. Raises DataError where the hub does not answer."""
+    """What tells a table from another unread: names and sizes of its files, or id and revision on the hub.
+    Raises DataError where the hub does not answer."""
     if not Path(where).exists():
         return f"{where} {_asked(where, lambda: HfApi().dataset_info(where, timeout=10).sha)}"
     files = sorted(Path(path) for paths in parquet_files(where).values() for path in paths)
