@@ -25,6 +25,8 @@ from torch import Tensor
 
 Box = tuple[float, float, float, float]
 """x0 y0 x1 y1, as parts of the picture's width and height."""
+Size = tuple[int, int]
+"""Width and height in pixels."""
 Record = TypeVar("Record")
 
 

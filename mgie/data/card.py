@@ -18,11 +18,9 @@ def write_card(folder: Path, facts: dict[str, Any]) -> None:
     """Write README.md into the folder of a data set."""
     source, command, rejected = facts["arguments"]["source"], facts["command"], facts["rejected"]
     path = PATHS.get(facts["arguments"]["format"])
-    files = [f"  - split: {split}\n    path: {path.format(split=split)}" for split in facts["splits"] if path]
-    rows = [
-        f"| {split} | {about['rows']} | {len(about['shards'])} | `{about['sha256']}` |"
-        for split, about in facts["splits"].items()
-    ]
+    splits = facts["splits"]
+    files = [f"  - split: {split}\n    path: {path.format(split=split)}" for split in splits if path]
+    rows = [f"| {s} | {a['rows']} | {len(a['shards'])} | `{a['sha256']}` |" for s, a in splits.items()]
     left_out = sum(facts["filtered"].values())
     lines = [
         "---",

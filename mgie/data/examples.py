@@ -15,7 +15,7 @@ from mgie.data.images import cover, decode, quick_resize, to_pixels, to_resized_
 from mgie.data.orders import nearest_shapes
 from mgie.errors import DataError, UserError
 from mgie.prompts import AbstractPrompts, Compat
-from mgie.types import EditPair, Example
+from mgie.types import EditPair, Example, Size
 
 REFERENCE_SIDE = 512
 """The reference makes every picture this large before it makes it smaller."""
@@ -32,7 +32,7 @@ class ExampleBuilder:
     """Most tokens of a conversation."""
     compat: Compat = "default"
     """`reference` resizes pictures twice, as the original program does."""
-    shapes: Sequence[tuple[int, int]] | None = None
+    shapes: Sequence[Size] | None = None
     """Widths and heights, of which the pictures of a pair get that nearest to its target's. None: squares."""
     transforms: Sequence[Transform] = ()
     """What changes a pair before anything is made of it."""
@@ -87,11 +87,11 @@ class ExampleBuilder:
             image = quick_resize(image, edge, edge)
         return self.prompts.clip_pixels(image)
 
-    def picture(self, data: bytes, *, name: str, shape: tuple[int, int] | None = None) -> Image.Image:
+    def picture(self, data: bytes, *, name: str, shape: Size | None = None) -> Image.Image:
         """Decode once, to the part of the picture from which both the CLIP pixels and the pixels are made."""
         return self.crop(decode(data, name=name), shape)
 
-    def crop(self, image: Image.Image, shape: tuple[int, int] | None = None) -> Image.Image:
+    def crop(self, image: Image.Image, shape: Size | None = None) -> Image.Image:
         """The largest part of a picture that has this width and height, at this size. Without `shape` its
         centre square at its own size, or as the reference wants it."""
         side = REFERENCE_SIDE if self.compat == "reference" else min(image.size)

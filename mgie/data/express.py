@@ -77,8 +77,7 @@ class Expresser:
             self._processor = Processor.from_pretrained(folder)
         except (UserError, OSError) as error:
             raise WeightsError(f"{folder} cannot be loaded: {error}") from error
-        self._shorten, self._device = shorten, device
-        self._max_new_tokens = max_new_tokens or MAX_NEW_TOKENS
+        self._shorten, self._device, self._max_new_tokens = shorten, device, max_new_tokens or MAX_NEW_TOKENS
         self._llava.eval()
 
     def __call__(self, pairs: Sequence[EditPair]) -> list[Said]:

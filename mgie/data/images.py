@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from mgie.data.files import reason
 from mgie.errors import DataError
+from mgie.types import Size
 
 MAX_PIXELS = 89_478_485
 """Larger pictures are refused before they are decoded (Pillow's own threshold for a decompression bomb)."""
@@ -69,7 +70,7 @@ def decode_mask(data: bytes, *, name: str) -> Image.Image:
         return upright(image, name=name).convert("L")
 
 
-def upright_size(data: bytes, *, name: str) -> tuple[int, int]:
+def upright_size(data: bytes, *, name: str) -> Size:
     """Width and height of a picture as `decode` would return it, without decoding. Raises DataError."""
     with _opened(data, name, "a picture") as image:
         turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
@@ -89,7 +90,7 @@ def cover(image: Image.Image, width: int, height: int) -> Image.Image:
     return resize(image, (width, height), box=(left, top, left + crop[0], top + crop[1]))
 
 
-def fitted_size(size: tuple[int, int], *, side: int, multiple: int = 1) -> tuple[int, int]:
+def fitted_size(size: Size, *, side: int, multiple: int = 1) -> Size:
     """(width, height) with about side x side pixels in the shape of `size`, both multiples of `multiple`.
 
     >>> fitted_size((4000, 3000), side=512, multiple=64)
@@ -101,9 +102,7 @@ def fitted_size(size: tuple[int, int], *, side: int, multiple: int = 1) -> tuple
     return across, down
 
 
-def resize(
-    image: Image.Image, size: tuple[int, int], *, box: tuple[int, int, int, int] | None = None
-) -> Image.Image:
+def resize(image: Image.Image, size: Size, *, box: tuple[int, int, int, int] | None = None) -> Image.Image:
     """`image`, or its part `box` (left, top, right, bottom), at `size` (width, height), bicubic. The part is
     cut out first: a filter that looks beyond the crop's edge would differ from the reference there."""
     if box is not None and box != (0, 0, *image.size):

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mgie.errors import ConfigError
+from mgie.types import Size
 
 Last = Literal["straddle", "drop", "pad"]
 """An epoch's last, incomplete step is filled from the next one, left out, or filled again from its own."""
@@ -167,7 +168,7 @@ class OrderConfig:
     batch_size: int
     last: Last | None = None
     buckets: Literal["length", "shape"] | None = None
-    shapes: Sequence[tuple[int, int]] = ()
+    shapes: Sequence[Size] = ()
     pair_weights: bool = False
 
     def __call__(self, pairs: Any, seed: int) -> AbstractOrder:
@@ -183,7 +184,7 @@ class OrderConfig:
         return Shuffled(len(pairs), seed=seed, batch_size=size, last=last)
 
 
-def aspect_shapes(size: int, *, step: int = 64) -> list[tuple[int, int]]:
+def aspect_shapes(size: int, *, step: int = 64) -> list[Size]:
     """Shapes (width, height) of about `size` x `size` pixels, sides multiples of `step`, up to 2 : 1."""
     found = {}
     for side in range(step, size * 2 + step, step):
@@ -193,7 +194,7 @@ def aspect_shapes(size: int, *, step: int = 64) -> list[tuple[int, int]]:
     return [found[ratio] for ratio in sorted(found)]
 
 
-def nearest_shapes(sides: np.ndarray, shapes: Sequence[tuple[int, int]]) -> np.ndarray:
+def nearest_shapes(sides: np.ndarray, shapes: Sequence[Size]) -> np.ndarray:
     """The number of the nearest shape for each picture (n x 2: width, height), by log(width / height)."""
     ratios = np.log(np.array([width / height for width, height in shapes]))
     return np.abs(np.log(sides[:, 0] / sides[:, 1])[:, None] - ratios).argmin(axis=1)

@@ -118,12 +118,10 @@ def store_features(
     return facts | {"reused": False}
 
 
-def write_features(
-    folder: Path, found: dict[str, Tensor], start: int, rows: int, precision: Precision
-) -> None:
+def write_features(folder: Path, new: dict[str, Tensor], start: int, rows: int, precision: Precision) -> None:
     """Put the features of the pairs from `start` on into the files of a split that has so many `rows`."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, values in found.items():
+    for name, values in new.items():
         bits = values.to(getattr(torch, precision)).contiguous()
         bits = (bits.view(torch.int16) if precision == "bfloat16" else bits).numpy()  # NumPy has no bfloat16
         path, mode = folder / f"{name}.npy", "r+" if start else "w+"
@@ -132,8 +130,7 @@ def write_features(
 
 
 def check_features(folder: str | Path, *, sampled: bool = False) -> None:
-    """Raise DataError unless the features of a data set, if it has any, are those that were written;
-    `sampled`: of many bytes a sample is."""
+    """Raise DataError unless stored features, if there are any, are as written (`sampled`: check_files)."""
     if (Path(folder) / FOLDER).exists():
         check_files(Path(folder) / FOLDER, _read_facts(folder)[1], sampled=sampled)
 
@@ -149,18 +146,17 @@ class StoredFeatures(Dataset):
         if missing:
             raise DataError(f"{place} holds no {' and '.join(missing)} features: store them with --store.")
         self._dtype = getattr(torch, self.facts["precision"])
-        names = {name: field for name, field in FIELDS.items() if name.partition("_")[0] in kinds}
+        paths = {
+            FIELDS[name]: place / split / f"{name}.npy" for name in FIELDS if name.split("_")[0] in kinds
+        }
         try:
-            self._files = {
-                field: np.load(place / split / f"{name}.npy", mmap_mode="c") for name, field in names.items()
-            }
+            self._files = {field: np.load(path, mmap_mode="c") for field, path in paths.items()}
         except (OSError, EOFError, ValueError) as error:
             wish = "store them again with --store"
             raise DataError(f"{place} holds no features of {split} ({reason(error)}): {wish}.") from error
 
     def require(self, extractor: FeatureExtractor) -> None:
-        """Raise WeightsError unless exactly these parts and settings made the features, DataError where they
-        are no longer what was written."""
+        """Raise WeightsError unless these parts and settings made the features, DataError where damaged."""
         check_features(self.folder, sampled=True)
         wanted = extractor.identity()
         for kind in self.kinds:

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from mgie.data.files import is_name, read_json, reason
 from mgie.errors import DataError
-from mgie.types import EditPair, Region
+from mgie.types import EditPair, Region, Size
 
 TEXT, NUMBER, IMAGE = Value("string"), Value("int32"), Image()
 FEATURES = Features({
@@ -117,9 +117,8 @@ class StoredPairs(Dataset):
     @property
     def lengths(self) -> np.ndarray:
         """Characters of text per pair: what length buckets go by. No picture is read."""
-        column = self._table.column
-        counts = pc.add(pc.utf8_length(column("instruction")), pc.utf8_length(column("expressive")))
-        return counts.to_numpy()
+        counts = (pc.utf8_length(self._table[name]) for name in ("instruction", "expressive"))
+        return pc.add(*counts).to_numpy()
 
     @property
     def sides(self) -> np.ndarray:
@@ -193,7 +192,7 @@ def row_hashes(folder: str | Path) -> dict[str, str]:
     return {split: about.sha256 for split, about in split_facts(read_facts(folder)).items()}
 
 
-def to_row(pair: EditPair, size: tuple[int, int]) -> dict[str, Any]:
+def to_row(pair: EditPair, size: Size) -> dict[str, Any]:
     """A pair as the columns of FEATURES; `size` is the width and height of its target."""
     row = {name: getattr(pair, name, None) for name in FEATURES} | dict(zip(SIZE, size))
     row["regions"] = [asdict(region) | {"mask": region.mask is not None} for region in pair.regions]

@@ -12,10 +12,10 @@ from mgie.data.files import is_name
 from mgie.data.images import decode, decode_mask
 from mgie.data.prefetch import Item, Result, prefetch_map
 from mgie.errors import DataError
-from mgie.types import EditPair, Region
+from mgie.types import EditPair, Region, Size
 
 Rows = Iterable["EditPair | Rejected"]
-Sized = tuple[EditPair, tuple[int, int]]
+Sized = tuple[EditPair, Size]
 """A pair, and the upright width and height of its target."""
 SHAPE_TOLERANCE = 0.02
 """How much the width-to-height ratios of source and target may differ, relatively."""
@@ -86,7 +86,7 @@ class Gate:
         return pair
 
 
-def check(pair: EditPair) -> tuple[int, int]:
+def check(pair: EditPair) -> Size:
     """Width and height of a sound pair's target, upright. Raises Rejected for any other."""
     for fault in _in_words(pair):
         raise Rejected(pair.key, *fault)
@@ -136,7 +136,7 @@ def _in_words(pair: EditPair) -> Iterator[tuple[str, str]]:
         yield "bad turn", f"the turn of {key} is {pair.turn}: expected a small number."
 
 
-def _in_pictures(pair: EditPair, target: tuple[int, int]) -> Iterator[tuple[str, str]]:
+def _in_pictures(pair: EditPair, target: Size) -> Iterator[tuple[str, str]]:
     """Reasons and details of what is wrong with the pictures and regions beside a target of this size."""
     key, source = pair.key, target if pair.source is None else _size(pair, pair.source, "source")
     if abs(source[0] * target[1] / (source[1] * target[0]) - 1) > SHAPE_TOLERANCE:
@@ -155,7 +155,7 @@ def _in_pictures(pair: EditPair, target: tuple[int, int]) -> Iterator[tuple[str,
             yield "mask of another size", f"the {role} of {key} is {sizes}: expected the same."
 
 
-def _wrong(region: Region, size: tuple[int, int]) -> str:
+def _wrong(region: Region, size: Size) -> str:
     """What is wrong with a region of a picture of this size."""
     left, top, right, bottom = box = region.box or (0.0, 0.0, 1.0, 1.0)
     if not region.phrase.strip():
@@ -172,9 +172,7 @@ def _wrong(region: Region, size: tuple[int, int]) -> str:
     return ""
 
 
-def _size(
-    pair: EditPair, data: bytes, role: str, read: Callable[..., Image.Image] = decode
-) -> tuple[int, int]:
+def _size(pair: EditPair, data: bytes, role: str, read: Callable[..., Image.Image] = decode) -> Size:
     """Upright width and height of a picture that can be decoded."""
     try:
         return read(data, name=f"{role} of {pair.key}").size

@@ -39,10 +39,8 @@ def read(where: str, options: Options) -> Splits:
     prompts = _prompts(folder)
     if not prompts:
         raise DataError(f"{where} has no folder with a prompt.json: expected the layout of InstructPix2Pix.")
-    return {
-        split: (row for prompt in part for row in _rows(folder, *prompt, options.clip))
-        for split, part in hold_out(prompts, options).items()
-    }
+    parts = hold_out(prompts, options).items()
+    return {split: (row for p in part for row in _rows(folder, *p, options.clip)) for split, part in parts}
 
 
 def _prompts(folder: Path) -> list[Prompt]:
@@ -51,11 +49,8 @@ def _prompts(folder: Path) -> list[Prompt]:
     if not path.is_file():
         found = [path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/prompt.json")]
         return [(path.relative_to(folder).as_posix(), None) for path in sorted(found)]
-    listed: list[Prompt] = read_json(
-        path,
-        lambda rows: [(str(name), [str(seed) for seed in seeds]) for name, seeds in rows],
-        "[[folder, [seed, ...]], ...]; remove or mend it",
-    )
+    expected = "[[folder, [seed, ...]], ...]; remove or mend it"
+    listed: list[Prompt] = read_json(path, lambda rows: [(str(n), [*map(str, s)]) for n, s in rows], expected)
     for word in (word for name, seeds in listed for word in (name, *(seeds or ()))):
         if not is_name(word):
             raise DataError(f"{path} names {word!r}: expected names of folders beside it, and seeds.")
@@ -82,10 +77,8 @@ def _rows(root: Path, name: str, listed: Sequence[str] | None, clip: ClipFilter 
         if seed in left_out:
             why, detail = left_out[seed]
             raise Rejected(key, why, f"{key}: {detail}.", by_choice=why == FILTERED)
-        source, target = (
-            read_file(files.get((seed, side), folder / f"{seed}_{side}.jpg"), key, role)
-            for side, role in (("0", "source"), ("1", "target"))
-        )
+        paths = (files.get((seed, side), folder / f"{seed}_{side}.jpg") for side in "01")
+        source, target = (read_file(path, key, role) for path, role in zip(paths, ("source", "target")))
         meta = {field: prompt[field] for field in ("input", "output") if prompt.get(field)}
         meta |= {field: value for field, value in scores.get(seed, {}).items() if field != "seed"}
         meta = {field: str(value) for field, value in meta.items()}

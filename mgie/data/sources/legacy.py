@@ -98,8 +98,7 @@ def _pair(lines: BinaryIO, number: int, entry: Any, said: dict[str, str]) -> Edi
     """The pair that an entry of the index points to. Raises Rejected."""
     for name, kind in FIELDS.items():
         if not isinstance(entry, dict) or not isinstance(entry.get(name), kind):
-            detail = f"entry {number} of the index has no {name}."
-            raise Rejected(f"entry {number}", "bad row", detail)
+            raise Rejected(f"entry {number}", "bad row", f"entry {number} of the index has no {name}.")
     key, offset = entry["input"], entry["lineidx"]
     try:
         if offset < 0 or (offset > 0 and (lines.seek(offset - 1), lines.read(1))[1] != b"\n"):
