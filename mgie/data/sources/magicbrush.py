@@ -16,7 +16,6 @@ EditPair.mask promises.
 """
 
 import re
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +59,7 @@ def from_table_row(row: dict[str, Any], _: int) -> EditPair:
 
 
 def _read_layout(folder: Path) -> Rows:
+    """The turns of the evaluation layout."""
     turns, sessions = _load(folder / "edit_turns.json"), _load(folder / "edit_sessions.json") or {}
     several = [(name, place, turn) for name, many in sessions.items() for place, turn in enumerate(many, 1)]
     places = {turn["output"]: (name, place) for name, place, turn in several}
@@ -67,39 +67,34 @@ def _read_layout(folder: Path) -> Rows:
     for kind, found in captions.items():
         for name, value in (_load(folder / f"{kind}_descriptions.json") or {}).items():
             found |= value if isinstance(value, dict) else {name: value}
-    rows = [turn for _, _, turn in several] if turns is None else turns
-    yield from each(partial(_turn, folder=folder, places=places, captions=captions), rows)
 
+    def pair(row: Any) -> EditPair:
+        try:
+            output, given, instruction = str(row["output"]), str(row["input"]), str(row["instruction"] or "")
+            drawn = str(row.get("mask") or "")
+        except (KeyError, TypeError, AttributeError) as error:
+            name = str(row)[:80]
+            raise Rejected(name, "bad row", f"{name} lacks input, output or instruction.") from error
+        turn = OUTPUT.search(output)
+        session, place = places.get(output, (output.split("-")[0], int(turn[1]) if turn else 1))
+        key, lying = f"{session}-{place}", folder / "images" / session
+        for name in (session, given, output, drawn or "-"):
+            if not is_name(name):
+                detail = f"{key!r} names {name!r}: expected the name of a file in its folder."
+                raise Rejected(key, "bad row", detail)
+        source, target = (read_file(lying / n, key, r) for n, r in ((given, "source"), (output, "target")))
+        mask = _mask(read_file(lying / drawn, key, "mask") if drawn else None, source)
+        told = (("global", "global", output), ("local", "local", output), ("source", "global", given))
+        found = ((name, captions[kind].get(file)) for name, kind, file in told)
+        meta = {f"{name}_description": str(text) for name, text in found if text is not None}
+        pictures = {"source": source, "target": target, "mask": mask}
+        return EditPair(key=key, instruction=instruction, session=session, turn=place, meta=meta, **pictures)
 
-def _turn(
-    row: Any, *, folder: Path, places: dict[str, tuple[str, int]], captions: dict[str, dict[str, str]]
-) -> EditPair:
-    """One turn of the evaluation layout. Raises Rejected."""
-    try:
-        output, given, instruction = str(row["output"]), str(row["input"]), str(row["instruction"] or "")
-        drawn = str(row.get("mask") or "")
-    except (KeyError, TypeError, AttributeError) as error:
-        name = str(row)[:80]
-        raise Rejected(name, "bad row", f"{name} lacks input, output or instruction.") from error
-    turn = OUTPUT.search(output)
-    session, place = places.get(output, (output.split("-")[0], int(turn[1]) if turn else 1))
-    key, lying = f"{session}-{place}", folder / "images" / session
-    for name in (session, given, output, drawn or "-"):
-        if not is_name(name):
-            detail = f"{key!r} names {name!r}: expected the name of a file in its folder."
-            raise Rejected(key, "bad row", detail)
-    source, target = (read_file(lying / n, key, r) for n, r in ((given, "source"), (output, "target")))
-    mask = _mask(read_file(lying / drawn, key, "mask") if drawn else None, source)
-    told = (("global", "global", output), ("local", "local", output), ("source", "global", given))
-    found = ((name, captions[kind].get(file)) for name, kind, file in told)
-    meta = {f"{name}_description": str(text) for name, text in found if text is not None}
-    pictures = {"source": source, "target": target, "mask": mask}
-    return EditPair(key=key, instruction=instruction, session=session, turn=place, meta=meta, **pictures)
+    yield from each(pair, [turn for _, _, turn in several] if turns is None else turns)
 
 
 def _mask(data: bytes | None, source: bytes) -> bytes | None:
-    """A published mask made into one channel, as large as the source. As it came where either is damaged: the
-    gate will say what is wrong with it."""
+    """A published mask in one channel, as large as the source. A damaged one stays: the gate tells of it."""
     try:
         if data:
             size, mask = upright_size(source, name="source"), decode_mask(data, name="mask")
