@@ -39,8 +39,7 @@ class Builder(Protocol):
     def __call__(
         self, pair: EditPair, rng: np.random.Generator, features: Mapping[str, Tensor] | None = None, /
     ) -> Example:
-        """`rng` is the sample's own, `features` what was stored of the pair. Raises DataError, naming the
-        pair, where it cannot become an example."""
+        """`rng` is the sample's own, `features` what was stored of the pair. Raises DataError, naming it."""
         ...
 
 
@@ -101,13 +100,10 @@ class Batches(Dataset):
     def _loaded(self, start: int, stop: int | None) -> Generator[Batch, None, None]:
         """This process's micro-batches of pairs that are asked for by number."""
         loader = DataLoader(
-            self,
-            sampler=self._spans(start, stop),  # type: ignore[arg-type]
-            batch_size=None,
-            num_workers=self._workers,
-            prefetch_factor=4 if self._workers else None,
+            self, sampler=self._spans(start, stop),  # type: ignore[arg-type]
+            batch_size=None, num_workers=self._workers, prefetch_factor=4 if self._workers else None,
             generator=torch.Generator().manual_seed(0),  # of no consequence; keeps the global one untouched
-        )
+        )  # fmt: skip
         # Signals are kept waiting meanwhile: the workers never get them, and end with their parent.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
         try:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from mgie.data.augment import Transform
-from mgie.data.images import cover, decode, quick_resize, to_pixels, to_resized_pixels, upright_size
+from mgie.data.images import cover, decode, quick_resize, to_pixels, upright_size
 from mgie.data.orders import nearest_shapes
 from mgie.errors import DataError, UserError
 from mgie.prompts import AbstractPrompts, Compat
@@ -44,8 +44,7 @@ class ExampleBuilder:
         self, pair: EditPair, rng: Generator | None = None, stored: Mapping[str, Tensor] | None = None
     ) -> Example:
         """`rng` is what the transforms draw from. `stored` are fields of the example that are known already:
-        what they were made of is not looked at. Raises DataError, naming the pair, where it cannot become an
-        example."""
+        what they were made of is not looked at. Raises DataError, naming the pair."""
         shape = None
         if self.shapes:
             sides = np.array([upright_size(pair.target, name=f"target of {pair.key}")])
@@ -103,4 +102,4 @@ class ExampleBuilder:
             return to_pixels(image)
         if self.compat == "reference":
             return to_pixels(cover(image, self.size, self.size))
-        return to_resized_pixels(image, self.size, self.size)
+        return to_pixels(image, (self.size, self.size))

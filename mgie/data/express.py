@@ -97,8 +97,8 @@ class Expresser:
         spoken = [paragraph for paragraph in paragraphs if paragraph]
         short = dict(zip(spoken, self._shorten(spoken) if spoken else ()))
         texts = [" ".join(MARKS.sub(" ", short.get(text, "")).split()) for text in paragraphs]
-        rows = zip(pairs, paragraphs, texts)
-        return [Said(key=pair.key, paragraph=long, expressive=text) for pair, long, text in rows]
+        several = zip(pairs, paragraphs, texts)
+        return [Said(key=pair.key, paragraph=long, expressive=text) for pair, long, text in several]
 
 
 def summariser(choice: str | None, *, device: str = "cpu") -> tuple[str, Shorten]:
@@ -115,10 +115,9 @@ def summariser(choice: str | None, *, device: str = "cpu") -> tuple[str, Shorten
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForSeq2SeqLM.from_pretrained(name).eval().to(device)
     except Exception as error:  # no network, no hub, no such folder, no such model: each has its own types
-        raise WeightsError(
-            f"the summariser {name} cannot be loaded ({reason(error)}): try again, name another folder or "
-            "hub id, or say --summarise none to keep the model's own sentences."
-        ) from error
+        wish = "name another folder or hub id, or say --summarise none to keep the model's own sentences"
+        wrong = f"cannot be loaded ({reason(error)}): try again, {wish}"
+        raise WeightsError(f"the summariser {name} {wrong}.") from error
 
     @torch.no_grad()
     def shorten(paragraphs: Sequence[str]) -> list[str]:

@@ -118,17 +118,13 @@ def quick_resize(image: Image.Image, width: int, height: int) -> Image.Image:
     return Image.fromarray(_resized(image, width, height).permute(1, 2, 0).contiguous().numpy())
 
 
-def to_pixels(image: Image.Image) -> Float[Tensor, "3 y x"]:
-    """An RGB picture as numbers in [-1, 1]."""
-    planes = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+def to_pixels(image: Image.Image, size: Size | None = None) -> Float[Tensor, "3 y x"]:
+    """An RGB picture as numbers in [-1, 1]; at another size, as `quick_resize` makes it, if one is given."""
+    if size in (None, image.size):
+        planes = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    else:
+        planes = _resized(image, *size).contiguous().numpy()
     return torch.from_numpy(_PIXELS.take(planes))
-
-
-def to_resized_pixels(image: Image.Image, width: int, height: int) -> Float[Tensor, "3 y x"]:
-    """The pixels of `quick_resize`, at once."""
-    if image.size == (width, height):
-        return to_pixels(image)
-    return torch.from_numpy(_PIXELS.take(_resized(image, width, height).contiguous().numpy()))
 
 
 def _resized(image: Image.Image, width: int, height: int) -> UInt8[Tensor, "3 y x"]:

@@ -24,13 +24,13 @@ from mgie.data.examples import ExampleBuilder
 from mgie.data.files import is_name, read_json, reason
 from mgie.data.shards import about_file, check_files
 from mgie.data.stored_pairs import Shard, StoredPairs, row_hashes, stored_splits
+from mgie.devices import Dtype
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.codec import Codec
 from mgie.models.encoders.base import AbstractInstructionEncoder
 from mgie.types import EditPair
 
 Kind = Literal["vae", "clip"]
-Precision = Literal["float32", "float16", "bfloat16"]
 Watch = Callable[[Iterable[Any], str], Iterable[Any]]
 FOLDER = "features"
 FACTS = "features.json"
@@ -94,7 +94,7 @@ def fingerprint(part: nn.Module, settings: dict[str, Any]) -> str:
 
 
 def store_features(
-    folder: str | Path, extractor: FeatureExtractor, *, precision: Precision = "float16",
+    folder: str | Path, extractor: FeatureExtractor, *, precision: Dtype = "float16",
     batch_size: int = 8, device: str = "cpu", watch: Watch | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Compute and store the features of all splits of a data set; their facts. What is there stays."""
@@ -118,7 +118,7 @@ def store_features(
     return facts | {"reused": False}
 
 
-def write_features(folder: Path, new: dict[str, Tensor], start: int, rows: int, precision: Precision) -> None:
+def write_features(folder: Path, new: dict[str, Tensor], start: int, rows: int, precision: Dtype) -> None:
     """Put the features of the pairs from `start` on into the files of a split that has so many `rows`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, values in new.items():

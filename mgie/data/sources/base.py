@@ -81,8 +81,7 @@ def learnt(total: int, options: Options) -> int:
 
 
 def hold_out(groups: Sequence[Group], options: Options) -> dict[str, Sequence[Group]]:
-    """Groups to learn from and, where there are any, groups held out, in the source's order. A group (a
-    prompt, a session) is never torn apart."""
+    """Whole groups (prompts, sessions) to learn from and, if any, to hold out, in the source's order."""
     cut = learnt(len(groups), options)
     parts = {"train": groups[:cut][: options.count], "test": groups[cut:]}
     return {split: part for split, part in parts.items() if part or split == "train"}

@@ -88,7 +88,7 @@ def read_splits(where: str, read: FromRow, options: Options, *, needs: Sequence[
         if cut < total:
             before = max(cut - LONGEST_GROUP, 0)
             near = whole.select_columns([group]).skip(before).take(cut - before + 1)
-            values = [row[group] for row in near]
+            values = [row[group] for row in told(near, where)]
             while len(values) > 1 and values[-2] == values[-1]:
                 values.pop()
             cut = before + len(values) - 1 or total
