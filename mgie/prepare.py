@@ -238,7 +238,7 @@ def fill(
         sound = voice(watched, checked) if voice else checked(watched)
         written = WRITERS[facts["arguments"]["format"]](sound, folder, split)
         facts["splits"][split] = asdict(written)
-    facts["rejected"] = {"rows": len(gate.rejected), "reasons": gate.counts}
+    facts["rejected"] = {"rows": len(gate.rejected), "reasons": dict(gate.counts.most_common())}
     facts["filtered"] = dict(gate.filtered.most_common())
     return gate
 
@@ -246,7 +246,8 @@ def fill(
 def check_rejected(gate: Gate, allowed: float) -> None:
     """Raise DataError if nothing is left, or if too much was set aside."""
     total = gate.passed + len(gate.rejected)
-    reasons = ", ".join(f"{reason} {rows}" for reason, rows in [*gate.counts.items(), *gate.filtered.items()])
+    counted = [*gate.counts.most_common(), *gate.filtered.items()]
+    reasons = ", ".join(f"{reason} {rows}" for reason, rows in counted)
     first = f" The first one: {gate.rejected[0].detail}" if gate.rejected else ""
     if not gate.passed:
         why = reasons or "the source is empty"

@@ -47,7 +47,8 @@ def each(
         try:
             return row if isinstance(row, Rejected) else read(row)
         except Rejected as rejected:
-            return rejected
+            rejected.__cause__ = rejected.__context__ = None  # whose tracebacks hold the row's pictures
+            return rejected.with_traceback(None)
 
     return prefetch_map(careful, rows, workers=workers)
 
@@ -58,6 +59,8 @@ class Gate:
 
     passed: int = 0
     rejected: list[Rejected] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    """Reason -> rows set aside for it."""
     filtered: Counter[str] = field(default_factory=Counter)
     """Reason -> rows left out by choice."""
     keys: set[str] = field(default_factory=set)
@@ -72,12 +75,8 @@ class Gate:
             elif result.by_choice:
                 self.filtered[result.reason] += 1
             else:
+                self.counts[result.reason] += 1
                 self.rejected.append(result)
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Reason -> rows set aside for it, most frequent first."""
-        return dict(Counter(row.reason for row in self.rejected).most_common())
 
     def _fresh(self, pair: EditPair) -> EditPair:
         if pair.key in self.keys:

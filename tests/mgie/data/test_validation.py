@@ -53,6 +53,13 @@ def test_bad_pairs_are_set_aside_with_a_reason(make_pair, make_picture):
             assert reason(make_pair(0, **change)) == expected, change
 
 
+def test_what_was_set_aside_keeps_no_pictures(make_pair):
+    gate = Gate()
+    assert not list(gate([make_pair(0, target=b"x" * 99)]))
+    (row,) = gate.rejected
+    assert row.__traceback__ is None and row.__cause__ is None and row.__context__ is None
+
+
 BOX = (0.1, 0.2, 0.5, 0.9)
 
 
