@@ -16,6 +16,7 @@ EditPair.mask promises.
 """
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +61,13 @@ def from_table_row(row: dict[str, Any], _: int) -> EditPair:
 
 def _read_layout(folder: Path) -> Rows:
     """The turns of the evaluation layout."""
-    turns, sessions = _load(folder / "edit_turns.json"), _load(folder / "edit_sessions.json") or {}
-    several = [(name, place, turn) for name, many in sessions.items() for place, turn in enumerate(many, 1)]
-    places = {turn["output"]: (name, place) for name, place, turn in several}
-    captions: dict[str, dict[str, str]] = {"global": {}, "local": {}}
-    for kind, found in captions.items():
-        for name, value in (_load(folder / f"{kind}_descriptions.json") or {}).items():
-            found |= value if isinstance(value, dict) else {name: value}
+    turns, several = (
+        _load(folder / "edit_turns.json", list),
+        _load(folder / "edit_sessions.json", _turns) or [],
+    )
+    places = {output: (name, place) for name, place, output, _ in several}
+    kinds = ("global", "local")
+    captions = {kind: _load(folder / f"{kind}_descriptions.json", _captions) or {} for kind in kinds}
 
     def pair(row: Any) -> EditPair:
         try:
@@ -90,7 +91,7 @@ def _read_layout(folder: Path) -> Rows:
         pictures = {"source": source, "target": target, "mask": mask}
         return EditPair(key=key, instruction=instruction, session=session, turn=place, meta=meta, **pictures)
 
-    yield from each(pair, [turn for _, _, turn in several] if turns is None else turns)
+    yield from each(pair, [turn for *_, turn in several] if turns is None else turns)
 
 
 def _mask(data: bytes | None, source: bytes) -> bytes | None:
@@ -105,5 +106,15 @@ def _mask(data: bytes | None, source: bytes) -> bytes | None:
     return data or None
 
 
-def _load(path: Path) -> Any:
-    return read_json(path, lambda found: found, "JSON; download it again") if path.is_file() else None
+def _turns(sessions: dict[str, Any]) -> list[tuple[str, int, str, dict[str, Any]]]:
+    several = ((name, place, turn) for name, many in sessions.items() for place, turn in enumerate(many, 1))
+    return [(name, place, str(turn["output"]), turn) for name, place, turn in several]
+
+
+def _captions(found: dict[str, Any]) -> dict[str, Any]:
+    nested = (value if isinstance(value, dict) else {name: value} for name, value in found.items())
+    return {file: caption for captions in nested for file, caption in captions.items()}
+
+
+def _load(path: Path, understand: Callable[[Any], Any]) -> Any:
+    return read_json(path, understand, "JSON; download it again") if path.is_file() else None

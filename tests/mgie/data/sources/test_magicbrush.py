@@ -148,6 +148,18 @@ def test_missing_files_are_told(layout, tmp_path):
         open_source("magicbrush:nobody/nothing", Options())
 
 
+@pytest.mark.parametrize("name", ["edit_turns", "edit_sessions", "global_descriptions"])
+@pytest.mark.parametrize("content", [7, {"139": 7}, {"139": [{}]}, [[]]])
+def test_papers_of_another_form_are_told(layout, name, content):
+    (layout / f"{name}.json").write_text(json.dumps(content))
+    try:
+        found = rows(layout, "test")
+    except DataError as error:
+        assert f"{name}.json cannot be read" in str(error) and "expected JSON" in str(error)
+    else:
+        assert name == "global_descriptions" or {row.reason for row in found} == {"bad row"}
+
+
 def test_another_table_is_refused(parquet, make_picture):
     folder = parquet("train-0.parquet", [{"text": "x", "source_img": make_picture()}], ("source_img",))
     with pytest.raises(DataError, match="no column img_id"):
