@@ -48,7 +48,7 @@ def read(where: str, options: Options) -> Splits:
     if (Path(where) / FACTS).is_file():
         check_set(where)
         splits: Splits = {**read_set(where)}
-        if options.count is not None:
+        if options.count is not None and "train" in splits:
             splits["train"] = itertools.islice(splits["train"], options.count)
         return splits
     lines, groups = list(_lines(where)), {}

@@ -233,6 +233,15 @@ def test_a_prepared_data_set_can_be_read_again(tmp_path, form):
     assert len(rows(tmp_path / "a", count=3)) == 3
 
 
+def test_a_prepared_data_set_may_have_no_pairs_to_learn_from(tmp_path, make_picture):
+    line = {"source": "a.png", "target": "a.png", "instruction": "make it red", "split": "test"}
+    (tmp_path / "a.png").write_bytes(make_picture())
+    (tmp_path / "a.jsonl").write_text(json.dumps(line))
+    prepare(f"pairs:{tmp_path / 'a.jsonl'}", tmp_path / "a")
+    again = prepare(f"pairs:{tmp_path / 'a'}", tmp_path / "b", count=3)
+    assert list(again["splits"]) == ["test"]
+
+
 def table(folder, text, **options):
     (folder / "instructions.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     return rows(folder, **options)
