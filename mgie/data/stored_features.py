@@ -146,9 +146,7 @@ class StoredFeatures(Dataset):
         if missing:
             raise DataError(f"{place} holds no {' and '.join(missing)} features: store them with --store.")
         self._dtype = getattr(torch, self.facts["precision"])
-        paths = {
-            FIELDS[name]: place / split / f"{name}.npy" for name in FIELDS if name.split("_")[0] in kinds
-        }
+        paths = {FIELDS[n]: place / split / f"{n}.npy" for n in FIELDS if n.partition("_")[0] in kinds}
         try:
             self._files = {field: np.load(path, mmap_mode="c") for field, path in paths.items()}
         except (OSError, EOFError, ValueError) as error:

@@ -27,6 +27,8 @@ SCORES = {"clip_sim_image": "image", "clip_sim_0": "text", "clip_sim_1": "text",
 """Score -> the field of ClipFilter that bounds it."""
 FILTERED = "CLIP filter"
 COLUMNS = ("original_image", "edit_prompt", "edited_image")
+Scores = dict[str, dict[str, Any]]
+"""Seed -> its CLIP scores."""
 Prompt = tuple[str, Sequence[str] | None]
 """Name of a prompt's folder, and the seeds that are listed for it."""
 
@@ -93,8 +95,8 @@ def _prompt(prompt: Any) -> dict[str, Any]:
     return prompt
 
 
-def _scores(path: Path) -> dict[str, dict[str, Any]]:
-    """Seed -> its CLIP scores. Lines that cannot be read have none."""
+def _scores(path: Path) -> Scores:
+    """What a metadata.jsonl holds. Lines that cannot be read have none."""
     found = {}
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         try:
@@ -105,9 +107,7 @@ def _scores(path: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _left_out(
-    seeds: Sequence[str], scores: dict[str, dict[str, Any]], clip: ClipFilter
-) -> dict[str, tuple[str, str]]:
+def _left_out(seeds: Sequence[str], scores: Scores, clip: ClipFilter) -> dict[str, tuple[str, str]]:
     """Seed -> reason and detail, of those that do not pass, or whose direction is not among the best."""
     found: dict[str, tuple[str, str]] = {}
     for seed, (name, field) in ((seed, score) for seed in seeds for score in SCORES.items()):
