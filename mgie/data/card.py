@@ -39,4 +39,4 @@ def write_card(folder: Path, facts: dict[str, Any]) -> None:
         "what is asked, `expressive` what the result looks like; `docs/data.md` tells of the others.",
         f"\nLicence: {LICENCES.get(source.partition(':')[0], 'unknown.')}",
     ]
-    (folder / "README.md").write_text("\n".join(lines) + "\n")
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -56,7 +56,7 @@ def write_legacy(pairs: Iterable[Sized], folder: Path, split: str) -> SplitFacts
                 said[f"{stem}_0"] = words | {"expressive": pair.expressive}
             lines.write(base64.b64encode(pair.source) + b"\t" + base64.b64encode(pair.target) + b"\n")
     (folder / split / FILES[0]).write_bytes(pickle.dumps({"task": index}, protocol=4))
-    (folder / split / FILES[2]).write_text(json.dumps(said, indent=2, ensure_ascii=False))
+    (folder / split / FILES[2]).write_text(json.dumps(said, indent=2, ensure_ascii=False), "utf-8")
     shards = [about_file(folder, f"{split}/{name}", len(index)) for name in FILES]
     return SplitFacts(rows=len(index), sha256=total.hexdigest(), shards=shards)
 

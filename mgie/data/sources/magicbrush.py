@@ -112,8 +112,8 @@ def _turns(sessions: dict[str, Any]) -> list[tuple[str, int, str, dict[str, Any]
 
 
 def _captions(found: dict[str, Any]) -> dict[str, Any]:
-    nested = (value if isinstance(value, dict) else {name: value} for name, value in found.items())
-    return {file: caption for captions in nested for file, caption in captions.items()}
+    parts = (value if isinstance(value, dict) else {name: value} for name, value in found.items())
+    return {file: caption for part in parts for file, caption in part.items()}
 
 
 def _load(path: Path, understand: Callable[[Any], Any]) -> Any:
