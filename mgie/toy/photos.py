@@ -23,9 +23,9 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFilter
 
 from mgie.errors import DeviceError
 
@@ -90,6 +90,47 @@ OPS: dict[str, Callable[[Levels], Levels]] = {
     "saturate": lambda levels: np.clip(_luma(levels) + 2.2 * (levels - _luma(levels)), 0, 1),
 }
 """Edit of a whole photograph -> how it is done. One strength each."""
+
+
+def _filtered(levels: Levels, *filters: ImageFilter.Filter) -> Levels:
+    image = _to_image(levels)
+    for each in filters:
+        image = image.filter(each)
+    return _levels(image)
+
+
+def _blur(levels: Levels) -> Levels:
+    return _filtered(levels, ImageFilter.GaussianBlur(len(levels) / 22))
+
+
+def _sharpen(levels: Levels) -> Levels:
+    return _filtered(levels, ImageFilter.UnsharpMask(radius=len(levels) / 32, percent=350, threshold=0))
+
+
+def _vignette(levels: Levels) -> Levels:
+    y, x = (np.linspace(-1, 1, edge, dtype=np.float32) for edge in levels.shape[:2])
+    far = np.sqrt(y[:, None] ** 2 + x[None] ** 2)
+    return levels * (1 - 0.85 * np.clip((far - 0.45) / 0.75, 0, 1) ** 1.2)[..., None]
+
+
+EVERY: dict[str, Callable[[Levels], Levels]] = OPS | {
+    "blur": _blur,
+    "sharpen": _sharpen,
+    "posterise": lambda levels: np.round(levels * 2) / 2,
+    "vignette": _vignette,
+    "mirror": lambda levels: np.ascontiguousarray(levels[:, ::-1]),
+}
+"""The edits of OPS, and those that are no function of a pixel's colour."""
+
+REGIONS: dict[str, tuple[float, float, float, float]] = {
+    "left half": (0.0, 0.0, 0.5, 1.0),
+    "right half": (0.5, 0.0, 1.0, 1.0),
+    "top half": (0.0, 0.0, 1.0, 0.5),
+    "bottom half": (0.0, 0.5, 1.0, 1.0),
+    "middle": (0.2, 0.2, 0.8, 0.8),
+}
+"""Name of a part of a picture -> its left, top, right and bottom, as parts of the sides. The middle is an
+ellipse, the others are boxes."""
 
 ASKED: dict[str, tuple[str, ...]] = {
     "darken": (
@@ -157,6 +198,35 @@ ASKED: dict[str, tuple[str, ...]] = {
         "make the photo colourful",
         "use stronger colours",
     ),
+    "blur": ("blur the photo", "make it blurred", "make the photo soft", "defocus the photo", "blur this"),
+    "sharpen": (
+        "sharpen the photo",
+        "make it sharper",
+        "sharpen this",
+        "bring out the details",
+        "make the edges crisp",
+    ),
+    "posterise": (
+        "posterise the photo",
+        "make it a poster",
+        "use only a few colours",
+        "turn this into a poster",
+        "reduce the photo to few colours",
+    ),
+    "vignette": (
+        "add a vignette",
+        "darken the edges of the photo",
+        "make the corners dark",
+        "give the photo dark edges",
+        "add dark corners",
+    ),
+    "mirror": (
+        "mirror the photo",
+        "flip it from left to right",
+        "flip the photo",
+        "mirror this",
+        "turn left into right",
+    ),
 }
 """Edit -> the ways to ask for it."""
 
@@ -170,6 +240,11 @@ SAID: dict[str, str] = {
     "grey": "the {before} photo becomes greyscale",
     "sepia": "the {before} photo turns sepia",
     "saturate": "the {before} photo gets stronger colours",
+    "blur": "the {before} photo becomes blurred",
+    "sharpen": "the {before} photo becomes sharp",
+    "posterise": "the {before} photo becomes a poster",
+    "vignette": "the {before} photo gets dark corners",
+    "mirror": "the {before} photo is mirrored",
 }
 """Edit -> what is said of its result; {before} and {after} are measured in the two pictures."""
 
@@ -250,6 +325,47 @@ def photo_edit(
     _, name, before, after = best
     said = SAID[op].format(before=tone(before), after=tone(after))
     return before, after, draw.choice(ASKED[op]), said, {"world": "photo", "photo": name, "edit": op}
+
+
+def draw_photo(
+    draw: Random, split: str, op: str, size: int
+) -> tuple[Image.Image, Image.Image, str, str, dict[str, str]]:
+    """As `photo_edit`, of EVERY edit; some of those of OPS are done in a part of the picture only."""
+    region = draw.choice(list(REGIONS)) if op in OPS and draw.random() < 0.3 else None
+    best = None
+    for _ in range(TRIES):
+        name = draw.choice(SPLITS[split])
+        image = _crop(draw, photo(name), size)
+        if split == "train" and draw.random() < 0.3:
+            channels = list(image.split())
+            draw.shuffle(channels)
+            image = Image.merge("RGB", channels)
+        levels = _levels(image)
+        edited = EVERY[op](levels)
+        others = [levels, *(do(levels) for other, do in EVERY.items() if other != op)]
+        clear = min(float(np.abs(edited - other).mean()) for other in others)
+        if best is None or clear > best[0]:
+            best = (clear, name, image, edited)
+        if clear >= CLEAR:
+            break
+    assert best is not None
+    _, name, before, edited = best
+    asked, said = draw.choice(ASKED[op]), SAID[op].format(before=tone(before), after=tone(_to_image(edited)))
+    facts = {"world": "photo", "photo": name, "edit": op}
+    if region is not None:
+        inside = region_mask(region, size)
+        edited = np.where(inside[..., None], edited, _levels(before))
+        facts |= {"edit": f"{op} in the {region}", "region": region}
+        asked, said = f"{asked}, but only in the {region}", f"in the {region} {said}"
+    return before, _to_image(edited), asked, said, facts
+
+
+def region_mask(region: str, side: int) -> Bool[ndarray, "y x"]:
+    """Which pixels of a square picture one of the REGIONS covers."""
+    image = Image.new("1", (side, side))
+    pen, (left, top, right, bottom) = ImageDraw.Draw(image), (round(edge * side) for edge in REGIONS[region])
+    (pen.ellipse if region == "middle" else pen.rectangle)((left, top, right - 1, bottom - 1), fill=1)
+    return np.asarray(image)
 
 
 def distances(source: Image.Image, output: Image.Image) -> dict[str, float]:
