@@ -26,7 +26,7 @@ from mgie.prompts import AbstractPrompts
 from mgie.weights import checkpoint
 from mgie.weights.checkpoint import TrainState
 from mgie.weights.parts import denoiser_part, encoder_part
-from mgie.weights.release import INDEX, Release, read_release
+from mgie.weights.release import INDEX, Release, read_release, release_identity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ def build_editor(run: RunConfig, *, dtype: Dtypes = torch.float32, progress: boo
     """
     model = run.model
     if model.release is not None:
-        release = read_release(model.release, dtype=dtype, progress=progress)
+        release = read_release(model.release, compat=run.compat, dtype=dtype, progress=progress)
         return _checked(run, Parts(
             editor=release.editor.train(), prompts=release.prompts,
             process=process_of(release.scheduler.config),
@@ -127,8 +127,9 @@ def begin_run(run: RunConfig, parts: Parts, data: str) -> tuple[TrainState, dict
     Those of them that its parts have just so are not among them. Raises WeightsError for tensors that the
     editor has no place for.
     """
+    state = TrainState(data=data, release=identity_of_parts(run))
     if run.model.start is None:
-        return TrainState(data=data), {}
+        return state, {}
     tensors, editor = _read_start(run.model.start), dict(parts.editor.named_parameters())
     left = {
         name: tensor
@@ -136,7 +137,22 @@ def begin_run(run: RunConfig, parts: Parts, data: str) -> tuple[TrainState, dict
         if name in editor and not editor[name].requires_grad and not torch.equal(tensor, editor[name])
     }
     checkpoint.load_into(tensors, editor, where=run.model.start, every=False)
-    return TrainState(data=data), left
+    return state, left
+
+
+def identity_of_parts(run: RunConfig) -> str:
+    """Which release a run is read over; nothing of a run whose parts lie in folders of their own."""
+    return release_identity(run.model.release) if run.model.release else ""
+
+
+def check_parts(run: RunConfig, state: TrainState, where: str | Path) -> None:
+    """Refuse to read a checkpoint over another release than the one it was trained over. Raises
+    WeightsError."""
+    if state.release != (now := identity_of_parts(run)):
+        raise WeightsError(
+            f"{where} was trained over another release than {run.model.release} is now (identity "
+            f"{state.release[:12]}, now {now[:12]}): put back the one that it was trained over."
+        )
 
 
 def build_teacher(run: RunConfig, parts: Parts) -> AbstractInstructionEncoder | None:

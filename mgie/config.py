@@ -49,7 +49,10 @@ class ModelConfig:
         given = [name for name in ("encoder", "denoiser") if getattr(self, name) is not None]
         if len(given) != (0 if self.release else 2):
             has = " and ".join([*given, *(["release"] if self.release else [])]) or "no parts"
-            raise ConfigError(f"model has {has}: expected encoder and denoiser, or release alone.")
+            raise ConfigError(
+                f"model has {has}: expected encoder and denoiser, or release alone; --from RELEASE begins "
+                "with a release's tensors over the parts of a recipe."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,8 +342,11 @@ def _parser(kinds: dict[str, type]) -> ArgumentParser:
     parser.add_argument("--config", action="config")
     parser.add_class_arguments(RunConfig, fail_untyped=True, skip={"model"})
     parser.add_class_arguments(ModelConfig, "model", skip={"encoder", "denoiser"})
-    for key, settings in kinds.items():
-        parser.add_class_arguments(settings, key, fail_untyped=True)
+    for key in ("model.encoder", "model.denoiser"):
+        if key in kinds:
+            parser.add_class_arguments(kinds[key], key, fail_untyped=True)
+        else:
+            parser.add_argument(f"--{key}", type=type(None), default=None)
     return parser
 
 

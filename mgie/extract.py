@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llava_patch.folders import MANIFEST, check_out
 from llava_patch.ranges import in_range
-from mgie.build import build_editor, build_release
+from mgie.build import build_editor, build_release, check_parts
 from mgie.config import RunConfig, load_run
 from mgie.devices import Dtype, find_dtype
 from mgie.errors import ConfigError, WeightsError
@@ -51,6 +51,7 @@ def extract(
     ema: bool = True,
     llava: str | None = None,
     diffusion: str | None = None,
+    release: str | None = None,
     sampling: dict[str, Any] | None = None,
     verify: bool = True,
 ) -> dict[str, Any]:
@@ -70,6 +71,7 @@ def extract(
         ema: Take the averaged weights where the run kept them; --ema false for the last ones.
         llava: LLaVA-v1 folder that it was trained on. Default: a run's own; LLaVA-7B-v1 beside Apple's.
         diffusion: Diffusers folder or hub id of the VAE and scheduler. Default: a run's own, or Apple's.
+        release: Release that a run was trained over (model.release), where it has moved.
         sampling: How a run's release edits unless a call says otherwise, key by key over what the run says:
             --sampling.scheduler DDIMScheduler --sampling.steps 20.
         verify: Compare a release that is read with its manifest; --verify false to take it as it is.
@@ -88,34 +90,48 @@ def extract(
     )
     groups: tuple[str, ...] | None = IN_APPLE
     if shards is not None:
-        release, facts = _from_original(shards, llava, diffusion, kind)
+        made, facts = _from_original(shards, llava, diffusion, kind)
     elif (run_dir / MLLM).is_file():
-        release, facts = read_apple(run_dir, llava=llava, diffusion=diffusion, dtype=kind, verify=verify), {}
+        made, facts = read_apple(run_dir, llava=llava, diffusion=diffusion, dtype=kind, verify=verify), {}
         groups = None if (run_dir / OWN_LLAVA).is_dir() else IN_APPLE
     elif (run_dir / INDEX).is_file():
-        release, facts = read_release(run_dir, dtype=kind, progress=True, verify=verify), {}
-        groups = load_run(str(run_dir / RUN)).train.groups if release.run_yaml else None
+        made, facts = read_release(run_dir, dtype=kind, progress=True, verify=verify), {}
+        known = format == "apple" and made.run_yaml
+        groups = load_run(str(run_dir / RUN)).train.groups if known else None
     else:
         found = _find(run_dir, checkpoint)
-        moved = {"model.encoder.llava": llava, "model.denoiser.diffusion": diffusion}
         mended = [f"--sampling.{key}={value}" for key, value in (sampling or {}).items()]
-        mended += [f"--{key}={where}" for key, where in moved.items() if where is not None]
+        mended += _moved(load_run(str(found / "run.yaml")), llava, diffusion, release)
         run = load_run(str(found / "run.yaml"), mended)
         groups = run.train.groups
         if format == "apple" and isinstance(run.model.encoder, LlavaSettings):
             check_layout(run.model.encoder.edit_head.heads, groups)
-        release, facts = _from_run(run, found, ema, kind)
-    _check_finite(release, run_dir)
+        made, facts = _from_run(run, found, ema, kind)
+    _check_finite(made, run_dir)
     if format == "release":
-        write_release(release, out)
+        write_release(made, out)
     else:
-        check_layout(published_parts(release)[0].edit_head.config.heads, groups or ())
-        write_apple(release, out, llava=groups is None or not set(groups) <= set(IN_APPLE))
+        check_layout(published_parts(made)[0].edit_head.config.heads, groups or ())
+        write_apple(made, out, llava=groups is None or not set(groups) <= set(IN_APPLE))
     return {"out": str(out), "format": format, "run_dir": str(run_dir), **facts}
+
+
+def _moved(run: RunConfig, llava: str | None, diffusion: str | None, release: str | None) -> list[str]:
+    """Where a run's parts lie now, as options. Raises ConfigError for parts that it does not have."""
+    over = run.model.release is not None
+    wrong = {"--llava": llava, "--diffusion": diffusion} if over else {"--release": release}
+    if given := [name for name, where in wrong.items() if where is not None]:
+        has = f"the release {run.model.release}" if over else "parts in folders of their own"
+        wish = "--release" if over else "--llava and --diffusion"
+        raise ConfigError(f"{given[0]} is given, but the run was trained over {has}: expected {wish}.")
+    moved = {"encoder.llava": llava, "denoiser.diffusion": diffusion, "release": release}
+    return [f"--model.{key}={where}" for key, where in moved.items() if where is not None]
 
 
 def _from_run(run: RunConfig, found: Path, ema: bool, dtype: torch.dtype) -> tuple[Release, dict[str, Any]]:
     """Build the editor of that run, and put in what was trained."""
+    state = checkpoints.load_state(found)
+    check_parts(run, state, found)
     parts = build_editor(run, dtype=dtype, progress=True)
     trained = choose_trained(parts.editor, parts.editor.groups(), run.train.groups)
     tensors = checkpoints.load_tensors(found, ema=ema)
@@ -123,7 +139,7 @@ def _from_run(run: RunConfig, found: Path, ema: bool, dtype: torch.dtype) -> tup
     begun = checkpoints.load_begun(found)
     checkpoints.load_into(begun, dict(parts.editor.named_parameters()), where=found, every=False)
     parts.editor.eval()
-    release, state = build_release(parts, run), checkpoints.load_state(found)
+    release = build_release(parts, run)
     averaged = ema and (found / "ema.safetensors").is_file()
     facts = {"checkpoint": found.name, "samples": state.samples, "ema": averaged, "trained": len(tensors)}
     return release, facts

@@ -26,6 +26,7 @@ from mgie.build import (
     build_editor,
     build_release,
     build_teacher,
+    check_parts,
     dtypes_to_read,
     first_checkpoint,
     frozen_short,
@@ -342,6 +343,7 @@ def check_same_run(run: RunConfig, found: Path, data: str) -> None:
     Where it runs, how long, and how often it is saved and looked at, may be another.
     """
     state = checkpoint.load_state(found)
+    check_parts(run, state, found)
     if state.data not in ("", data):
         raise ConfigError(
             f"{run.folder} holds a run that learnt from other data than {run.data.path} has now (identity "

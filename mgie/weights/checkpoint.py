@@ -70,6 +70,8 @@ class TrainState:
     """Length of the run in samples, as it was meant to be."""
     data: str = ""
     """Identity of what was learnt from."""
+    release: str = ""
+    """Identity of the release that the checkpoint is read over, if it is one."""
 
     def after_step(self, samples: int, seconds: float) -> "TrainState":
         """The state one optimizer step and `samples` samples later, `seconds` into the run."""

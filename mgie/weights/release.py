@@ -11,6 +11,7 @@ manifest.json      size and SHA-256 of each of these files
 The folders of the parts are those of the kinds "llava" and "unet"; others write their own (parts.py).
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +21,11 @@ import diffusers
 import torch
 from diffusers import SchedulerMixin
 
-from llava_patch.folders import whole_folder
+from llava_patch.folders import read_manifest, whole_folder
 from llava_patch.loading import Dtypes
 from mgie.errors import ConfigError, WeightsError
 from mgie.models.editor import Editor
-from mgie.prompts import AbstractPrompts
+from mgie.prompts import AbstractPrompts, Compat
 from mgie.weights.intact import intact
 from mgie.weights.model_card import CARD, card
 from mgie.weights.models import read_json, schedule
@@ -75,9 +76,17 @@ def write_release(release: Release, out: str | Path) -> Path:
     return Path(out)
 
 
+def release_identity(folder: str | Path) -> str:
+    """SHA-256 of what a release's manifest says of its files, but for the card, which is for editing by hand.
+    Raises WeightsError where there is no manifest."""
+    files = {name: facts for name, facts in read_manifest(folder)["files"].items() if name != CARD}
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+
+
 def read_release(
     folder: str | Path,
     *,
+    compat: Compat | None = None,
     dtype: Dtypes = torch.float32,
     attention: str = "sdpa",
     progress: bool = False,
@@ -85,7 +94,7 @@ def read_release(
 ) -> Release:
     """Read a release: every tensor equals the file's. Raises WeightsError listing what does not fit.
 
-    With `verify` its files are compared with its manifest while they are read.
+    With `verify` its files are compared with its manifest while they are read. `compat` replaces its own.
     """
     folder = Path(folder)
     with intact(folder, kind=RELEASE, verify=verify):
@@ -95,7 +104,7 @@ def read_release(
         encoder, prompts = maker.load(
             folder,
             facts,
-            compat=settings.get("compat", "default"),
+            compat=compat or settings.get("compat", "default"),
             dtype=dtype,
             attention=attention,
             progress=progress,

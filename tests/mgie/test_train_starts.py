@@ -4,6 +4,7 @@ with steps left out."""
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 import mgie.train as story
 from llava_patch.folders import MANIFEST
+from mgie.build import build_editor
 from mgie.cli import main
-from mgie.config import load_run
+from mgie.config import ModelConfig, RunConfig, dump_run, load_run
 from mgie.errors import ConfigError, WeightsError
 from mgie.extract import extract
 from mgie.prepare import prepare
@@ -230,3 +232,38 @@ def test_what_a_run_cannot_begin_with_is_refused(again, tmp_path):
         start(again().folder, "--model.encoder.edit_head.width=64")
     with pytest.raises(ConfigError, match=r"model\.start=None, now model\.start="):
         train(replace(again(), model=replace(again().model, start=str(tmp_path / "elsewhere"))))
+
+
+def test_a_run_over_a_release_goes_on_and_is_extracted_over_that_release_only(again, tmp_path):
+    """Of such a run only what is trained is in its checkpoints: the rest must be what it was."""
+    extract(again().folder, out=tmp_path / "release")
+    groups = ("--train.groups=[edit_head]", "--optim.lrs={}", "--preview.every=0", "--name=over")
+    run = load_run("tiny", options(again().data.path, tmp_path / "runs", *groups))
+    run = replace(
+        run, compat="reference", model=ModelConfig(release=str(tmp_path / "release")),
+        train=replace(run.train, align_weight=0.0, timestep_shift=1.0, samples=4),
+    )  # fmt: skip
+    assert load_run(str(written(run, tmp_path))) == run
+    parts = build_editor(run)
+    assert parts.editor.encoder.compat == parts.prompts.compat == "reference"
+    train(run)
+    longer = replace(run, train=replace(run.train, samples=8))
+    assert train(longer)["samples"] == 8
+    # It may lie elsewhere.
+    shutil.move(tmp_path / "release", tmp_path / "moved")
+    with pytest.raises(ConfigError, match="expected --release"):
+        extract(run.folder, out=tmp_path / "out", llava="elsewhere")
+    extract(run.folder, out=tmp_path / "out", release=str(tmp_path / "moved"))
+    made, old = (read_release(tmp_path / name).editor for name in ("out", "moved"))
+    assert torch.equal(made.denoiser.unet.conv_in.weight, old.denoiser.unet.conv_in.weight)
+    # Another one in its place is none of its.
+    extract(again().folder, out=tmp_path / "release", ema=False)
+    for going_on in (lambda: train(replace(longer, train=run.train)), lambda: extract(run.folder, out="out")):
+        with pytest.raises(WeightsError, match="trained over another release"):
+            going_on()
+
+
+def written(run: RunConfig, folder: Path) -> Path:
+    """The run as a recipe."""
+    (folder / "again.yaml").write_text(dump_run(run))
+    return folder / "again.yaml"
