@@ -163,11 +163,6 @@ def build_teacher(run: RunConfig, parts: Parts) -> AbstractInstructionEncoder | 
     model = run.model
     if not run.train.align_weight:
         return None
-    if model.release is not None:
-        raise ConfigError(
-            f"train.align_weight={run.train.align_weight} with model.release: a release has no text encoder; "
-            "set it to 0."
-        )
     text_model = denoiser_part(model.denoiser.kind).text_model(model.denoiser)
     return encoder_part(model.encoder.kind).teacher(model.encoder, parts.prompts, text_model)
 

@@ -140,6 +140,8 @@ def recipe(
     """
     from mgie.config import dump_run, load_run
 
+    if from_ and any(key.partition("=")[0] == "--model.start" for key in keys):
+        raise ConfigError("--from and --model.start are the same: expected one of them.")
     run = load_run(str(config), [*keys, *([f"--model.start={from_}"] if from_ else [])])
     if dry_run:
         run.validate()

@@ -258,6 +258,16 @@ class RunConfig:
             )
         if not train.groups:
             raise ConfigError("train.groups is empty: name the parameter groups to be trained.")
+        if unknown := [name for name in self.optim.lrs if name not in train.groups]:
+            raise ConfigError(
+                f"optim.lrs names {', '.join(unknown)}: expected some of the trained groups "
+                f"{', '.join(train.groups)}; --optim.lrs {{}} has none."
+            )
+        if train.align_weight and self.model.release is not None:
+            raise ConfigError(
+                f"train.align_weight={train.align_weight} with model.release: a release has no text encoder; "
+                "set it to 0."
+            )
 
 
 def load_run(config: str, overrides: Sequence[str] = ()) -> RunConfig:

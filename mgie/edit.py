@@ -129,6 +129,10 @@ def _targets(photos: list[Path], out: Path, *, is_folder: bool) -> list[Path]:
     if len(photos) > 1:
         if out.exists() and not out.is_dir():
             raise ConfigError(f"out is the file {out}, but {len(photos)} photos need a folder: name one.")
+        if not out.exists() and out.suffix.lower() in FORMATS:
+            raise ConfigError(
+                f"out is {out}, a picture's name, but {len(photos)} photos need a folder: name one."
+            )
         targets = [out / f"{photo.stem}.png" for photo in photos]
         for index, target in enumerate(targets):
             if target in targets[:index]:

@@ -47,11 +47,27 @@ def mended(message: str, prefix: str = "") -> str:
     key = re.search(r'Parser key "([\w.]+)":', message)
     given = re.search(r"(?:Given|Got) value: (.*)", message)
     kinds = re.findall(r"Expected an? (?:typing\.)?(?:<class '(\w+)'>|(\w+\[.*?\])|(\w+))", message)
-    kinds = [kind for kind in dict.fromkeys("".join(names) for names in kinds) if kind != "NoneType"]
+    kinds = [
+        _in_words(kind) for kind in dict.fromkeys("".join(names) for names in kinds) if kind != "NoneType"
+    ]
     if key and given and kinds:
         return f"{prefix}{key[1]} is {given[1].rstrip('.')[:100]}: expected {' or '.join(kinds)}"
     message = " ".join(message.split()).rstrip(".")
+    if foreign := re.search(r"unrecognized arguments: ([^-].*)", message):
+        return f"there is no place for {foreign[1]!r}: expected options such as --optim.lr 1e-3"
     return message.replace("the following arguments are required: ", "something is missing: ")[:400]
+
+
+def _in_words(kind: str) -> str:
+    """A type of Python as people say it."""
+    name, _, inside = kind.partition("[")
+    if name == "Literal":
+        return " or ".join(re.findall(r"'([^']*)'", inside))
+    several = "a list such as [a, b]"
+    return {
+        "int": "a whole number", "float": "a number", "bool": "true or false", "str": "words",
+        "tuple": several, "list": several, "dict": "names and values such as {a: 1}",
+    }.get(name.lower(), kind)  # fmt: skip
 
 
 @contextmanager

@@ -104,7 +104,7 @@ def evaluate(
     """
     # Everything that can be wrong is wrong now.
     suite = suite or ("toy" if data is None else "pairs")
-    bench = find_suite(suite)
+    bench = find_suite(suite, data)
     check_out(out, kind=REPORT)
     if isinstance(model, (str, Path)):
         from mgie.request import check_request

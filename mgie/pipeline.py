@@ -33,7 +33,7 @@ from mgie.models.editor import Editor
 from mgie.models.encoders.base import AbstractInstructionEncoder
 from mgie.prompts import AbstractPrompts, Compat
 from mgie.ranges import NewTokens, Scale, Seed, Side, Steps
-from mgie.request import Sampling, Shown, check_shown, generators_of, pairs_of
+from mgie.request import Sampling, Shown, check_shown, generators_of, pairs_of, pictures_of
 from mgie.types import Condition, Context, ControlPlan
 from mgie.weights.apple import MLLM, read_apple
 from mgie.weights.limits import Limits
@@ -271,7 +271,7 @@ class MGIEPipeline(DiffusionPipeline):
     ) -> Any:
         """The second half: the pictures as `imagined` says, which was made of them. `plan` controls the
         painting of pictures of one size. Raises DataError and ConfigError."""
-        pictures = [image] if isinstance(image, Image.Image) else list(image)
+        pictures = pictures_of(image, len(imagined.said))
         if len(pictures) != len(imagined.said):
             raise DataError(
                 f"there are {len(pictures)} pictures and {len(imagined.said)} were imagined: expected the "

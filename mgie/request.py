@@ -70,30 +70,39 @@ def pairs_of(
 ) -> tuple[list[Image.Image], list[str]]:
     """Pictures and instructions, one for each: one instruction may serve several pictures, one picture
     several instructions. Raises DataError."""
-    if isinstance(image, Image.Image):
-        pictures = [image] * (1 if isinstance(prompt, str) else len(prompt))
-    else:
-        pictures = list(image)
-    instructions = [prompt] * len(pictures) if isinstance(prompt, str) else list(prompt)
+    instructions = [prompt] if isinstance(prompt, str) else list(_several(prompt, str, "instruction"))
+    pictures = pictures_of(image, len(instructions))
+    instructions *= len(pictures) if len(instructions) == 1 else 1
     if not pictures or len(pictures) != len(instructions):
         raise DataError(
             f"there are {len(pictures)} pictures and {len(instructions)} instructions: expected at "
             "least one picture and one instruction, and one for all or one for each."
         )
-    for picture in pictures:
-        if not isinstance(picture, Image.Image):
-            raise DataError(
-                f"an image is a {type(picture).__name__}: expected PIL pictures; open files with "
-                "PIL.Image.open(PATH)."
-            )
     for instruction in instructions:
         check_instruction(instruction)
     return pictures, instructions
 
 
+def pictures_of(image: Any, count: int) -> list[Image.Image]:
+    """The pictures, whatever came; a single one `count` times. Raises DataError for what is none."""
+    if isinstance(image, Image.Image):
+        return [image] * count
+    return list(_several(image, Image.Image, "PIL picture (PIL.Image.open(PATH) gives one)"))
+
+
+def _several(given: Any, kind: type, what: str) -> Sequence[Any]:
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        wrong = [each for each in given if not isinstance(each, kind)]
+        if not wrong:
+            return given
+        given = wrong[0]
+    raise DataError(f"{given!r:.60} is a {type(given).__name__}: expected one {what}, or a list of them.")
+
+
 def generators_of(count: int, seed: int | Sequence[int] | None, given: Generators) -> Generators:
     """Where noise comes from: a seed for all or one for each, or what is given. Raises ConfigError."""
     if seed is None:
+        given = list(given) if isinstance(given, tuple) else given
         if isinstance(given, list) and len(given) != count:
             raise ConfigError(f"there are {len(given)} generators for {count} pictures: give one each.")
         return given

@@ -330,7 +330,8 @@ def settle_start(run: RunConfig, found: Path | None) -> RunConfig:
     start = run.model.start
     if found:
         recorded = yaml.safe_load((found / "run.yaml").read_text())["model"].get("start")
-        if recorded and (start is None or Path(start) in (Path(recorded), *Path(recorded).parents[:2])):
+        meant = Path(recorded or "").absolute()
+        if recorded and (start is None or Path(start).absolute() in (meant, *meant.parents[:2])):
             start = recorded
     elif start is not None:
         start = first_checkpoint(start)

@@ -40,14 +40,21 @@ class Suite:
     """Names of metrics.PIXEL_METRICS that are measured without being asked for."""
     judge: Callable[[EditPair, Image], Verdict] | None = None
     """Who says whether an output is right; with it goes the control. None: nobody."""
+    needs_data: bool = False
+    """It has no pairs of its own."""
 
 
-def find_suite(name: str) -> Suite:
-    """The suite of that name. Raises ConfigError with the nearest names."""
+def find_suite(name: str, data: str | Path | None = None) -> Suite:
+    """The suite of that name, to be measured on `data`. Raises ConfigError with the nearest names, and where
+    it needs data."""
     if name not in SUITES:
         near = difflib.get_close_matches(name, SUITES, n=2, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else "choose one of them."
         raise ConfigError(f"There is no suite '{name}': expected one of {', '.join(SUITES)}; {hint}")
+    if SUITES[name].needs_data and data is None:
+        raise ConfigError(
+            f"the suite {name!r} measures on a data set of yours: give --data DIR that `mgie prepare` wrote."
+        )
     return SUITES[name]
 
 
@@ -65,10 +72,7 @@ def _toy(request: Request) -> list[EditPair]:
 
 
 def _held_out(request: Request) -> list[EditPair]:
-    if request.data is None:
-        raise ConfigError(
-            "The suite 'pairs' measures on a data set of yours: give --data DIR that `mgie prepare` wrote."
-        )
+    assert request.data is not None
     from mgie.data.shards import check_set  # a second of imports, which the toy world needs not
     from mgie.data.stored_pairs import StoredPairs
 
@@ -98,6 +102,7 @@ SUITES: dict[str, Suite] = {
             about="the test split of a data set that `mgie prepare` wrote, against its targets",
             pairs=_held_out,
             metrics=("l1", "l2"),
+            needs_data=True,
         ),
     )
 }

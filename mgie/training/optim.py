@@ -75,11 +75,6 @@ def build_optimizer(
     A `fused` one can be told on the device to leave a step out (`found_inf`); its sums are rounded
     differently.
     """
-    unknown = [name for name in config.lrs if name not in trained]
-    if unknown:
-        raise ConfigError(
-            f"optim.lrs names {', '.join(unknown)}: expected some of the trained groups {', '.join(trained)}."
-        )
     rates = [(name, config.lrs.get(name, config.lr)) for name in trained]
     return torch.optim.AdamW(
         [{"params": groups[name], "name": name, "lr": lr, "peak_lr": lr} for name, lr in rates],

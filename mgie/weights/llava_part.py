@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 
 from llava_patch.config import CONFIG_FILE, TOWER_FOLDER
+from llava_patch.conversation import template as find_template
 from llava_patch.loading import Dtypes, put
 from llava_patch.processor import CLIP_IMAGE_FILE, Processor
 from llava_patch.shards import each_shard, shard_files
@@ -52,7 +53,8 @@ class LlavaSettings:
     """Attention kernel of the language model and the vision tower, as transformers names it."""
 
     def __post_init__(self) -> None:
-        """Refuse a question that asks nothing. Raises ConfigError."""
+        """Refuse a question that asks nothing, and an unknown template. Raises ConfigError."""
+        find_template(self.template)
         if "{instruction}" not in self.question:
             raise ConfigError(
                 f"model.encoder.question={self.question!r} has no {{instruction}}: "

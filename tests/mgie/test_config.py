@@ -73,6 +73,7 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, content):
         (["--optim.lrs", "{denoiser: .nan}"], 1, "optim.lrs.denoiser=nan"),
         (["--train.groups", "[]"], 1, "train.groups"),
         (["--compat", "reference"], 1, "timestep_shift"),
+        (["--optim.lrs", "{hand: 1e-3}"], 1, "optim.lrs names hand: expected some of the trained groups"),
         (["--train.frozen_dtype", "bfloat16"], 1, "train.frozen_dtype=bfloat16 with train.precision=fp32"),
     ],
 )
@@ -83,7 +84,7 @@ def test_what_cannot_work_is_refused_before_any_weight_is_read(overrides, world,
 
 @pytest.mark.parametrize("value", ["many", "1.5", "[1]"])
 def test_a_value_of_the_wrong_type_is_refused(value):
-    with pytest.raises(ConfigError, match=r"^tiny: train\.batch_size is .*: expected int\.$"):
+    with pytest.raises(ConfigError, match=r"^tiny: train\.batch_size is .*: expected a whole number\.$"):
         load_run("tiny", ["--train.batch_size", value])
 
 

@@ -300,8 +300,10 @@ def test_what_was_imagined_can_be_painted_again(pipe: MGIEPipeline):
     assert imagined.said == whole.said and imagined.forced == whole.forced
     assert pipe.paint(pictures, imagined, seed=[3, 4]) == whole.images
     assert pipe.paint(pictures, imagined, seed=5) == pipe(pictures, words, seed=5).images
+    one = pipe.imagine(photo(), words)
+    assert pipe.paint(photo(), one, seed=5) == pipe(photo(), words, seed=5).images
     with pytest.raises(DataError, match="there are 1 pictures and 2 were imagined"):
-        pipe.paint(photo(), imagined)
+        pipe.paint([photo()], imagined)
 
 
 def test_a_plan_acts_on_the_latents_and_where_words_count(pipe: MGIEPipeline):
