@@ -1,5 +1,6 @@
 """RunConfig -> objects. The only place that knows both the configuration and the classes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,10 @@ from mgie.data.datasets import open_sets, with_features
 from mgie.data.examples import ExampleBuilder
 from mgie.data.orders import OrderConfig, aspect_shapes
 from mgie.data.stored_features import FeatureExtractor
-from mgie.data.stored_pairs import stored_splits
+from mgie.data.stored_pairs import StoredPairs, stored_splits
 from mgie.data.streamed import StreamedPairs
 from mgie.diffusion.process import AbstractProcess, process_of
-from mgie.errors import ConfigError, WeightsError
+from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.editor import Editor
 from mgie.models.encoders.base import AbstractInstructionEncoder
 from mgie.prompts import AbstractPrompts
@@ -203,7 +204,7 @@ def build_batches(
         workers=data.workers,
     )
     if data.streaming:
-        _check_previews(run)
+        _check_previews(run, prompts)
         stream = StreamedPairs(data.path, memory=run.folder / "stream.json", notes=rank == 0)
         return batches(stream, builder)
     arrangement = OrderConfig(
@@ -214,7 +215,9 @@ def build_batches(
         pair_weights=data.pair_weights,
     )
     stored, order = open_sets(data.shares, arrangement, seed=run.seed)
-    _check_previews(run)
+    for pairs in stored:
+        _check_readable(pairs, pairs.with_pictures, prompts)
+    _check_previews(run, prompts)
     if editor is None:
         return batches(ConcatDataset(stored), builder, order=order)
     for width, height in builder.shapes or ():
@@ -235,13 +238,28 @@ def build_batches(
     return batches(with_features(stored, data.features, extractor), builder, order=order)
 
 
-def _check_previews(run: RunConfig) -> None:
+def _check_readable(pairs: StoredPairs, asking: Sequence[str], prompts: AbstractPrompts) -> None:
+    """Refuse now what would end the run when it comes: pairs with pictures in their instructions, whose
+    names are `asking`, for a model that reads none."""
+    if asking and not prompts.reads_pictures:
+        raise DataError(
+            f"{len(asking)} of {len(pairs)} pairs of {pairs.folder / pairs.split} have pictures in their "
+            f"instructions, such as {asking[0]}, and this model reads none there: prepare the data set "
+            "without them, or take another model."
+        )
+
+
+def _check_previews(run: RunConfig, prompts: AbstractPrompts) -> None:
     """Refuse now what would fail at the first preview."""
     if run.preview.every and (run.data.streaming or "test" not in stored_splits(run.data.path)):
         raise ConfigError(
             f"previews show pairs of the split 'test' of a data set on disk, and {run.data.path} has none: "
             "set preview.every to 0, or hold pairs out with `mgie prepare ... --test N`."
         )
+    if run.preview.every:
+        held_out = StoredPairs(run.data.path, "test")
+        shown = set(held_out.keys[: run.preview.count])
+        _check_readable(held_out, [key for key in held_out.with_pictures if key in shown], prompts)
 
 
 def build_release(parts: Parts, run: RunConfig) -> Release:

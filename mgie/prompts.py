@@ -33,6 +33,8 @@ class AbstractPrompts(ABC):
     """What one encoder's words and pictures look like in tensors. It goes with the encoder everywhere."""
 
     pad_id: int = 0
+    reads_pictures: bool = False
+    """Whether instructions may contain pictures."""
     edge: int = 0
     """Side that the vision tower's pictures are brought to first; 0 without a tower."""
 

@@ -27,6 +27,8 @@ Box = tuple[float, float, float, float]
 """x0 y0 x1 y1, as parts of the picture's width and height."""
 Size = tuple[int, int]
 """Width and height in pixels."""
+PICTURE, SOURCE = "<image>", "<source>"
+"""Where a picture belongs in an instruction that contains some, and where the photo itself."""
 Record = TypeVar("Record")
 
 

@@ -15,7 +15,7 @@ from mgie.data.images import cover, decode, quick_resize, to_pixels, upright_siz
 from mgie.data.orders import nearest_shapes
 from mgie.errors import DataError, UserError
 from mgie.prompts import AbstractPrompts, Compat
-from mgie.types import EditPair, Example, Size
+from mgie.types import SOURCE, EditPair, Example, Size
 
 REFERENCE_SIDE = 512
 """The reference makes every picture this large before it makes it smaller."""
@@ -53,7 +53,7 @@ class ExampleBuilder:
             assert rng is not None
             pair = transform(pair, rng)
         has_source = pair.source is not None
-        if pair.pictures:
+        if not self.prompts.reads_pictures and (pair.pictures or SOURCE in pair.instruction):
             what = "pictures in its instruction, and this model reads no pictures in instructions"
             raise DataError(f"pair {pair.key} has {what}: leave it out, or take another model.")
         try:

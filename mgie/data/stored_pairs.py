@@ -23,7 +23,7 @@ from torch.utils.data import Dataset
 
 from mgie.data.files import is_name, read_json, reason
 from mgie.errors import DataError
-from mgie.types import EditPair, Region, Size
+from mgie.types import PICTURE, SOURCE, EditPair, Region, Size
 
 TEXT, NUMBER, IMAGE = Value("string"), Value("int32"), Image()
 FEATURES = Features({
@@ -139,6 +139,12 @@ class StoredPairs(Dataset):
             if names[index]:
                 found.setdefault(names[index], []).append(index)
         return found
+
+    @property
+    def with_pictures(self) -> list[str]:
+        """The names of those pairs whose instruction contains pictures, be it the source."""
+        asked = pc.match_substring_regex(self._table.column("instruction"), f"{PICTURE}|{SOURCE}")
+        return self._table.column("key").filter(asked).to_pylist()
 
     @property
     def keys(self) -> list[str]:

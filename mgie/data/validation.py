@@ -12,7 +12,7 @@ from mgie.data.files import is_name
 from mgie.data.images import decode, decode_mask
 from mgie.data.prefetch import Item, Result, prefetch_map
 from mgie.errors import DataError
-from mgie.types import EditPair, Region, Size
+from mgie.types import PICTURE, SOURCE, EditPair, Region, Size
 
 Rows = Iterable["EditPair | Rejected"]
 Sized = tuple[EditPair, Size]
@@ -21,8 +21,6 @@ SHAPE_TOLERANCE = 0.02
 """How much the width-to-height ratios of source and target may differ, relatively."""
 RESERVED = re.compile(r"<s>|</s>|<unk>|<image>|<im_patch>|<im_start>|<im_end>|<source>|\[IMG\d+\]")
 """Texts that the tokenizer reads as something else than words."""
-PICTURE, SOURCE = "<image>", "<source>"
-"""Where a picture belongs in an instruction that contains some, and where the photo itself."""
 SURROGATE = re.compile("[\ud800-\udfff]")
 """Halves of letters, as bytes become that are no UTF-8."""
 _by = "{} x {}".format

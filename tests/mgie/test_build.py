@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,10 +13,13 @@ from torch import Tensor
 
 from mgie.build import Parts, build_batches, build_editor, build_release, build_teacher
 from mgie.config import RECIPES, RunConfig, load_run
-from mgie.errors import ConfigError, UserError, WeightsError
+from mgie.data.shards import write_arrow
+from mgie.data.stored_pairs import FORMATS
+from mgie.errors import ConfigError, DataError, UserError, WeightsError
 from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.models.encoders.llava import LlavaEncoder
 from mgie.tokens import visual_tokens
+from mgie.toy.scenes import toy_pairs
 from mgie.weights.release import read_release, write_release
 
 BASE = RECIPES / "tiny_base"
@@ -186,3 +190,24 @@ def test_a_teacher_that_reads_other_words_is_refused(tiny_run):
     run = tiny_run("--model.encoder.edit_head.queries=3")
     with pytest.raises(ConfigError, match="3 queries: expected the same vocabulary and 1 or 24"):
         build_teacher(run, build_editor(run))
+
+
+@pytest.mark.parametrize(("split", "instruction"), [("train", "by <image>"), ("test", "brighten <source>")])
+def test_pairs_with_pictures_in_their_instructions_are_refused_before_they_come(
+    tiny_run, tmp_path, split, instruction
+):
+    pairs = [replace(pair, key=f"{n}") for n, pair in enumerate(toy_pairs(6, seed=1, split=split, size=32))]
+    odd = replace(pairs[2], instruction=instruction, pictures=(pairs[0].target,) * ("<image>" in instruction))
+    sets = {name: toy_pairs(6, seed=1, split=name, size=32) for name in ("train", "test")}
+    sets[split] = [*pairs[:2], odd]
+    for name, several in sets.items():
+        facts = write_arrow(((pair, (32, 32)) for pair in several), tmp_path, name)
+        sets[name] = asdict(facts)
+    (tmp_path / "facts.json").write_text(json.dumps({"format": FORMATS[-1], "splits": sets}))
+    run = tiny_run(f"--data.path={tmp_path}", "--preview.every=4", "--preview.count=3")
+    parts = build_editor(run)
+    with pytest.raises(DataError, match=rf"1 of 3 pairs of .*{split} have pictures .* such as 2"):
+        build_batches(run, parts.prompts, rank=0, world=1)
+    if split == "test":
+        few = replace(run, preview=replace(run.preview, count=2))
+        build_batches(few, parts.prompts, rank=0, world=1)
