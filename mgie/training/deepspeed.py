@@ -4,7 +4,7 @@ ZeRO (Rajbhandari et al. 2020), by the library DeepSpeed: stage 1 shares out the
 gradients too, 3 the weights too, frozen ones included.
 
 All that touches DeepSpeed is here. Of what is not in its documentation that is `fp32_partitioned_groups_flat`
-alone; tests/mgie/training/test_deepspeed.py tells when it moves.
+and `lazy_init_hp_params_optimizer_state`; tests/mgie/training/test_deepspeed.py tells when they move.
 """
 
 from collections.abc import Iterable, Iterator

@@ -8,9 +8,10 @@ import torch
 from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
 
 from llava_patch.loading import Dtypes
+from mgie.errors import WeightsError
 from mgie.models.codec import Codec
 from mgie.models.denoisers.unet import UNetDenoiser
-from mgie.weights.diffusers_parts import load_diffusion, load_text_model
+from mgie.weights.diffusers_parts import check_fit, load_diffusion, load_text_model
 from mgie.weights.models import empty_model, read_model
 from mgie.weights.parts import AbstractDenoiserPart, dtype_of, resolve
 
@@ -63,6 +64,12 @@ class UNetPart(AbstractDenoiserPart):
         painting, coding = dtype_of(dtype, "denoiser"), dtype_of(dtype, "codec")
         unet = read_model(UNet2DConditionModel, folder / "unet", dtype=painting, progress=progress)
         vae = read_model(AutoencoderKL, folder / "vae", dtype=coding, progress=progress)
+        check_fit(unet, vae, folder)
+        if unet.config.in_channels == unet.config.out_channels:
+            raise WeightsError(
+                f"{folder}: the UNet takes {unet.config.in_channels} channels, as many as it paints: "
+                "expected twice as many, for the source beside it; extract or fetch the release again."
+            )
         return UNetDenoiser(unet), Codec(vae, source_scaled=bool(facts.get("source_scaled")))
 
     def empty(self, folder: Path, facts: dict[str, Any]) -> tuple[UNetDenoiser, Codec]:

@@ -210,3 +210,13 @@ def test_a_tokenizer_without_visual_tokens(release, base):
     assert len(visual_ids(release.prompts.processor, 8)) == 8
     with pytest.raises(WeightsError, match=r"\[IMG0\]"):
         visual_ids(Processor.from_pretrained(base["llava"]), 8)
+
+
+def test_a_unet_that_sees_no_source_is_refused(folder: Path):
+    weights, name = folder / "unet" / "diffusion_pytorch_model.safetensors", "conv_in.weight"
+    found = load_file(weights)
+    channels = json.loads((folder / "unet" / "config.json").read_text())["out_channels"]
+    save_file(found | {name: found[name][:, :channels].contiguous()}, weights)
+    change(folder / "unet" / "config.json", in_channels=channels)
+    with pytest.raises(WeightsError, match=rf"takes {channels} channels, .* expected twice as many"):
+        read_release(folder, verify=False)
