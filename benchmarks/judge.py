@@ -1,4 +1,4 @@
-"""What the judge of the toy world lets pass: right pictures, and pictures that are wrong in a known way.
+"""What the judge of the toy world lets pass: right pictures, and some wrong in a known way.
 
 python benchmarks/judge.py
 """
@@ -13,7 +13,7 @@ import numpy
 import PIL
 
 from mgie.data.images import decode
-from mgie.toy.pairs import world_pairs
+from mgie.toy.pairs import ToyPairs
 from mgie.toy.spoil import spoiled
 from mgie.toy.verdict import UNDECIDED, judge
 
@@ -21,7 +21,7 @@ from mgie.toy.verdict import UNDECIDED, judge
 def measure(count: int, seed: int) -> tuple[Counter[str], Counter[str]]:
     """What was judged -> how often, and how often it was called right."""
     tried, right = Counter[str](), Counter[str]()
-    for pair in world_pairs(count, seed=seed, split="test"):
+    for pair in ToyPairs(count, seed=seed, split="test"):
         for what, picture in [("the target", decode(pair.target, name=pair.key)), *spoiled(pair)]:
             tried[what] += 1
             right[what] += judge(pair, picture).right

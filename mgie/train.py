@@ -289,9 +289,11 @@ def due(every: int, before: TrainState, now: TrainState) -> bool:
     return every > 0 and now.samples // every > before.samples // every
 
 
-def find_start(run: RunConfig, world: World) -> tuple[RunConfig, Path | None, str]:
+def find_start(
+    run: RunConfig, world: World, *, data: str | None = None
+) -> tuple[RunConfig, Path | None, str]:
     """What all processes start with: the run, the checkpoint that it goes on from (None: it is new; one line
-    says which), and the identity of its data.
+    says which), and the identity of its data, `data` where that is known.
 
     The main process chooses and verifies. Raises WeightsError where no checkpoint is intact or another
     process sees another one, ConfigError if the folder holds a run of other settings, DataError.
@@ -300,20 +302,21 @@ def find_start(run: RunConfig, world: World) -> tuple[RunConfig, Path | None, st
     def choose() -> tuple[Found, RunConfig, str]:
         check_out(run.folder / "checkpoints" / "new", kind=checkpoint.CHECKPOINT)
         found = checkpoint.find(run.folder)
-        return found, settle_start(run, found.path), identity(run.data.shares, streaming=run.data.streaming)
+        learnt = data or identity(run.data.shares, streaming=run.data.streaming)
+        return found, settle_start(run, found.path), learnt
 
-    found, run, data = world.from_main(choose)
+    found, run, learnt = world.from_main(choose)
     for rank, problem in enumerate(world.from_all(found.otherwise_here())):
         if problem:
             raise WeightsError(f"process {rank} {problem}")
     if found.path is None:
         world.say(f"new: {run.folder}.")
-        return run, None, data
-    check_same_run(run, found.path, data)
+        return run, None, learnt
+    check_same_run(run, found.path, learnt)
     for damaged in found.skipped:
         world.say(f"skipped {damaged}.")
     world.say(f"goes on from {found.path} at sample {found.samples}.")
-    return run, found.path, data
+    return run, found.path, learnt
 
 
 def epoch_length(batches: Batches) -> int | None:

@@ -1,8 +1,8 @@
 """Pairs of the toy world: scenes, photographs, and scenes painted from nothing.
 
-    from mgie.toy.pairs import world_pairs
+    from mgie.toy.pairs import ToyPairs
     from mgie.toy.verdict import judge
-    pair = next(world_pairs(1, seed=7, split="test"))
+    pair = ToyPairs(1, seed=7, split="test")[0]
     judge(pair, edited)          # Verdict(right=True, why="...")
 
 `meta` has what the judge asks for: the scenes before and after, or the photograph and what was done to it.
@@ -11,6 +11,7 @@
 import io
 from collections.abc import Iterator, Sequence
 from random import Random
+from typing import Any
 
 from PIL import Image
 
@@ -28,45 +29,81 @@ KINDS: dict[str, float] = (
     | {op: PHOTO / len(photos.EVERY) for op in photos.EVERY}
 )
 """Every kind of edit -> its part of the pairs."""
+DESCRIBE = "describe the picture"
+"""What a small language model is asked while it learns to see; the answer is the scene in words."""
 
 
-def world_pairs(
-    count: int, *, seed: int, split: str = "train", size: int = UNIT, kinds: Sequence[str] | None = None
-) -> Iterator[EditPair]:
-    """Yield `count` pairs of a split, pictures of `size` pixels.
+class ToyPairs(Sequence[EditPair]):
+    """Pairs of a split, drawn when they are asked for: the n-th one depends on seed, split, n, size and the
+    choice of kinds, not on how many there are.
 
-    The n-th one depends on seed, split, n, size and the choice of kinds, not on `count`. Photographs come out
-    of the packages scikit-image and scikit-learn (the extra `toy`).
+    Photographs come out of the packages scikit-image and scikit-learn (the extra `toy`).
     """
-    if split not in photos.SPLITS:
-        raise ConfigError(
-            f"the toy world has no split {split!r}: expected one of {', '.join(photos.SPLITS)}."
-        )
-    if size < UNIT or size % UNIT:
-        raise ConfigError(f"size={size}: pictures of the toy world have {UNIT} pixels or a multiple of it.")
-    unknown = [kind for kind in kinds or () if kind not in KINDS]
-    if unknown or (kinds is not None and not kinds):
-        raise ConfigError(
-            f"the toy world has no kind of edit {unknown}: expected some of {', '.join(KINDS)}."
-        )
-    names = list(kinds or KINDS)
-    weights = [KINDS[kind] for kind in names]
-    for index in range(count):
-        draw = Random(f"{seed}/{split}/{index}")
-        kind = draw.choices(names, weights)[0]
+
+    def __init__(
+        self,
+        count: int,
+        *,
+        seed: int,
+        split: str = "train",
+        size: int = UNIT,
+        kinds: Sequence[str] | None = None,
+    ):
+        """Of `size` pixels; a kind that is named twice comes twice as often. Raises ConfigError."""
+        if split not in photos.SPLITS:
+            raise ConfigError(
+                f"the toy world has no split {split!r}: expected one of {', '.join(photos.SPLITS)}."
+            )
+        if size < UNIT or size % UNIT:
+            raise ConfigError(f"size={size}: toy pictures have {UNIT} pixels or a multiple of it.")
+        unknown = [kind for kind in kinds or () if kind not in KINDS]
+        if unknown or (kinds is not None and not kinds):
+            known = ", ".join(KINDS)
+            raise ConfigError(f"the toy world has no kind of edit {unknown}: expected some of {known}.")
+        self.total, self.seed, self.split, self.size = count, seed, split, size
+        self.kinds = tuple(kinds or KINDS)
+
+    def __len__(self) -> int:
+        return self.total
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < self.total:
+            raise IndexError(f"pair {index} of {self.total}")
+        draw = Random(f"{self.seed}/{self.split}/{index}")
+        kind = draw.choices(self.kinds, [KINDS[each] for each in self.kinds])[0]
         if kind in photos.EVERY:
-            before, after, asked, said, facts = photos.draw_photo(draw, split, kind, size)
+            before, after, asked, said, facts = photos.draw_photo(draw, self.split, kind, self.size)
         else:
-            edited = edits.draw_edit(draw, split, kind)
-            before = edited.before and render(edited.before, size)
-            after, asked, said = render(edited.after, size), edited.asked, edited.said
+            edited = edits.draw_edit(draw, self.split, kind)
+            before = edited.before and render(edited.before, self.size)
+            after, asked, said = render(edited.after, self.size), edited.asked, edited.said
             facts = {"world": "scene", "edit": edited.edit, "after": edited.after.to_json()}
             facts |= {"before": edited.before.to_json()} if edited.before else {}
             facts |= {"unseen": "yes"} if edited.after.unseen else {}
-        yield EditPair(
-            key=f"toy/{split}/{seed}/{index:06d}", instruction=asked, expressive=said, kind=kind,
+        return EditPair(
+            key=f"toy/{self.split}/{self.seed}/{index:06d}", instruction=asked, expressive=said, kind=kind,
             source=before and png(before), target=png(after), meta=facts,
         )  # fmt: skip
+
+
+def corpus(count: int = 20_000) -> Iterator[str]:
+    """Sentences of the toy world, for training a tokenizer: asked, said, described. No pictures are made."""
+    for op, wordings in photos.ASKED.items():
+        yield from wordings
+        for light in photos.LIGHTS:
+            for name in photos.TONES:
+                yield photos.SAID[op].format(before=f"{light} {name}", after=f"{light} {name}")
+    for region in photos.REGIONS:
+        yield f"but only in the {region}, in the {region} the"
+    kinds = {**edits.KINDS, "paint": 0.1}
+    for index in range(count // 2):
+        draw = Random(f"corpus/{index}")
+        edited = edits.draw_edit(draw, "train", draw.choices(list(kinds), list(kinds.values()))[0])
+        yield edited.asked
+        yield edited.said
+        if index % 4 == 0:
+            yield DESCRIBE
+            yield str(edited.after)
 
 
 def png(image: Image.Image) -> bytes:

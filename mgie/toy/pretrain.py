@@ -1,21 +1,14 @@
 """How the small base of the recipe `tiny` is made out of the toy world.
 
-    mgie prepare toy --count 60000 --seed 100 --size 32 --out _data/toy_base
-    hard=recolour,remove,swap
-    easy=add,background,darken,brighten,contrast,warm,cool,invert,grey,sepia,saturate
-    mgie prepare toy:$hard,$hard,$hard,$easy --count 60000 --seed 101 --size 32 --out _data/toy_hard
-    python -m mgie.toy.pretrain train codec   --data _data/toy_base
-    python -m mgie.toy.pretrain train look    --data _data/toy_base
-    python -m mgie.toy.pretrain train speak   --data _data/toy_hard
-    python -m mgie.toy.pretrain train words   --data _data/toy_base
-    python -m mgie.toy.pretrain train painter --data _data/toy_base
+    python -m mgie.toy.pretrain train                # every stage that is not done, one after the other
+    python -m mgie.toy.pretrain train --stage codec  # one alone: beside others that it does not need
     python -m mgie.toy.pretrain export --out mgie/recipes/tiny_base
 
 Three parts, each as its big sibling was made: an autoencoder; a language model that learns to look by
 describing pictures, then to say what an edit will do to them (as LLaVA was tuned); a UNet that paints an edit
-from words alone (as InstructPix2Pix was trained), first from each word's state, then from one for all. None
-has seen a visual token. Each stage is a run in _ckpt/runs/tiny_base that stops and goes on like any other.
-How long they take is told in mgie/recipes/tiny_base/README.md.
+from words alone (as InstructPix2Pix was trained), first from each word's state, then from a few for all. None
+has seen a visual token. Pairs are drawn when they are needed, none twice. Each stage is a run in
+_ckpt/runs/tiny_base that stops and goes on like any other.
 """
 
 import io
@@ -44,7 +37,6 @@ from llava_patch.weights import save_llava
 from mgie.config import RunConfig, load_run
 from mgie.data.batches import Batches, Builder
 from mgie.data.images import decode, square, to_pixels
-from mgie.data.stored_pairs import StoredPairs
 from mgie.diffusion.process import VarianceProcess
 from mgie.errors import WeightsError
 from mgie.models.codec import Codec
@@ -52,8 +44,9 @@ from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.models.editor import Editor
 from mgie.models.encoders.clip_text import ClipTextEncoder
 from mgie.tokens import IGNORE
-from mgie.toy.scenes import DESCRIBE, corpus
+from mgie.toy.pairs import DESCRIBE, ToyPairs, corpus
 from mgie.toy.tasks import CodecTask, LanguageTask
+from mgie.toy.world import Scene
 from mgie.train import build_engine, find_start, fit
 from mgie.training.draws import draws_for
 from mgie.training.optim import Groups
@@ -61,30 +54,43 @@ from mgie.training.task import AbstractTask, EditTask
 from mgie.training.world import World
 from mgie.types import EditPair, Example
 from mgie.weights import checkpoint
+from mgie.weights.checkpoint import TrainState
 
 SETTINGS = Path(__file__).with_suffix(".yaml")
 FOLDER = "_ckpt/runs/tiny_base"
 Stage = Literal["codec", "look", "speak", "words", "painter"]
+WORLD = "the toy world of 64 pixels, 1"
+"""Identity of what is learnt from: raised when the same numbers begin to mean other pairs."""
 Task = tuple[AbstractTask, Groups, Builder]
 """What a stage trains: the task, its parameter groups, and what makes a pair into an example."""
 
 
-def train_stage(stage: Stage, *, data: str, threads: int | None = None) -> dict[str, Any]:
-    """Run, or go on with, one stage on the pairs in `data`.
+def train(*, stage: Stage | None = None, threads: int = 1) -> dict[str, Any]:
+    """Run, or go on with, every stage that is not done, or one. What it needs of earlier ones lies in
+    _ckpt/runs/tiny_base."""
+    stages: list[Stage] = [stage] if stage else list(TASKS)
+    return {name: train_stage(name, threads=threads) for name in stages}
 
-    What it needs of earlier stages lies in _ckpt/runs/tiny_base.
-    """
+
+def train_stage(stage: Stage, *, threads: int = 1) -> dict[str, Any]:
+    """Run, or go on with, one stage."""
     settings = yaml.safe_load(SETTINGS.read_text())
-    run = stage_run(stage, settings, data=data, threads=threads)
+    run = stage_run(stage, settings, threads=threads)
     with (
         World(run.folder, threads=run.train.threads) as world,
         world.holding(run.folder),
     ):
-        run, found, _ = find_start(run, world)
+        run, found, _ = find_start(run, world, data=WORLD)
         torch.manual_seed(run.seed)
         task, groups, builder = TASKS[stage](settings, run)
+        pairs = ToyPairs(
+            run.train.samples or 0,
+            seed=run.seed,
+            size=run.data.size,
+            kinds=settings["stages"][stage].get("kinds"),
+        )
         batches = Batches(
-            StoredPairs(run.data.path, "train"),
+            pairs,
             builder,
             seed=run.seed,
             batch_size=run.train.batch_size,
@@ -101,11 +107,14 @@ def train_stage(stage: Stage, *, data: str, threads: int | None = None) -> dict[
             shift=run.train.timestep_shift,
         )
         engine = build_engine(run, world)
-        return fit(run, engine, task, groups, batches, lambda batch: draws(batch.positions), found=found)
+        return fit(
+            run, engine, task, groups, batches, lambda batch: draws(batch.positions), found=found,
+            begin=lambda: (TrainState(data=WORLD), {}),
+        )  # fmt: skip
 
 
-def stage_run(stage: Stage, settings: dict[str, Any], *, data: str, threads: int | None) -> RunConfig:
-    """The run of a stage: the recipe `tiny` with the stage's own data, length and rates."""
+def stage_run(stage: Stage, settings: dict[str, Any], *, threads: int) -> RunConfig:
+    """The run of a stage: the recipe `tiny` with the stage's own pairs, length and rates."""
     tiny, own = load_run("tiny"), settings["stages"][stage]
     base = {"ema": None, "samples": None, "epochs": None, "timestep_shift": 1.0, "drop": tiny.train.drop}
     every = max(own["train"]["samples"] // 10, 1)
@@ -114,7 +123,8 @@ def stage_run(stage: Stage, settings: dict[str, Any], *, data: str, threads: int
         tiny,
         name=stage,
         out=FOLDER,
-        data=replace(tiny.data, path=data, size=settings["size"]),
+        seed=SEEDS[stage],
+        data=replace(tiny.data, path=WORLD, size=settings["size"], max_length=settings["max_length"]),
         train=replace(
             tiny.train, **{**base, **own["train"]}, edit_weight=1.0, align_weight=0.0, threads=threads
         ),
@@ -145,14 +155,15 @@ def language_task(settings: dict[str, Any], run: RunConfig, *, describe: bool) -
 
 
 def painter_task(settings: dict[str, Any], run: RunConfig, *, pooled: bool) -> Task:
-    """Read what will happen, paint it; `pooled`: from one state for all words, once it knows how to paint."""
+    """Read what will happen, paint it; `pooled`: from a few states for all words, once it can paint."""
     processor = new_llava(settings)[1]
     codec, unet = new_codec(settings), UNet2DConditionModel(**settings["unet"])
     restore(codec, "codec")
     if pooled:
         restore(unet, "words", prefix="denoiser.unet.")
     text = new_text_model(settings, processor.tokenizer)
-    encoder = ClipTextEncoder(text, silent_ids=(processor.tokenizer.eos_id,), pooled=pooled)
+    few = settings["pooled"] if pooled else None
+    encoder = ClipTextEncoder(text, silent_ids=(processor.tokenizer.eos_id,), pooled=few)
     editor = Editor(encoder=encoder, denoiser=UNetDenoiser(unet), codec=codec)
     task = EditTask(editor, new_process(settings), drop=run.train.drop)
     return task, editor.groups(), BaseExamples(run, processor)
@@ -247,25 +258,26 @@ class BaseExamples:
     def __call__(self, pair: EditPair, rng: object = None, features: object = None) -> Example:
         """One pair as the stages see it; nothing is drawn, and nothing stored."""
         del rng, features
-        assert pair.source is not None
-        before = decode(pair.source, name=pair.key)
-        source, target = (
-            to_pixels(square(image, self.run.data.size))
-            for image in (before, decode(pair.target, name=pair.key))
-        )
+        target = to_pixels(square(decode(pair.target, name=pair.key), self.run.data.size))
+        source, before = torch.zeros_like(target), None
+        if pair.source is not None:
+            before = decode(pair.source, name=pair.key)
+            source = to_pixels(square(before, self.run.data.size))
         ids, labels, clip_pixels = [0], [IGNORE], torch.zeros(0, 3, 1, 1)
         if self.processor is not None:
             asked, answer = self.words(pair)
             question = self.run.model.encoder.question.replace("{instruction}", asked)
-            encoded = self.processor.encode(question, answer, max_length=self.run.data.max_length)
-            ids, labels, clip_pixels = (
-                encoded.input_ids,
-                encoded.labels,
-                self.processor.clip_pixels(before)[None],
-            )
+            images, most = int(before is not None), self.run.data.max_length
+            encoded = self.processor.encode(question, answer, images=images, max_length=most)
+            ids, labels = encoded.input_ids, encoded.labels
+            size = self.processor.clip_image.size
+            clip_pixels = torch.zeros(0, 3, size, size)
+            if before is not None:
+                clip_pixels = self.processor.clip_pixels(before)[None]
         return Example(
             input_ids=torch.tensor(ids), labels=torch.tensor(labels), clip_pixels=clip_pixels, source=source,
-            read_at=torch.zeros(0, dtype=torch.long), has_source=True, target=target, key=pair.key,
+            read_at=torch.zeros(0, dtype=torch.long), has_source=before is not None, target=target,
+            key=pair.key,
         )  # fmt: skip
 
     def words(self, pair: EditPair) -> tuple[str, str]:
@@ -286,8 +298,8 @@ class Lessons(BaseExamples):
     def words(self, pair: EditPair) -> tuple[str, str]:
         """The lesson that belongs to this pair, whenever it comes."""
         lesson = zlib.crc32(pair.key.encode()) % 4
-        if self.describe and lesson > 1 and pair.meta["world"] == "scene":
-            return DESCRIBE, pair.meta["before"]
+        if self.describe and lesson > 1 and "before" in pair.meta:
+            return DESCRIBE, str(Scene.from_json(pair.meta["before"]))
         return pair.instruction, f"{pair.expressive} {pair.expressive}" if lesson % 2 else pair.expressive
 
 
@@ -296,7 +308,8 @@ def restore(module: nn.Module, stage: Stage, *, prefix: str = "") -> None:
     found = checkpoint.latest(Path(FOLDER) / stage)
     if found is None:
         raise WeightsError(
-            f"{FOLDER}/{stage} has no checkpoint: run `python -m mgie.toy.pretrain train {stage}` first."
+            f"{FOLDER}/{stage} has no checkpoint: run `python -m mgie.toy.pretrain train --stage {stage}` "
+            "first."
         )
     tensors = {
         name.removeprefix(prefix): tensor
@@ -315,5 +328,9 @@ TASKS: dict[Stage, Callable[[dict[str, Any], RunConfig], Task]] = {
 }
 
 
+SEEDS: dict[Stage, int] = {stage: 100 + number for number, stage in enumerate(TASKS)}
+"""Each stage draws pairs of its own."""
+
+
 if __name__ == "__main__":
-    CLI({"train": train_stage, "export": export}, as_positional=True)
+    CLI({"train": train, "export": export}, as_positional=False)

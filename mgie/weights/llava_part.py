@@ -139,15 +139,17 @@ class LlavaPart(AbstractEncoderPart):
         """It reads the language model's own tokens. Raises ConfigError where it cannot."""
         tokenizer, head = prompts.processor.tokenizer, settings.edit_head
         words, length = len(tokenizer) - head.visual_tokens, text_model.config.max_position_embeddings
-        if text_model.config.vocab_size != words or head.queries not in (1, length):
+        if text_model.config.vocab_size != words or head.queries > length:
             raise ConfigError(
                 f"train.align_weight: the text encoder reads {text_model.config.vocab_size} words in "
                 f"{length} places, the language model has {words} and the edit head {head.queries} queries: "
-                f"expected the same vocabulary and 1 or {length} queries; use parts that were made together, "
-                "or set train.align_weight to 0."
+                f"expected the same vocabulary and at most {length} queries; use parts that were made "
+                "together, or set train.align_weight to 0."
             )
         silent = (*prompts.visual_ids, tokenizer.eos_id)
-        return ClipTextEncoder(text_model, silent_ids=silent, pooled=head.queries == 1)
+        return ClipTextEncoder(
+            text_model, silent_ids=silent, pooled=head.queries if head.queries < length else None
+        )
 
 
 def _places(dtype: Dtypes) -> dict[str, torch.dtype]:

@@ -187,8 +187,8 @@ def test_a_teacher_comes_with_the_weight_of_its_loss(tiny_run):
 
 
 def test_a_teacher_that_reads_other_words_is_refused(tiny_run):
-    run = tiny_run("--model.encoder.edit_head.queries=3")
-    with pytest.raises(ConfigError, match="3 queries: expected the same vocabulary and 1 or 24"):
+    run = tiny_run("--model.encoder.edit_head.queries=25")
+    with pytest.raises(ConfigError, match="25 queries: expected the same vocabulary and at most 24"):
         build_teacher(run, build_editor(run))
 
 

@@ -19,14 +19,14 @@ from mgie.types import Answer, Asked, Batch, Condition, Context
 class ClipTextEncoder(AbstractInstructionEncoder):
     """Reads the words of the answer (the expressive instruction) and nothing else.
 
-    The condition is as long as the text model has positions, or one token if it is pooled; the null is the
-    encoding of the empty text.
+    The condition is as long as the text model has positions, or as many tokens as it is pooled to; the null
+    is the encoding of the empty text.
     """
 
-    def __init__(self, text_model: CLIPTextModel, *, silent_ids: tuple[int, ...], pooled: bool = False):
+    def __init__(self, text_model: CLIPTextModel, *, silent_ids: tuple[int, ...], pooled: int | None = None):
         """`silent_ids` are tokens of the answer that are not words: visual tokens, end of the sequence.
 
-        `pooled` keeps only the state at the last position, which has seen the whole text.
+        `pooled` keeps only the states at so many last positions, which have seen the whole text.
         """
         super().__init__()
         self.pooled = pooled
@@ -62,7 +62,7 @@ class ClipTextEncoder(AbstractInstructionEncoder):
         ids = torch.cat([words.masked_fill(~mask, end), torch.full_like(words[:1], end)])
         tokens: Float[Tensor, "b q e"] = self.text_model(input_ids=ids).last_hidden_state
         if self.pooled:
-            tokens = tokens[:, -1:]
+            tokens = tokens[:, -self.pooled :]
         return Context(condition=Condition(tokens=tokens[:-1]), null=Condition(tokens=tokens[-1:]))
 
     @property
@@ -79,7 +79,8 @@ class ClipTextEncoder(AbstractInstructionEncoder):
     ) -> tuple[Int[Tensor, "b q"], Bool[Tensor, "b q"]]:
         """Each row's words, moved to its front in order, cut or padded to the text model's positions."""
         length = self.text_model.config.max_position_embeddings
-        order = torch.argsort((~is_word).to(torch.int8), dim=1, stable=True)[:, : length - 1]
+        most = length - (self.pooled or 1)
+        order = torch.argsort((~is_word).to(torch.int8), dim=1, stable=True)[:, :most]
         words, mask = ids.gather(1, order), is_word.gather(1, order)
         missing = (0, length - words.shape[1])
         return nn.functional.pad(words, missing), nn.functional.pad(mask, missing)

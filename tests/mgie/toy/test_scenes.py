@@ -210,7 +210,7 @@ def test_each_kind_is_asked_for_in_five_wordings_or_more():
     for kind, wordings in toy.ASKED.items():
         assert len(set(wordings)) >= (3 if kind == "add empty" else 5)
     assert all(len(set(wordings)) >= 5 for wordings in photos.ASKED.values())
-    assert set(photos.ASKED) == set(photos.SAID) == set(photos.OPS)
+    assert set(photos.ASKED) == set(photos.SAID) == set(photos.EVERY)
 
 
 def test_a_photograph_is_described_by_what_can_be_measured():

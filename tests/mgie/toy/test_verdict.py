@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 from mgie.data.images import decode
 from mgie.errors import ConfigError, DataError
 from mgie.toy import photos
-from mgie.toy.pairs import KINDS, world_pairs
+from mgie.toy.pairs import KINDS, ToyPairs
 from mgie.toy.spoil import spoiled
 from mgie.toy.verdict import judge
 from mgie.toy.world import Scene
@@ -20,7 +20,7 @@ from mgie.types import EditPair
 
 @pytest.fixture(scope="module")
 def pairs() -> list[EditPair]:
-    return list(world_pairs(80, seed=11, split="test"))
+    return list(ToyPairs(80, seed=11, split="test"))
 
 
 def target_of(pair: EditPair) -> Image.Image:
@@ -71,7 +71,7 @@ def test_a_verdict_says_what_is_there(pairs):
 
 
 def test_a_photograph_is_edited_where_it_should_be_and_as_strongly():
-    pairs = [pair for pair in world_pairs(60, seed=2, split="test", kinds=["darken", "invert"])]
+    pairs = [pair for pair in ToyPairs(60, seed=2, split="test", kinds=["darken", "invert"])]
     inside = [pair for pair in pairs if "region" in pair.meta]
     assert 5 < len(inside) < 40
     for pair in inside:
@@ -93,10 +93,10 @@ def test_another_world_is_refused(pairs):
 
 
 def test_pairs_are_a_function_of_their_number(pairs):
-    again = list(world_pairs(20, seed=11, split="test"))
+    again = list(ToyPairs(20, seed=11, split="test"))
     assert again == pairs[:20]
-    assert [pair.key for pair in world_pairs(3, seed=12, split="test")] != [pair.key for pair in again[:3]]
-    kinds = Counter(pair.kind for pair in world_pairs(2000, seed=1))
+    assert [pair.key for pair in ToyPairs(3, seed=12, split="test")] != [pair.key for pair in again[:3]]
+    kinds = Counter(pair.kind for pair in ToyPairs(2000, seed=1))
     assert kinds.keys() == KINDS.keys()
     for kind, part in KINDS.items():
         assert kinds[kind] / 2000 == pytest.approx(part, abs=0.02)
@@ -110,4 +110,4 @@ def test_a_kind_a_split_and_a_size_that_are_not_there():
         ({"kinds": []}, "no kind"),
     ):
         with pytest.raises(ConfigError, match=sentence):
-            next(world_pairs(1, seed=0, **asked))
+            ToyPairs(1, seed=0, **asked)
