@@ -49,10 +49,8 @@ class ModelConfig:
         given = [name for name in ("encoder", "denoiser") if getattr(self, name) is not None]
         if len(given) != (0 if self.release else 2):
             has = " and ".join([*given, *(["release"] if self.release else [])]) or "no parts"
-            raise ConfigError(
-                f"model has {has}: expected encoder and denoiser, or release alone; --from RELEASE begins "
-                "with a release's tensors over the parts of a recipe."
-            )
+            begun = "--from RELEASE begins with a release's tensors over the parts of a recipe"
+            raise ConfigError(f"model has {has}: expected encoder and denoiser, or release alone; {begun}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,21 +106,15 @@ class DataConfig:
         if self.mixture and self.last and not self.buckets:
             raise ConfigError("data.last has no meaning for data.mixture without buckets: leave it out.")
         if self.mixture and self.path not in self.mixture:
-            raise ConfigError(
-                f"data.mixture has no share for data.path={self.path}: expected it beside "
-                f"{', '.join(self.mixture)}."
-            )
+            others = ", ".join(self.mixture)
+            raise ConfigError(f"data.mixture has no share for data.path={self.path}: add it to {others}.")
         if self.features and (self.crop < 1 or self.flip):
-            raise ConfigError(
-                f"data.features and data.{'crop' if self.crop < 1 else 'flip'} exclude each other: stored "
-                "features are of whole pictures; leave one out."
-            )
+            clash = f"data.features and data.{'crop' if self.crop < 1 else 'flip'} exclude each other"
+            raise ConfigError(f"{clash}: stored features are of whole pictures; leave one out.")
         if self.buckets == "shape" and (self.features or self.last == "straddle"):
             other = "data.features" if self.features else "data.last=straddle"
-            raise ConfigError(
-                f"data.buckets=shape and {other} exclude each other: a step there has pictures of one shape, "
-                "and stored features are of squares; leave one out."
-            )
+            why = "a step there has pictures of one shape, and stored features are of squares"
+            raise ConfigError(f"data.buckets=shape and {other} exclude each other: {why}; leave one out.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,10 +211,8 @@ class RunConfig:
         check_ranges(self)
         drop = self.train.drop
         if drop.text + drop.both + drop.image > 1:
-            raise ConfigError(
-                f"train.drop.text={drop.text}, both={drop.both} and image={drop.image} are more than 1 "
-                "together: they are shares of the samples; lower them."
-            )
+            told = f"train.drop.text={drop.text}, both={drop.both} and image={drop.image}"
+            raise ConfigError(f"{told} are more than 1 together: they are shares of the samples; lower them.")
 
     @property
     def folder(self) -> Path:
@@ -248,14 +238,11 @@ class RunConfig:
                 "computing in bfloat16; set train.precision to bf16, or leave train.frozen_dtype out."
             )
         if self.compat == "reference" and train.timestep_shift != 1:
-            raise ConfigError(
-                f"train.timestep_shift={train.timestep_shift} with compat=reference: the original draws "
-                "all times alike; set train.timestep_shift to 1."
-            )
+            told = f"train.timestep_shift={train.timestep_shift} with compat=reference"
+            raise ConfigError(f"{told}: the original draws all times alike; set train.timestep_shift to 1.")
         if not re.fullmatch(r"[\w-][\w.-]*", self.name):
-            raise ConfigError(
-                f"name={self.name!r} is no folder name: use letters, digits, '-', '_' and, not first, '.'."
-            )
+            wish = "use letters, digits, '-', '_' and, not first, '.'"
+            raise ConfigError(f"name={self.name!r} is no folder name: {wish}.")
         if not train.groups:
             raise ConfigError("train.groups is empty: name the parameter groups to be trained.")
         if unknown := [name for name in self.optim.lrs if name not in train.groups]:
@@ -264,10 +251,8 @@ class RunConfig:
                 f"{', '.join(train.groups)}; --optim.lrs {{}} has none."
             )
         if train.align_weight and self.model.release is not None:
-            raise ConfigError(
-                f"train.align_weight={train.align_weight} with model.release: a release has no text encoder; "
-                "set it to 0."
-            )
+            told = f"train.align_weight={train.align_weight} with model.release"
+            raise ConfigError(f"{told}: a release has no text encoder; set it to 0.")
 
 
 def load_run(config: str, overrides: Sequence[str] = ()) -> RunConfig:
