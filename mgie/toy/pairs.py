@@ -17,6 +17,7 @@ from PIL import Image
 
 from mgie.errors import ConfigError
 from mgie.toy import edits, photos
+from mgie.toy.controls import CONTROLS, Controlled
 from mgie.toy.things import UNIT
 from mgie.toy.world import render
 from mgie.types import EditPair
@@ -29,6 +30,8 @@ KINDS: dict[str, float] = (
     | {op: PHOTO / len(photos.EVERY) for op in photos.EVERY}
 )
 """Every kind of edit -> its part of the pairs."""
+BY_NAME = 0.1
+"""As often a kind of CONTROLS comes, where it is asked for, beside these."""
 DESCRIBE = "describe the picture"
 """What a small language model is asked while it learns to see; the answer is the scene in words."""
 
@@ -56,9 +59,9 @@ class ToyPairs(Sequence[EditPair]):
             )
         if size < UNIT or size % UNIT:
             raise ConfigError(f"size={size}: toy pictures have {UNIT} pixels or a multiple of it.")
-        unknown = [kind for kind in kinds or () if kind not in KINDS]
+        unknown = [kind for kind in kinds or () if kind not in (*KINDS, *CONTROLS)]
         if unknown or (kinds is not None and not kinds):
-            known = ", ".join(KINDS)
+            known = ", ".join((*KINDS, *CONTROLS))
             raise ConfigError(f"the toy world has no kind of edit {unknown}: expected some of {known}.")
         self.total, self.seed, self.split, self.size = count, seed, split, size
         self.kinds = tuple(kinds or KINDS)
@@ -70,11 +73,13 @@ class ToyPairs(Sequence[EditPair]):
         if not 0 <= index < self.total:
             raise IndexError(f"pair {index} of {self.total}")
         draw = Random(f"{self.seed}/{self.split}/{index}")
-        kind = draw.choices(self.kinds, [KINDS[each] for each in self.kinds])[0]
+        kind = draw.choices(self.kinds, [KINDS.get(each, BY_NAME) for each in self.kinds])[0]
+        control = Controlled()
         if kind in photos.EVERY:
             before, after, asked, said, facts = photos.draw_photo(draw, self.split, kind, self.size)
         else:
-            edited = edits.draw_edit(draw, self.split, kind)
+            control = CONTROLS[kind](draw, self.split) if kind in CONTROLS else control
+            edited = control.edited or edits.draw_edit(draw, self.split, kind)
             before = edited.before and render(edited.before, self.size)
             after, asked, said = render(edited.after, self.size), edited.asked, edited.said
             facts = {"world": "scene", "edit": edited.edit, "after": edited.after.to_json()}
@@ -82,7 +87,9 @@ class ToyPairs(Sequence[EditPair]):
             facts |= {"unseen": "yes"} if edited.after.unseen else {}
         return EditPair(
             key=f"toy/{self.split}/{self.seed}/{index:06d}", instruction=asked, expressive=said, kind=kind,
-            source=before and png(before), target=png(after), meta=facts,
+            source=before and png(before), target=png(after), meta=facts, regions=control.regions,
+            pictures=tuple(png(render(shown, self.size)) for shown in control.pictures),
+            subjects=control.subjects, task=kind if kind in CONTROLS else "edit",
         )  # fmt: skip
 
 

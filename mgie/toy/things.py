@@ -37,6 +37,12 @@ PLACES: dict[str, tuple[int, int]] = {
     for column, x in (("left", 12), ("", 32), ("right", 52))
 }
 """Name of each of nine places -> its middle (x, y), in 64ths."""
+MARKS: dict[str, tuple[str, float, float, float, float]] = {
+    "core": ("yellow", 0.33, 0.33, 0.67, 0.67),
+    "band": ("white", 0.0, 0.38, 1.0, 0.62),
+    "foot": ("red", 0.0, 0.72, 1.0, 1.0),
+}
+"""Name -> its colour, and the part of a thing's square that it covers: left, top, right, bottom."""
 FINE = 8
 """Lengths are drawn so many times finer than a 64th, and averaged."""
 
@@ -53,6 +59,8 @@ class Thing:
     surface: str
     x: int
     y: int
+    mark: str = ""
+    """What no word describes: one of MARKS, or nothing."""
 
     @property
     def half(self) -> int:
@@ -73,7 +81,7 @@ class Thing:
 
     @property
     def look(self) -> tuple[str, str, str, str]:
-        """All of it but where it is."""
+        """All of it that words tell, but where it is."""
         return self.size, self.surface, self.colour, self.form
 
     def __str__(self) -> str:
@@ -92,7 +100,7 @@ def inside(thing: Thing) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def tile(form: str, size: str, colour: str, surface: str, side: int) -> Image.Image:
+def tile(form: str, size: str, colour: str, surface: str, side: int, mark: str = "") -> Image.Image:
     """A thing alone, in RGBA on its own square, for pictures of `side` pixels."""
     whole, within = _outline(form, size, side)
     marks, edge = Image.new("L", whole.size), round(2 * SIZES[size] * side / UNIT)
@@ -103,6 +111,9 @@ def tile(form: str, size: str, colour: str, surface: str, side: int) -> Image.Im
     )
     image = Image.new("RGBA", (edge, edge), COLOURS[colour])
     image.paste(shade(colour), (0, 0), marked)
+    if mark:
+        x, y, right, bottom = (round(part * edge) for part in MARKS[mark][1:])
+        image.paste(COLOURS[MARKS[mark][0]], (x, y, right, bottom))
     image.putalpha(covers)
     return image
 
@@ -128,13 +139,13 @@ def shade(colour: str) -> tuple[int, int, int]:
 def mask(thing: Thing, side: int) -> Image.Image:
     """How much of each pixel the thing covers, 0 to 255, in a picture of `side` pixels."""
     image = Image.new("L", (side, side))
-    image.paste(tile(*_tile_key(thing), side).getchannel("A"), corner(thing, side))
+    image.paste(_tile_of(thing, side).getchannel("A"), corner(thing, side))
     return image
 
 
 def draw_thing(image: Image.Image, thing: Thing) -> None:
     """Draw it into a square picture."""
-    drawn = tile(*_tile_key(thing), image.width)
+    drawn = _tile_of(thing, image.width)
     image.paste(drawn, corner(thing, image.width), drawn)
 
 
@@ -144,8 +155,8 @@ def corner(thing: Thing, side: int) -> tuple[int, int]:
     return x, y
 
 
-def _tile_key(thing: Thing) -> tuple[str, str, str, str]:
-    return thing.form, thing.size, thing.colour, thing.surface
+def _tile_of(thing: Thing, side: int) -> Image.Image:
+    return tile(thing.form, thing.size, thing.colour, thing.surface, side, thing.mark)
 
 
 def _circle(pen: Pen, r: float) -> None:

@@ -24,7 +24,7 @@ from PIL import Image
 from mgie.data.images import decode
 from mgie.errors import DataError
 from mgie.toy import photos
-from mgie.toy.things import COLOURS, FORMS, SIZES, SURFACES, UNIT, Thing, mask, tile
+from mgie.toy.things import COLOURS, FORMS, MARKS, SIZES, SURFACES, UNIT, Thing, mask, tile
 from mgie.toy.world import GROUNDS, PATTERNS, Backdrop, Scene, ground
 from mgie.types import EditPair
 
@@ -77,7 +77,8 @@ def _judge_scene(pair: EditPair, seen: Levels) -> Verdict:
         anywhere |= covered
     # Things: what should be there, and what is there no more.
     for thing, covered in zip(after.things, covers):
-        said = _what_is_at(thing, thing.look, seen, base, anywhere & ~covered)
+        right = (*thing.look, thing.mark) if thing.mark else thing.look
+        said = _what_is_at(thing, right, seen, base, anywhere & ~covered)
         if said:
             return Verdict(False, f"where the {thing} should be, {said}")
     middles = {(thing.x, thing.y) for thing in after.things}
@@ -102,7 +103,7 @@ def _what_is_at(
 ) -> str:
     """What is wrong at a thing's place, in words; empty where there is what is right."""
     side = len(seen)
-    looks, drawn = _drawn_looks(side)
+    looks, drawn = _drawn_looks(side, bool(thing.mark))
     edge = drawn.shape[1]
     left, top = (round((centre - REACH) * side / UNIT) for centre in (thing.x, thing.y))
     ys, xs = slice(max(top, 0), min(top + edge, side)), slice(max(left, 0), min(left + edge, side))
@@ -129,13 +130,14 @@ def _nearer(rivals: Mapping[str, ndarray], right: ndarray, seen: ndarray) -> str
 
 
 @lru_cache(maxsize=4)
-def _drawn_looks(side: int) -> tuple[list[tuple[str, ...]], Float[ndarray, "n y x 4"]]:
-    """Every look of a thing, each in the middle of a square of 2 REACH."""
-    looks = list(itertools.product(SIZES, SURFACES, COLOURS, FORMS))
+def _drawn_looks(side: int, marked: bool) -> tuple[list[tuple[str, ...]], Float[ndarray, "n y x 4"]]:
+    """Every look of a thing, or of a `marked` one, in the middle of squares of 2 REACH."""
+    looks: list[tuple[str, ...]] = list(itertools.product(SIZES, SURFACES, COLOURS, FORMS))
+    looks += [(*look, mark) for look in looks for mark in MARKS] if marked else []
     edge = round(2 * REACH * side / UNIT)
     drawn = np.zeros((len(looks), edge, edge, 4), np.float32)
-    for number, (size, surface, colour, form) in enumerate(looks):
-        picture = np.asarray(tile(form, size, colour, surface, side), np.float32) / 255
+    for number, (size, surface, colour, form, *mark) in enumerate(looks):
+        picture = np.asarray(tile(form, size, colour, surface, side, *mark), np.float32) / 255
         first = (edge - len(picture)) // 2
         drawn[number, first : first + len(picture), first : first + len(picture)] = picture
     return looks, drawn

@@ -1,0 +1,85 @@
+"""Layouts, pictures in instructions and marked subjects: what is said of them is what is there."""
+
+import numpy as np
+import pytest
+
+from mgie.data.images import decode
+from mgie.data.validation import check
+from mgie.toy.controls import CONTROLS, SUBJECTS, subject_photos
+from mgie.toy.pairs import KINDS, ToyPairs
+from mgie.toy.spoil import spoiled
+from mgie.toy.things import MARKS, tile
+from mgie.toy.verdict import judge
+from mgie.toy.world import Scene, render
+from mgie.types import EditPair
+
+COUNT = 30
+
+
+def drawn(kind: str) -> list[EditPair]:
+    return list(ToyPairs(COUNT, seed=4, split="test", kinds=[kind]))
+
+
+def after(pair: EditPair) -> Scene:
+    return Scene.from_json(pair.meta["after"])
+
+
+@pytest.mark.parametrize("kind", CONTROLS)
+def test_they_are_sound_pairs_and_are_judged(kind):
+    for pair in drawn(kind):
+        assert check(pair) == (64, 64) and pair.task == kind == pair.kind
+        assert judge(pair, decode(pair.target, name="")).right
+        assert not [what for what, picture in spoiled(pair) if judge(pair, picture).right]
+    assert kind not in KINDS, "they come only when asked for by name"
+
+
+def test_boxes_are_around_what_their_phrases_say_and_all_that_changes():
+    for pair in drawn("layout"):
+        things = {thing.box: thing for thing in after(pair).things}
+        assert 1 < len(pair.regions) < 5
+        for region in pair.regions:
+            assert region.box is not None and region.phrase == " ".join(things[region.box].look)
+        before = set(Scene.from_json(pair.meta["before"]).things)
+        changed = {thing.box for thing in after(pair).things if thing not in before}
+        assert changed == {region.box for region in pair.regions}
+        assert not any(word in pair.instruction for thing in things.values() for word in thing.look)
+
+
+def test_what_an_instruction_shows_is_what_comes_about():
+    for pair in drawn("pictures"):
+        assert pair.instruction.count("<image>") == len(pair.pictures) == 1
+        (new,) = set(after(pair).things) - set(Scene.from_json(pair.meta["before"]).things)
+        shown = np.asarray(decode(pair.pictures[0], name=""), np.float32) / 255
+        colour = np.array(tile(new.form, "small", new.colour, "plain", 64).convert("RGB"))[7, 7] / 255
+        if "surface" not in pair.instruction:
+            assert (np.abs(shown - colour).max(-1) < 0.02).sum() > 15, pair.instruction
+
+
+def test_subjects_have_marks_that_no_word_tells():
+    for pair in drawn("subjects"):
+        assert len(pair.subjects) == 2 and pair.source is None
+        marks = {(thing.colour, thing.form): thing.mark for thing in after(pair).things}
+        for name in pair.subjects:
+            subject = SUBJECTS[name]
+            assert marks[subject.colour, subject.form] == subject.mark and name in pair.instruction
+            assert subject.mark not in pair.instruction
+
+
+def test_an_unmarked_thing_and_another_s_mark_are_no_subject():
+    pair = drawn("subjects")[0]
+    for mark in ("", *MARKS):
+        thing = after(pair).things[0]
+        told = {name: getattr(thing, name) for name in ("form", "size", "colour", "surface", "x", "y")}
+        if mark != thing.mark:
+            wrong = after(pair).changed(thing, **told, mark=mark)
+            assert not judge(pair, render(wrong, 64)).right
+
+
+def test_pictures_to_learn_a_subject_from():
+    for name in SUBJECTS:
+        found = subject_photos(name, 4, seed=1, side=64)
+        assert len(found) == 4
+        for picture, mask in found:
+            inside = np.asarray(picture)[np.asarray(mask) == 255]
+            assert inside.std(0).max() > 30  # the mark
+        assert found[0][0].tobytes() != found[1][0].tobytes()
