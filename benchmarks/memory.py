@@ -61,7 +61,7 @@ def make_release(folder: Path) -> None:
 
     from mgie.build import Parts, build_release
     from mgie.config import load_run
-    from mgie.diffusion.process import process_of
+    from mgie.diffusion.process import VarianceProcess
     from mgie.models.codec import Codec
     from mgie.models.denoisers.unet import UNetDenoiser
     from mgie.models.editor import Editor
@@ -85,7 +85,7 @@ def make_release(folder: Path) -> None:
         denoiser=UNetDenoiser(UNet2DConditionModel(**UNET)),
         codec=Codec(AutoencoderKL(**VAE)),
     )
-    parts = Parts(editor=editor, prompts=prompts, process=process_of(DDPMScheduler().config))
+    parts = Parts(editor=editor, prompts=prompts, process=VarianceProcess(DDPMScheduler()))
     asked = {"size": SIDE, "num_inference_steps": STEPS, "guidance_scale": 7.5, "image_guidance_scale": 1.5}
     release = build_release(parts, run)
     write_release(replace(release, settings=release.settings | asked), folder)

@@ -19,7 +19,7 @@ from mgie.data.orders import OrderConfig, aspect_shapes
 from mgie.data.stored_features import FeatureExtractor
 from mgie.data.stored_pairs import StoredPairs, stored_splits
 from mgie.data.streamed import StreamedPairs
-from mgie.diffusion.process import AbstractProcess, process_of
+from mgie.diffusion.process import AbstractProcess
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.editor import Editor
 from mgie.models.encoders.base import AbstractInstructionEncoder
@@ -50,11 +50,10 @@ def build_editor(run: RunConfig, *, dtype: Dtypes = torch.float32, progress: boo
     if model.release is not None:
         release = read_release(model.release, compat=run.compat, dtype=dtype, progress=progress)
         return _checked(run, Parts(
-            editor=release.editor.train(), prompts=release.prompts,
-            process=process_of(release.scheduler.config),
+            editor=release.editor.train(), prompts=release.prompts, process=release.process,
         ))  # fmt: skip
     painter, maker = denoiser_part(model.denoiser.kind), encoder_part(model.encoder.kind)
-    denoiser, codec, schedule = painter.build(model.denoiser, dtype=dtype, progress=progress)
+    denoiser, codec, process = painter.build(model.denoiser, dtype=dtype, progress=progress)
     encoder, prompts = maker.build(
         model.encoder,
         condition_width=denoiser.condition_width,
@@ -64,7 +63,7 @@ def build_editor(run: RunConfig, *, dtype: Dtypes = torch.float32, progress: boo
         progress=progress,
     )
     editor = Editor(encoder=encoder, denoiser=denoiser, codec=codec)
-    return _checked(run, Parts(editor=editor, prompts=prompts, process=process_of(schedule.config)))
+    return _checked(run, Parts(editor=editor, prompts=prompts, process=process))
 
 
 def _checked(run: RunConfig, parts: Parts) -> Parts:
@@ -271,6 +270,7 @@ def build_release(parts: Parts, run: RunConfig) -> Release:
     return Release(
         editor=parts.editor,
         prompts=parts.prompts,
+        process=parts.process,
         scheduler=parts.process.sampler(sampling.scheduler, steps=sampling.steps),
         settings={
             "size": run.data.size,

@@ -25,6 +25,7 @@ from llava_patch.ranges import in_range
 from mgie.data.examples import ExampleBuilder
 from mgie.data.express import clean_up
 from mgie.data.images import fitted_size, quick_resize, resize, to_image, to_pixels, upright
+from mgie.diffusion.process import AbstractProcess
 from mgie.diffusion.sampling import Generators, sample
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.codec import Codec
@@ -74,6 +75,7 @@ class MGIEPipeline(DiffusionPipeline):
         encoder: AbstractInstructionEncoder,
         denoiser: AbstractDenoiser,
         codec: Codec,
+        process: AbstractProcess,
         scheduler: SchedulerMixin,
         prompts: AbstractPrompts,
         size: int = 512,
@@ -87,8 +89,9 @@ class MGIEPipeline(DiffusionPipeline):
         """The parts, and how the editor edits unless a call says otherwise (by default as published)."""
         super().__init__()
         self.register_modules(
-            encoder=encoder, denoiser=denoiser, codec=codec, scheduler=scheduler, prompts=prompts
-        )
+            encoder=encoder, denoiser=denoiser, codec=codec, process=process, scheduler=scheduler,
+            prompts=prompts,
+        )  # fmt: skip
         self.register_to_config(
             size=size,
             num_inference_steps=num_inference_steps,
@@ -147,7 +150,7 @@ class MGIEPipeline(DiffusionPipeline):
     def from_release(cls, release: Release) -> "MGIEPipeline":
         """A pipeline of parts that are loaded already. Raises WeightsError for settings that do not exist."""
         parts = dict(release.editor.named_children())
-        parts |= {"scheduler": release.scheduler, "prompts": release.prompts}
+        parts |= {name: getattr(release, name) for name in ("process", "scheduler", "prompts")}
         known = set(inspect.signature(cls.__init__).parameters) - set(parts)
         if unknown := sorted(set(release.settings) - known):
             raise WeightsError(
@@ -166,8 +169,8 @@ class MGIEPipeline(DiffusionPipeline):
     def as_release(self) -> Release:
         """The parts and settings as they are now."""
         return Release(
-            editor=self.editor, prompts=self.prompts, scheduler=self.scheduler, settings=self.parameters,
-            run_yaml=self._run_yaml, card=self._card,
+            editor=self.editor, prompts=self.prompts, process=self.process, scheduler=self.scheduler,
+            settings=self.parameters, run_yaml=self._run_yaml, card=self._card,
         )  # fmt: skip
 
     @property
@@ -357,10 +360,12 @@ class MGIEPipeline(DiffusionPipeline):
     ) -> Float[Tensor, "b c h w"]:
         """Latents of the edited pictures. The scheduler is this call's own: calls may run side by side."""
         device = self._execution_device
-        scheduler = copy.deepcopy(self.scheduler)
-        scheduler.set_timesteps(sampling.num_inference_steps, device=device)
         self._onload("codec")
         source = self.codec.encode_source(pixels.to(device, self.codec.dtype)).to(self.denoiser.dtype)
+        scheduler = self.process.steps(
+            copy.deepcopy(self.scheduler), sampling.num_inference_steps, tokens=source[0, 0].numel(),
+            device=device,
+        )  # fmt: skip
         self._onload("denoiser")
         with self.progress_bar(total=len(scheduler.timesteps)) as bar:
 

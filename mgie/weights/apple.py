@@ -151,12 +151,14 @@ def assemble(
     prompts = LlavaPrompts(processor, question=QUESTION, count=count)
     encoder = LlavaEncoder(model, edit_head, visual_ids=prompts.visual_ids)
     codec = Codec(vae.eval())
+    process = process_of(schedule)
     # The published sampler; DDIM's where the UNet predicts pictures, for which that is not defined.
     sampler = "DDIMScheduler" if schedule.config.prediction_type == "sample" else SAMPLER
     return Release(
         editor=Editor(encoder=encoder, denoiser=UNetDenoiser(own), codec=codec).eval(),
         prompts=prompts,
-        scheduler=process_of(schedule.config).sampler(sampler),
+        process=process,
+        scheduler=process.sampler(sampler),
         settings={},
     )
 

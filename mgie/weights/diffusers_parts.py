@@ -117,9 +117,9 @@ def load_scheduler(where: str | Path) -> DDPMScheduler:
             num_train_timesteps=1000,
             clip_sample=False,
         )
-    folder = _folder(where, "scheduler", stems=None)
+    config = _folder(where, "scheduler", stems=None) / "scheduler_config.json"
     with _of(where, "scheduler"):
-        return schedule(DDPMScheduler, read_json(folder / "scheduler_config.json"), folder)
+        return schedule(DDPMScheduler, read_json(config), config)
 
 
 def _load(kind: Any, where: str | Path, part: str, dtype: torch.dtype, progress: bool) -> Any:

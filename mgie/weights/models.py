@@ -72,14 +72,12 @@ def _name_today(name: str) -> str:
     return name
 
 
-def schedule(kind: Any, content: dict[str, Any], folder: Path) -> Any:
-    """A scheduler of this class from a folder's scheduler_config.json. Raises WeightsError."""
+def schedule(kind: Any, content: dict[str, Any], where: Path) -> Any:
+    """A scheduler of this class by a configuration that came from the file `where`. Raises WeightsError."""
     steps = content.get("num_train_timesteps", 1000)
     try:
         if not 1 <= steps <= LONGEST_SCHEDULE:
             raise ValueError(f"num_train_timesteps is {steps}, expected 1 to {LONGEST_SCHEDULE}")
         return kind.from_config(content)
     except Exception as error:  # the library has no one type for what makes no schedule
-        raise WeightsError(
-            f"{folder}/scheduler_config.json describes no schedule ({error}): fetch the folder again."
-        ) from error
+        raise WeightsError(f"{where} describes no schedule ({error}): fetch the folder again.") from error

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from diffusers import SchedulerMixin
 from safetensors.torch import save_file
 from torch import nn
 
 from llava_patch.loading import Dtypes
+from mgie.diffusion.process import AbstractProcess
 from mgie.errors import ConfigError
 from mgie.models.codec import Codec
 from mgie.models.denoisers.base import AbstractDenoiser
@@ -98,8 +98,8 @@ class AbstractDenoiserPart(AbstractPart):
     @abstractmethod
     def build(
         self, settings: Any, *, dtype: Dtypes = torch.float32, progress: bool = False
-    ) -> tuple[AbstractDenoiser, Codec, SchedulerMixin]:
-        """What a recipe's settings say, and the training schedule. Raises WeightsError."""
+    ) -> tuple[AbstractDenoiser, Codec, AbstractProcess]:
+        """What a recipe's settings say, and how the denoiser is trained. Raises WeightsError."""
 
     @abstractmethod
     def save(self, denoiser: Any, codec: Codec, folder: Path) -> dict[str, Any]:

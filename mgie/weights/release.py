@@ -1,6 +1,6 @@
 """A release on disk: a diffusers pipeline folder that holds all of an editor.
 
-model_index.json   the kinds of its parts, their folders, and how the editor edits unless it is told otherwise
+model_index.json   the kinds of its parts, how the denoiser was trained, how the editor edits by default
 llava/             LLaVA-v1 folder with tokenizer and preprocessing; its vision tower in llava/vision_tower
 edit_head/         config.json, model.safetensors
 unet/ vae/ scheduler/   as diffusers writes them
@@ -23,6 +23,7 @@ from diffusers import SchedulerMixin
 
 from llava_patch.folders import read_manifest, whole_folder
 from llava_patch.loading import Dtypes
+from mgie.diffusion.process import PROCESSES, AbstractProcess, process_of
 from mgie.errors import ConfigError, WeightsError
 from mgie.models.editor import Editor
 from mgie.prompts import AbstractPrompts, Compat
@@ -48,7 +49,9 @@ class Release:
 
     editor: Editor
     prompts: AbstractPrompts
+    process: AbstractProcess
     scheduler: SchedulerMixin
+    """The sampler."""
     settings: dict[str, Any]
     """How the editor edits unless it is told otherwise: optional arguments of MGIEPipeline."""
     run_yaml: str = ""
@@ -68,6 +71,7 @@ def write_release(release: Release, out: str | Path) -> Path:
         for config in partial.glob("*/*config.json"):
             _forget_paths(config)
         index = {"_class_name": PIPELINE, "_diffusers_version": diffusers.__version__}
+        index["_process"] = _process_facts(release.process)
         index |= {f"_{name}": facts for name, facts in parts.items()} | release.settings
         (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         (partial / RUN).write_text(release.run_yaml, encoding="utf-8")
@@ -110,10 +114,12 @@ def read_release(
             progress=progress,
         )
         denoiser, codec = painter.load(folder, more, dtype=dtype, progress=progress)
+        scheduler = _read_scheduler(folder / "scheduler")
         return Release(
             editor=Editor(encoder=encoder, denoiser=denoiser, codec=codec).eval(),
             prompts=prompts,
-            scheduler=_read_scheduler(folder / "scheduler"),
+            process=_read_process(index, folder / INDEX, scheduler),
+            scheduler=scheduler,
             settings=settings,
             run_yaml=_read_text(folder / RUN),
             card=_read_text(folder / CARD),
@@ -178,7 +184,32 @@ def _read_scheduler(folder: Path) -> SchedulerMixin:
             f"{folder} names the scheduler {content.get('_class_name')!r}, expected one of diffusers; "
             "install the diffusers that wrote it, or fetch the release again."
         )
-    return schedule(kind, content, folder)
+    return schedule(kind, content, folder / "scheduler_config.json")
+
+
+def _process_facts(process: AbstractProcess) -> dict[str, Any]:
+    """Its kind, and what was said of its schedule: samplers have other defaults."""
+    config = json.loads(process.schedule.to_json_string())
+    default = process.schedule.config.get("_use_default_values", ())
+    said = {key: value for key, value in config.items() if not key.startswith("_") and key not in default}
+    return {"kind": process.kind, "schedule": said}
+
+
+def _read_process(index: dict[str, Any], where: Path, scheduler: SchedulerMixin) -> AbstractProcess:
+    """What the index notes; of one that was written before it did, what its sampler is most likely of."""
+    facts = index.get("_process")
+    if facts is None:
+        return process_of(scheduler)
+    kind = PROCESSES.get(str(facts.get("kind"))) if isinstance(facts, dict) else None
+    if kind is None or not isinstance(facts.get("schedule"), dict):
+        raise WeightsError(
+            f"{where} says of its process {facts!r}, expected a kind ({' or '.join(PROCESSES)}) and a "
+            "schedule; update mgie, or fetch the release again."
+        )
+    try:
+        return kind(schedule(kind.schedules, facts["schedule"], where))
+    except ConfigError as error:
+        raise WeightsError(f"{where}: {error}") from error
 
 
 def _forget_paths(config: Path) -> None:

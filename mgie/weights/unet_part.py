@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, SchedulerMixin, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 
 from llava_patch.loading import Dtypes
+from mgie.diffusion.process import AbstractProcess, process_of
 from mgie.errors import WeightsError
 from mgie.models.codec import Codec
 from mgie.models.denoisers.unet import UNetDenoiser
@@ -36,7 +37,7 @@ class UNetPart(AbstractDenoiserPart):
 
     def build(
         self, settings: UNetSettings, *, dtype: Dtypes = torch.float32, progress: bool = False
-    ) -> tuple[UNetDenoiser, Codec, SchedulerMixin]:
+    ) -> tuple[UNetDenoiser, Codec, AbstractProcess]:
         """A UNet that was made for text alone is widened for the source."""
         unet, vae, schedule = load_diffusion(
             resolve(settings.diffusion),
@@ -44,7 +45,7 @@ class UNetPart(AbstractDenoiserPart):
             vae_dtype=dtype_of(dtype, "codec"),
             progress=progress,
         )
-        return UNetDenoiser(unet), Codec(vae), schedule
+        return UNetDenoiser(unet), Codec(vae), process_of(schedule)
 
     def save(self, denoiser: UNetDenoiser, codec: Codec, folder: Path) -> dict[str, Any]:
         """As diffusers writes them."""

@@ -380,10 +380,10 @@ def pipeline() -> MGIEPipeline:
     """The goldens' pipeline, whose language model says the visual tokens."""
     config, built = facts("mgie", "config"), build_editor()
     mgie_override(built.encoder.llava)
-    asked = config["infer"]
-    first = facts("mgie", "infer")["cases"][0]
+    asked, first = config["infer"], facts("mgie", "infer")["cases"][0]
     pipe = MGIEPipeline(
         **dict(built.named_children()),
+        process=VarianceProcess(DDPMScheduler.from_config(config["train_scheduler_DDPM"])),
         scheduler=EulerAncestralDiscreteScheduler.from_config(config["infer_scheduler_EulerAncestral"]),
         prompts=LlavaPrompts(
             mgie_processor(),

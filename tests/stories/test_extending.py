@@ -16,6 +16,7 @@ from torch import nn
 from llava_patch.loading import put
 from llava_patch.shards import each_shard
 from mgie.config import load_run
+from mgie.diffusion.process import FlowProcess
 from mgie.errors import ConfigError, WeightsError
 from mgie.extract import extract
 from mgie.models.codec import Codec
@@ -35,7 +36,7 @@ BLOCKS = {
     "layers_per_block": 1, "norm_num_groups": 8,
 }  # fmt: skip
 NAMES = (
-    dataclass, torch, nn, put, each_shard, Codec, AutoencoderKL, FlowMatchEulerDiscreteScheduler,
+    dataclass, torch, nn, put, each_shard, Codec, AutoencoderKL, FlowMatchEulerDiscreteScheduler, FlowProcess,
     AbstractDenoiser, AbstractInstructionEncoder, AbstractPrompts, Conversation, Answer, Condition, Context,
     Guess, AbstractDenoiserPart, AbstractEncoderPart, save_module,
 )  # fmt: skip

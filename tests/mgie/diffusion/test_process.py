@@ -3,10 +3,10 @@ import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from mgie.diffusion.process import FlowProcess, VarianceProcess, process_of
-from mgie.errors import ConfigError
+from mgie.errors import ConfigError, DataError
 
 TARGET, NOISE, T = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3), torch.tensor([10, 900])
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers'
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # diffusers'
 KINDS = ("epsilon", "v_prediction", "sample", "flow")
 
 
@@ -83,7 +83,7 @@ def test_shift_moves_times_towards_noise():
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_sampler_s_configuration_tells_its_process(kind: str):
     way = process(kind)
-    again = process_of(way.sampler("DPMSolverMultistepScheduler").config)
+    again = process_of(way.sampler("DPMSolverMultistepScheduler"))
     assert type(again) is type(way)
     assert getattr(again, "predicts", "flow") == kind and again.length == 1000
 
@@ -96,6 +96,76 @@ def test_a_sampler_of_another_process_is_refused(kind: str, name: str):
         ConfigError, match=rf"sampling.scheduler={name} with sampling.steps=2 cannot sample here"
     ):
         process(kind).sampler(name, steps=2)
+
+
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
+ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
+WAYS = {
+    "sd": VarianceProcess(DDPMScheduler(**SD, steps_offset=1)),
+    "tiny": VarianceProcess(DDPMScheduler(**SD, **ZERO_SNR, prediction_type="sample")),
+    "velocity": VarianceProcess(DDPMScheduler(**SD, **ZERO_SNR, prediction_type="v_prediction")),
+    "linear": VarianceProcess(DDPMScheduler()),
+    "flow": FlowProcess(FlowMatchEulerDiscreteScheduler(shift=3.0)),
+}
+ALL = ("DDIM", "DDPM", "DPMSolverMultistep", "UniPCMultistep", "LCM", "EulerDiscrete", "HeunDiscrete",
+       "LMSDiscrete", "DEISMultistep", "SASolver", "TCD")  # fmt: skip
+NOISY = ("EulerAncestralDiscrete", "KDPM2Discrete", "PNDM")
+FLOWS = ("FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete", "FlowMatchLCM", "DPMSolverMultistep",
+         "UniPCMultistep", "FlowMapEulerDiscrete", "LTXEulerAncestralRF")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("way", "names"),
+    [("sd", ALL + NOISY), ("tiny", ALL), ("velocity", ALL + NOISY), ("linear", ALL + NOISY), ("flow", FLOWS)],
+)
+@pytest.mark.parametrize("steps", [4, 20])
+def test_samplers_of_the_process_are_taken(way: str, names: tuple[str, ...], steps: int):
+    for name in names:
+        WAYS[way].sampler(f"{name}Scheduler", steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("way", "names"),
+    [
+        ("tiny", ("FlowMatchEulerDiscrete", "FlowMatchHeunDiscrete", "FlowMatchLCM", "IPNDM", "DDIMInverse")),
+        ("sd", ("EDMEuler", "IPNDM", "FlowMatchEulerDiscrete", "FlowMapEulerDiscrete", "CogVideoXDDIM")),
+        ("flow", ("CMStochasticIterative", "IPNDM", "DEISMultistep", "SASolver")),
+    ],
+)
+@pytest.mark.parametrize("steps", [1, 8, 100])
+def test_a_sampler_that_does_not_come_to_a_known_picture_is_refused(way: str, names, steps: int):
+    for name in names:
+        with pytest.raises(ConfigError, match=r"away from a picture|has no time"):
+            WAYS[way].sampler(f"{name}Scheduler", steps=steps)
+
+
+def test_a_sampler_gets_the_schedule_and_not_its_own_defaults():
+    config = WAYS["linear"].sampler("HeunDiscreteScheduler", steps=4).config
+    assert (config.beta_schedule, config.beta_end) == ("linear", 0.02)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_between_two_times_a_picture_is_between_them(kind: str):
+    way = process(kind)
+    times = [torch.full((2,), t) for t in (500.0, 500.9, 501.0)]
+    before, between, after = (way.corrupt(TARGET, NOISE, t) for t in times)
+    assert torch.allclose(between, before + 0.9 * (after - before), atol=1e-5) and not between.equal(before)
+    assert torch.equal(before, way.corrupt(TARGET, NOISE, torch.full((2,), 500)))
+    wanted = way.wanted(TARGET, NOISE, times[1])
+    assert torch.allclose(way.clean(between, wanted, times[1]), TARGET, atol=1e-4)
+
+
+@pytest.mark.parametrize("t", [-0.5, 999.5, 1000.0, float("nan")])
+def test_a_time_that_no_picture_was_corrupted_at_is_refused(t: float):
+    with pytest.raises(DataError, match="expected 0 to 999"):
+        process("epsilon").corrupt(TARGET, NOISE, torch.full((2,), t))
+
+
+def test_larger_pictures_stay_longer_near_noise_where_the_schedule_says_so():
+    way = FlowProcess(FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True))
+    sampler = way.sampler("FlowMatchEulerDiscreteScheduler", steps=4)
+    small, large = (way.steps(sampler, 4, tokens=tokens).timesteps.clone() for tokens in (256, 4096))
+    assert small[0] == large[0] == 1000 and (large[1:] > small[1:]).all()
 
 
 @pytest.mark.parametrize("name", ["os", "Nobody", "UNet2DConditionModel"])

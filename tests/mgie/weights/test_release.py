@@ -1,12 +1,15 @@
 import filecmp
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 
 from llava_patch.loading import LISTED
+from mgie.diffusion.process import FlowProcess
 from mgie.errors import ConfigError, DeviceError, WeightsError
 from mgie.pipeline import MGIEPipeline
 from mgie.prompts import visual_ids
@@ -39,8 +42,28 @@ def test_the_folder_is_a_diffusers_folder(release, folder: Path):
     assert index["_class_name"] == "MGIEPipeline"
     assert index["_encoder"] == {"kind": "llava", "question": release.prompts.template}
     assert index["_denoiser"] == {"kind": "unet", "source_scaled": False}
+    assert index["_process"]["kind"] == "variance"
+    assert index["_process"]["schedule"]["beta_end"] == release.process.schedule.config.beta_end
     assert (folder / "README.md").read_text().startswith("---\nlibrary_name: diffusers")
     assert not [file for file in files(folder) if file.endswith((".bin", ".pt", ".py", ".pkl"))]
+
+
+@pytest.mark.parametrize("name", ["FlowMapEulerDiscreteScheduler", "LTXEulerAncestralRFScheduler"])
+def test_a_process_is_read_and_not_guessed_from_the_sampler(release, tmp_path: Path, name: str):
+    flow = FlowProcess(FlowMatchEulerDiscreteScheduler(shift=2.5))
+    write_release(replace(release, process=flow, scheduler=flow.sampler(name)), tmp_path / "flow")
+    process = read_release(tmp_path / "flow").process
+    assert type(process) is FlowProcess and process.schedule.config.shift == 2.5
+    said = {key for key in process.schedule.config if key not in process.schedule.config._use_default_values}
+    assert "shift" in said and "max_shift" not in said, "samplers have other defaults"
+
+
+def test_an_index_from_before_the_process_was_noted_is_read(folder: Path):
+    before = read_release(folder).process
+    change(folder / "model_index.json", _process=None)
+    process = read_release(folder, verify=False).process
+    assert type(process) is type(before) and process.predicts == before.predicts
+    assert torch.equal(process.schedule.alphas_cumprod, before.schedule.alphas_cumprod)
 
 
 def test_no_file_tells_where_it_was_made(folder: Path, base):
