@@ -296,8 +296,12 @@ class MGIEPipeline(DiffusionPipeline):
         """What the model says of each picture, and the condition that follows."""
         prompts = self.prompts
         builder = ExampleBuilder(prompts, size=sampling.size, max_length=1, compat=sampling.compat)
-        questions = [prompts.question(instruction, images=1) for instruction in instructions]
-        looked = [builder.clip_pixels(self._read(picture, sampling)) for picture in pictures]
+        read = [self._read(picture, sampling) for picture in pictures]
+        questions = [
+            prompts.question(instruction, sizes=[builder.look_size(picture.size)])
+            for instruction, picture in zip(instructions, read)
+        ]
+        looked = [builder.clip_pixels(picture) for picture in read]
         self._onload("encoder")
         answer = self.encoder.answer(
             prompts.asked(questions, looked).to(self._execution_device),
@@ -306,7 +310,7 @@ class MGIEPipeline(DiffusionPipeline):
             compat=sampling.compat,
         )
         if sampling.compat == "reference":
-            whole = [[*ids, *new] for ids, new in zip(questions, answer.said)]
+            whole = [[*asked.input_ids, *new] for asked, new in zip(questions, answer.said)]
             said = [_literal(prompts.text(ids, literal=True)) for ids in whole]
         else:
             said = [_cleaned(prompts.text(ids)) for ids in answer.said]

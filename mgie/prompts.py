@@ -1,19 +1,19 @@
 """Words and pictures as an encoder reads them: conversations, or questions."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor
 
 from llava_patch.processor import Processor
 from mgie.errors import DataError, WeightsError
 from mgie.tokens import read_positions, visual_tokens, with_visual_tokens
-from mgie.types import Asked
+from mgie.types import Asked, Looks, Size
 
 Compat = Literal["default", "reference"]
 
@@ -23,10 +23,12 @@ class Conversation:
     """What is asked and answered, in tokens."""
 
     input_ids: list[int]
-    labels: list[int]
-    """The ids to be predicted, IGNORE elsewhere; not shifted."""
-    read_at: list[int]
-    """Positions whose states become the visual tokens."""
+    labels: list[int] = field(default_factory=list)
+    """The ids to be predicted, IGNORE elsewhere; not shifted. None of a question."""
+    read_at: list[int] = field(default_factory=list)
+    """Positions whose states become the visual tokens. None of a question."""
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    """What else the encoder needs to know of it, for `together`: grids of patches, positions."""
 
 
 class AbstractPrompts(ABC):
@@ -40,18 +42,25 @@ class AbstractPrompts(ABC):
 
     @abstractmethod
     def conversation(
-        self, instruction: str, expressive: str, *, images: int, max_length: int
+        self, instruction: str, expressive: str, *, sizes: Sequence[Size], max_length: int
     ) -> Conversation:
-        """An instruction about so many pictures with its answer, at most `max_length` tokens long.
+        """An instruction about pictures of these sizes with its answer, at most `max_length` tokens long.
 
-        Raises UserError where it cannot be.
+        The sizes are those of what `clip_pixels` gets. Raises UserError where it cannot be.
         """
 
     @abstractmethod
-    def question(self, instruction: str, *, images: int) -> list[int]:
-        """The ids up to where the model begins to answer. Raises DataError."""
+    def question(self, instruction: str, *, sizes: Sequence[Size]) -> Conversation:
+        """The same up to where the model begins to answer. Raises DataError."""
 
-    def clip_pixels(self, image: Image.Image | None) -> Float[Tensor, "m 3 s s"]:
+    def together(
+        self, extras: Sequence[Mapping[str, Tensor]], mask: Bool[Tensor, "b t"]
+    ) -> Mapping[str, Tensor]:
+        """The extras of conversations as those of a batch, False in `mask` on padding; by default none."""
+        del extras, mask
+        return {}
+
+    def clip_pixels(self, image: Image.Image | None) -> Looks:
         """What the vision tower sees of a picture; nothing of None, or without a tower."""
         del image
         return torch.zeros(0, 3, 1, 1)
@@ -61,13 +70,15 @@ class AbstractPrompts(ABC):
         """What `clip_pixels` depends on."""
         return {}
 
-    def asked(self, questions: Sequence[list[int]], clip_pixels: Sequence[Tensor]) -> Asked:
+    def asked(self, questions: Sequence[Conversation], clip_pixels: Sequence[Tensor]) -> Asked:
         """Questions side by side, padded on the left, with their pictures."""
-        longest = max(map(len, questions))
-        rows = [[self.pad_id] * (longest - len(ids)) + ids for ids in questions]
-        mask = [[False] * (longest - len(ids)) + [True] * len(ids) for ids in questions]
+        told = [question.input_ids for question in questions]
+        longest = max(map(len, told))
+        rows = [[self.pad_id] * (longest - len(ids)) + ids for ids in told]
+        mask = torch.tensor([[False] * (longest - len(ids)) + [True] * len(ids) for ids in told])
+        extras = self.together([question.extras for question in questions], mask)
         pictures = torch.cat(list(clip_pixels))
-        return Asked(input_ids=torch.tensor(rows), mask=torch.tensor(mask), clip_pixels=pictures)
+        return Asked(input_ids=torch.tensor(rows), mask=mask, clip_pixels=pictures, extras=extras)
 
     def text(self, ids: Sequence[int], *, literal: bool = False) -> str:
         """What was said in words; `literal`: special tokens too. Empty of an encoder that is mute."""
@@ -93,14 +104,14 @@ class LlavaPrompts(AbstractPrompts):
         self.visual_ids = visual_ids(processor, count)
 
     def conversation(
-        self, instruction: str, expressive: str, *, images: int, max_length: int
+        self, instruction: str, expressive: str, *, sizes: Sequence[Size], max_length: int
     ) -> Conversation:
         """The expressive text is shortened to fit, never the visual tokens."""
         reference = self.compat == "reference"
         encoded = self.processor.encode(
             self._asked(instruction),
             with_visual_tokens(expressive, self.count),
-            images=images,
+            images=len(sizes),
             max_length=max_length,
             truncate="right" if reference else "text",
         )
@@ -115,11 +126,12 @@ class LlavaPrompts(AbstractPrompts):
         first = labels.index(known[0]) if known[0] in labels else max_length
         return Conversation(input_ids=ids, labels=labels, read_at=list(read_positions(first, self.count)))
 
-    def question(self, instruction: str, *, images: int) -> list[int]:
+    def question(self, instruction: str, *, sizes: Sequence[Size]) -> Conversation:
         """The prompt of inference. Raises DataError."""
-        return self.processor.encode(self._asked(instruction), images=images).input_ids
+        encoded = self.processor.encode(self._asked(instruction), images=len(sizes))
+        return Conversation(input_ids=encoded.input_ids)
 
-    def clip_pixels(self, image: Image.Image | None) -> Float[Tensor, "m 3 s s"]:
+    def clip_pixels(self, image: Image.Image | None) -> Looks:
         """What CLIP sees of a picture; nothing of None."""
         size = self.processor.clip_image.size
         if image is None:

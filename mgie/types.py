@@ -3,12 +3,12 @@
 Axes, used in every shape comment of this repository
     b batch   t text tokens   k visual tokens   q condition tokens   r rows: branches of guidance x samples
     n controlled instances   l tokens of a phrase   f width of reference tokens
-    m images seen by CLIP   s side of such an image   p patches of it   dv vision width
+    m images seen by CLIP   s side of such an image   p patches of it   dp their numbers   dv vision width
     d language-model width   e condition width   v vocabulary   c channels
     y x height and width in pixels   h w height and width in latents
 
 Spaces, used in every name
-    clip_pixels   what CLIP sees: normalised with CLIP's mean and deviation
+    clip_pixels   what CLIP sees: normalised with CLIP's mean and deviation; squares, or patches of all images
     pixels        what the codec sees: in [-1, 1]
     latents       what the denoiser sees: `noisy` and `target` scaled, `source` as its codec says
     states        last hidden states of the language model, after its final norm
@@ -29,6 +29,8 @@ Size = tuple[int, int]
 """Width and height in pixels."""
 PICTURE, SOURCE = "<image>", "<source>"
 """Where a picture belongs in an instruction that contains some, and where the photo itself."""
+Looks = Float[Tensor, "m 3 s s"] | Float[Tensor, "_ dp"]
+"""What a vision tower sees: squares, or patches of pictures of any size, one after the other."""
 Record = TypeVar("Record")
 
 
@@ -102,7 +104,7 @@ class Example:
     """The ids to be predicted, IGNORE elsewhere; not shifted."""
     read_at: Int[Tensor, " k"]
     """Positions whose states become the visual tokens."""
-    clip_pixels: Float[Tensor, "m 3 s s"]
+    clip_pixels: Looks
     source: Float[Tensor, "3 y x"]
     """Pixels in [-1, 1]; zeros where there is no source."""
     has_source: bool
@@ -113,6 +115,8 @@ class Example:
     source_moments: Float[Tensor, "c2 h w"] | None = None
     """Means, then deviations of the codec's posterior, where they were stored: then there are no pixels."""
     target_moments: Float[Tensor, "c2 h w"] | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    """As in `Asked`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +145,7 @@ class Batch:
     mask: Bool[Tensor, "b t"]
     """True where there is a token, False on padding."""
     read_at: Int[Tensor, "b k"]
-    clip_pixels: Float[Tensor, "m 3 s s"]
+    clip_pixels: Looks
     """CLIP pixels of all images, in the order of their placeholders."""
     source: Float[Tensor, "b 3 y x"]
     has_source: Bool[Tensor, " b"]
@@ -158,6 +162,8 @@ class Batch:
     target_std: Float[Tensor, "b c h w"] | None = None
     """With `target_mean`, what Codec.moments gives of the target."""
     controls: ControlBatch | None = None
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
+    """As in `Asked`."""
 
     @property
     def label_tokens(self) -> int:
@@ -176,7 +182,7 @@ class Asked:
     input_ids: Int[Tensor, "b t"]
     mask: Bool[Tensor, "b t"]
     """True where there is a token; prompts are padded on the left."""
-    clip_pixels: Float[Tensor, "m 3 s s"]
+    clip_pixels: Looks
     """Of all pictures, in the order of their placeholders."""
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     """What one family of encoders needs besides, made by its prompts: grids of patches, positions."""

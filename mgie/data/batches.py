@@ -10,6 +10,7 @@ import itertools
 import signal
 import weakref
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -35,6 +36,10 @@ class Builder(Protocol):
 
     pad_id: int
     """What fills up shorter conversations."""
+
+    def together(self, extras: Sequence[Mapping[str, Tensor]], mask: Tensor, /) -> Mapping[str, Tensor]:
+        """The extras of examples as those of their batch (AbstractPrompts.together)."""
+        ...
 
     def __call__(
         self, pair: EditPair, rng: np.random.Generator, features: Mapping[str, Tensor] | None = None, /
@@ -90,12 +95,16 @@ class Batches(Dataset):
         try:
             found = [(at, self._pairs[n]) for at, n in zip(range(*span), self.order.take(*span).tolist())]
             examples = [self._example(at, *(row if isinstance(row, tuple) else (row,))) for at, row in found]
-            return collate(examples, positions=tuple(range(*span)), pad_id=self._builder.pad_id)
+            return self._batch(examples, tuple(range(*span)))
         except UserError as error:  # a worker would wrap it into a page of traceback
             return error
 
     def _example(self, position: int, pair: EditPair, *stored: Any) -> Example:
         return self._builder(pair, sample_generator(self._seed, position), *stored)
+
+    def _batch(self, examples: Sequence[Example], positions: tuple[int, ...]) -> Batch:
+        batch = collate(examples, positions=positions, pad_id=self._builder.pad_id)
+        return replace(batch, extras=self._builder.together([each.extras for each in examples], batch.mask))
 
     def _loaded(self, start: int, stop: int | None) -> Generator[Batch, None, None]:
         """This process's micro-batches of pairs that are asked for by number."""
@@ -127,7 +136,7 @@ class Batches(Dataset):
         ready = prefetch_map(lambda row: (row[0], self._example(*row)), until, workers=self._workers)
         while micro := list(itertools.islice(ready, self.micro_batch_size)):
             positions, examples = zip(*micro)
-            yield collate(examples, positions=positions, pad_id=self._builder.pad_id)
+            yield self._batch(examples, positions)
 
     def _spans(self, start: int, stop: int | None) -> Iterator[tuple[int, int]]:
         """Positions of this process's micro-batches."""

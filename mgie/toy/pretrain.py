@@ -25,7 +25,7 @@ import torch
 import yaml
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from jsonargparse import CLI
-from torch import nn
+from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, LlamaConfig
 
 from llava_patch.config import TOWER_FOLDER, LlavaConfig
@@ -279,6 +279,11 @@ class BaseExamples:
             read_at=torch.zeros(0, dtype=torch.long), has_source=before is not None, target=target,
             key=pair.key,
         )  # fmt: skip
+
+    def together(self, extras: object, mask: object) -> dict[str, Tensor]:
+        """Nothing: LLaVA needs no more than ids."""
+        del extras, mask
+        return {}
 
     def words(self, pair: EditPair) -> tuple[str, str]:
         """What is asked, and what shall be said."""

@@ -95,7 +95,7 @@ def spoken(parts: Parts, words: str) -> list[int]:
 def imagine(parts: Parts, script: list[int], compat: str):
     """What comes of an answer, and the states of the conversation with all visual tokens at its end."""
     encoder, build = encoder_of(parts), builder(parts)
-    prompt = build.prompts.question("make it red", images=1)
+    prompt = build.prompts.question("make it red", sizes=[(8, 8)])
     clip_pixels = build.clip_pixels(build.crop(picture()))
     with saying(encoder, script):
         imagined = encoder.visual_states(
@@ -109,10 +109,10 @@ def imagine(parts: Parts, script: list[int], compat: str):
         for token in script
         if token not in (*encoder.visual_ids, parts.prompts.processor.tokenizer.eos_id)
     ]
-    whole = torch.tensor([[*prompt, *words, *encoder.visual_ids]])
+    whole = torch.tensor([[*prompt.input_ids, *words, *encoder.visual_ids]])
     with torch.no_grad():
         states = encoder.llava(whole, torch.ones_like(whole, dtype=torch.bool), clip_pixels)[0]
-    return imagined, states, len(prompt) + len(words)
+    return imagined, states, len(prompt.input_ids) + len(words)
 
 
 def close(one: torch.Tensor, two: torch.Tensor) -> bool:

@@ -20,6 +20,9 @@ class Builder:
 
     pad_id = 0
 
+    def together(self, _extras, _mask):
+        return {}
+
     def __call__(self, pair, _):
         number = int(pair.key.removeprefix("pair-"))
         if pair.instruction == "bad":

@@ -1,11 +1,12 @@
 import pytest
 import torch
+from torch import nn
 
 from mgie.data.batches import Batches, collate
 from mgie.data.examples import ExampleBuilder
 from mgie.data.images import decode, square, to_pixels
 from mgie.errors import DataError
-from mgie.prompts import LlavaPrompts
+from mgie.prompts import AbstractPrompts, Conversation, LlavaPrompts
 from mgie.tokens import IGNORE
 
 QUESTION = "what will this image be like if '{instruction}'"
@@ -32,9 +33,9 @@ def test_an_example_in_words(processor, make_pair):
 
 def test_training_and_inference_share_the_prompt(processor, make_pair):
     example = builder(processor)(make_pair(1))
-    asked = builder(processor).prompts.question(make_pair(1).instruction, images=1)
+    asked = builder(processor).prompts.question(make_pair(1).instruction, sizes=[(8, 8)])
     first = int((example.labels != IGNORE).nonzero()[0])
-    assert example.input_ids[:first].tolist() == asked
+    assert example.input_ids[:first].tolist() == asked.input_ids
 
 
 def test_pictures_come_from_one_square(processor, make_pair, make_picture):
@@ -50,12 +51,69 @@ def test_pictures_come_from_one_square(processor, make_pair, make_picture):
     )
 
 
+class Patches(AbstractPrompts):
+    """As many tokens to a picture as it has patches of 4 x 4 pixels, and their number beside the ids."""
+
+    def conversation(self, instruction, expressive, *, sizes, max_length):
+        told = self.question(instruction, sizes=sizes)
+        ids = [*told.input_ids, *expressive.encode()][:max_length]
+        return Conversation(input_ids=ids, labels=[IGNORE] * len(ids), extras=told.extras)
+
+    def question(self, instruction, *, sizes):
+        places = sum(width // 4 * (height // 4) for width, height in sizes)
+        ids = [300] * places + list(instruction.encode())
+        return Conversation(input_ids=ids, extras={"kinds": (torch.tensor(ids) == 300).long()})
+
+    def together(self, extras, mask):
+        kinds = torch.zeros_like(mask, dtype=torch.long)
+        kinds[mask] = torch.cat([nn.functional.pad(each["kinds"], (0, int(row.sum()) - len(each["kinds"])))
+                                 for each, row in zip(extras, mask)])  # fmt: skip
+        return {"kinds": kinds}
+
+    def clip_pixels(self, image):
+        if image is None:
+            return torch.zeros(0, 48)
+        pixels = to_pixels(image.crop((0, 0, image.width // 4 * 4, image.height // 4 * 4)))
+        return pixels.unfold(1, 4, 4).unfold(2, 4, 4).permute(1, 2, 0, 3, 4).reshape(-1, 48)
+
+
+def test_a_model_may_need_as_many_tokens_as_a_picture_has_patches(make_pair, make_picture, monkeypatch):
+    build = ExampleBuilder(Patches(), size=8, max_length=200)
+    small, large, none = (make_picture(side + 4, side, 3) for side in (8, 16, 12))
+    pairs = [make_pair(0, source=small), make_pair(1, source=large), make_pair(2, source=None, target=none)]
+    (batch,) = next(Batches(pairs, build, seed=0, batch_size=3, micro_batch_size=3).steps())
+    patches = {"pair-0": 4, "pair-1": 16, "pair-2": 0}
+    for row, key in enumerate(batch.keys):
+        assert batch.extras["kinds"][row].sum() == patches[key] == (batch.input_ids[row] == 300).sum()
+    assert batch.clip_pixels.shape == (20, 48) and batch.to("meta").extras["kinds"].is_meta
+
+    # With stored features the size comes from the head of the file: nothing is decoded.
+    stored = {"clip_features": torch.zeros(4, 2), "source_moments": torch.zeros(8, 1, 1),
+              "target_moments": torch.zeros(8, 1, 1)}  # fmt: skip
+    plain = [build(pair) for pair in pairs]
+    monkeypatch.setattr("mgie.data.examples.decode", None)
+    for pair, example in zip(pairs, plain):
+        again = build(pair, None, stored)
+        assert torch.equal(again.input_ids, example.input_ids) and again.clip_pixels.shape == (0, 48)
+
+    questions = [build.prompts.question("go", sizes=[(side, side)]) for side in (8, 16)]
+    asked = build.prompts.asked(questions, [torch.zeros(4, 48), torch.zeros(16, 48)])
+    assert asked.extras["kinds"].tolist() == (asked.input_ids == 300).long().tolist()
+
+
+def test_a_model_that_sees_squares_opens_no_file_for_their_size(processor, make_pair, monkeypatch):
+    stored = {"clip_features": torch.zeros(4, 2), "source_moments": torch.zeros(8, 1, 1),
+              "target_moments": torch.zeros(8, 1, 1)}  # fmt: skip
+    monkeypatch.setattr("mgie.data.examples.upright_size", None)
+    assert builder(processor)(make_pair(1), None, stored).has_source
+
+
 def test_without_a_source_there_is_no_picture_in_the_prompt(processor, make_pair):
     example = builder(processor)(make_pair(0, source=None))
     assert not example.has_source and not example.source.any() and example.clip_pixels.shape == (0, 3, 16, 16)
     assert processor.tokenizer.id_of("<im_patch>") not in example.input_ids
     assert (
-        builder(processor).prompts.question("make it red", images=0)
+        builder(processor).prompts.question("make it red", sizes=[]).input_ids
         == example.input_ids[: int((example.labels >= 0).nonzero()[0])].tolist()
     )
 

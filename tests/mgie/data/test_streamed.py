@@ -17,6 +17,9 @@ from mgie.types import Example
 class Builder:
     pad_id = 0
 
+    def together(self, _extras, _mask):
+        return {}
+
     def __call__(self, pair, _):
         return Example(
             input_ids=torch.arange(4), labels=torch.full((4,), IGNORE), read_at=torch.tensor([1, 2]),
