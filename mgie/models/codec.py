@@ -5,14 +5,15 @@ posterior's mean, as `LatentSpace.source_scaled` says: what the denoiser sees be
 are decoded.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from mgie.errors import DataError
+from mgie.errors import DataError, WeightsError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,30 +27,43 @@ class LatentSpace:
     """What latents are multiplied by so that they have about unit variance."""
     shift: float = 0.0
     """What is taken from them before."""
+    mean: tuple[float, ...] | None = None
+    """What is taken from each channel besides. None: nothing."""
+    std: tuple[float, ...] | None = None
+    """What each channel is divided by besides. None: nothing."""
     source_scaled: bool = False
     """Whether the source's latents are scaled, too. InstructPix2Pix's are not (Brooks et al. 2023)."""
 
 
 class Codec(nn.Module):
-    """A variational autoencoder, frozen while an editor is trained."""
+    """An autoencoder of diffusers, frozen while an editor is trained. One without a posterior has its mode
+    alone."""
 
-    def __init__(self, vae: AutoencoderKL, *, source_scaled: bool = False):
+    def __init__(self, vae: Any, *, source_scaled: bool = False):
+        """Raises WeightsError for one whose latents are no flat pictures, or told of in part."""
         super().__init__()
         self.vae = vae
         config = vae.config
+        channels, widths = config.get("latent_channels"), _widths(config)
+        statistics = [config.get(f"latents_{name}") for name in ("mean", "std")]
+        if not channels or not widths or any(each and len(each) != channels for each in statistics):
+            raise WeightsError(
+                f"the {type(vae).__name__} does not tell of its latents (latent_channels={channels}, blocks "
+                f"of {widths} channels, mean and deviation of {[len(each or ()) for each in statistics]} "
+                "channels): expected one for single pictures with statistics of all channels or none; take "
+                "another autoencoder."
+            )
+        mean, std = (tuple(each) if each else None for each in statistics)
         self.space = LatentSpace(
-            factor=2 ** (len(config.block_out_channels) - 1),
-            channels=config.latent_channels,
-            scale=config.scaling_factor,
-            shift=config.get("shift_factor") or 0.0,
-            source_scaled=source_scaled,
-        )
+            factor=2 ** (len(widths) - 1), channels=channels, scale=config.get("scaling_factor") or 1.0,
+            shift=config.get("shift_factor") or 0.0, mean=mean, std=std, source_scaled=source_scaled,
+        )  # fmt: skip
 
     @property
     def numbers(self) -> int:
         """Numbers that its widest layer has for each pixel: what memory is reckoned with."""
         # The decoder's last block gets what the one before it has made wide: at the picture's full size.
-        channels = self.vae.config.block_out_channels
+        channels = _widths(self.vae.config)
         return channels[min(1, len(channels) - 1)]
 
     @property
@@ -75,9 +89,13 @@ class Codec(nn.Module):
     def moments(
         self, pixels: Float[Tensor, "b 3 y x"]
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
-        """Mean and standard deviation of the posterior, not scaled."""
+        """Mean and standard deviation of the posterior, not scaled; zeros where there is none."""
         self.latent_shape(*pixels.shape[-2:])
-        posterior = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist
+        encoded = self.vae.encode(pixels.to(self.vae.dtype))
+        if not hasattr(encoded, "latent_dist"):
+            latents = encoded[0].to(pixels.dtype)
+            return latents, torch.zeros_like(latents)
+        posterior = encoded.latent_dist
         return posterior.mean.to(pixels.dtype), posterior.std.to(pixels.dtype)
 
     def target_latents(
@@ -107,9 +125,25 @@ class Codec(nn.Module):
 
     def decode(self, latents: Float[Tensor, "b c h w"]) -> Float[Tensor, "b 3 y x"]:
         """Pixels of scaled latents; they may leave [-1, 1] a little."""
-        unscaled = latents / self.space.scale
-        unscaled = unscaled + self.space.shift if self.space.shift else unscaled
+        space = self.space
+        unscaled = latents / space.scale
+        unscaled = unscaled * _each(space.std, latents) if space.std else unscaled
+        unscaled = unscaled + _each(space.mean, latents) if space.mean else unscaled
+        unscaled = unscaled + space.shift if space.shift else unscaled
         return self.vae.decode(unscaled.to(self.vae.dtype), return_dict=False)[0].to(latents.dtype)
 
     def _scaled(self, latents: Tensor) -> Tensor:
-        return (latents - self.space.shift if self.space.shift else latents) * self.space.scale
+        space = self.space
+        latents = latents - space.shift if space.shift else latents
+        latents = latents - _each(space.mean, latents) if space.mean else latents
+        latents = latents * space.scale
+        return latents / _each(space.std, latents) if space.std else latents
+
+
+def _each(values: tuple[float, ...], like: Tensor) -> Float[Tensor, "c 1 1"]:
+    return torch.tensor(values, device=like.device, dtype=like.dtype)[:, None, None]
+
+
+def _widths(config: Mapping[str, Any]) -> Sequence[int]:
+    """Channels of an autoencoder's blocks; some have others to decode."""
+    return config.get("block_out_channels") or config.get("decoder_block_out_channels") or ()
