@@ -10,7 +10,7 @@ import difflib
 import inspect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -381,7 +381,7 @@ class MGIEPipeline(DiffusionPipeline):
                 return (callback(self, step, t, shown) or {}).get("latents", latents)
 
             return sample(
-                self.denoiser, scheduler, source, context,
+                self.denoiser, scheduler, tuple(source.shape), source, context,
                 guidance=sampling.guidance_scale, image_guidance=sampling.image_guidance_scale,
                 plan=plan, generators=generators, watch=watch,
             )  # fmt: skip
@@ -440,13 +440,19 @@ class MGIEPipeline(DiffusionPipeline):
 def rows_of(context: Context, rows: list[int], dtype: torch.dtype) -> Context:
     """The context of some of the samples, for a denoiser of this type."""
 
-    def taken(condition: Condition, rows: list[int]) -> Condition:
-        held = {name: getattr(condition, name) for name in Condition.__slots__}
-        some = {name: value[rows] for name, value in held.items() if value is not None}
-        return Condition(**{n: v.to(dtype) if v.is_floating_point() else v for n, v in some.items()})
+    def taken(held: Any, rows: list[int]) -> Any:
+        if isinstance(held, Condition):
+            return replace(
+                held, **{each.name: taken(getattr(held, each.name), rows) for each in fields(held)}
+            )
+        some = None if held is None else held[rows]
+        return some.to(dtype) if some is not None and some.is_floating_point() else some
 
-    own = rows if len(context.null.tokens) > 1 else [0]
-    return Context(condition=taken(context.condition, rows), null=taken(context.null, own))
+    one = [0] if len(context.null.tokens) == 1 else rows
+    some = {
+        each.name: taken(getattr(context, each.name), rows) for each in fields(context) if each.name != "null"
+    }
+    return Context(null=taken(context.null, one), **some)
 
 
 def _shown(edited: list[Tensor], kind: str, sizes: list[tuple[int, int] | None]) -> Any:

@@ -31,6 +31,8 @@ PICTURE, SOURCE = "<image>", "<source>"
 """Where a picture belongs in an instruction that contains some, and where the photo itself."""
 Looks = Float[Tensor, "m 3 s s"] | Float[Tensor, "_ dp"]
 """What a vision tower sees: squares, or patches of pictures of any size, one after the other."""
+Source = Float[Tensor, "_ c h w"] | tuple[Float[Tensor, "_ _ _ _"], ...] | None
+"""The picture before the edit, in latents; several, of any sizes, for denoisers that see such; or none."""
 Record = TypeVar("Record")
 
 
@@ -242,7 +244,7 @@ class Guess:
 
 
 Branch = Literal["T", "I", "U", "R"]
-"""A question of guidance: T words and picture, I picture alone, U neither; R shows a reference."""
+"""A question of guidance: T words and picture, I picture alone, U neither; R as I, of a reference."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -266,6 +268,11 @@ class ControlPlan:
     """(latents, step) -> latents, after each step of the sampler, at the level of noise it has reached."""
     guidance: Float[Tensor, "b 1 h w"] | None = None
     """How strongly the words count at each place, instead of the one number."""
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """Names of the controls that it has."""
+        return tuple(each.name for each in fields(self) if getattr(self, each.name) is not None)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -309,6 +316,8 @@ def moved(record: Record, device: torch.device | str) -> Record:
 def _moved(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
+    if isinstance(value, tuple):
+        return tuple(_moved(inner, device) for inner in value)
     if isinstance(value, Mapping):
         return {name: _moved(inner, device) for name, inner in value.items()}
     return moved(value, device) if is_dataclass(value) and not isinstance(value, type) else value

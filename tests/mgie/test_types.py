@@ -1,11 +1,11 @@
-from dataclasses import FrozenInstanceError, fields
+from dataclasses import FrozenInstanceError, dataclass, fields
 
 import jaxtyping
 import pytest
 import torch
 
 from mgie.tokens import IGNORE
-from mgie.types import Asked, Batch, ControlBatch, Draws, EditPair, Rows
+from mgie.types import Asked, Batch, ControlBatch, Draws, EditPair, Rows, moved
 
 
 def a_batch(**changes) -> Batch:
@@ -88,3 +88,14 @@ def test_records_are_not_changed_but_made_anew():
         pair.key = "b"  # pyright: ignore[reportAttributeAccessIssue] - the point of the test
     assert pair.source is None
     assert EditPair(key="b", instruction="", target=b"").meta is not pair.meta
+
+
+@dataclass(frozen=True)
+class Seen:
+    source: tuple[torch.Tensor, ...]
+    keys: tuple[str, ...]
+
+
+def test_tensors_in_tuples_move_too():
+    there = moved(Seen(source=(torch.zeros(1), torch.zeros(2)), keys=("a", "b")), "meta")
+    assert all(each.is_meta for each in there.source) and there.keys == ("a", "b")

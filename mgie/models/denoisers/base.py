@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from mgie.types import Condition, ControlPlan, Guess, Rows
+from mgie.types import Condition, ControlPlan, Guess, Rows, Source
 
 
 class AbstractDenoiser(nn.Module, ABC):
@@ -37,15 +37,16 @@ class AbstractDenoiser(nn.Module, ABC):
         self,
         noisy: Float[Tensor, "r c h w"],
         t: Int[Tensor, " r"] | Float[Tensor, " r"],
-        source: Float[Tensor, "r c h w"] | None,
+        source: Source,
         condition: Condition,
         plan: ControlPlan | None = None,
         rows: Rows | None = None,
     ) -> Guess:
         """What the process asks for at the times `t`: noise, velocity or sample.
 
-        `rows` says which row asks what, where there is guidance; `plan` how controls act. Raises DataError
-        for a source that it cannot see.
+        `rows` says which row asks what, where there is guidance: one that drops a picture by leaving it out
+        does so in the rows of U. `plan` says how controls act. Raises DataError for a source that it cannot
+        see, and for controls that it cannot heed.
         """
 
     @property

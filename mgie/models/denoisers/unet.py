@@ -7,8 +7,9 @@ from diffusers import UNet2DConditionModel
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mgie.errors import DataError
 from mgie.models.denoisers.base import AbstractDenoiser
-from mgie.types import Condition, ControlPlan, Guess, Rows
+from mgie.types import Condition, ControlPlan, Guess, Rows, Source
 
 
 class UNetDenoiser(AbstractDenoiser):
@@ -43,13 +44,26 @@ class UNetDenoiser(AbstractDenoiser):
         self,
         noisy: Float[Tensor, "r c h w"],
         t: Int[Tensor, " r"] | Float[Tensor, " r"],
-        source: Float[Tensor, "r c h w"] | None,
+        source: Source,
         condition: Condition,
         plan: ControlPlan | None = None,
         rows: Rows | None = None,
     ) -> Guess:
         """Prediction at the diffusion times `t`, for latents of any size; without a source beside zeros."""
-        del plan, rows
+        del rows
+        if plan is not None and plan.given:
+            raise DataError(f"a UNet heeds no {' nor '.join(plan.given)} of a plan: leave them out.")
+        if isinstance(source, tuple):
+            raise DataError(
+                f"there are {len(source)} pictures before the edit: a UNet sees one; leave others out."
+            )
+        wide = self.unet.config.addition_embed_type == "text_time"
+        if not (condition.pooled is None) == (condition.sizes is None) == (not wide):
+            there = [name for name in ("pooled", "sizes") if getattr(condition, name) is not None]
+            raise DataError(
+                f"beside its tokens, the condition has {' and '.join(there) or 'nothing'}: this UNet expects "
+                f"{'pooled and sizes' if wide else 'nothing'}; use an encoder that was made for it."
+            )
         seen = torch.cat([noisy, torch.zeros_like(noisy) if source is None else source], dim=1)
         more: dict[str, Any] = {} if condition.mask is None else {"encoder_attention_mask": condition.mask}
         if condition.pooled is not None:

@@ -3,8 +3,9 @@ import itertools
 import pytest
 import torch
 
-from mgie.diffusion.guidance import DropConfig, branches, drop_conditions, guided
-from mgie.types import Condition, Context, Rows
+from mgie.diffusion.guidance import DropConfig, branches, drop_conditions, guided, questions, strength
+from mgie.errors import DataError
+from mgie.types import Condition, Context, ControlPlan, Rows
 
 TOKENS, NULL, SOURCE = torch.full((1, 3, 5), 1.0), torch.full((1, 3, 5), -1.0), torch.full((1, 4, 2, 2), 1.0)
 
@@ -66,7 +67,8 @@ SCALES = list(itertools.product([1.0, 7.5, 0.0], [1.0, 1.5, 0.0]))
 
 def asked(guidance: float, image_guidance: float, batch: int = 2) -> Rows:
     context, source = told(torch.zeros(batch, 3, 5), NULL), torch.zeros(batch, 4, 2, 2)
-    return branches(context, source, guidance=guidance, image_guidance=image_guidance)[2]
+    names = questions(source, guidance=guidance, image_guidance=image_guidance)
+    return branches(context, source, names=names)[2]
 
 
 @pytest.mark.parametrize(("guidance", "image_guidance"), SCALES)
@@ -92,18 +94,15 @@ def test_words_may_count_differently_from_place_to_place():
     assert torch.allclose(everywhere, guided(answers, rows, guidance=7.5, image_guidance=1.5), atol=1e-5)
     nowhere = guided(answers, rows, guidance=torch.ones(2, 1, 3, 3), image_guidance=1.5)
     assert torch.equal(nowhere, guided(answers, rows, guidance=1.0, image_guidance=1.5))
-    context, source = told(torch.zeros(2, 3, 5), NULL), torch.zeros(2, 4, 2, 2)
-    assert branches(context, source, guidance=torch.ones(2, 1, 2, 2), image_guidance=1.0)[2].names == (
-        "T",
-        "I",
-    )
+    names = questions(SOURCE, guidance=torch.ones(2, 1, 2, 2), image_guidance=1.0)
+    assert names == ("T", "I")
 
 
 @pytest.mark.parametrize(("guidance", "image_guidance"), SCALES)
 def test_questions_are_asked_with_words_and_picture_then_picture_then_nothing(guidance, image_guidance):
     tokens, source = torch.randn(2, 3, 5), torch.randn(2, 4, 2, 2)
     scales = {"guidance": guidance, "image_guidance": image_guidance}
-    condition, sources, rows = branches(told(tokens, NULL), source, **scales)
+    condition, sources, rows = branches(told(tokens, NULL), source, names=questions(source, **scales))
     assert len(condition.tokens) == len(sources) == 2 * len(rows.names)
     expected = [(tokens, source), (NULL.expand_as(tokens), source), (NULL.expand_as(tokens), source * 0)]
     for name, (words, picture) in zip(rows.names, expected):
@@ -113,7 +112,7 @@ def test_questions_are_asked_with_words_and_picture_then_picture_then_nothing(gu
 
 def test_a_null_for_each_sample_stays_with_its_sample():
     tokens, nulls, source = torch.randn(2, 3, 5), torch.randn(2, 3, 5), torch.randn(2, 4, 2, 2)
-    condition, _, rows = branches(told(tokens, nulls), source, guidance=2.0, image_guidance=1.0)
+    condition, _, rows = branches(told(tokens, nulls), source, names=("T", "I"))
     assert torch.equal(condition.tokens[rows.of("I")], nulls)
     dropped, _, heard = drop_conditions(
         told(tokens, nulls), source, torch.tensor([0.0, 0.9]), drop=DropConfig()
@@ -123,7 +122,7 @@ def test_a_null_for_each_sample_stays_with_its_sample():
 
 def test_conditions_of_different_lengths_are_padded_under_a_mask():
     tokens, null, source = torch.randn(2, 3, 5), torch.randn(1, 1, 5), torch.randn(2, 4, 2, 2)
-    condition, _, rows = branches(told(tokens, null), source, guidance=2.0, image_guidance=1.0)
+    condition, _, rows = branches(told(tokens, null), source, names=("T", "I"))
     assert torch.equal(condition.tokens[rows.of("I")][:, :1], null.expand(2, 1, 5))
     assert condition.mask.tolist() == [[True, True, True]] * 2 + [[True, False, False]] * 2
 
@@ -132,6 +131,70 @@ def test_a_null_without_a_mask_takes_that_of_whom_it_replaces():
     mask = torch.tensor([[True, True, False], [True, True, True]])
     condition, _, _ = branches(
         told(torch.randn(2, 3, 5), torch.randn(1, 3, 5), mask=mask), SOURCE.expand(2, -1, -1, -1),
-        guidance=2.0, image_guidance=1.0,
+        names=("T", "I"),
     )  # fmt: skip
     assert torch.equal(condition.mask, torch.cat([mask, mask]))
+
+
+def test_pooled_words_and_sizes_are_dropped_with_the_words():
+    more = {"pooled": torch.ones(2, 3), "sizes": torch.full((2, 6), 8.0)}
+    nothing = {"pooled": torch.zeros(1, 3), "sizes": torch.zeros(1, 6)}
+    context = Context(
+        condition=Condition(tokens=torch.ones(2, 3, 5), **more), null=Condition(tokens=NULL, **nothing)
+    )
+    source = SOURCE.expand(2, -1, -1, -1)
+    condition, _, _ = branches(context, source, names=("T", "I"))
+    assert condition.pooled.sum(1).tolist() == [3, 3, 0, 0] and condition.sizes.sum(1).tolist() == [
+        48,
+        48,
+        0,
+        0,
+    ]
+    dropped, _, _ = drop_conditions(context, source, torch.tensor([0.0, 0.9]), drop=DropConfig())
+    assert dropped.pooled.sum(1).tolist() == [0, 3] and dropped.sizes.sum(1).tolist() == [0, 48]
+
+
+@pytest.mark.parametrize("name", ["pooled", "sizes"])
+def test_what_only_one_of_condition_and_null_has_is_refused(name: str):
+    value = {name: torch.ones(1, 6)}
+    for context in (
+        told(TOKENS, NULL, **value),
+        Context(condition=Condition(tokens=TOKENS), null=Condition(tokens=NULL, **value)),
+    ):
+        with pytest.raises(DataError, match=f"only one has `{name}`: expected both or neither"):
+            branches(context, SOURCE, names=("T", "I"))
+        with pytest.raises(DataError, match=f"only one has `{name}`"):
+            drop_conditions(context, SOURCE, torch.tensor([0.5]), drop=DropConfig())
+
+
+def test_without_a_source_words_are_weighed_against_nothing():
+    assert questions(None, guidance=7.5, image_guidance=1.5) == ("T", "U")
+    assert questions(None, guidance=1.0, image_guidance=1.5) == ("T",)
+    condition, source, rows = branches(told(torch.ones(2, 3, 5), NULL), None, names=("T", "U"))
+    assert source is None and condition.tokens[:, 0, 0].tolist() == [1, 1, -1, -1]
+    answers = torch.randn(4, 4, 3, 3)
+    result = guided(answers, rows, guidance=7.5, image_guidance=1.5)
+    assert torch.allclose(result, answers[2:] + 7.5 * (answers[:2] - answers[2:]), atol=1e-5)
+    dropped = drop_conditions(
+        told(torch.ones(2, 3, 5), NULL), None, torch.tensor([0.0, 0.9]), drop=DropConfig()
+    )
+    assert dropped[1] is None
+
+
+def test_several_pictures_are_dropped_and_asked_about_together():
+    source = (torch.ones(2, 4, 2, 2), torch.ones(2, 4, 3, 5))
+    context = told(torch.ones(2, 3, 5), NULL)
+    _, shown, rows = branches(context, source, names=("T", "I", "U", "R"))
+    for picture in shown:
+        assert [bool(picture[rows.of(name)].all()) for name in rows.names] == [True, True, False, True]
+    _, kept, _ = drop_conditions(context, source, torch.tensor([0.06, 0.9]), drop=DropConfig())
+    assert all(not picture[0].any() and picture[1].all() for picture in kept)
+
+
+def test_a_map_of_guidance_comes_to_the_latents():
+    like = torch.zeros(2, 4, 3, 5, dtype=torch.bfloat16)
+    assert strength(None, 7.5, like=like) == strength(ControlPlan(), 7.5, like=like) == 7.5
+    assert strength(ControlPlan(guidance=torch.ones(1, 1, 3, 5)), 7.5, like=like).dtype == torch.bfloat16
+    for shape in ((2, 1, 5, 3), (3, 1, 3, 5), (2, 1, 6, 10)):
+        with pytest.raises(DataError, match=r"expected \(2, 1, 3, 5\), a number for each latent"):
+            strength(ControlPlan(guidance=torch.ones(shape)), 7.5, like=like)

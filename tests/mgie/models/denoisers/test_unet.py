@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
+from mgie.errors import DataError
 from mgie.models.denoisers.unet import UNetDenoiser, widen
-from mgie.types import Condition
+from mgie.types import Condition, ControlPlan
 
 NOISY, SOURCE = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
 T, CONDITION = torch.tensor([3, 700]), torch.randn(2, 5, 6)
@@ -56,6 +59,24 @@ def test_without_a_source_zeros_are_seen(make_unet):
     denoiser = UNetDenoiser(make_unet(8))
     nothing = denoiser(NOISY, T, torch.zeros_like(SOURCE), TOLD).mean
     assert torch.equal(denoiser(NOISY, T, None, TOLD).mean, nothing)
+
+
+@torch.no_grad()
+def test_what_a_unet_cannot_heed_is_refused(make_unet):
+    denoiser = UNetDenoiser(make_unet(8))
+    plain = denoiser(NOISY, T, SOURCE, TOLD).mean
+    assert torch.equal(denoiser(NOISY, T, SOURCE, TOLD, ControlPlan()).mean, plain)
+    with pytest.raises(DataError, match="heeds no guidance of a plan"):
+        denoiser(NOISY, T, SOURCE, TOLD, ControlPlan(guidance=torch.ones(2, 1, 8, 8)))
+    with pytest.raises(DataError, match="there are 2 pictures before the edit"):
+        denoiser(NOISY, T, (SOURCE, SOURCE), TOLD)
+    for more in ({"pooled": torch.ones(2, 3)}, {"sizes": torch.ones(2, 6)}):
+        with pytest.raises(DataError, match=f"has {next(iter(more))}: this UNet expects nothing"):
+            denoiser(NOISY, T, SOURCE, replace(TOLD, **more))
+    denoiser.unet.register_to_config(addition_embed_type="text_time")
+    for more, there in (({}, "nothing"), ({"sizes": torch.ones(2, 6)}, "sizes")):
+        with pytest.raises(DataError, match=f"has {there}: this UNet expects pooled and sizes"):
+            denoiser(NOISY, T, SOURCE, replace(TOLD, **more))
 
 
 @torch.no_grad()
