@@ -68,6 +68,11 @@ class LlavaPart(AbstractEncoderPart):
     kind = "llava"
     settings = LlavaSettings
     makes = LlavaEncoder
+    about = (
+        "A multimodal language model (LLaVA) looks at the picture, says what the edit will look like, and\n"
+        "guides what paints it (MGIE: Fu et al., Guiding Instruction-based Image Editing via Multimodal\n"
+        "Large Language Models, ICLR 2024)."
+    )
 
     def build(
         self,

@@ -1,5 +1,6 @@
 """The model card of a release that has none."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
@@ -7,8 +8,9 @@ from torch import nn
 CARD = "README.md"
 
 
-def card(parts: dict[str, Any], settings: dict[str, Any]) -> str:
-    """What the release is made of, how it is used, and how it edits by default."""
+def card(parts: dict[str, Any], settings: dict[str, Any], about: Sequence[str]) -> str:
+    """What the release is made of, how it is used, and how it edits; `about` are its parts' own words."""
+    sentences = "".join(f"\n{sentence}\n" for sentence in about if sentence)
     setting_rows = "\n".join(f"| {name} | {value} |" for name, value in settings.items())
     part_rows = "\n".join(
         f"| {name} | {type(part).__name__} | {sum(p.numel() for p in part.parameters()):,} |"
@@ -20,12 +22,8 @@ library_name: diffusers
 pipeline_tag: image-to-image
 tags: [image-editing, instruction-based-image-editing]
 ---
-# An editor that understands instructions by looking at the picture
-
-A multimodal language model (LLaVA) looks at the picture, says what the edit will look like, and guides a
-diffusion model that paints it (MGIE: Fu et al., Guiding Instruction-based Image Editing via Multimodal
-Large Language Models, ICLR 2024).
-
+# An editor that follows instructions
+{sentences}
 ```python
 from mgie import MGIEPipeline
 

@@ -8,6 +8,7 @@ the group `mgie.parts`. A release only ever says a name, and never what to impor
 import importlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import asdict
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -45,6 +46,8 @@ class AbstractPart(ABC):
     """Dataclass of its keys in a recipe; `kind` is one of them."""
     makes: ClassVar[type]
     """Class of what is built."""
+    about: ClassVar[str] = ""
+    """A sentence for the cards of releases: what it does, and whose idea it was."""
 
 
 class AbstractEncoderPart(AbstractPart):
@@ -186,4 +189,10 @@ def _named(door: type[_Door], kind: str, what: str) -> _Door:
 def _known(door: type[_Door]) -> list[type[_Door]]:
     for module in OWN:
         importlib.import_module(module)
-    return [part for part in door.__subclasses__() if hasattr(part, "kind")]
+    return [part for part in _below(door) if "kind" in vars(part)]
+
+
+def _below(door: type[_Door]) -> Iterator[type[_Door]]:
+    for part in door.__subclasses__():
+        yield part
+        yield from _below(part)

@@ -75,7 +75,9 @@ def write_release(release: Release, out: str | Path) -> Path:
         index |= {f"_{name}": facts for name, facts in parts.items()} | release.settings
         (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         (partial / RUN).write_text(release.run_yaml, encoding="utf-8")
-        text = release.card or card(dict(editor.named_children()), release.settings)
+        text = release.card or card(
+            dict(editor.named_children()), release.settings, [encoder.about, denoiser.about]
+        )
         (partial / CARD).write_text(text, encoding="utf-8")
     return Path(out)
 

@@ -34,6 +34,10 @@ class UNetPart(AbstractDenoiserPart):
     kind = "unet"
     settings = UNetSettings
     makes = UNetDenoiser
+    about = (
+        "A UNet of Stable Diffusion's kind paints, and sees the picture beside (Brooks et al.,\n"
+        "InstructPix2Pix: Learning to Follow Image Editing Instructions, CVPR 2023)."
+    )
 
     def build(
         self, settings: UNetSettings, *, dtype: Dtypes = torch.float32, progress: bool = False

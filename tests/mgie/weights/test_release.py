@@ -44,7 +44,8 @@ def test_the_folder_is_a_diffusers_folder(release, folder: Path):
     assert index["_denoiser"] == {"kind": "unet", "source_scaled": False}
     assert index["_process"]["kind"] == "variance"
     assert index["_process"]["schedule"]["beta_end"] == release.process.schedule.config.beta_end
-    assert (folder / "README.md").read_text().startswith("---\nlibrary_name: diffusers")
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: diffusers") and "(LLaVA) looks" in card and "A UNet of" in card
     assert not [file for file in files(folder) if file.endswith((".bin", ".pt", ".py", ".pkl"))]
 
 
