@@ -93,7 +93,7 @@ class ToyPairs(Sequence[EditPair]):
         )  # fmt: skip
 
 
-def corpus(count: int = 20_000) -> Iterator[str]:
+def corpus(count: int) -> Iterator[str]:
     """Sentences of the toy world, for training a tokenizer: asked, said, described. No pictures are made."""
     for op, wordings in photos.ASKED.items():
         yield from wordings

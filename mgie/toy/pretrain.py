@@ -15,7 +15,7 @@ import io
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -198,7 +198,7 @@ def new_codec(settings: dict[str, Any]) -> Codec:
 
 def new_llava(settings: dict[str, Any]) -> tuple[Llava, Processor]:
     """An untrained language side, and the tokenizer of the toy world's words inside its processor."""
-    tokenizer = new_tokenizer(settings["vocabulary"])
+    tokenizer = new_tokenizer(settings["vocabulary"], settings["sentences"])
     tokenizer.add_tokens(IMAGE_TOKENS)
     language = LlamaConfig(
         **settings["language"], vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_id,
@@ -229,19 +229,25 @@ def new_text_model(settings: dict[str, Any], tokenizer: LlavaTokenizer) -> CLIPT
     )  # fmt: skip
 
 
-def new_tokenizer(pieces: int) -> LlavaTokenizer:
-    """A sentencepiece model of `pieces` pieces, built as LLaMA's is, from the toy world and the prompt."""
+def new_tokenizer(pieces: int, count: int) -> LlavaTokenizer:
+    """A tokenizer of `pieces` pieces, learnt from about `count` sentences of the toy world and the prompt."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "tokenizer.model").write_bytes(_sentencepiece(pieces, count))
+        return LlavaTokenizer.from_pretrained(folder)
+
+
+@lru_cache(maxsize=2)
+def _sentencepiece(pieces: int, count: int) -> bytes:
+    """A model built as LLaMA's is."""
     prompt = f"USER: {load_run('tiny').model.encoder.question} ASSISTANT:"
-    sentences = sorted(set(corpus())) * 2 + [prompt] * 2000
+    sentences = sorted(set(corpus(count))) * 2 + [prompt] * 2000
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(sentences), model_writer=model, vocab_size=pieces + 256, model_type="bpe",
         byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2,
         num_threads=1, unk_id=0, bos_id=1, eos_id=2, pad_id=-1,
     )  # fmt: skip
-    with TemporaryDirectory() as folder:
-        (Path(folder) / "tokenizer.model").write_bytes(model.getvalue())
-        return LlavaTokenizer.from_pretrained(folder)
+    return model.getvalue()
 
 
 class BaseExamples:

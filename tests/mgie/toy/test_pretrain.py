@@ -23,6 +23,7 @@ STEPS = 2
 def settings(tmp_path, monkeypatch) -> dict:
     """Settings of very short stages, in a folder of their own."""
     settings = yaml.safe_load(pretrain.SETTINGS.read_text())
+    settings["sentences"] = 2000
     for stage in settings["stages"].values():
         stage["train"] |= {"samples": 4 * STEPS, "batch_size": 4, "micro_batch_size": 4}
     file = tmp_path / "settings.yaml"
