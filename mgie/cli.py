@@ -222,8 +222,7 @@ def _completion(shell: str) -> str:
         if last.startswith("--"):
             continue
         if group not in groups:
-            parser = ArgumentParser()
-            groups[""].add_subcommand(group, parser, help=group)
+            groups[""].add_subcommand(group, parser := ArgumentParser(), help=group)
             groups[group] = parser.add_subcommands()
         parser = _parser(name)
         if name == "train":

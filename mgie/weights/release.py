@@ -84,7 +84,10 @@ def write_release(release: Release, out: str | Path) -> Path:
 
 def release_identity(folder: str | Path) -> str:
     """SHA-256 of what a release's manifest says of its files, but for the card, which is for editing by hand.
-    Raises WeightsError where there is no manifest."""
+    Raises WeightsError where there is no release, or no manifest in it."""
+    if not (Path(folder) / INDEX).is_file():
+        wish = "name the place where it is (model.release of a recipe, --release of `mgie extract`)"
+        raise WeightsError(f"there is no release in {folder}: {wish}.")
     files = {name: facts for name, facts in read_manifest(folder)["files"].items() if name != CARD}
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 

@@ -253,6 +253,8 @@ def test_a_run_over_a_release_goes_on_and_is_extracted_over_that_release_only(ag
     shutil.move(tmp_path / "release", tmp_path / "moved")
     with pytest.raises(ConfigError, match="expected --release"):
         extract(run.folder, out=tmp_path / "out", llava="elsewhere")
+    with pytest.raises(WeightsError, match=r"there is no release in .*--release of `mgie extract`"):
+        extract(run.folder, out=tmp_path / "out")
     extract(run.folder, out=tmp_path / "out", release=str(tmp_path / "moved"))
     made, old = (read_release(tmp_path / name).editor for name in ("out", "moved"))
     assert torch.equal(made.denoiser.unet.conv_in.weight, old.denoiser.unet.conv_in.weight)
