@@ -300,29 +300,9 @@ def tone(image: Image.Image) -> str:
 def photo_edit(
     draw: Random, split: str, op: str, size: int
 ) -> tuple[Image.Image, Image.Image, str, str, dict[str, str]]:
-    """A crop of a photograph of the split, the crop after `op`, what is asked, what is said, and facts.
-
-    Of a train photograph the colour channels are exchanged now and then: the split has few photographs.
-    A crop in which the edit could be taken for another one is passed over.
-    """
-    best = None
-    for _ in range(TRIES):
-        name = draw.choice(SPLITS[split])
-        image = _crop(draw, photo(name), size)
-        if split == "train" and draw.random() < 0.3:
-            channels = list(image.split())
-            draw.shuffle(channels)
-            image = Image.merge("RGB", channels)
-        levels = _levels(image)
-        edited = OPS[op](levels)
-        others = [levels, *(do(levels) for other, do in OPS.items() if other != op)]
-        clear = min(float(np.abs(edited - other).mean()) for other in others)
-        if best is None or clear > best[0]:
-            best = (clear, name, image, _to_image(edited))
-        if clear >= CLEAR:
-            break
-    assert best is not None
-    _, name, before, after = best
+    """A crop of a photograph of the split, the crop after one of OPS, what is asked, what is said, facts."""
+    name, before, edited = _clear_crop(draw, split, op, size, OPS)
+    after = _to_image(edited)
     said = SAID[op].format(before=tone(before), after=tone(after))
     return before, after, draw.choice(ASKED[op]), said, {"world": "photo", "photo": name, "edit": op}
 
@@ -332,6 +312,22 @@ def draw_photo(
 ) -> tuple[Image.Image, Image.Image, str, str, dict[str, str]]:
     """As `photo_edit`, of EVERY edit; some of those of OPS are done in a part of the picture only."""
     region = draw.choice(list(REGIONS)) if op in OPS and draw.random() < 0.3 else None
+    name, before, edited = _clear_crop(draw, split, op, size, EVERY)
+    asked, said = draw.choice(ASKED[op]), SAID[op].format(before=tone(before), after=tone(_to_image(edited)))
+    facts = {"world": "photo", "photo": name, "edit": op}
+    if region is not None:
+        inside = region_mask(region, size)
+        edited = np.where(inside[..., None], edited, _levels(before))
+        facts |= {"edit": f"{op} in the {region}", "region": region}
+        asked, said = f"{asked}, but only in the {region}", f"in the {region} {said}"
+    return before, _to_image(edited), asked, said, facts
+
+
+def _clear_crop(
+    draw: Random, split: str, op: str, size: int, among: dict[str, Callable[[Levels], Levels]]
+) -> tuple[str, Image.Image, Levels]:
+    """A photograph's name, a crop of it, and that crop after `op`, which cannot be taken for another edit
+    `among` these; of train photographs the colour channels are exchanged now and then, as there are few."""
     best = None
     for _ in range(TRIES):
         name = draw.choice(SPLITS[split])
@@ -341,23 +337,15 @@ def draw_photo(
             draw.shuffle(channels)
             image = Image.merge("RGB", channels)
         levels = _levels(image)
-        edited = EVERY[op](levels)
-        others = [levels, *(do(levels) for other, do in EVERY.items() if other != op)]
+        edited = among[op](levels)
+        others = [levels, *(do(levels) for other, do in among.items() if other != op)]
         clear = min(float(np.abs(edited - other).mean()) for other in others)
         if best is None or clear > best[0]:
             best = (clear, name, image, edited)
         if clear >= CLEAR:
             break
     assert best is not None
-    _, name, before, edited = best
-    asked, said = draw.choice(ASKED[op]), SAID[op].format(before=tone(before), after=tone(_to_image(edited)))
-    facts = {"world": "photo", "photo": name, "edit": op}
-    if region is not None:
-        inside = region_mask(region, size)
-        edited = np.where(inside[..., None], edited, _levels(before))
-        facts |= {"edit": f"{op} in the {region}", "region": region}
-        asked, said = f"{asked}, but only in the {region}", f"in the {region} {said}"
-    return before, _to_image(edited), asked, said, facts
+    return best[1:]
 
 
 def region_mask(region: str, side: int) -> Bool[ndarray, "y x"]:

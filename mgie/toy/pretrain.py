@@ -12,6 +12,7 @@ _ckpt/runs/tiny_base that stops and goes on like any other.
 """
 
 import io
+import sys
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,6 +32,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, LlamaC
 from llava_patch.config import TOWER_FOLDER, LlavaConfig
 from llava_patch.model import Llava
 from llava_patch.processor import ClipImageConfig, Processor
+from llava_patch.ranges import in_range
 from llava_patch.tokenizer import LlavaTokenizer
 from llava_patch.tokens import IMAGE_TOKENS, ImageTokens
 from llava_patch.weights import save_llava
@@ -38,11 +40,12 @@ from mgie.config import RunConfig, load_run
 from mgie.data.batches import Batches, Builder
 from mgie.data.images import decode, square, to_pixels
 from mgie.diffusion.process import VarianceProcess
-from mgie.errors import WeightsError
+from mgie.errors import UserError, WeightsError
 from mgie.models.codec import Codec
 from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.models.editor import Editor
 from mgie.models.encoders.clip_text import ClipTextEncoder
+from mgie.ranges import Threads
 from mgie.tokens import IGNORE
 from mgie.toy.pairs import DESCRIBE, ToyPairs, corpus
 from mgie.toy.tasks import CodecTask, LanguageTask
@@ -65,7 +68,8 @@ Task = tuple[AbstractTask, Groups, Builder]
 """What a stage trains: the task, its parameter groups, and what makes a pair into an example."""
 
 
-def train(*, stage: Stage | None = None, threads: int = 1) -> dict[str, Any]:
+@in_range
+def train(*, stage: Stage | None = None, threads: Threads = 1) -> dict[str, Any]:
     """Run, or go on with, every stage that is not done, or one. What it needs of earlier ones lies in
     _ckpt/runs/tiny_base."""
     stages: list[Stage] = [stage] if stage else list(TASKS)
@@ -344,4 +348,9 @@ SEEDS: dict[Stage, int] = {stage: 100 + number for number, stage in enumerate(TA
 
 
 if __name__ == "__main__":
-    CLI({"train": train, "export": export}, as_positional=False)
+    try:
+        CLI({"train": train, "export": export}, as_positional=False)
+    except KeyboardInterrupt:  # what was done is saved, and was told
+        sys.exit(130)
+    except UserError as error:
+        sys.exit(str(error))

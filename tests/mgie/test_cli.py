@@ -98,6 +98,25 @@ def test_a_run_may_begin_with_another(capsys):
     for words in (["--from", "there"], ["--from=there"], ["--model.start", "there"]):
         assert main(["train", "--config", "tiny", *words, "--print_config"]) == 0
         assert "start: there" in capsys.readouterr().out
+    twice = ("train", "--config", "tiny", "--from", "there", "--model.start=here")
+    assert "--from and --model.start are the same" in sentence(capsys, *twice)
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (("--model.encoder.template", "nope"), "no template is called 'nope'; choose one of brief"),
+        (("--train.groups", "[nope]"), "expected some of the trained groups nope"),
+        (("--train.precision", "bf61"), "train.precision is bf61: expected fp32 or bf16"),
+    ],
+)
+def test_what_would_fail_late_is_refused_at_once(capsys, words, told):
+    assert told in sentence(capsys, "train", "--config", "tiny", "--data.path", "none", *words)
+
+
+def test_a_suite_of_pairs_asks_for_them(capsys, tmp_path):
+    words = ("--model", str(tmp_path), "--out", str(tmp_path / "report"))
+    assert "--data" in sentence(capsys, "evaluate", "--suite", "pairs", *words)
 
 
 def test_completion_asks_for_what_it_needs(capsys, monkeypatch):

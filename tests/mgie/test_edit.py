@@ -58,6 +58,8 @@ def test_a_file_for_several_photos(capsys, tmp_path, photo):
     shutil.copy(photo, tmp_path / "other.jpg")
     words = [photo, tmp_path / "other.jpg", "make it dark", "--model", tmp_path, "--out", photo]
     assert "need a folder" in refused(capsys, *words)
+    words[-1] = tmp_path / "out.png"
+    assert "out.png, a picture's name, but 2 photos need a folder" in refused(capsys, *words)
 
 
 def test_two_photos_of_one_name(capsys, tmp_path, photo):
