@@ -24,7 +24,7 @@ from typing import Any, Literal
 import sentencepiece
 import torch
 import yaml
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
 from jsonargparse import CLI
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, LlamaConfig
@@ -141,9 +141,9 @@ def stage_run(stage: Stage, settings: dict[str, Any], *, threads: int) -> RunCon
 
 def codec_task(settings: dict[str, Any], run: RunConfig) -> Task:
     """Pictures in, the same pictures out."""
-    codec = new_codec(settings)
+    codec, own = new_codec(settings), settings["stages"]["codec"]
     return (
-        CodecTask(codec, kl_weight=settings["stages"]["codec"]["kl_weight"]),
+        CodecTask(codec, noise=own["noise"], pull=own["pull"]),
         {"codec": list(codec.parameters())},
         BaseExamples(run, None),
     )
@@ -197,7 +197,7 @@ def new_process(settings: dict[str, Any]) -> VarianceProcess:
 
 def new_codec(settings: dict[str, Any]) -> Codec:
     """An untrained autoencoder."""
-    return Codec(AutoencoderKL(**settings["vae"]))
+    return Codec(AutoencoderTiny(**settings["vae"]))
 
 
 def new_llava(settings: dict[str, Any]) -> tuple[Llava, Processor]:

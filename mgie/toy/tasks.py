@@ -32,27 +32,30 @@ class LanguageTask(AbstractTask):
 
 
 class CodecTask(AbstractTask):
-    """Learn to compress pictures: the error of the reconstruction, and a light pull of latents to N(0, 1).
+    """Learn to compress pictures: the error of the reconstruction from latents with some noise on them, and a
+    light pull of these towards zero, or they would grow until the noise is nothing.
 
     Sources and targets are pictures alike: a sample's loss is the mean of its two.
     """
 
     weights: Mapping[str, float] = {"codec": 1.0}
 
-    def __init__(self, codec: Codec, *, kl_weight: float):
+    def __init__(self, codec: Codec, *, noise: float, pull: float):
+        """`noise` is a deviation in latents, `pull` the weight of half their mean square."""
         super().__init__()
         self.editor = codec
-        self.kl_weight = kl_weight
+        self.noise, self.pull = noise, pull
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """Samples."""
         return {"codec": len(batch.keys)}
 
     def forward(self, batch: Batch, draws: Draws) -> Losses:
-        """The loss of both pictures; `draws.posterior` makes the sample of each."""
+        """The loss of both pictures; `draws.posterior` and `draws.noise` are the noises of their latents."""
         pixels = torch.cat([batch.source, batch.target])
-        mean, std = self.editor.moments(pixels)
-        again = self.editor.vae.decode(mean + std * draws.posterior.repeat(2, 1, 1, 1)).sample
-        kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).mean(dim=(1, 2, 3))
+        latents = self.editor.moments(pixels)[0]
+        noise = torch.cat([draws.noise, draws.posterior])
+        again = self.editor.vae.decode(latents + self.noise * noise).sample.float()
         error = (again - pixels).abs().mean(dim=(1, 2, 3)) + (again - pixels).square().mean(dim=(1, 2, 3))
-        return {"codec": Term(sum=(error + self.kl_weight * kl).sum() / 2, count=len(batch.keys))}
+        size = 0.5 * latents.square().mean(dim=(1, 2, 3))
+        return {"codec": Term(sum=(error + self.pull * size).sum() / 2, count=len(batch.keys))}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from llava_patch.config import CONFIG_FILE, checked
@@ -20,7 +20,15 @@ from llava_patch.sizes import no_larger_than
 from llava_patch.weights import is_constant
 from mgie.errors import ConfigError, WeightsError
 from mgie.models.denoisers.unet import widen
-from mgie.weights.models import DIFFUSERS_STEM, configured, empty_model, read_json, read_model, schedule
+from mgie.weights.models import (
+    DIFFUSERS_STEM,
+    codec_kind,
+    configured,
+    empty_model,
+    read_json,
+    read_model,
+    schedule,
+)
 from mgie.weights.single_file import is_single_file, read_single
 
 
@@ -30,7 +38,7 @@ def load_diffusion(
     dtype: torch.dtype = torch.float32,
     vae_dtype: torch.dtype | None = None,
     progress: bool = False,
-) -> tuple[UNet2DConditionModel, AutoencoderKL, DDPMScheduler]:
+) -> tuple[UNet2DConditionModel, AutoencoderKL | AutoencoderTiny, DDPMScheduler]:
     """UNet (widened where it was made for text alone), VAE and training schedule, in `dtype`.
 
     `vae_dtype` is the VAE's where it has another one.
@@ -45,7 +53,7 @@ def load_diffusion(
 
 def load_vae(
     where: str | Path, *, dtype: torch.dtype = torch.float32, progress: bool = False
-) -> AutoencoderKL:
+) -> AutoencoderKL | AutoencoderTiny:
     """The VAE alone. Raises WeightsError."""
     return _load(AutoencoderKL, where, "vae", dtype, progress)
 
@@ -65,7 +73,7 @@ def empty_unet(where: str | Path) -> UNet2DConditionModel:
         return empty_model(UNet2DConditionModel, folder, in_channels=2 * channels)
 
 
-def check_fit(unet: UNet2DConditionModel, vae: AutoencoderKL, where: str | Path) -> None:
+def check_fit(unet: UNet2DConditionModel, vae: AutoencoderKL | AutoencoderTiny, where: str | Path) -> None:
     """Refuse a UNet and a VAE of different latents. Raises WeightsError."""
     channels = unet.config.out_channels
     if vae.config.latent_channels != channels or unet.config.in_channels not in (channels, 2 * channels):
@@ -129,6 +137,7 @@ def _load(kind: Any, where: str | Path, part: str, dtype: torch.dtype, progress:
         return put(model, [(where, tensors)], where=f"the {part} in {where}").eval()
     folder = _folder(where, part)
     with _of(where, part):
+        kind = codec_kind(folder) if part == "vae" else kind
         return read_model(kind, folder, dtype=dtype, progress=progress)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
 from torch import nn
 
 from llava_patch.config import CONFIG_FILE
@@ -19,6 +20,8 @@ DIFFUSERS_STEM = "diffusion_pytorch_model"
 LONGEST_SCHEDULE = 100_000
 """Most training steps of a schedule; published ones have 1000, and tables of that length are made at once."""
 
+CODECS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+"""Autoencoders that stand in a folder `vae`, by the name that their config.json has for them."""
 _OLDER = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 _Module = TypeVar("_Module", bound=nn.Module)
 
@@ -55,6 +58,17 @@ def configured(kind: type[_Module], content: dict[str, Any], *, where: str | Pat
         raise WeightsError(
             f"{where} describes no {kind.__name__} ({error}): fetch the files of it again."
         ) from error
+
+
+def codec_kind(folder: Path) -> type[AutoencoderKL] | type[AutoencoderTiny]:
+    """Which autoencoder a folder holds; Stable Diffusion's where it does not say. Raises WeightsError."""
+    name = read_json(folder / CONFIG_FILE).get("_class_name", "AutoencoderKL")
+    if name not in CODECS:
+        raise WeightsError(
+            f"{folder}/{CONFIG_FILE} is of the class {name}: expected {' or '.join(CODECS)}; give another "
+            "autoencoder."
+        )
+    return CODECS[name]
 
 
 def read_model(kind: type[_Module], folder: Path, *, dtype: torch.dtype, progress: bool = False) -> _Module:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
 
 from llava_patch.loading import Dtypes
 from mgie.diffusion.process import AbstractProcess, process_of
@@ -13,10 +13,8 @@ from mgie.errors import WeightsError
 from mgie.models.codec import Codec
 from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.weights.diffusers_parts import check_fit, load_diffusion, load_text_model
-from mgie.weights.models import empty_model, read_model
+from mgie.weights.models import codec_kind, empty_model, read_model
 from mgie.weights.parts import AbstractDenoiserPart, dtype_of, resolve
-
-FOLDERS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +66,7 @@ class UNetPart(AbstractDenoiserPart):
         """Read strictly."""
         painting, coding = dtype_of(dtype, "denoiser"), dtype_of(dtype, "codec")
         unet = read_model(UNet2DConditionModel, folder / "unet", dtype=painting, progress=progress)
-        vae = read_model(AutoencoderKL, folder / "vae", dtype=coding, progress=progress)
+        vae = read_model(codec_kind(folder / "vae"), folder / "vae", dtype=coding, progress=progress)
         check_fit(unet, vae, folder)
         if unet.config.in_channels == unet.config.out_channels:
             raise WeightsError(
@@ -80,7 +78,8 @@ class UNetPart(AbstractDenoiserPart):
     def empty(self, folder: Path, facts: dict[str, Any]) -> tuple[UNetDenoiser, Codec]:
         """From the two config.json."""
         del facts
-        unet, vae = (empty_model(kind, folder / name) for name, kind in FOLDERS.items())
+        unet = empty_model(UNet2DConditionModel, folder / "unet")
+        vae = empty_model(codec_kind(folder / "vae"), folder / "vae")
         return UNetDenoiser(unet), Codec(vae)
 
     def text_model(self, settings: UNetSettings) -> Any:

@@ -50,15 +50,15 @@ def test_speaking_alone_is_the_same_loss(parts, batch, draws):
 
 def test_the_codec_learns_from_sources_and_targets_alike(parts, batch, draws):
     codec = parts.editor.codec
-    task = CodecTask(codec, kl_weight=0.1)
+    task = CodecTask(codec, noise=0.5, pull=0.1)
     loss = task(batch, draws)["codec"]
     total = torch.zeros(())
     for row in range(len(batch.keys)):
-        for pixels in (batch.source[row : row + 1], batch.target[row : row + 1]):
-            posterior = codec.vae.encode(pixels).latent_dist
-            again = codec.vae.decode(posterior.mean + posterior.std * draws.posterior[row : row + 1]).sample
-            kl = posterior.kl() / posterior.mean.numel()
-            total += 0.5 * ((again - pixels).abs().mean() + (again - pixels).square().mean() + 0.1 * kl[0])
+        for pixels, noise in ((batch.source, draws.noise), (batch.target, draws.posterior)):
+            latents, wanted = codec.moments(pixels[row : row + 1])[0], pixels[row : row + 1]
+            again = codec.vae.decode(latents + 0.5 * noise[row : row + 1]).sample
+            error = (again - wanted).abs().mean() + (again - wanted).square().mean()
+            total += 0.5 * (error + 0.1 * 0.5 * latents.square().mean())
     torch.testing.assert_close(loss.sum, total, rtol=BY_HAND, atol=BY_HAND)
     assert loss.count == task.counts(batch)["codec"] == 4
     loss.sum.backward()

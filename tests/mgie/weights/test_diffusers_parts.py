@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CLIPTextModel
@@ -44,6 +44,26 @@ def test_every_tensor_equals_its_file(folder: Path):
         stored, loaded = load_file(folder / part / WEIGHTS), model.state_dict()
         assert stored.keys() == loaded.keys()
         assert not [name for name in stored if not torch.equal(stored[name], loaded[name])]
+
+
+def test_a_folder_may_hold_a_tiny_autoencoder(folder: Path):
+    channels = json.loads((folder / "vae" / "config.json").read_text())["latent_channels"]
+    shutil.rmtree(folder / "vae")
+    tiny = AutoencoderTiny(
+        encoder_block_out_channels=(4, 4), decoder_block_out_channels=(4, 4), num_encoder_blocks=(0, 1),
+        num_decoder_blocks=(1, 0), latent_channels=channels,
+    )  # fmt: skip
+    tiny.save_pretrained(folder / "vae")
+    _, vae, _ = load_diffusion(folder)
+    assert isinstance(vae, AutoencoderTiny)
+    assert all(torch.equal(vae.state_dict()[name], tensor) for name, tensor in tiny.state_dict().items())
+
+
+def test_an_autoencoder_that_is_none_of_these(folder: Path):
+    config = folder / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"_class_name": "VQModel"}))
+    with pytest.raises(WeightsError, match="class VQModel: expected AutoencoderKL or AutoencoderTiny"):
+        load_diffusion(folder)
 
 
 def test_only_the_input_of_a_text_to_image_unet_is_widened(folder: Path):
