@@ -7,7 +7,7 @@ from importlib.metadata import packages_distributions
 ROWS = [
     {"types", "tokens", "errors", "ranges"},
     {"devices", "diffusion", "prompts"},
-    {"models"},
+    {"models", "controllers"},
     {"data", "toy", "weights"},
     {"training", "evaluation"},
     {"config"},
@@ -46,7 +46,7 @@ HOMES = {
     "deepspeed": ("mgie.training",),
     "torch.distributed": ("mgie.training",),
     "diffusers": (
-        "mgie.models", "mgie.diffusion", "mgie.weights", "mgie.build", "mgie.pipeline",
+        "mgie.models", "mgie.diffusion", "mgie.controllers", "mgie.weights", "mgie.build", "mgie.pipeline",
         # Averaged weights; the type of a task's schedule; parts that are made from nothing.
         "mgie.train", "mgie.training.task", "mgie.training.optim", "mgie.toy.pretrain",
     ),

@@ -1,0 +1,1 @@
+"""Parts that say where things belong: regions, layouts."""
