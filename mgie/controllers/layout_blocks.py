@@ -1,4 +1,4 @@
-"""What shades things in their boxes: blocks of MIGC and MIGC++, and the fuser without weights.
+"""Shades things in their boxes: blocks of MIGC and MIGC++, and the fuser without weights.
 
 Zhou et al., MIGC: Multi-Instance Generation Controller for Text-to-Image Synthesis, CVPR 2024, and MIGC++,
 TPAMI 2024. Each instance is shaded by itself, and the shadings are put together:

@@ -32,6 +32,7 @@ from mgie.controllers.layout_masks import (
     rectangles,
     reduced,
 )
+from mgie.weights.migc import read_blocks, write_blocks
 
 EXACT = 1e-6
 CLOSE = 2e-5
@@ -257,3 +258,33 @@ def test_plus_block(scaled: str):
     assert apart(watched.weights, name, f"sac_weights{scaled}") < CLOSE
     assert apart(watched.attention.mean(1), name, "ea_attn") < CLOSE
     assert apart(fused(shaded, seen.masks), name, "refined_shader_out") < CLOSE
+
+
+@pytest.mark.parametrize(("system", "kind"), [("migc", MIGCBlock), ("plus", MIGCPlusBlock)])
+@torch.no_grad()
+def test_checkpoint(system: str, kind: type[AbstractLayoutBlock], tmp_path):
+    shapes = facts("migc", f"tiny_checkpoint_keys_{system}")
+    seed = CONFIG["seed"]
+    held = {name: torch.from_numpy(seeded(name, tuple(shape), seed)) for name, shape in shapes.items()}
+    published = {"state_dict": held} if system == "migc" else held
+    torch.save(published, tmp_path / "published.ckpt")
+    blocks = read_blocks(tmp_path / "published.ckpt")
+    assert len(blocks) == sum(name.endswith("norm.bias") for name in held)
+    assert {type(each) for each in blocks.values()} == {kind}
+    write_blocks(blocks, tmp_path / "ours.ckpt")
+    written = torch.load(tmp_path / "ours.ckpt", weights_only=True)
+    written = written["state_dict"] if system == "migc" else written
+    assert sorted(written) == sorted(held)
+    assert all(torch.equal(written[name], value) for name, value in held.items())
+
+
+@pytest.mark.parametrize(("system", "kind"), [("migc", MIGCBlock), ("migc_plus", MIGCPlusBlock)])
+def test_names_and_shapes_at_full_size(system: str, kind: type[AbstractLayoutBlock]):
+    published = facts("migc", "full_size_block_keys")[system]
+    width, condition_width = published["per_block"]["ea.to_k.weight"]
+    with torch.device("meta"):
+        made = kind(LayoutBlockConfig(width=width, condition_width=condition_width, heads=HEADS))
+    assert {name: list(value.shape) for name, value in made.state_dict().items()} == published["per_block"]
+    count = sum(value.numel() for value in made.parameters())
+    assert count == published["parameters_per_block"]
+    assert count * published["blocks"] * torch.float32.itemsize == published["bytes_float32"]
