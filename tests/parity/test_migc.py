@@ -32,6 +32,7 @@ from mgie.controllers.layout_masks import (
     rectangles,
     reduced,
 )
+from mgie.data.phrases import lowest_phrases, repeated
 from mgie.weights.migc import read_blocks, write_blocks
 
 EXACT = 1e-6
@@ -288,3 +289,24 @@ def test_names_and_shapes_at_full_size(system: str, kind: type[AbstractLayoutBlo
     count = sum(value.numel() for value in made.parameters())
     assert count == published["parameters_per_block"]
     assert count * published["blocks"] * torch.float32.itemsize == published["bytes_float32"]
+
+
+TEXT = facts("migc", "text_and_boxes")
+
+
+@pytest.mark.parametrize("case", TEXT["phrases"], ids=lambda case: case["tree"])
+def test_phrases(case: dict):
+    found = [[phrase.text, list(phrase.tokens)] for phrase in lowest_phrases(case["tree"])]
+    assert found == case["lowest_phrases"]
+
+
+@pytest.mark.parametrize("case", TEXT["repeat_description"], ids=lambda case: str(case["instances"]))
+def test_repeated_descriptions(case: dict):
+    assert repeated(case["description"], case["instances"]) == case["result"]
+
+
+@pytest.mark.parametrize("case", TEXT["box_to_mask"], ids=lambda case: str(case["area"]))
+def test_a_box_to_its_mask_and_back(case: dict):
+    mask = rectangles(torch.tensor(case["box"], dtype=torch.float64), (case["height"], case["width"]))
+    assert mask.sum() == case["area"]
+    assert boxes_of(mask).tolist() == case["mask_bounds"]

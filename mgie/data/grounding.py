@@ -1,0 +1,136 @@
+"""Captions -> phrases -> boxes in a picture: regions as layouts are trained on them.
+
+The way of MIGC's training data (Zhou et al. 2024): a parser of sentences, a detector that finds a phrase in a
+picture (Grounding DINO, Liu et al. 2023), and, for MIGC++, a segmenter (SAM, Kirillov et al. 2023). Each is
+given by the caller; a parser by Stanza is here.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from mgie.data.images import encode, resize
+from mgie.data.phrases import caption_phrases
+from mgie.errors import DataError, DeviceError, WeightsError
+from mgie.types import Box, Region
+
+SIDE = 512
+"""Of the square that every picture is brought to, whatever its shape, before a detector sees it."""
+THRESHOLD = 0.25
+"""What a detection scores at least."""
+OVERLAP = 0.8
+"""Intersection over union above which two detections are one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detection:
+    """Where a detector has found something."""
+
+    box: Box
+    score: float
+    """In [0, 1]."""
+
+
+Parser = Callable[[str], Sequence[str]]
+"""A caption -> each sentence's bracketed tree."""
+Detector = Callable[[Image.Image, str], Sequence[Detection]]
+"""A picture and a phrase -> all places where it may be."""
+Segmenter = Callable[[Image.Image, Box], Image.Image]
+"""A picture and a box -> the mask of what is in it, white inside, of the picture's size."""
+
+
+def grounded(
+    image: Image.Image,
+    caption: str,
+    *,
+    parse: Parser,
+    detect: Detector,
+    segment: Segmenter | None = None,
+) -> tuple[Region, ...]:
+    """All detections of each of a caption's phrases, in the caption's order, the surest first.
+
+    Detector and segmenter see a square of `SIDE`; boxes are parts of width and height, and masks have the
+    picture's own size. Raises DataError for boxes or masks that cannot be.
+    """
+    regions = []
+    seen = resize(image, (SIDE, SIDE))
+    for phrase in caption_phrases(parse(caption)):
+        found = [each for each in detect(seen, phrase.text) if each.score >= THRESHOLD]
+        for each in one_of_each(found):
+            check_box(each.box, f"the detector's box of {phrase.text!r}")
+            mask = None if segment is None else _mask(segment(seen, each.box), image)
+            regions.append(Region(phrase=phrase.text, box=each.box, mask=mask))
+    return tuple(regions)
+
+
+def one_of_each(found: Sequence[Detection], overlap: float = OVERLAP) -> list[Detection]:
+    """The surest of those that overlap by more, the surest first (non-maximum suppression)."""
+    kept: list[Detection] = []
+    for each in sorted(found, key=lambda each: -each.score):
+        if all(intersection_over_union(each.box, other.box) <= overlap for other in kept):
+            kept.append(each)
+    return kept
+
+
+def intersection_over_union(one: Box, other: Box) -> float:
+    """Of two boxes in the same units, whose sides are continuous; 0 where both are empty."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    common = max(width, 0.0) * max(height, 0.0)
+    both = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)) - common
+    return common / both if both > 0 else 0.0
+
+
+def check_box(box: Box, what: str) -> None:
+    """Raise DataError, calling it `what`, unless it is x0 y0 x1 y1 in [0, 1] and not empty."""
+    x0, y0, x1, y1 = box
+    if not (0 <= x0 < x1 <= 1 and 0 <= y0 < y1 <= 1):
+        hint = "; divide pixels by the picture's width and height" if max(box) > 1 else ""
+        raise DataError(
+            f"{what} is {', '.join(f'{side:g}' for side in box)}: expected x0, y0, x1, y1 as parts of width "
+            f"and height, with x0 < x1 and y0 < y1{hint}."
+        )
+
+
+def stanza_parser(folder: str | Path, language: str = "en") -> Parser:
+    """A parser by Stanza's models in a local folder, every sentence of a caption.
+
+    Raises DeviceError where the package is missing and WeightsError where the models are; nothing is fetched.
+    """
+    try:
+        import stanza
+    except ImportError as error:
+        raise DeviceError(
+            "Parsing captions needs the package stanza, which is not installed; run: pip install "
+            "'mgie[grounding]'"
+        ) from error
+    if not (Path(folder) / "resources.json").is_file():
+        raise WeightsError(
+            f"{folder} is no folder of Stanza's models (it has no resources.json): expected one that "
+            f"stanza.download({language!r}, model_dir=...) has made."
+        )
+    read = stanza.Pipeline(
+        language,
+        dir=str(folder),
+        processors="tokenize,pos,constituency",
+        download_method=None,
+        verbose=False,
+    )
+
+    def parse(caption: str) -> list[str]:
+        return [str(sentence.constituency) for sentence in read(caption).sentences]
+
+    return parse
+
+
+def _mask(mask: Image.Image, image: Image.Image) -> bytes:
+    """A segmenter's mask as it is stored."""
+    if mask.size != (SIDE, SIDE):
+        raise DataError(
+            f"the segmenter's mask is {mask.width} x {mask.height}: expected {SIDE} x {SIDE}, the size of "
+            "the picture that it was shown."
+        )
+    # Nearest: a mask says yes or no.
+    return encode(mask.convert("L").resize(image.size, Image.Resampling.NEAREST), "PNG")
