@@ -57,19 +57,22 @@ def grounded(
     regions = []
     seen = resize(image, (SIDE, SIDE))
     for phrase in caption_phrases(parse(caption)):
-        found = [each for each in detect(seen, phrase.text) if each.score >= THRESHOLD]
-        for each in one_of_each(found):
+        for each in sure_ones(detect(seen, phrase.text)):
             check_box(each.box, f"the detector's box of {phrase.text!r}")
             mask = None if segment is None else _mask(segment(seen, each.box), image)
             regions.append(Region(phrase=phrase.text, box=each.box, mask=mask))
     return tuple(regions)
 
 
-def one_of_each(found: Sequence[Detection], overlap: float = OVERLAP) -> list[Detection]:
-    """The surest of those that overlap by more, the surest first (non-maximum suppression)."""
+def sure_ones(found: Sequence[Detection], overlap: float = OVERLAP) -> list[Detection]:
+    """Those that score `THRESHOLD`, and of any that overlap by more the surest; the surest first.
+
+    (Non-maximum suppression.)
+    """
     kept: list[Detection] = []
     for each in sorted(found, key=lambda each: -each.score):
-        if all(intersection_over_union(each.box, other.box) <= overlap for other in kept):
+        apart = all(intersection_over_union(each.box, other.box) <= overlap for other in kept)
+        if each.score >= THRESHOLD and apart:
             kept.append(each)
     return kept
 

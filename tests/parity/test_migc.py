@@ -32,7 +32,9 @@ from mgie.controllers.layout_masks import (
     rectangles,
     reduced,
 )
+from mgie.data.grounding import Detection
 from mgie.data.phrases import lowest_phrases, repeated
+from mgie.evaluation.coco_mig import InstanceScore, Wanted, colour_fraction, score_instance, summary
 from mgie.weights.migc import read_blocks, write_blocks
 
 EXACT = 1e-6
@@ -310,3 +312,42 @@ def test_a_box_to_its_mask_and_back(case: dict):
     mask = rectangles(torch.tensor(case["box"], dtype=torch.float64), (case["height"], case["width"]))
     assert mask.sum() == case["area"]
     assert boxes_of(mask).tolist() == case["mask_bounds"]
+
+
+METRIC = facts("migc", "mig_metric")
+ENLARGED = 32
+"""How often each pixel of the stored pictures and masks is repeated, up and across."""
+
+
+def scored(case: dict) -> tuple[InstanceScore, dict[str, float]]:
+    """One instance's score, and how much of it has each colour."""
+    bgr, mask = (
+        arrays("migc", "mig_metric_images")[key][case["index"]].repeat(ENLARGED, 0).repeat(ENLARGED, 1)
+        for key in ("images_bgr_16x16", "masks_16x16")
+    )
+    pixels = np.ascontiguousarray(bgr[..., ::-1])
+
+    def parts(box: list[float]) -> tuple[float, ...]:
+        return tuple(side / size for side, size in zip(box, (bgr.shape[1], bgr.shape[0]) * 2))
+
+    found = [
+        Detection(box=parts(box), score=score)
+        for box, score in zip(case["detections_xyxy_px"], case["detection_scores"])
+    ]
+    wanted = Wanted(colour=case["colour"], thing="thing", box=parts(case["gt_box_xyxy_px"]))
+    fractions = {colour: colour_fraction(pixels, mask, colour) for colour in case["colour_fraction_of_mask"]}
+    return score_instance(pixels, wanted, found, lambda _: mask), fractions
+
+
+@pytest.mark.parametrize("case", METRIC["cases"], ids=lambda case: str(case["index"]))
+def test_score_of_an_instance(case: dict):
+    score, fractions = scored(case)
+    assert (score.in_place, score.in_colour) == (bool(case["position_ok"]), bool(case["colour_ok"]))
+    assert score.overlap == pytest.approx(case["iou_recorded"], abs=EXACT)
+    assert fractions == pytest.approx(case["colour_fraction_of_mask"], abs=EXACT)
+
+
+def test_scores_together():
+    told = summary([[scored(case)[0] for case in METRIC["cases"]]])
+    assert told["instance_success_rate"] == pytest.approx(METRIC["instance_success_rate"], abs=EXACT)
+    assert told["mean_iou"] == pytest.approx(METRIC["mean_iou"], abs=EXACT)

@@ -11,8 +11,8 @@ from mgie.data.grounding import (
     check_box,
     grounded,
     intersection_over_union,
-    one_of_each,
     stanza_parser,
+    sure_ones,
 )
 from mgie.data.images import decode_mask
 from mgie.errors import DataError, DeviceError, WeightsError
@@ -86,8 +86,8 @@ def test_one_of_each_thing():
         Detection(box=(0.0, 0.0, 1.0, side), score=score)
         for side, score in ((1.0, 0.3), (0.9, 0.5), (0.7, 0.4))
     ]
-    assert [each.score for each in one_of_each(found)] == [0.5, 0.4]
-    assert [each.score for each in one_of_each(found, 0.95)] == [0.5, 0.4, 0.3]
+    assert [each.score for each in sure_ones(found)] == [0.5, 0.4]
+    assert [each.score for each in sure_ones(found, 0.95)] == [0.5, 0.4, 0.3]
 
 
 def test_intersection_over_union():
