@@ -17,7 +17,7 @@ Spaces, used in every name
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -253,26 +253,146 @@ class Rows:
 
     names: tuple[Branch, ...]
     batch: int
+    copies: int = 1
+    """Rows of one sample side by side, where it attends to several contexts."""
 
     def of(self, name: Branch) -> slice:
         """The rows of one branch."""
+        count = self.batch * self.copies
         at = self.names.index(name)
-        return slice(at * self.batch, (at + 1) * self.batch)
+        return slice(at * count, (at + 1) * count)
+
+    def each(self, values: Tensor) -> Tensor:
+        """What each sample has, (b, ...), for each row: (r, ...)."""
+        return values.repeat_interleave(self.copies, 0).repeat(len(self.names), *[1] * (values.ndim - 1))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Site:
+    """An attention layer of a denoiser."""
+
+    name: str
+    """Such as "mid_block.attentions.0.transformer_blocks.0.attn2"."""
+    cross: bool
+    """Whether it attends to the condition, not to the picture itself."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionCall:
+    """One attention layer at work, p positions attending."""
+
+    site: Site
+    attn: Any
+    """The layer: a diffusers `Attention`."""
+    states: Float[Tensor, "r p c"]
+    context: Float[Tensor, "r q e"] | None
+    """What is attended to. None: the states themselves."""
+    bias: Float[Tensor, "r _ q"] | None
+    """Added to the scores, for all heads alike: 0 where a token counts, very negative where it does not."""
+    grid: Size
+    """Height and width of the layer: their product is p."""
+    rows: Rows
+
+
+@runtime_checkable
+class AttentionHook(Protocol):
+    """Goes around an attention: it calls `attend`, as often as it likes, and gives the states that follow."""
+
+    @property
+    def order(self) -> int:
+        """The least is innermost: 10 regions, 20 layouts, 30 identity and references."""
+        ...
+
+    @property
+    def during(self) -> tuple[float, float]:
+        """In which part of the sampling it acts, from 0 to 1; the end is not part of it."""
+        ...
+
+    def wants(self, site: Site) -> bool:
+        """Whether it has something to say there."""
+        ...
+
+    def __call__(
+        self, call: AttentionCall, attend: Callable[[AttentionCall], Tensor]
+    ) -> Float[Tensor, "r p c"]:
+        """What comes out; rows that it has nothing to say about keep their bits."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AttentionPlan:
+    """What a denoiser hands to its attention layers."""
+
+    hooks: tuple[AttentionHook, ...]
+    grid: Size
+    """Height and width of the latents."""
+    rows: Rows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Point:
+    """A place between the blocks of a UNet, before that block: inputs from 1, outputs from 0."""
+
+    part: Literal["input", "middle", "output"]
+    index: int = 0
+
+
+@runtime_checkable
+class FeatureHook(Protocol):
+    """Changes what flows into the blocks of a UNet, beside a row R of the reference."""
+
+    @property
+    def during(self) -> tuple[float, float]:
+        """As of an `AttentionHook`."""
+        ...
+
+    def __call__(
+        self, point: Point, states: Float[Tensor, "r c _ _"], rows: Rows, grid: Size, /
+    ) -> Float[Tensor, "r c _ _"]:
+        """The states before a block; `grid` is height and width of the latents."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ControlPlan:
     """How controls act while a picture is painted. Empty: not at all."""
 
+    attention: tuple[AttentionHook, ...] = ()
+    features: FeatureHook | None = None
     blend: Callable[[Tensor, int], Tensor] | None = None
     """(latents, step) -> latents, after each step of the sampler, at the level of noise it has reached."""
     guidance: Float[Tensor, "b 1 h w"] | None = None
     """How strongly the words count at each place, instead of the one number."""
+    finish: tuple[Callable[[Tensor], Tensor], ...] = ()
+    """Decoded pixels -> pixels, one after the other."""
+    loss_weight: Float[Tensor, "b 1 h w"] | None = None
+    """How much each place counts in training."""
+    losses: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
+    """A controller's own losses, read after the forward pass."""
 
     @property
     def given(self) -> tuple[str, ...]:
         """Names of the controls that it has."""
-        return tuple(each.name for each in fields(self) if getattr(self, each.name) is not None)
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return tuple(name for name, value in values.items() if value is not None and value not in ((), {}))
+
+    @property
+    def inner(self) -> "ControlPlan":
+        """What acts within the denoiser."""
+        return ControlPlan(attention=self.attention, features=self.features)
+
+    def at(self, progress: float) -> "ControlPlan":
+        """What acts at this part of the sampling, from 0 to 1."""
+        return replace(
+            self,
+            attention=tuple(hook for hook in self.attention if _acts(hook, progress)),
+            features=self.features if self.features and _acts(self.features, progress) else None,
+        )
+
+
+def _acts(hook: AttentionHook | FeatureHook, progress: float) -> bool:
+    start, end = hook.during
+    return start <= progress < end
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,1 +1,1 @@
-"""Parts that say where things belong: regions, layouts."""
+"""How a user says where: each controller turns what belongs where into a plan for the denoiser."""

@@ -7,7 +7,8 @@ from importlib.metadata import packages_distributions
 ROWS = [
     {"types", "tokens", "errors", "ranges"},
     {"devices", "diffusion", "prompts"},
-    {"models", "controllers"},
+    {"controllers"},
+    {"models"},
     {"data", "toy", "weights"},
     {"training", "evaluation"},
     {"config"},

@@ -23,6 +23,11 @@ class AbstractDenoiser(nn.Module, ABC):
         """Width of the condition."""
 
     @property
+    def heeds(self) -> frozenset[str]:
+        """Which controls of a plan it can heed: some of `attention` and `features`."""
+        return frozenset()
+
+    @property
     def multiple(self) -> int:
         """What the sides of its latents are multiples of."""
         return 1

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from mgie.errors import DataError
 from mgie.models.denoisers.base import AbstractDenoiser
-from mgie.types import Condition, ControlPlan, Guess, Rows, Source
+from mgie.models.denoisers.hooked import hooked
+from mgie.models.denoisers.walk import walk
+from mgie.types import AttentionPlan, Condition, ControlPlan, Guess, Rows, Source
 
 
 class UNetDenoiser(AbstractDenoiser):
@@ -18,7 +20,12 @@ class UNetDenoiser(AbstractDenoiser):
     def __init__(self, unet: UNet2DConditionModel):
         super().__init__()
         assert unet.config.in_channels == 2 * unet.config.out_channels, "widen(unet) first"
-        self.unet = unet
+        self.unet = hooked(unet)
+
+    @property
+    def heeds(self) -> frozenset[str]:
+        """Hooks of its attention layers, and features blended between its blocks."""
+        return frozenset({"attention", "features"})
 
     @property
     def latent_channels(self) -> int:
@@ -50,9 +57,9 @@ class UNetDenoiser(AbstractDenoiser):
         rows: Rows | None = None,
     ) -> Guess:
         """Prediction at the diffusion times `t`, for latents of any size; without a source beside zeros."""
-        del rows
-        if plan is not None and plan.given:
-            raise DataError(f"a UNet heeds no {' nor '.join(plan.given)} of a plan: leave them out.")
+        plan = plan or ControlPlan()
+        if unheeded := [name for name in plan.given if name not in self.heeds]:
+            raise DataError(f"a UNet heeds no {' nor '.join(unheeded)} of a plan: leave them out.")
         if isinstance(source, tuple):
             raise DataError(
                 f"there are {len(source)} pictures before the edit: a UNet sees one; leave others out."
@@ -68,6 +75,21 @@ class UNetDenoiser(AbstractDenoiser):
         more: dict[str, Any] = {} if condition.mask is None else {"encoder_attention_mask": condition.mask}
         if condition.pooled is not None:
             more["added_cond_kwargs"] = {"text_embeds": condition.pooled, "time_ids": condition.sizes}
+        rows, grid = rows or Rows(names=("T",), batch=len(noisy)), (noisy.shape[-2], noisy.shape[-1])
+        if plan.attention:
+            if not torch.compiler.is_compiling():
+                hooked(self.unet)  # the library's own calls may have taken the wrapping off
+            more["cross_attention_kwargs"] = {
+                "plan": AttentionPlan(hooks=plan.attention, grid=grid, rows=rows)
+            }
+        if plan.features is not None:
+            changed = plan.features
+            return Guess(
+                mean=walk(
+                    self.unet, seen, t, condition.tokens,
+                    at=lambda point, states: changed(point, states, rows, grid), **more,
+                )
+            )  # fmt: skip
         return Guess(
             mean=self.unet(seen, t, encoder_hidden_states=condition.tokens, return_dict=False, **more)[0]
         )
