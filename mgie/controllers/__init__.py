@@ -1,1 +1,1 @@
-"""How a user says where: each controller turns what belongs where into a plan for the denoiser."""
+"""How a user says where: what belongs where becomes a plan for the denoiser."""
