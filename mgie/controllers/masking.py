@@ -1,4 +1,4 @@
-"""Masks within a denoiser: at the sizes of its layers, and around its attention to the condition.
+"""Masks within a denoiser: at its layers' sizes, and around attention to the condition.
 
 Cross-attention masking follows PFB-Diff (Huang et al. 2025, arXiv 2306.16894, section 3.3): words are heard
 where they belong. Where the condition is not made of words, as an edit head's, the part outside listens to

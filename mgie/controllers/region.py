@@ -1,4 +1,4 @@
-"""Edits inside a mask: what is outside is held where it was, in latents, features, words and pixels.
+"""Edits inside a mask: what is outside stays, in latents, features, words and pixels.
 
 Progressive feature blending and masked cross-attention are PFB-Diff's (Huang et al. 2025, arXiv 2306.16894),
 with what the released program does beside its paper left out: see docs/why.md.

@@ -1,4 +1,4 @@
-"""The seam of an edit inside a mask: distances to it, a blur that follows them, and the composite.
+"""The seam of an edit inside a mask: distances, a blur that follows them, the composite.
 
 The blur is that of xMGIE's paper (equations 18 and 19), strongest at the mask's edge: there the seam is.
 Outside, the picture before the edit is put, which the paper leaves out.

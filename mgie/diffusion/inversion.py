@@ -1,4 +1,4 @@
-"""DDIM run backwards: the latents at each level of noise that would be sampled to a picture."""
+"""DDIM run backwards: latents at each level of noise that would become a picture."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""A UNet walked block by block, so that what flows between its blocks can be looked at and changed.
+"""A UNet walked block by block: what flows between its blocks can be seen and changed.
 
 The forward pass of diffusers' `UNet2DConditionModel` over its own modules, bit for bit; for sampling alone,
 and only where features are blended.
