@@ -4,26 +4,27 @@ mgie evaluate --model _ckpt/tiny --suite toy --seed 2 --out _ckpt/tiny-report
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-import torch
 from PIL import Image
-from torch import Tensor
 from tqdm import tqdm
 
 from llava_patch.folders import check_out, whole_folder
 from llava_patch.ranges import in_range
-from mgie.data.images import decode, fitted_size, resize, to_pixels
+from mgie.data.images import decode, fitted_size, resize
 from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError, DataError
-from mgie.evaluation.metrics import PIXEL_METRICS, ClipScores, DinoScores
+from mgie.evaluation.eyes import Eyes
+from mgie.evaluation.protocol import Metric
 from mgie.evaluation.report import FEW, REPORT, Item, as_table, write_report
-from mgie.evaluation.suites import Request, find_suite
+from mgie.evaluation.scores import Case, Score, means, score
+from mgie.evaluation.suites import METRICS, MORE, Request, find_suite
 from mgie.ranges import Few, Number, Scale, Seed, Side, Steps
 from mgie.toy.judge import Verdict, neighbours
+from mgie.types import EditPair
 
 
 @runtime_checkable
@@ -47,9 +48,6 @@ class Editing(Protocol):
         ...
 
 
-Scorer = Callable[[Item], Tensor]
-
-
 @in_range
 def evaluate(
     model: str | Path | Editing,
@@ -64,6 +62,7 @@ def evaluate(
     metrics: Sequence[str] = (),
     clip: str | Path | None = None,
     dino: str | Path | None = None,
+    lpips: str | None = None,
     steps: Steps | None = None,
     guidance: Scale | None = None,
     image_guidance: Scale | None = None,
@@ -72,12 +71,14 @@ def evaluate(
     dtype: Dtype = "float32",
     verify: bool = True,
 ) -> dict[str, Any]:
-    """Measure an editor, write a report. Facts: suite, n, seed, right, l1_ratio, control_right, by_kind.
+    """Measure an editor, write a report. Facts: suite, n, seed, right, l1_ratio, control_right, by_kind,
+    baselines.
 
     `right` is the share that the suite's judge calls right. `l1_ratio` is the sum of the outputs' distances
     from their targets over that of the untouched pictures: 1 is as good as doing nothing. `control_right` is
     the share of pictures in which their own edit came out although another pair's instruction was given: 0
-    for a model that listens.
+    for a model that listens. `baselines` are the figures of giving back the picture before the edit (`copy`)
+    and of the target itself (`oracle`). Outputs are measured at their target's own size.
 
     Args:
         model: Release folder, as `mgie extract` writes it, or a hub id. In Python also a pipeline.
@@ -91,9 +92,10 @@ def evaluate(
         batch_size: How many pictures are edited at once.
         control: Edit all pictures a second time, each by another pair's instruction.
         metrics: Further metrics, such as "[l2, psnr, ssim]".
-        clip: Local folder of a CLIP model, for CLIP-I and CLIP-T, which reads the target's caption (of
-            MagicBrush the local one), else the expressive text.
+        clip: Local folder of a CLIP model, for CLIP-I, and for CLIP-T where pairs have a caption of
+            their target (MagicBrush's local ones, InstructPix2Pix's).
         dino: Local folder of a DINO model, for DINO.
+        lpips: Network and local file of its weights, for LPIPS, such as "alex:alexnet-owt-7be5be79.pth".
         steps: Sampling steps. Default: the release's.
         guidance: How strongly the words count. Default: the release's.
         image_guidance: How strongly the picture counts. Default: the release's.
@@ -111,7 +113,8 @@ def evaluate(
 
         place, kind, pictures = find_device(device), find_dtype(dtype), min(count, batch_size)
         check_request(model, [], pictures=pictures, steps=steps, size=size, dtype=kind, device=place)
-    scorers = find_scorers([*bench.metrics, *metrics], clip, dino, find_device(device))
+    eyes = Eyes.open(clip, dino, lpips, find_device(device))
+    measures = find_metrics([*bench.metrics, *metrics], eyes)
     started = time.monotonic()
 
     # The model, and the pairs at the size that it works at, in their own shapes.
@@ -138,23 +141,28 @@ def evaluate(
         foreign = [own[other] for other in others]
         misled = edit_all(pipeline, sources[: len(foreign)], foreign, batch_size, options, progress)
 
-    # Judge and measure.
-    items = [
-        Item(
-            key=pair.key,
-            kind=pair.kind,
-            instruction=pair.instruction,
-            expected=pair.expressive,
-            said=said,
-            forced=forced,
-            source=source,
-            output=resize(output, source.size),
-            target=target,
-            caption=pair.meta.get("local_description", ""),
+    # Measure each output as it was made, and judge it.
+    items, copies, oracles = [], [], []
+    for pair, source, target, (output, said, forced) in zip(pairs, sources, targets, edited, strict=True):
+        found, copied, known = rows(pair, output, measures, eyes)
+        copies.append(copied)
+        oracles.append(known)
+        items.append(
+            Item(
+                key=pair.key,
+                kind=pair.kind,
+                instruction=pair.instruction,
+                expected=pair.expressive,
+                said=said,
+                forced=forced,
+                source=source,
+                output=resize(output, source.size),
+                target=target,
+                caption=caption_of(pair),
+                scores={name: each.value for name, each in found.items() if each.value is not None},
+                notes={name: list(each.notes) for name, each in found.items() if each.notes},
+            )
         )
-        for pair, source, target, (output, said, forced) in zip(pairs, sources, targets, edited, strict=True)
-    ]
-    items = [measured(item, scorers) for item in items]
     if bench.judge:
         items = [
             judged(item, bench.judge(pair, item.output)) for item, pair in zip(items, pairs, strict=True)
@@ -168,9 +176,13 @@ def evaluate(
 
     # Tell.
     kinds = sorted({item.kind for item in items})
-    by_kind = {kind: summary([item for item in items if item.kind == kind]) for kind in kinds}
-    facts = {"model": name, "suite": suite, "seed": seed, "size": side} | summary(items)
-    facts |= {"by_kind": by_kind, "seconds": round(time.monotonic() - started, 1)}
+    by_kind = {kind: summary([item for item in items if item.kind == kind], measures) for kind in kinds}
+    facts = {"model": name, "suite": suite, "seed": seed, "size": side} | summary(items, measures)
+    baselines = {
+        name: means(measures, scored, {}) for name, scored in (("copy", copies), ("oracle", oracles))
+    }
+    facts |= {"by_kind": by_kind, "baselines": baselines, "weights": eyes.hashes}
+    facts |= {"seconds": round(time.monotonic() - started, 1)}
     if len(items) < FEW:
         facts["warning"] = f"n is {len(items)}: figures from fewer than {FEW} pairs mean little."
     with whole_folder(out, kind=REPORT) as folder:
@@ -217,39 +229,42 @@ def _as_large(picture: Image.Image, side: int) -> Image.Image:
     return resize(picture, fitted_size(picture.size, side=side))
 
 
-def find_scorers(
-    metrics: Sequence[str], clip: str | Path | None, dino: str | Path | None, device: torch.device
-) -> dict[str, Scorer]:
-    """Metric -> what measures it, on `device`. Raises UserError for what is unknown or missing."""
-    scorers: dict[str, Scorer] = {}
-    for metric in metrics:
-        if metric not in PIXEL_METRICS:
+def find_metrics(names: Sequence[str], eyes: Eyes) -> dict[str, Metric]:
+    """What is measured, by its name: what was asked for, what the models are there for, and what doing
+    nothing would give. Raises ConfigError for what is unknown."""
+    for name in names:
+        if name not in METRICS:
             raise ConfigError(
-                f"There is no metric '{metric}': expected some of {', '.join(PIXEL_METRICS)}; "
-                "CLIP-I and CLIP-T come with --clip FOLDER, DINO with --dino FOLDER."
+                f"There is no metric '{name}': expected some of {', '.join(METRICS)}; CLIP-I and CLIP-T come "
+                "with --clip FOLDER, DINO with --dino FOLDER, LPIPS with --lpips NET:FILE."
             )
-        measure = PIXEL_METRICS[metric]
-        scorers[metric] = lambda item, measure=measure: measure(*pixels(item.output, item.target))
-    scorers["copy_l1"] = lambda item: PIXEL_METRICS["l1"](*pixels(item.source, item.target))
-    if clip is not None:
-        eye = ClipScores(clip, device)
-        scorers["clip_i"] = lambda item: eye.clip_i([item.output], [item.target])
-        scorers["clip_t"] = lambda item: eye.clip_t([item.output], [text_of(item)])
-    if dino is not None:
-        look = DinoScores(dino, device)
-        scorers["dino"] = lambda item: look.dino([item.output], [item.target])
-    return scorers
+    seen = {name: metric for name, metric in MORE.items() if metric.measure in eyes.hashes}
+    copied = replace(METRICS["l1"], of=("source", "target"))
+    if eyes.lpips:  # three networks, three metrics
+        seen[f"lpips_{eyes.lpips.net}"] = seen.pop("lpips")
+    return {name: METRICS[name] for name in names} | {"copy_l1": copied} | seen
 
 
-def text_of(item: Item) -> str:
-    """What CLIP-T compares the output with: the target's caption, else what should be said, else what was
-    asked."""
-    return item.caption or item.expected or item.instruction
+def caption_of(pair: EditPair) -> str:
+    """What the target shows, in words, as the data set's authors described it: MagicBrush's local
+    descriptions, InstructPix2Pix's output captions. Empty where they did not, for an expressive instruction
+    is no caption."""
+    return pair.meta.get("local_description") or pair.meta.get("output", "")
 
 
-def measured(item: Item, scorers: dict[str, Scorer]) -> Item:
-    """The item with its scores."""
-    return replace(item, scores={metric: float(score(item)) for metric, score in scorers.items()})
+def rows(
+    pair: EditPair, output: Image.Image, measures: dict[str, Metric], eyes: Eyes
+) -> tuple[dict[str, Score], dict[str, Score], dict[str, Score]]:
+    """The numbers of an output, of the picture before the edit in its place, and of the target, all against
+    the pair's pictures at their own size."""
+    source = decode(pair.source or pair.target, name=pair.key)
+    target = decode(pair.target, name=pair.key)
+    whole = Case(output=output, source=source, target=target, caption=caption_of(pair))
+    cases = (whole, replace(whole, output=source), replace(whole, output=target))
+    found, copied, known = (
+        {name: score(metric, case, eyes) for name, metric in measures.items()} for case in cases
+    )
+    return found, copied, known
 
 
 def judged(item: Item, verdict: Verdict) -> Item:
@@ -257,12 +272,7 @@ def judged(item: Item, verdict: Verdict) -> Item:
     return replace(item, right=verdict.right, why=verdict.why)
 
 
-def pixels(*pictures: Image.Image) -> list[Tensor]:
-    """Each picture as a batch of one."""
-    return [to_pixels(picture)[None] for picture in pictures]
-
-
-def summary(items: Sequence[Item]) -> dict[str, Any]:
+def summary(items: Sequence[Item], measures: dict[str, Metric]) -> dict[str, Any]:
     """The figures of some items: their number, shares, sums' ratio and means."""
     facts: dict[str, Any] = {"n": len(items)}
     for share in ("right", "control_right"):
@@ -275,6 +285,8 @@ def summary(items: Sequence[Item]) -> dict[str, Any]:
     if expected:
         facts["said_exactly"] = sum(item.said.strip() == item.expected for item in expected) / len(expected)
     facts["forced"] = sum(item.forced for item in items) / len(items)
-    for metric in items[0].scores:
-        facts[metric] = sum(item.scores[metric] for item in items) / len(items)
-    return facts
+    scored = [
+        {name: Score(item.scores.get(name), tuple(item.notes.get(name, ()))) for name in measures}
+        for item in items
+    ]
+    return facts | means(measures, scored, {})

@@ -1,4 +1,4 @@
-"""Pictures: from the bytes of a file to what a model sees, and back. Every crop and resize is here."""
+"""Pictures: from the bytes of a file to what a model sees, and back. Its crops and resizes are here."""
 
 import io
 import re
@@ -36,6 +36,13 @@ def decode(data: bytes, *, name: str) -> Image.Image:
     reduced to 8. Raises DataError that calls the picture `name`."""
     with _opened(data, name, "a whole JPEG, PNG or WebP picture; replace the file") as image:
         return upright(image, name=name)
+
+
+def decode_plain(data: bytes, *, name: str) -> Image.Image:
+    """Decode a picture file to RGB as Pillow does by itself: not turned as its EXIF rotation says, and what
+    is transparent in the colours that lie below. Published scores are of such pictures. Raises DataError."""
+    with _opened(data, name, "a whole JPEG, PNG or WebP picture; replace the file") as image:
+        return image.convert("RGB")
 
 
 def upright(image: Image.Image, *, name: str) -> Image.Image:

@@ -42,6 +42,9 @@ class Item:
     output: Image.Image
     target: Image.Image
     scores: dict[str, float] = field(default_factory=dict)
+    """What could be measured."""
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    """Metric -> what is to be known of its number, or why there is none."""
     caption: str = ""
     """What the target shows, in words, where the data set has it."""
     right: bool | None = None
@@ -79,7 +82,8 @@ def chosen(items: Sequence[Item], count: int) -> list[Item]:
 
 
 def as_table(facts: dict[str, Any]) -> str:
-    """The figures as a Markdown table, one row per kind of edit, the last for all; below it the warning."""
+    """The figures as a Markdown table: a row for each kind of edit, one for all, and those of doing nothing
+    and of the target, where they are known; below it the warning."""
     cells = [[_markdown(cell) for cell in row] for row in _cells(facts)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
@@ -90,7 +94,7 @@ def as_table(facts: dict[str, Any]) -> str:
 
 def _cells(facts: dict[str, Any]) -> list[list[str]]:
     """The rows of the table as they are read, the headings first."""
-    rows = [*facts["by_kind"].items(), ("all", facts)]
+    rows = [*facts["by_kind"].items(), ("all", facts), *facts.get("baselines", {}).items()]
     columns = ["n", *(name for name in facts if name in _COLUMNS and name != "n")]
     cells = [["kind", *(_COLUMNS[name][0] for name in columns)]]
     for kind, row in rows:
@@ -122,6 +126,7 @@ _COLUMNS: dict[str, tuple[str, str]] = {
     "clip_i": ("CLIP-I", "{:.3f}"),
     "clip_t": ("CLIP-T", "{:.3f}"),
     "dino": ("DINO", "{:.3f}"),
+    **{f"lpips_{net}": (f"LPIPS ({net})", "{:.4f}") for net in ("alex", "vgg", "squeeze")},
 }
 """Fact -> its heading and how it is printed."""
 
@@ -213,7 +218,8 @@ def _write_page(folder: Path, facts: dict[str, Any], items: Sequence[Item]) -> N
         table += f'<p class="wrong">Warning: {html.escape(facts["warning"])}</p>'
     shown = f"<p>{len(items)} of {facts['n']} items, chosen by their place in the suite.</p>"
     page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
-    page += f"<style>{_STYLE}</style>"
+    all_of_them = 1 + len(facts.get("baselines", {}))  # which row it is, from below
+    page += f"<style>{_STYLE}tr:nth-last-child({all_of_them}){{font-weight:600}}</style>"
     page += f"<h1>{title}</h1>{table}{shown}<main>{''.join(cards)}</main></html>\n"
     (folder / "report.html").write_text(page, encoding="utf-8")
 
@@ -233,7 +239,7 @@ _STYLE = """
 body{font:15px/1.4 system-ui,sans-serif;color:#19191c;margin:2em auto;max-width:1320px;padding:0 1em}
 table{border-collapse:collapse;margin:1em 0}
 td,th{padding:.25em .8em;border-bottom:1px solid #ddd;text-align:right}
-td:first-child,th:first-child{text-align:left}tr:last-child{font-weight:600}
+td:first-child,th:first-child{text-align:left}
 main{display:grid;grid-template-columns:repeat(auto-fill,minmax(410px,1fr));gap:1.2em}
 section{border:1px solid #e2e2e6;border-radius:6px;padding:.8em}section div{display:flex;gap:4px}
 h2{font-size:1em;margin:0 0 .5em}figure{margin:0;flex:1}figcaption{color:#6e6e76;font-size:.85em}

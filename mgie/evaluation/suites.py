@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL.Image import Image
 
 from mgie.errors import ConfigError, DataError
+from mgie.evaluation.protocol import Metric
 from mgie.toy.judge import WORLDS, Verdict, judge
 from mgie.toy.scenes import toy_pairs
 from mgie.types import EditPair
@@ -37,11 +38,28 @@ class Suite:
     pairs: Callable[[Request], list[EditPair]]
     """The pairs of a request, in the order in which they are given to the model."""
     metrics: tuple[str, ...]
-    """Names of metrics.PIXEL_METRICS that are measured without being asked for."""
+    """Names of METRICS that are measured without being asked for."""
     judge: Callable[[EditPair, Image], Verdict] | None = None
     """Who says whether an output is right; with it goes the control. None: nobody."""
     needs_data: bool = False
     """It has no pairs of its own."""
+
+
+METRICS = {
+    "l1": Metric(measure="l1", of=("output", "target"), at="target", better="lower"),
+    "l2": Metric(measure="l2", of=("output", "target"), at="target", better="lower"),
+    "psnr": Metric(measure="psnr", of=("output", "target"), at="target", better="higher"),
+    "ssim": Metric(measure="ssim", of=("output", "target"), at="target", better="higher"),
+}
+"""Name -> what can be asked for, of any suite."""
+
+MORE = {
+    "clip_i": Metric(measure="clip", of=("output", "target"), better="higher"),
+    "clip_t": Metric(measure="clip", of=("output", "caption"), overlong="cut", better="higher"),
+    "dino": Metric(measure="dino", of=("output", "target"), better="higher"),
+    "lpips": Metric(measure="lpips", of=("output", "target"), at="target", better="lower"),
+}
+"""Name -> what comes with the model that it is measured by."""
 
 
 def find_suite(name: str, data: str | Path | None = None) -> Suite:

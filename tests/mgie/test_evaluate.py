@@ -2,15 +2,14 @@
 
 import io
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 from PIL import Image
 
 from mgie.data.images import fitted_size
 from mgie.errors import ConfigError, DataError, WeightsError
-from mgie.evaluate import evaluate, text_of
-from mgie.evaluation.report import Item
+from mgie.evaluate import evaluate
 from mgie.prepare import prepare
 from mgie.toy import photos
 from mgie.toy.scenes import toy_pairs
@@ -188,17 +187,6 @@ def test_pictures_that_are_not_square_are_given_and_measured_whole(tmp_path):
     assert facts["l1_ratio"] == 1 and facts["copy_l1"] > 0.05
 
 
-def test_clip_t_reads_the_target_s_caption_where_there_is_one():
-    picture = Image.new("RGB", (4, 4))
-    facts = {"key": "a", "kind": "", "said": "", "forced": False, "source": picture, "output": picture}
-    item = Item(
-        **facts, target=picture, instruction="make it red", expected="it is red", caption="a red ball"
-    )
-    assert text_of(item) == "a red ball"
-    assert text_of(replace(item, caption="")) == "it is red"
-    assert text_of(replace(item, caption="", expected="")) == "make it red"
-
-
 @pytest.mark.parametrize(
     ("wrong", "error", "says"),
     [
@@ -208,6 +196,8 @@ def test_clip_t_reads_the_target_s_caption_where_there_is_one():
         ({"suite": "pairs"}, ConfigError, "--data"),
         ({"data": "nowhere"}, DataError, "nowhere"),
         ({"clip": "nowhere"}, WeightsError, "nowhere is no model folder"),
+        ({"lpips": "alexnet.pth"}, ConfigError, "expected the network and its file, such as alex:"),
+        ({"lpips": "alex:nowhere"}, WeightsError, "nowhere cannot be read as this network's weights"),
         ({"dino": "nowhere"}, WeightsError, "nowhere is no model folder"),
     ],
 )

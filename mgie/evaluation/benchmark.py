@@ -1,0 +1,102 @@
+"""A system's pictures of a published benchmark -> its numbers, and those of doing nothing.
+
+Every result has three rows. `outputs` are the system's. `copy` is the picture before the edit, given as an
+output: it scores well by L1, CLIP-I and DINO, and what does not beat it has done nothing. `oracle` is the
+target itself, where there is one.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL.Image import Image
+
+from mgie.data.images import decode_plain
+from mgie.errors import ConfigError, WeightsError
+from mgie.evaluation.layouts import Entry, Views, kinds
+from mgie.evaluation.protocol import Protocol
+from mgie.evaluation.scores import Case, Eyes, Score, means, score
+
+ROWS = ("outputs", "copy", "oracle")
+Progress = Callable[[], Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scored:
+    """Numbers of a benchmark."""
+
+    facts: dict[str, dict[str, Any]]
+    """Row -> view -> n, the mean of each metric, and what of it was not measured."""
+    items: list[dict[str, Any]]
+    """Of each item and row: key, view, row, scores, notes."""
+
+
+def check_eyes(protocol: Protocol, eyes: Eyes, *, unpinned: bool = False) -> list[str]:
+    """Which of the protocol's models are not known to be those that it was published with. Raises ConfigError
+    for one that was not given, WeightsError for other weights than the protocol's, unless `unpinned`."""
+    open_questions = []
+    for name, weights in protocol.weights.items():
+        if name not in eyes.hashes:
+            raise ConfigError(
+                f"The protocol {protocol.name} measures with {name}: give --{name} and a local folder or "
+                f"file, such as a download of {weights.repo}."
+            )
+        given = eyes.hashes[name]
+        wrong = [file for file, sha in weights.sha256.items() if given.get(file) != sha]
+        if wrong and not unpinned:
+            raise WeightsError(
+                f"--{name} has another {wrong[0]} than {protocol.identity} pins ({weights.repo}): give "
+                "that one, or say --unpinned true, and the numbers will say that they are of other weights."
+            )
+        if wrong or not weights.sha256:
+            open_questions.append(name)
+    return open_questions
+
+
+def score_all(
+    protocol: Protocol,
+    views: Views,
+    outputs: Callable[[str, Entry], Path],
+    eyes: Eyes,
+    done: Progress = lambda: None,
+) -> Scored:
+    """The numbers of all items of all views; `outputs` says where an output lies. Raises DataError for a
+    picture that cannot be read."""
+    facts: dict[str, dict[str, Any]] = {row: {} for row in ROWS}
+    items: list[dict[str, Any]] = []
+    for view, entries in views.items():
+        scored: dict[str, list[dict[str, Score]]] = {row: [] for row in ROWS}
+        for entry in entries:
+            for row, case in _cases(entry, read(outputs(view, entry))):
+                found = {name: score(metric, case, eyes) for name, metric in protocol.metrics.items()}
+                scored[row].append(found)
+                items.append({"key": entry.key, "view": view, "row": row, **told(found)})
+            done()
+        for row, values in scored.items():
+            if values:
+                facts[row][view] = {"n": len(values)} | means(protocol.metrics, values, kinds(entries))
+    return Scored(facts={row: each for row, each in facts.items() if each}, items=items)
+
+
+def told(found: dict[str, Score]) -> dict[str, Any]:
+    """Scores as they are written: those that there are, and what was noted."""
+    notes = {name: list(each.notes) for name, each in found.items() if each.notes}
+    scores = {name: each.value for name, each in found.items() if each.value is not None}
+    return {"scores": scores} | ({"notes": notes} if notes else {})
+
+
+def read(stored: Path | bytes) -> Image:
+    """A picture as published protocols read it. Raises DataError."""
+    data = stored if isinstance(stored, bytes) else stored.read_bytes()
+    return decode_plain(data, name="a picture" if isinstance(stored, bytes) else str(stored))
+
+
+def _cases(entry: Entry, output: Image) -> Iterator[tuple[str, Case]]:
+    """Each row's output, and what it is measured against."""
+    source, target = read(entry.source), None if entry.target is None else read(entry.target)
+    texts = {"caption": entry.caption, "source_caption": entry.source_caption}
+    yield "outputs", Case(output=output, source=source, target=target, **texts)
+    yield "copy", Case(output=source, source=source, target=target, **texts)
+    if target is not None:
+        yield "oracle", Case(output=target, source=source, target=target, **texts)

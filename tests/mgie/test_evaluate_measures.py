@@ -1,0 +1,87 @@
+"""What is measured in a report: at the target's own size, on its own pixels, against its own caption."""
+
+import json
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mgie.evaluate import evaluate
+from mgie.prepare import prepare
+
+
+@dataclass
+class Edits:
+    images: list[Image.Image]
+    said: list[str] = field(init=False)
+    forced: list[bool] = field(init=False)
+
+    def __post_init__(self):
+        self.said, self.forced = [""] * len(self.images), [False] * len(self.images)
+
+
+@dataclass
+class Answering:
+    """Gives one picture after the other, whatever it is shown."""
+
+    pictures: list[Image.Image]
+    size: int = 32
+    shown: list[Image.Image] = field(default_factory=list)
+
+    def __call__(self, image, prompt, /, **_):
+        self.shown += image
+        return Edits([self.pictures.pop(0) for _ in prompt])
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """Takes (source, target, meta) of each pair; gives the data set."""
+
+    def make(*pairs):
+        rows = []
+        for number, (source, target, meta) in enumerate(pairs):
+            names = {"source": f"{number}-before.png", "target": f"{number}-after.png"}
+            source.save(tmp_path / names["source"])
+            target.save(tmp_path / names["target"])
+            rows.append(names | {"instruction": "make it new", "split": "test", "key": str(number)} | meta)
+        (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        prepare(f"pairs:{tmp_path / 'pairs.jsonl'}", tmp_path / "data", progress=False)
+        return tmp_path / "data"
+
+    return make
+
+
+def pic(seed, width, height):
+    """A picture of smooth colours with a little noise, which a seed determines."""
+    draw = np.random.default_rng(seed)
+    small = Image.fromarray(draw.integers(0, 256, (6, 7, 3), np.uint8))
+    smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
+    return Image.fromarray(
+        (smooth + draw.integers(-20, 21, (height, width, 3))).clip(0, 255).astype(np.uint8)
+    )
+
+
+def test_an_output_is_measured_at_its_target_s_size(prepared, tmp_path):
+    """Values of torchmetrics on [0, 1]; a system that works at 32 pixels changes none of them."""
+    target = pic(7, 96, 80)
+    data = prepared((target, target, {}))
+    facts = evaluate(
+        Answering([pic(8, 48, 48)]), data=data, out=tmp_path / "report", metrics=["l1", "l2", "psnr", "ssim"]
+    )
+    assert facts["l1"] == pytest.approx(0.2553983, abs=1e-6)
+    assert facts["l2"] == pytest.approx(0.1006418, abs=1e-6)
+    assert facts["psnr"] == pytest.approx(9.972215, abs=1e-5)
+    assert facts["ssim"] == pytest.approx(0.2098654, abs=1e-6)
+    assert facts["copy_l1"] == 0
+
+
+def test_a_picture_that_is_as_its_target_does_not_spoil_the_mean(prepared, tmp_path):
+    target = Image.new("RGB", (16, 16), "black")
+    data = prepared(*[(target, target, {})] * 2)
+    grey = Image.new("RGB", (16, 16), (51, 51, 51))
+    facts = evaluate(Answering([target, grey], 16), data=data, out=tmp_path / "report", metrics=["psnr"])
+    assert facts["psnr"] == pytest.approx((100 + 13.9794) / 2, abs=1e-4)
+    assert facts["counted"] == {"psnr": {"infinite": 1}}
+    items = [json.loads(line) for line in (tmp_path / "report" / "items.jsonl").read_text().splitlines()]
+    assert [item["scores"]["psnr"] for item in items] == [100, pytest.approx(13.9794, abs=1e-4)]
