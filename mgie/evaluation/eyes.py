@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mgie.errors import ConfigError
 from mgie.evaluation.features import Clip, Dino
-from mgie.evaluation.lpips import Lpips, Net
+from mgie.evaluation.lpips import Lpips
 
 Feature = Float[Tensor, "1 f"]
 
@@ -39,7 +39,7 @@ class Eyes:
         return cls(
             clip=None if clip is None else Clip(clip, device),
             dino=None if dino is None else Dino(dino, device),
-            lpips=None if lpips is None else Lpips(cast(Net, net), file, device),
+            lpips=None if lpips is None else Lpips(net, file, device),
         )
 
     @property

@@ -1,4 +1,4 @@
-"""How published benchmarks lie on a disk: their items, in each view, and what outputs of them are called."""
+"""How published benchmarks lie on a disk: their items, and what outputs of them are called."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence

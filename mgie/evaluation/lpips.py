@@ -49,7 +49,7 @@ SMALLEST = {"alex": 31, "vgg": 16, "squeeze": 17}
 class Lpips:
     """The distance by one network: 0 for equal pictures, of any size that the network takes."""
 
-    def __init__(self, net: Net, backbone: str | Path, device: torch.device | str = "cpu"):
+    def __init__(self, net: str, backbone: str | Path, device: torch.device | str = "cpu"):
         if net not in get_args(Net):
             raise ConfigError(f"LPIPS by {net!r}: expected one of {', '.join(get_args(Net))}.")
         self.net, self.device = net, torch.device(device)
@@ -107,7 +107,7 @@ class Fire(nn.Module):
         return torch.cat([self.expand1x1(few).relu(), self.expand3x3(few).relu()], dim=1)
 
 
-def _network(net: Net) -> nn.Sequential:
+def _network(net: str) -> nn.Sequential:
     """The layers of `features`, numbered as torchvision does, on the device meta."""
     with torch.device("meta"):
         if net == "alex":
@@ -152,7 +152,7 @@ def _fill(layers: nn.Sequential, file: Path, expected: str) -> None:
         ) from error
 
 
-def _heads_file(net: Net) -> Path:
+def _heads_file(net: str) -> Path:
     found = find_spec("torchmetrics")
     if not found or not found.origin:
         raise DeviceError(

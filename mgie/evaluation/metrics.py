@@ -61,8 +61,8 @@ def ssim(output: Image, target: Image) -> float:
             "The metric ssim needs the package torchmetrics, which is not installed; "
             "run: pip install 'mgie[eval]'"
         ) from error
-    pair = (to_unit(picture)[None] for picture in (output, target))
-    return float(torch.as_tensor(structural_similarity_index_measure(*pair, data_range=1.0)))
+    first, second = (to_unit(picture)[None] for picture in (output, target))
+    return float(torch.as_tensor(structural_similarity_index_measure(first, second, data_range=1.0)))
 
 
 PIXEL_METRICS: dict[str, Callable[[Image, Image], float]] = {"l1": l1, "l2": l2, "psnr": psnr, "ssim": ssim}

@@ -136,7 +136,7 @@ class Protocol:
 @cache
 def protocol_names() -> tuple[str, ...]:
     """What can be asked for: NAME or NAME@VARIANT."""
-    found = (each.name for each in files("mgie.evaluation").joinpath("protocols").iterdir())
+    found = (each.name for each in (files("mgie.evaluation") / "protocols").iterdir())
     return tuple(sorted(name.removesuffix(".yaml") for name in found if name.endswith(".yaml")))
 
 
@@ -170,7 +170,7 @@ def parse_protocol(said: Mapping[str, Any], name: str) -> Protocol:
 
 def _stored(name: str) -> dict[str, Any]:
     """What a shipped file says, with what it extends below."""
-    text = files("mgie.evaluation").joinpath("protocols", f"{name}.yaml").read_text(encoding="utf-8")
+    text = (files("mgie.evaluation") / "protocols" / f"{name}.yaml").read_text(encoding="utf-8")
     said = yaml.safe_load(text)
     return _stored(said.pop("extends")) | said if "extends" in said else said
 

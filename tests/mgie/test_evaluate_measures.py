@@ -3,8 +3,8 @@
 import json
 from dataclasses import dataclass, field
 
-import numpy as np
 import pytest
+from fixture_pictures import pic
 from PIL import Image
 
 from mgie.evaluate import evaluate
@@ -52,16 +52,6 @@ def prepared(tmp_path):
     return make
 
 
-def pic(seed, width, height):
-    """A picture of smooth colours with a little noise, which a seed determines."""
-    draw = np.random.default_rng(seed)
-    small = Image.fromarray(draw.integers(0, 256, (6, 7, 3), np.uint8))
-    smooth = np.asarray(small.resize((width, height), Image.Resampling.BICUBIC)).astype(int)
-    return Image.fromarray(
-        (smooth + draw.integers(-20, 21, (height, width, 3))).clip(0, 255).astype(np.uint8)
-    )
-
-
 def test_an_output_is_measured_at_its_target_s_size(prepared, tmp_path):
     """Values of torchmetrics on [0, 1]; a system that works at 32 pixels changes none of them."""
     target = pic(7, 96, 80)
@@ -85,3 +75,32 @@ def test_a_picture_that_is_as_its_target_does_not_spoil_the_mean(prepared, tmp_p
     assert facts["counted"] == {"psnr": {"infinite": 1}}
     items = [json.loads(line) for line in (tmp_path / "report" / "items.jsonl").read_text().splitlines()]
     assert [item["scores"]["psnr"] for item in items] == [100, pytest.approx(13.9794, abs=1e-4)]
+
+
+def test_clip_t_reads_captions_only_and_what_has_none_is_counted(
+    prepared, tmp_path, clip_folder, dino_folder
+):
+    """An expressive instruction is no caption. Texts that are too long are cut, and counted too."""
+    picture = pic(7, 40, 30)
+    told = [{"local_description": "a red d"}, {"output": "a bad d " * 9}, {"expressive": "a red d"}]
+    data = prepared(*[(picture, picture, meta) for meta in told])
+    models = {"clip": clip_folder, "dino": dino_folder}
+    facts = evaluate(Answering([picture] * 3), data=data, out=tmp_path / "report", **models)
+    items = [json.loads(line) for line in (tmp_path / "report" / "items.jsonl").read_text().splitlines()]
+    scores = [item["scores"].get("clip_t") for item in items]
+    assert scores[2] is None and facts["clip_t"] == pytest.approx((scores[0] + scores[1]) / 2)
+    assert facts["n_of"] == {"clip_t": 2}
+    assert facts["counted"]["clip_t"] == {"cut": 1, "no caption": 1}
+    assert (facts["clip_i"], facts["dino"]) == pytest.approx((1, 1))
+    assert set(facts["weights"]) == {"clip", "dino"}
+
+
+def test_doing_nothing_and_the_answer_stand_in_every_report(prepared, tmp_path):
+    before, after = pic(7, 60, 40), pic(8, 60, 40)
+    data = prepared((before, after, {}))
+    facts = evaluate(Answering([pic(9, 30, 20)]), data=data, out=tmp_path / "report", metrics=["psnr"])
+    copy, oracle = facts["baselines"]["copy"], facts["baselines"]["oracle"]
+    assert copy["l1"] == facts["copy_l1"] > 0 and copy["psnr"] < 20
+    assert (oracle["l1"], oracle["psnr"]) == (0, 100)
+    table = (tmp_path / "report" / "report.md").read_text()
+    assert "| copy" in table and "| oracle" in table

@@ -1,120 +1,82 @@
-"""Metrics against values worked out by hand, and against the models that give the features."""
+"""Metrics against published values, values worked out by hand, and each other."""
 
-import json
+import math
 
 import numpy as np
 import pytest
 import torch
+from fixture_pictures import pic
 from PIL import Image
 
-from mgie.errors import ConfigError, WeightsError
-from mgie.evaluation.metrics import PIXEL_METRICS, ClipScores, DinoScores, l1, l2, psnr, ssim
+from mgie.errors import ConfigError
+from mgie.evaluation.blocks import at_size
+from mgie.evaluation.metrics import PIXEL_METRICS, cosine, direction, l1, l2, psnr, ssim
+
+GOLDEN = {
+    "bicubic": (0.2553983, 0.1006418, 9.972215, 0.2098654),
+    "lanczos": (0.2557047, 0.1008839, 9.961782, 0.2051460),
+    "bilinear": (0.2541754, 0.0997095, 10.012634, 0.2197008),
+    "nearest": (0.2563863, 0.1013848, 9.940271, 0.1894086),
+}
+"""Filter -> L1, L2, PSNR, SSIM of pic(8, 48, 48), brought to the size of pic(7, 96, 80), and that."""
 
 
-@pytest.fixture
-def two():
-    """Two examples: one exactly as it should be, one black where it should be white."""
-    target = torch.stack([torch.linspace(-1, 1, 3 * 16 * 16).reshape(3, 16, 16), torch.ones(3, 16, 16)])
-    output = target.clone()
-    output[1] = -1
-    return output, target
+@pytest.mark.parametrize("name", GOLDEN)
+def test_pixels_by_each_filter(name):
+    target = pic(7, 96, 80)
+    output = at_size(pic(8, 48, 48), target.size, name)
+    found = [measure(output, target) for measure in PIXEL_METRICS.values()]
+    assert found == pytest.approx(GOLDEN[name], rel=1e-6, abs=1e-6)  # PSNR of sums in float32: 1.3e-7
 
 
-def test_distances_are_between_0_and_1_and_one_for_each_example(two):
-    assert l1(*two).tolist() == [0, 1]
-    assert l2(*two).tolist() == [0, 1]
-    assert l1(torch.full((1, 3, 4, 4), 0.5), torch.zeros(1, 3, 4, 4)).item() == pytest.approx(0.25)
-    assert l2(torch.full((1, 3, 4, 4), 0.5), torch.zeros(1, 3, 4, 4)).item() == pytest.approx(0.0625)
+def test_extremes():
+    black, white = (Image.new("RGB", (16, 12), colour) for colour in ("black", "white"))
+    assert (l1(black, white), l2(black, white), psnr(black, white)) == (1, 1, 0)
+    assert (l1(white, white), psnr(white, white), ssim(white, white)) == (0, math.inf, 1)
+    grey = Image.new("RGB", (16, 12), (51, 51, 51))
+    assert (l1(grey, black), l2(grey, black)) == pytest.approx((0.2, 0.04))
+    assert psnr(grey, black) == pytest.approx(-10 * math.log10(0.04))
 
 
-def test_psnr_and_ssim_are_for_each_example_by_itself(two):
-    output, target = two
-    output = output + torch.tensor([0.2, 0.0]).reshape(2, 1, 1, 1)
-    assert psnr(output, target).tolist() == pytest.approx([20, 0], abs=1e-3)  # 10 log10(2 ** 2 / 0.2 ** 2)
-    assert ssim(target, target).tolist() == pytest.approx([1, 1])
-    assert ssim(output, target)[0] == ssim(output[:1], target[:1])[0] > ssim(output, target)[1]
+def test_ssim_is_that_of_0_to_1():
+    """Its constants are added to squares of means, so the same picture moved to [-1, 1] has another one."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    target = pic(7, 96, 80)
+    output = at_size(pic(8, 48, 48), target.size)
+    moved = (torch.from_numpy(np.array(each)).permute(2, 0, 1)[None] / 127.5 - 1 for each in (output, target))
+    wrong = float(structural_similarity_index_measure(*moved, data_range=2.0))
+    assert wrong == pytest.approx(0.0557, abs=1e-4)
+    assert ssim(output, target) - wrong > 0.15
 
 
-def test_ssim_of_a_picture_that_is_too_small_is_a_sentence():
-    with pytest.raises(ConfigError, match="8 x 4"):
-        ssim(torch.zeros(1, 3, 4, 8), torch.zeros(1, 3, 4, 8))
+def test_pictures_of_two_sizes_are_a_mistake_and_small_ones_a_sentence():
+    with pytest.raises(AssertionError, match="measured at one size"):
+        l1(Image.new("RGB", (4, 4)), Image.new("RGB", (4, 5)))
+    with pytest.raises(ConfigError, match="one is 8 x 10: leave it out"):
+        ssim(Image.new("RGB", (8, 10)), Image.new("RGB", (8, 10)))
 
 
-def test_every_metric_gives_one_number_for_each_example(two):
-    for measure in PIXEL_METRICS.values():
-        assert measure(*two).shape == (2,)
+def row(*values):
+    return torch.tensor([values], dtype=torch.float32)
 
 
-@pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory):
-    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
-
-    folder = tmp_path_factory.mktemp("clip")
-    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    words = ["a", "b", "c", "d", "e", "r", "a</w>", "d</w>", "e</w>", "<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt")).save_pretrained(folder)
-    text = small | {"vocab_size": 11, "max_position_embeddings": 6, "eos_token_id": 10, "bos_token_id": 9}
-    vision = small | {"image_size": 16, "patch_size": 8}
-    torch.manual_seed(0)
-    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)
-    CLIPModel(config).save_pretrained(folder)
-    size = {"shortest_edge": 16}
-    CLIPImageProcessorPil(size=size, crop_size={"height": 16, "width": 16}).save_pretrained(folder)
-    return folder
+def test_cosines_are_of_any_length_and_0_of_nothing():
+    assert cosine(row(2, 0), row(3, 3)).item() == pytest.approx(math.sqrt(0.5), abs=1e-12)
+    assert cosine(row(0, 0), row(3, 3)).item() == 0
+    tiny = row(1e-30, 0)  # whose square is no number of float32
+    assert cosine(tiny, tiny).item() == pytest.approx(1)
 
 
-@pytest.fixture(scope="module")
-def dino_folder(tmp_path_factory):
-    from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
-
-    folder = tmp_path_factory.mktemp("dino")
-    torch.manual_seed(0)
-    config = ViTConfig(
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=16,
-        patch_size=8,
-    )
-    ViTModel(config).save_pretrained(folder)
-    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pictures():
-    draw = np.random.default_rng(0)
-    return [Image.fromarray(draw.integers(0, 256, (20, 24, 3), np.uint8)) for _ in range(3)]
-
-
-def test_clip_scores_are_cosines(clip_folder, pictures):
-    scores = ClipScores(clip_folder)
-    assert scores.clip_i(pictures, pictures).tolist() == pytest.approx([1, 1, 1], abs=1e-5)
-    other = scores.clip_i(pictures[:2], pictures[1:])
-    assert (other < 1 - 1e-5).all()
-    alone = scores.clip_i(pictures[:1], pictures[1:2])
-    assert alone[0].item() == pytest.approx(other[0].item(), abs=1e-5)
-    words = ["a red d", "bad " * 40, "e"]
-    with torch.no_grad():
-        seen = scores.processor(images=pictures, return_tensors="pt")["pixel_values"]
-        read = scores.tokenizer(words, padding=True, truncation=True, max_length=6, return_tensors="pt")
-        whole = scores.model(pixel_values=seen, **read)
-    expected = (whole.image_embeds * whole.text_embeds).sum(-1)
-    assert torch.allclose(scores.clip_t(pictures, words), expected, atol=1e-5)
-
-
-def test_dino_scores_are_cosines(dino_folder, pictures):
-    scores = DinoScores(dino_folder)
-    assert scores.dino(pictures, pictures).tolist() == pytest.approx([1, 1, 1], abs=1e-5)
-    assert (scores.dino(pictures[:2], pictures[1:]) < 1 - 1e-5).all()
-
-
-def test_a_folder_that_is_no_model_says_what_was_expected(tmp_path):
-    with pytest.raises(WeightsError, match="--clip expects a local folder"):
-        ClipScores(tmp_path)
-    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
-    with pytest.raises(WeightsError, match=r"model\.safetensors"):
-        DinoScores(tmp_path)
+def test_directions():
+    """InstructPix2Pix's four numbers of a toy case; what did not change has direction 0, never NaN."""
+    i0, i1, t0, t1 = row(1, 0), row(1, 1) / math.sqrt(2), row(0, 1), row(1, 0)
+    found = direction(i0, i1, t0, t1, normalise_before_difference=True).item()
+    assert found == pytest.approx(-0.9238795, abs=1e-7)
+    similar = [cosine(i0, i1).item(), cosine(i0, t0).item(), cosine(i1, t1).item()]
+    assert similar == pytest.approx([0.7071068, 0, 0.7071068], abs=1e-7)
+    assert direction(i0, i0, t0, t1, normalise_before_difference=True).item() == 0
+    assert direction(i0, i1, t0, t0, normalise_before_difference=False).item() == 0
+    longer = direction(i0, 5 * i1, t0, t1, normalise_before_difference=False).item()
+    assert direction(i0, 5 * i1, t0, t1, normalise_before_difference=True).item() == pytest.approx(found)
+    assert abs(longer - found) > 0.1
