@@ -4,11 +4,13 @@ mgie evaluate --model _ckpt/tiny --suite toy --seed 2 --out _ckpt/tiny-report
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -17,14 +19,27 @@ from llava_patch.ranges import in_range
 from mgie.data.images import decode, fitted_size, resize
 from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError, DataError
+from mgie.evaluation.benchmark import check_eyes, score_all
 from mgie.evaluation.eyes import Eyes
-from mgie.evaluation.protocol import Metric
-from mgie.evaluation.report import FEW, REPORT, Item, as_table, write_report
+from mgie.evaluation.layouts import identity, is_published, outputs_of, read_layout
+from mgie.evaluation.protocol import Metric, find_protocol, protocol_names
+from mgie.evaluation.report import (
+    FEW,
+    REPORT,
+    Item,
+    as_published,
+    as_table,
+    write_published,
+    write_report,
+)
 from mgie.evaluation.scores import Case, Score, means, score
-from mgie.evaluation.suites import METRICS, MORE, Request, find_suite
+from mgie.evaluation.suites import Request, caption_of, find_metrics, find_suite
 from mgie.ranges import Few, Number, Scale, Seed, Side, Steps
 from mgie.toy.judge import Verdict, neighbours
 from mgie.types import EditPair
+
+PICTURES = "pictures:"
+"""What stands before a folder of ready pictures, in place of a model."""
 
 
 @runtime_checkable
@@ -63,6 +78,7 @@ def evaluate(
     clip: str | Path | None = None,
     dino: str | Path | None = None,
     lpips: str | None = None,
+    unpinned: bool = False,
     steps: Steps | None = None,
     guidance: Scale | None = None,
     image_guidance: Scale | None = None,
@@ -83,8 +99,10 @@ def evaluate(
     Args:
         model: Release folder, as `mgie extract` writes it, or a hub id. In Python also a pipeline.
         suite: Benchmark: toy (judged, and made fresh from the seed) or pairs (against the targets of --data).
-            Default: pairs where --data is given, else toy.
-        data: Data set that `mgie prepare` wrote; its test split is used instead of fresh pairs.
+            Default: pairs where --data is given, else toy. Or a published protocol, such as magicbrush, which
+            scores ready pictures: --model pictures:DIR.
+        data: Data set that `mgie prepare` wrote; its test split is used instead of fresh pairs. For a
+            published protocol its data as they were published.
         out: Folder of the report: results.json, items.jsonl, report.md, report.html, sheet.png; an older
             report there is replaced.
         count: How many pairs at most.
@@ -96,6 +114,7 @@ def evaluate(
             their target (MagicBrush's local ones, InstructPix2Pix's).
         dino: Local folder of a DINO model, for DINO.
         lpips: Network and local file of its weights, for LPIPS, such as "alex:alexnet-owt-7be5be79.pth".
+        unpinned: Let a published protocol measure other data or weights than its own; the figures say so.
         steps: Sampling steps. Default: the release's.
         guidance: How strongly the words count. Default: the release's.
         image_guidance: How strongly the picture counts. Default: the release's.
@@ -104,8 +123,17 @@ def evaluate(
         dtype: What it computes in: float32, float16 or bfloat16.
         verify: Compare the release with its manifest; --verify false to take it as it is.
     """
-    # Everything that can be wrong is wrong now.
+    # A published protocol scores what was made already.
     suite = suite or ("toy" if data is None else "pairs")
+    if suite in protocol_names():
+        made = {
+            "metrics": metrics or None, "steps": steps, "guidance": guidance,
+            "image_guidance": image_guidance, "size": size,
+        }  # fmt: skip
+        eyes = partial(Eyes.open, clip, dino, lpips)
+        return published(model, suite, data, out, eyes, device, made, unpinned=unpinned)
+
+    # Everything that can be wrong is wrong now.
     bench = find_suite(suite, data)
     check_out(out, kind=REPORT)
     if isinstance(model, (str, Path)):
@@ -191,6 +219,56 @@ def evaluate(
     return facts | {"report": str(Path(out, "report.html")), "sheet": str(Path(out, "sheet.png"))}
 
 
+def published(
+    model: str | Path | Editing,
+    suite: str,
+    data: str | Path | None,
+    out: str | Path,
+    open_eyes: Callable[[torch.device], Eyes],
+    device: str | None,
+    made: dict[str, Any],
+    *,
+    unpinned: bool,
+) -> dict[str, Any]:
+    """The figures of ready pictures by a published protocol, in a report: model, protocol, rows, unpinned."""
+    # Everything that can be wrong is wrong now.
+    protocol = find_protocol(suite)
+    given = [name for name, value in made.items() if value is not None]
+    if given:
+        raise ConfigError(
+            f"{given[0]} has no place here: the protocol {suite} measures ready pictures its own way."
+        )
+    if not str(model).startswith(PICTURES):
+        raise ConfigError(
+            f"--model is {model} and the protocol {suite} scores ready pictures: say --model pictures:DIR, "
+            "with the official names of files inside."
+        )
+    if data is None:
+        raise ConfigError(f"the protocol {suite} needs its published data: give --data DIR.")
+    check_out(out, kind=REPORT)
+    started, label = time.monotonic(), str(model)
+    views = read_layout(protocol, Path(data), unpinned=unpinned)
+    outputs, extra = outputs_of(Path(label.removeprefix(PICTURES)), views)
+    eyes = open_eyes(find_device(device))
+    open_questions = [f"the weights of {name}" for name in check_eyes(protocol, eyes, unpinned=unpinned)]
+    open_questions += [] if is_published(protocol, views) else ["the data"]
+
+    # Score, and tell.
+    total = sum(map(len, views.values()))
+    with tqdm(total=total, desc=f"score by {protocol.identity}", unit="picture") as progress:
+        scored = score_all(protocol, views, outputs, eyes, progress.update)
+    facts = {
+        "model": label, "suite": suite, "protocol": protocol.identity, "protocol_sha256": protocol.sha256,
+        "unpinned": open_questions, "weights": eyes.hashes, "items_sha256": identity(views),
+        "not_asked_for": len(extra), "metrics": list(protocol.metrics), "rows": scored.facts,
+        "seconds": round(time.monotonic() - started, 1),
+    }  # fmt: skip
+    with whole_folder(out, kind=REPORT) as folder:
+        write_published(folder, facts, scored.items)
+    print(as_published(facts))
+    return facts | {"report": str(Path(out, "report.md"))}
+
+
 def edit_all(
     pipeline: Editing,
     sources: Sequence[Image.Image],
@@ -227,29 +305,6 @@ def load(
 def _as_large(picture: Image.Image, side: int) -> Image.Image:
     """The whole picture with about side x side pixels."""
     return resize(picture, fitted_size(picture.size, side=side))
-
-
-def find_metrics(names: Sequence[str], eyes: Eyes) -> dict[str, Metric]:
-    """What is measured, by its name: what was asked for, what the models are there for, and what doing
-    nothing would give. Raises ConfigError for what is unknown."""
-    for name in names:
-        if name not in METRICS:
-            raise ConfigError(
-                f"There is no metric '{name}': expected some of {', '.join(METRICS)}; CLIP-I and CLIP-T come "
-                "with --clip FOLDER, DINO with --dino FOLDER, LPIPS with --lpips NET:FILE."
-            )
-    seen = {name: metric for name, metric in MORE.items() if metric.measure in eyes.hashes}
-    copied = replace(METRICS["l1"], of=("source", "target"))
-    if eyes.lpips:  # three networks, three metrics
-        seen[f"lpips_{eyes.lpips.net}"] = seen.pop("lpips")
-    return {name: METRICS[name] for name in names} | {"copy_l1": copied} | seen
-
-
-def caption_of(pair: EditPair) -> str:
-    """What the target shows, in words, as the data set's authors described it: MagicBrush's local
-    descriptions, InstructPix2Pix's output captions. Empty where they did not, for an expressive instruction
-    is no caption."""
-    return pair.meta.get("local_description") or pair.meta.get("output", "")
 
 
 def rows(

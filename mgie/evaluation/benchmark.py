@@ -13,8 +13,8 @@ from typing import Any
 from PIL.Image import Image
 
 from mgie.data.images import decode_plain
-from mgie.errors import ConfigError, WeightsError
-from mgie.evaluation.layouts import Entry, Views, kinds
+from mgie.errors import ConfigError, DataError, WeightsError
+from mgie.evaluation.layouts import Cell, Entry, Views, kinds
 from mgie.evaluation.protocol import Protocol
 from mgie.evaluation.scores import Case, Eyes, Score, means, score
 
@@ -47,7 +47,7 @@ def check_eyes(protocol: Protocol, eyes: Eyes, *, unpinned: bool = False) -> lis
         if wrong and not unpinned:
             raise WeightsError(
                 f"--{name} has another {wrong[0]} than {protocol.identity} pins ({weights.repo}): give "
-                "that one, or say --unpinned true, and the numbers will say that they are of other weights."
+                "that one, or say --unpinned, and the numbers will say that they are of other weights."
             )
         if wrong or not weights.sha256:
             open_questions.append(name)
@@ -86,10 +86,13 @@ def told(found: dict[str, Score]) -> dict[str, Any]:
     return {"scores": scores} | ({"notes": notes} if notes else {})
 
 
-def read(stored: Path | bytes) -> Image:
+def read(stored: Path | Cell) -> Image:
     """A picture as published protocols read it. Raises DataError."""
-    data = stored if isinstance(stored, bytes) else stored.read_bytes()
-    return decode_plain(data, name="a picture" if isinstance(stored, bytes) else str(stored))
+    try:
+        data = stored.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{stored} is missing: download the benchmark's data again.") from error
+    return decode_plain(data, name=str(stored))
 
 
 def _cases(entry: Entry, output: Image) -> Iterator[tuple[str, Case]]:

@@ -1,8 +1,10 @@
 """How published benchmarks lie on a disk: their items, and what outputs of them are called."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,11 @@ class Entry:
     key: str
     """Unique in its view."""
     instruction: str
-    source: Path | bytes
+    source: "Path | Cell"
     """What doing nothing would give: the picture that the view's first edit begins with."""
     output: str
     """Official name of the output's file, in the folder of a system's pictures."""
-    target: Path | bytes | None = None
+    target: "Path | Cell | None" = None
     caption: str = ""
     """What the target shows, in words."""
     source_caption: str = ""
@@ -34,34 +36,63 @@ class Entry:
 
 
 Views = dict[str, list[Entry]]
-"""View -> its items, in the order of their keys."""
+"""View -> its items, in the order in which they are read best."""
+Counts = dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A picture in a Parquet file; neighbours are read together."""
+
+    file: Path
+    group: int
+    row: int
+    column: str
+
+    def read_bytes(self) -> bytes:
+        """The picture's file; empty where there is none."""
+        return (_group(self.file, self.group, self.column)[self.row] or {}).get("bytes") or b""
+
+    def __str__(self) -> str:
+        return f"{self.file.name}, {self.column} of row {self.row} of group {self.group}"
+
+
+def is_published(protocol: Protocol, views: Views) -> bool:
+    """Whether there are as many items as were published."""
+    return dict(protocol.counts) == LAYOUTS[protocol.layout].count(views)
 
 
 def read_layout(protocol: Protocol, folder: Path, *, unpinned: bool = False) -> Views:
     """The items of a benchmark. Raises DataError where the folder holds something else, and for other numbers
     of items than were published, unless those are to be taken (`unpinned`)."""
-    views, counts = LAYOUTS[protocol.layout](protocol, folder)
+    layout = LAYOUTS[protocol.layout]
+    views = layout.read(protocol, folder)
+    for view, entries in views.items():
+        names = Counter(entry.key for entry in entries)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise DataError(
+                f"{folder} has {len(twice)} names twice, such as {twice[0]} (view {view}): download it again."
+            )
+    if not views or not all(views.values()):
+        raise DataError(f"{folder} holds no item of {protocol.name}: choose another --data.")
+    counts = layout.count(views)
     if dict(protocol.counts) != counts and not unpinned:
         told = ", ".join(f"{counts.get(name, 0)} {name}" for name in protocol.counts)
         expected = ", ".join(f"{count} {name}" for name, count in protocol.counts.items())
         raise DataError(
             f"{folder} holds {told} and the published data of {protocol.name} {expected}: choose another "
-            "--data, or say --unpinned true, and the numbers will say that they are of other data."
+            "--data, or say --unpinned, and the numbers will say that they are of other data."
         )
-    for view, entries in views.items():
-        twice = {entry.key for entry in entries}
-        if len(twice) < len(entries):
-            raise DataError(f"{folder} has items of one name in the view {view}: download it again.")
-    return {view: sorted(entries, key=lambda entry: entry.key) for view, entries in views.items()}
+    return views
 
 
 def identity(views: Views) -> str:
     """SHA-256 of which items there are, whatever lies in them."""
-    keys = "".join(f"{view}/{entry.key}\n" for view in sorted(views) for entry in views[view])
-    return hashlib.sha256(keys.encode()).hexdigest()
+    keys = sorted(f"{view}/{entry.key}\n" for view, entries in views.items() for entry in entries)
+    return hashlib.sha256("".join(keys).encode()).hexdigest()
 
 
-def _magicbrush(protocol: Protocol, folder: Path) -> tuple[Views, dict[str, int]]:
+def _magicbrush(protocol: Protocol, folder: Path) -> Views:
     """The evaluation layout, which `mgie prepare magicbrush:DIR` reads too; in the folder or in its test/."""
     folder = folder if (folder / "edit_sessions.json").is_file() else folder / "test"
     if not (folder / "edit_sessions.json").is_file():
@@ -92,7 +123,7 @@ def _magicbrush(protocol: Protocol, folder: Path) -> tuple[Views, dict[str, int]
                     source_caption=captions.get(session, {}).get(first["input"], ""),
                 )  # fmt: skip
                 views.setdefault(name, []).append(entry)
-    return views, {"sessions": len(sessions), "turns": sum(map(len, sessions.values()))}
+    return views
 
 
 def _sessions(found: Any) -> dict[str, list[dict[str, str]]]:
@@ -112,8 +143,114 @@ def _captions(found: Any) -> dict[str, dict[str, str]]:
     return {str(name): {str(file): str(text) for file, text in each.items()} for name, each in found.items()}
 
 
-LAYOUTS: Mapping[str, Callable[[Protocol, Path], tuple[Views, dict[str, int]]]] = {"magicbrush": _magicbrush}
-"""Name -> what reads it, and counts what was published."""
+EMU_EDIT = ("hash", "instruction", "task", "input_caption", "output_caption", "image")
+EMU_EDIT_SPLITS = {"test": 3589, "validation": 2022}
+"""Its rows. A companion set of generations has the two names swapped."""
+
+
+def _emu_edit(protocol: Protocol, folder: Path) -> Views:
+    """A download of facebook/emu_edit_test_set: the Parquet files of its split `test`."""
+    import pyarrow.parquet as parquet
+
+    files = sorted({*folder.glob("test-*.parquet"), *folder.glob("data/test-*.parquet")})
+    if not files:
+        raise DataError(f"{folder} has no test-*.parquet: --data expects a download of Emu Edit's test set.")
+    found: list[Entry] = []
+    ((name, view),) = protocol.views.items()
+    for file in files:
+        opened = parquet.ParquetFile(file)
+        if missing := set(EMU_EDIT) - set(opened.schema_arrow.names):
+            raise DataError(f"{file} has no column {min(missing)}: expected {', '.join(EMU_EDIT)}.")
+        for group in range(opened.num_row_groups):
+            texts = opened.read_row_group(group, columns=list(EMU_EDIT[:-1])).to_pylist()
+            for row, told in enumerate(texts):
+                told = {name: str(value or "") for name, value in told.items()}
+                if not is_name(told["hash"]):
+                    raise DataError(f"{file} has the hash {told['hash']!r}: expected the name of a row.")
+                entry = Entry(
+                    key=told["hash"], cluster=told["hash"], kind=told["task"],
+                    instruction=told["instruction"], source=Cell(file, group, row, "image"),
+                    caption=told["output_caption"], source_caption=told["input_caption"],
+                    output=view.output[0].format(key=told["hash"]),
+                )  # fmt: skip
+                found.append(entry)
+    if len(found) == EMU_EDIT_SPLITS["validation"]:
+        raise DataError(
+            f"{folder}: its split test has {len(found)} rows, as many as validation of Emu Edit's test set: "
+            "the splits' names are swapped, as in the companion set of generations; give the test set itself."
+        )
+    return {name: found}
+
+
+@lru_cache(maxsize=2)
+def _group(file: Path, group: int, column: str) -> list[dict[str, Any]]:
+    import pyarrow.parquet as parquet
+
+    return parquet.ParquetFile(file).read_row_group(group, columns=[column])[column].to_pylist()
+
+
+IP2P_TEST = 0.95
+"""Where the test split begins, as a part of the list of prompts."""
+IP2P_DRAWS = 5000
+
+
+def _ip2p(protocol: Protocol, folder: Path) -> Views:
+    """InstructPix2Pix's own files: seeds.json, and a folder for each prompt. Of each of 5000 prompts of the
+    test split one of its pictures is drawn, by torch's generator of seed 0 (the published script's generator
+    is also used up by its sampler, so its draws cannot be repeated)."""
+    import torch
+
+    form = "[[folder, [seed, ...]], ...]: --data expects InstructPix2Pix as published"
+    listed = read_json(folder / "seeds.json", lambda rows: [(str(n), [*map(str, s)]) for n, s in rows], form)
+    tested = listed[int(IP2P_TEST * len(listed)) :]
+    draw = torch.Generator().manual_seed(0)
+    found: list[tuple[str, str, dict[str, str]]] = []
+    for place in torch.randperm(len(tested), generator=draw)[:IP2P_DRAWS].tolist():
+        name, seeds = tested[place]
+        seed = seeds[int(torch.randint(len(seeds), (), generator=draw))]
+        if not (is_name(name) and is_name(seed)):
+            raise DataError(f"{folder / 'seeds.json'} names {name!r}: expected names of folders beside it.")
+        told = read_json(
+            folder / name / "prompt.json", _prompt, '{"edit": TEXT, "input": ..., "output": ...}'
+        )
+        found.append((name, seed, told))
+    views: Views = {}
+    for label, view in protocol.views.items():
+        for name, seed, told in found:
+            key = f"{name.replace('/', '_')}_{seed}"
+            entry = Entry(
+                key=key, cluster=name, instruction=told["edit"], source=folder / name / f"{seed}_0.jpg",
+                caption=told["output"], source_caption=told["input"], output=view.output[0].format(key=key),
+            )  # fmt: skip
+            views.setdefault(label, []).append(entry)
+    return views
+
+
+def _prompt(found: Any) -> dict[str, str]:
+    return {name: str(found[name]) for name in ("edit", "input", "output")}
+
+
+def _items(name: str) -> Callable[[Views], Counts]:
+    return lambda views: {name: len(next(iter(views.values())))}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One way in which published data lie."""
+
+    read: Callable[[Protocol, Path], Views]
+    count: Callable[[Views], Counts]
+    """Of what is counted, how many there are."""
+
+
+LAYOUTS = {
+    "magicbrush": Layout(
+        _magicbrush, lambda views: {"sessions": len(views["multi"]), "turns": len(views["single"])}
+    ),
+    "emu_edit": Layout(_emu_edit, _items("items")),
+    "ip2p": Layout(_ip2p, _items("prompts")),
+}
+"""Name -> layout."""
 
 
 def outputs_of(folder: Path, views: Views) -> tuple[Callable[[str, Entry], Path], list[str]]:

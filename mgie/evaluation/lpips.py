@@ -1,4 +1,4 @@
-"""LPIPS v0.1 (Zhang et al. 2018): how far apart two pictures look, by features of a network for ImageNet.
+"""LPIPS v0.1 (Zhang et al. 2018): how far apart two pictures look to a network for ImageNet.
 
 Two files of weights: the linear heads, which ship inside torchmetrics, and the network's own, which the user
 gives: alexnet-owt-7be5be79.pth, vgg16-397923af.pth or squeezenet1_1-b8a52dc0.pth, as torchvision publishes

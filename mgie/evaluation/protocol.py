@@ -1,4 +1,4 @@
-"""What a benchmark measures, as data: a protocol is a file, and its hash goes with every number.
+"""What a benchmark measures, as data: a protocol is a file whose hash goes with its numbers.
 
     protocols/magicbrush.yaml           a protocol
     protocols/magicbrush@global.yaml    a variant: `extends: magicbrush`, and the keys that it replaces whole
@@ -117,13 +117,14 @@ class Protocol:
     """How many items the published data hold."""
     read: Literal["rgb"] = "rgb"
     """How pictures are read: as Pillow converts them, not turned, what is transparent in its colours."""
-    seeds: int = 1
-    """Over how many seeds of the editor published figures are averaged."""
 
     @property
     def sha256(self) -> str:
-        """Hash of all that the protocol says, whatever the form of its file."""
-        whole = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        """Hash of all that the protocol says but `about`, whatever the form of its file. Fields that are
+        empty leave no trace, so that a field that is new one day changes no older identity."""
+        whole = json.dumps(
+            _told(asdict(self) | {"about": ""}), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+        )
         return hashlib.sha256(whole.encode()).hexdigest()
 
     @property
@@ -195,6 +196,13 @@ def _record(kind: type[Record], content: Mapping[str, Any], where: str) -> Recor
         return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in content.items()})
     except TypeError as error:
         raise ConfigError(f"{where} is not whole ({error}): expected {', '.join(known)}.") from error
+
+
+def _told(said: Any) -> Any:
+    """What is said, without what is empty."""
+    if isinstance(said, Mapping):
+        return {key: _told(value) for key, value in said.items() if value not in (None, "", (), [], {})}
+    return [_told(value) for value in said] if isinstance(said, (list, tuple)) else said
 
 
 def _near(name: str, known: Any) -> str:

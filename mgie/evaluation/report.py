@@ -84,12 +84,44 @@ def chosen(items: Sequence[Item], count: int) -> list[Item]:
 def as_table(facts: dict[str, Any]) -> str:
     """The figures as a Markdown table: a row for each kind of edit, one for all, and those of doing nothing
     and of the target, where they are known; below it the warning."""
-    cells = [[_markdown(cell) for cell in row] for row in _cells(facts)]
+    table = _table(_cells(facts))
+    return f"{table}\n\nWarning: {facts['warning']}" if "warning" in facts else table
+
+
+def as_published(facts: dict[str, Any]) -> str:
+    """The figures of a published protocol as a Markdown table: a row for each view and each row of the
+    result, a column for each metric, with its own n where it is of fewer items; below it the protocol."""
+    metrics = list(facts["metrics"])
+    cells = [["view", "row", "items", *metrics]]
+    for row, views in facts["rows"].items():
+        for view, found in views.items():
+            own = found.get("n_of", {})
+            shown = ["" if found[m] is None else f"{found[m]:.4f}" for m in metrics]
+            shown = [f"{text} (n {own[m]})" if m in own else text for m, text in zip(metrics, shown)]
+            cells.append([view, row, str(found["n"]), *shown])
+    cells[1:] = sorted(cells[1:], key=lambda row: row[0])
+    lines = [_table(cells), "", f"Protocol {facts['protocol']}."]
+    return "\n".join(lines + [f"Not known to be as published: {reason}." for reason in facts["unpinned"]])
+
+
+def write_published(folder: Path, facts: dict[str, Any], items: Sequence[dict[str, Any]]) -> None:
+    """Write the result of a published protocol into a folder that is there: numbers, items, page."""
+    whole = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+    (folder / RESULTS).write_text(whole, encoding="utf-8", errors="backslashreplace")
+    rows = sorted(items, key=lambda item: (item["view"], item["key"], item["row"]))
+    lines = (json.dumps(item, ensure_ascii=False) + "\n" for item in rows)
+    (folder / "items.jsonl").write_text("".join(lines), encoding="utf-8")
+    title = _markdown(_printable(f"{facts['model']} on {facts['protocol']}"))
+    (folder / "report.md").write_text(f"# {title}\n\n{as_published(facts)}\n", encoding="utf-8")
+
+
+def _table(cells: list[list[str]]) -> str:
+    """Cells as a Markdown table, the first column to the left."""
+    cells = [[_markdown(cell) for cell in row] for row in cells]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in cells]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
-    return f"{table}\n\nWarning: {facts['warning']}" if "warning" in facts else table
+    return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
 
 
 def _cells(facts: dict[str, Any]) -> list[list[str]]:

@@ -1,4 +1,4 @@
-"""One output and what it is measured against -> its numbers by a protocol's metrics, and their means.
+"""One output and what it is measured against -> its numbers by metrics, and their means.
 
 What cannot be measured is never a number: it has none, is left out of the mean, and is counted by its reason.
 """

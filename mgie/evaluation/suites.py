@@ -1,15 +1,16 @@
 """Named benchmarks, as data: which pairs, which metrics, and who judges."""
 
 import difflib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
 from PIL.Image import Image
 
 from mgie.errors import ConfigError, DataError
-from mgie.evaluation.protocol import Metric
+from mgie.evaluation.eyes import Eyes
+from mgie.evaluation.protocol import Metric, protocol_names
 from mgie.toy.judge import WORLDS, Verdict, judge
 from mgie.toy.scenes import toy_pairs
 from mgie.types import EditPair
@@ -62,13 +63,37 @@ MORE = {
 """Name -> what comes with the model that it is measured by."""
 
 
+def find_metrics(names: Sequence[str], eyes: Eyes) -> dict[str, Metric]:
+    """What is measured, by its name: what was asked for, what the models are there for, and what doing
+    nothing would give. Raises ConfigError for what is unknown."""
+    for name in names:
+        if name not in METRICS:
+            raise ConfigError(
+                f"There is no metric '{name}': expected some of {', '.join(METRICS)}; CLIP-I and CLIP-T come "
+                "with --clip FOLDER, DINO with --dino FOLDER, LPIPS with --lpips NET:FILE."
+            )
+    seen = {name: metric for name, metric in MORE.items() if metric.measure in eyes.hashes}
+    copied = replace(METRICS["l1"], of=("source", "target"))
+    if eyes.lpips:  # three networks, three metrics
+        seen[f"lpips_{eyes.lpips.net}"] = seen.pop("lpips")
+    return {name: METRICS[name] for name in names} | {"copy_l1": copied} | seen
+
+
+def caption_of(pair: EditPair) -> str:
+    """What the target shows, in words, as the data set's authors described it: MagicBrush's local
+    descriptions, InstructPix2Pix's output captions. Empty where they did not, for an expressive instruction
+    is no caption."""
+    return pair.meta.get("local_description") or pair.meta.get("output", "")
+
+
 def find_suite(name: str, data: str | Path | None = None) -> Suite:
     """The suite of that name, to be measured on `data`. Raises ConfigError with the nearest names, and where
     it needs data."""
     if name not in SUITES:
-        near = difflib.get_close_matches(name, SUITES, n=2, cutoff=0.4)
+        known = [*SUITES, *protocol_names()]
+        near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else "choose one of them."
-        raise ConfigError(f"There is no suite '{name}': expected one of {', '.join(SUITES)}; {hint}")
+        raise ConfigError(f"There is no suite '{name}': expected one of {', '.join(known)}; {hint}")
     if SUITES[name].needs_data and data is None:
         raise ConfigError(
             f"the suite {name!r} measures on a data set of yours: give --data DIR that `mgie prepare` wrote."

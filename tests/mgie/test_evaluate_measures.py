@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 
 import pytest
-from fixture_pictures import pic
+from benchmark_data import pic
 from PIL import Image
 
 from mgie.evaluate import evaluate

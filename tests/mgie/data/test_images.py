@@ -81,6 +81,22 @@ def test_transparency_is_laid_over_white():
     assert decoded.getpixel((0, 0)) == (255, 0, 0) and decoded.getpixel((1, 0)) == (255, 255, 255)
 
 
+def test_published_scores_are_of_pictures_as_pillow_reads_them():
+    """Not turned, what is transparent in its own colours, a palette in colours before anything is resized."""
+    upright = Image.new("RGB", (4, 2), "red")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert images.decode_plain(saved(upright, "JPEG", exif=exif), name="a").size == (4, 2)
+    clear = Image.new("RGBA", (2, 2), (200, 30, 40, 0))
+    assert images.decode_plain(saved(clear, "PNG"), name="a").getpixel((0, 0)) == (200, 30, 40)
+    palette = Image.new("P", (2, 2), 1)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    found = images.decode_plain(saved(palette, "PNG"), name="a")
+    assert found.mode == "RGB" and found.getpixel((1, 1)) == (10, 20, 30)
+    with pytest.raises(DataError, match="b cannot be decoded"):
+        images.decode_plain(b"nothing", name="b")
+
+
 def test_refused_pictures_say_why(monkeypatch):
     frames = [Image.new("RGB", (4, 4), c) for c in ("red", "blue")]
     animated = saved(frames[0], "GIF", save_all=True, append_images=frames[1:])

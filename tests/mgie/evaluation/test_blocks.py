@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 import torch
-from fixture_pictures import pic
+from benchmark_data import pic
 from PIL import Image
 
 from mgie.evaluation.blocks import DINO_PREP, at_size, center_crop, clip_prep, prepared, short, to_unit

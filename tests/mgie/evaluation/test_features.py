@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from fixture_pictures import pic
+from benchmark_data import pic
 from safetensors.torch import load_file, save_file
 
 from mgie.errors import DataError, WeightsError

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from fixture_pictures import pic
+from benchmark_data import pic
 from PIL import Image
 
 from mgie.errors import ConfigError, WeightsError

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from fixture_pictures import pic
+from benchmark_data import pic
 from PIL import Image
 
 from mgie.errors import ConfigError

@@ -1,0 +1,88 @@
+"""A published protocol scores ready pictures; what it is not sure of stands beside every figure."""
+
+import json
+import re
+
+import pytest
+from benchmark_data import write_magicbrush
+
+from mgie.errors import ConfigError, DataError, WeightsError
+from mgie.evaluate import evaluate
+
+
+@pytest.fixture
+def magicbrush(tmp_path):
+    write_magicbrush(tmp_path, {"3": 3, "7": 1})
+    return tmp_path
+
+
+@pytest.fixture
+def scored(magicbrush, clip_folder, dino_folder):
+    """Takes what is to be otherwise; gives the facts."""
+
+    def run(**changes):
+        asked = {
+            "model": f"pictures:{magicbrush / 'gen'}", "suite": "magicbrush", "data": magicbrush / "data",
+            "out": magicbrush / "report", "clip": clip_folder, "dino": dino_folder, "unpinned": True,
+        }  # fmt: skip
+        return evaluate(**(asked | changes))
+
+    return run
+
+
+def test_a_result_says_what_it_is_a_result_of(scored, magicbrush, capsys):
+    facts = scored()
+    assert re.fullmatch(r"magicbrush/1#[0-9a-f]{8}", facts["protocol"])
+    assert facts["protocol_sha256"].startswith(facts["protocol"][-8:])
+    assert facts["unpinned"] == ["the weights of clip", "the weights of dino", "the data"]
+    assert set(facts["weights"]) == {"clip", "dino"} and len(facts["items_sha256"]) == 64
+    rows = facts["rows"]
+    assert {(row, view): found["n"] for row, views in rows.items() for view, found in views.items()} == {
+        (row, view): n for row in ("outputs", "copy", "oracle") for view, n in (("single", 4), ("multi", 2))
+    }
+    assert rows["oracle"]["single"]["l1"] == 0 and rows["oracle"]["single"]["dino"] == pytest.approx(1)
+    assert rows["copy"]["multi"]["l1"] > 0 and set(rows["outputs"]["single"]) >= {"l2", "clip_i", "clip_t"}
+    written = json.loads((magicbrush / "report" / "results.json").read_text())
+    assert written == {name: facts[name] for name in written}
+    items = [json.loads(line) for line in (magicbrush / "report" / "items.jsonl").read_text().splitlines()]
+    assert len(items) == 3 * (4 + 2)
+    for text in ((magicbrush / "report" / "report.md").read_text(), capsys.readouterr().out):
+        assert facts["protocol"] in text and "Not known to be as published: the data." in text
+        assert re.search(r"\| single +\| +outputs \| +4 \|", text)
+
+
+def test_the_same_pictures_give_the_same_bytes(scored, magicbrush):
+    first = scored(out=magicbrush / "one")
+    scored(out=magicbrush / "two")
+    both = [(magicbrush / name / "items.jsonl").read_bytes() for name in ("one", "two")]
+    assert both[0] == both[1] and first["rows"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "says"),
+    [
+        ({"model": "_ckpt/tiny"}, ConfigError, "say --model pictures:DIR"),
+        ({"data": None}, ConfigError, "give --data DIR"),
+        ({"metrics": ["ssim"]}, ConfigError, "metrics has no place here"),
+        ({"steps": 20}, ConfigError, "steps has no place here"),
+        ({"unpinned": False}, DataError, "2 sessions, 4 turns and the published data of magicbrush 535"),
+        ({"dino": None}, ConfigError, "give --dino"),
+        ({"clip": "nowhere"}, WeightsError, "nowhere is no model folder"),
+        ({"model": "pictures:nowhere"}, DataError, "lacks 6 of 6 outputs"),
+        ({"suite": "magicbrash"}, ConfigError, "did you mean magicbrush"),
+    ],
+)
+def test_a_wrong_request_is_a_sentence_and_leaves_nothing(wrong, error, says, scored, magicbrush):
+    with pytest.raises(error, match=says):
+        scored(**wrong)
+    assert not (magicbrush / "report").exists()
+
+
+def test_a_caption_that_clip_cannot_read_whole_is_an_error(scored, magicbrush):
+    """As in the published script, which stops there."""
+    captions = json.loads((magicbrush / "data" / "local_descriptions.json").read_text())
+    captions["3"]["3-output2.png"] = "bad " * 40
+    (magicbrush / "data" / "local_descriptions.json").write_text(json.dumps(captions))
+    with pytest.raises(DataError, match=r"has .* tokens and CLIP reads 12"):
+        scored()
+    assert not (magicbrush / "report").exists()
