@@ -51,6 +51,14 @@ def check_eyes(protocol: Protocol, eyes: Eyes, *, unpinned: bool = False) -> lis
             )
         if wrong or not weights.sha256:
             open_questions.append(name)
+    for metric in protocol.metrics.values():
+        model = eyes.dino if metric.measure == "dino" else eyes.clip
+        side = getattr(metric.prep, "crop", None) or getattr(metric.prep, "squash", None)
+        if side and model and side != model.prep.crop:
+            raise WeightsError(
+                f"{model.folder} sees {model.prep.crop} pixels and {protocol.identity} shows {side}: give a "
+                f"download of {protocol.weights['dino' if metric.measure == 'dino' else 'clip'].repo}."
+            )
     return open_questions
 
 

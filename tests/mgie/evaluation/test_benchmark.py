@@ -8,7 +8,7 @@ from mgie.errors import ConfigError, WeightsError
 from mgie.evaluation.benchmark import check_eyes
 from mgie.evaluation.eyes import Eyes
 from mgie.evaluation.features import Clip, Dino
-from mgie.evaluation.protocol import Weights, find_protocol
+from mgie.evaluation.protocol import Crop, Weights, find_protocol
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,16 @@ def test_other_weights_than_the_pinned_ones_are_refused_unless_asked_for(eyes):
     with pytest.raises(WeightsError, match=r"--dino has another model.safetensors than magicbrush/1#.* pins"):
         check_eyes(pinned(dino="0" * 64), eyes)
     assert check_eyes(pinned(dino="0" * 64), eyes, unpinned=True) == ["clip", "dino"]
+
+
+def test_a_model_for_pictures_of_another_size_is_refused(eyes):
+    larger = Crop(short=336, crop=336, colours="clip")
+    protocol = find_protocol("magicbrush")
+    metrics = {"clip_i": replace(protocol.metrics["clip_i"], prep=larger)}
+    with pytest.raises(
+        WeightsError, match=r"sees 224 pixels and .* shows 336: give a download of openai/clip"
+    ):
+        check_eyes(replace(protocol, metrics=metrics), eyes)
 
 
 def test_a_model_that_is_measured_with_must_be_given(eyes):
