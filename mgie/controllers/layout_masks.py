@@ -94,16 +94,3 @@ def made_visible(
     missed = present & ~masks.flatten(2).ne(0).any(-1)
     cell = down[..., :, None] & across[..., None, :] & missed[..., None, None]
     return torch.where(cell, 1.0, masks)
-
-
-def layer_grid(latent: Grid, positions: int) -> Grid:
-    """The grid of a layer that has so many positions: the latents' halved, odd sides rounded up.
-
-    Raises ValueError where no number of halvings gives it.
-    """
-    h, w = latent
-    while h * w > positions:
-        h, w = -(-h // 2), -(-w // 2)
-    if h * w != positions:
-        raise ValueError(f"a layer of {positions} positions is none of latents of {latent[0]} x {latent[1]}.")
-    return h, w

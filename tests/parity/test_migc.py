@@ -28,7 +28,6 @@ from mgie.controllers.layout_masks import (
     background,
     boxes_of,
     instance_masks,
-    layer_grid,
     rectangles,
     reduced,
 )
@@ -132,8 +131,7 @@ def test_masks():
     assert apart(masks, name, "mask_instances_latent") < EXACT
     assert apart(behind, name, "mask_background_latent") < EXACT
     for key in [key for key in arrays("migc", name) if "_layer_div" in key]:
-        times = int(key.partition("_layer_div")[2])
-        grid = layer_grid(masks.shape[-2:], masks[0, 0].numel() // times**2)
+        grid = tuple(tensor("migc", name, key).shape[-2:])
         small = reduced(masks if "instances" in key else behind, grid)
         assert apart(small, name, key) < EXACT, key
     assert apart(published_order(boxes), name, "box_as_given_to_position_net") < EXACT

@@ -1,11 +1,9 @@
-import pytest
 import torch
 
 from mgie.controllers.layout_masks import (
     background,
     boxes_of,
     instance_masks,
-    layer_grid,
     made_visible,
     rectangles,
     reduced,
@@ -77,16 +75,3 @@ def test_a_box_goes_from_the_first_to_the_last_index():
     mask = torch.zeros(2, 8, 10, dtype=torch.uint8)
     mask[0, 2:5, 3:9] = 1
     assert boxes_of(mask).tolist() == [[0.3, 0.25, 0.8, 0.5], [0, 0, 0, 0]]
-
-
-@pytest.mark.parametrize(
-    ("latent", "positions", "grid"),
-    [((8, 8), 64, (8, 8)), ((9, 13), 12, (3, 4)), ((64, 96), 96, (8, 12)), ((5, 3), 1, (1, 1))],
-)
-def test_the_grid_of_a_layer_by_halving(latent, positions, grid):
-    assert layer_grid(latent, positions) == grid
-
-
-def test_no_layer_has_such_a_number_of_positions():
-    with pytest.raises(ValueError, match="13 positions is none of latents of 8 x 8"):
-        layer_grid((8, 8), 13)
