@@ -18,7 +18,7 @@ from mgie.errors import ConfigError
 
 CONFIG = LayoutBlockConfig(width=32, condition_width=12, heads=4)
 ROUNDING = 2e-7
-"""What padding may move values of the size of 1 by. Worst measured: 1.2e-7."""
+"""What padding may move values by, relative to the greatest. Worst measured: 5e-8."""
 KINDS = [MIGCBlock, MIGCPlusBlock]
 GRIDS = [(4, 4), (3, 5), (1, 2)]
 
@@ -75,7 +75,7 @@ def test_each_sample_of_a_padded_batch_is_what_it_is_alone(kind, grid):
     assert together.shape == states.shape
     for row, count in enumerate(counts):
         alone = block(shaded[row : row + 1, : count + 1], states[row : row + 1], of(instances, row, count))
-        assert (together[row] - alone[0]).abs().max() <= ROUNDING
+        assert (together[row] - alone[0]).abs().max() <= ROUNDING * together.abs().max()
     assert not torch.allclose(together[1], shaded[1, 0], atol=1e-2)
 
 
@@ -121,7 +121,7 @@ def test_slots_in_another_order(kind):
     assert not torch.equal(found, plain)
     for row in range(3):
         each = block(shaded, states, instances, order=order[row : row + 1])
-        assert (each[row] - found[row]).abs().max() <= ROUNDING
+        assert (each[row] - found[row]).abs().max() <= ROUNDING * found.abs().max()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -155,7 +155,7 @@ def test_half_as_long_numbers(kind):
     expected = block(shaded, states, instances)
     found = block.bfloat16()(shaded.bfloat16(), states.bfloat16(), instances)
     assert found.dtype == torch.bfloat16
-    assert (found.float() - expected).abs().max() < 0.1  # of values up to 3; measured 0.03
+    assert (found.float() - expected).abs().max() < 0.05  # of values up to 3; measured 0.012
 
 
 @torch.no_grad()
