@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
-LEVELS, SMALL, LEAST = 8, 0.3, 0.1
+LEVELS, SMALL, LEAST = 12, 0.3, 0.1
 """Blurred copies that the fast blur mixes, the smallest deviation of them, and what is no blur: pixels are
 larger."""
 FAR = 4
