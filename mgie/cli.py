@@ -155,7 +155,7 @@ def arguments(name: str, words: list[str]) -> dict[str, Any]:
     """The words of a verb as arguments of its story. Raises ConfigError."""
     parser = _parser(name)
     try:
-        return parser.parse_args(words).as_dict()
+        return parser.instantiate(parser.parse_args(words)).as_dict()
     except ArgumentError as error:
         if unknown := re.search(r"unrecognized arguments: .*?(--\w[\w-]*)", str(error)):
             near = _nearest(unknown[1], re.findall(r"--\w+", parser.format_usage()))

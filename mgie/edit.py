@@ -14,10 +14,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from llava_patch.ranges import in_range
+from mgie.controllers.region import Preserve, RegionOptions
 from mgie.data.images import decode
 from mgie.data.validation import check_instruction
 from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError, DataError, WeightsError
+from mgie.masks import check_where, fitted_mask, read_mask
 from mgie.ranges import Scale, Seed, Side, Steps
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -33,6 +35,9 @@ def edit(
     *,
     model: str | Path,
     out: str | Path,
+    mask: str | None = None,
+    preserve: Preserve = "exact",
+    region: RegionOptions | None = None,
     steps: Steps | None = None,
     guidance: Scale | None = None,
     image_guidance: Scale | None = None,
@@ -49,6 +54,10 @@ def edit(
         instruction: What to do, in words, such as "make it black and white".
         model: Release folder, as `mgie extract` writes it, or a hub id.
         out: File to write for one photo; folder for several, where each keeps its name.
+        mask: Where the photos may change: a picture's file, white there, or x0,y0,x1,y1 in parts of width and
+            height.
+        preserve: How the rest is kept: exact (to the byte), soft, or none.
+        region: How an edit is kept inside its mask, such as --region.feather 12.
         steps: Sampling steps. Default: the release's.
         guidance: How strongly the words count. Default: the release's.
         image_guidance: How strongly the photo counts. Default: the release's.
@@ -66,8 +75,15 @@ def edit(
     check_instruction(instruction)
     photos = [Path(photo) for photo in photos]
     targets = _targets(photos, Path(out), is_folder=str(out).endswith("/"))
+    check_where(mask is not None, preserve, region)
+    allowed = None if mask is None else read_mask(mask)
     for photo, target in zip(photos, targets):
-        _check_format(_open(photo), target)
+        picture = _open(photo)
+        _check_format(picture, target)
+        if allowed is not None:
+            fitted_mask(allowed, picture.size)
+            if preserve == "exact":
+                _check_lossless(target)
     release, place, kind = _release(model), find_device(device), find_dtype(dtype)
     for folder in {target.parent for target in targets}:
         _check_writable(folder)
@@ -87,15 +103,19 @@ def edit(
     asked = {
         "num_inference_steps": steps, "guidance_scale": guidance,
         "image_guidance_scale": image_guidance, "size": size,
+        "mask": allowed, "preserve": preserve, "region": region,
     }  # fmt: skip
     rows = []
     for photo, target in zip(tqdm(photos, desc="edit", unit="photo", disable=len(photos) == 1), targets):
         result = pipeline(image=_open(photo), prompt=instruction, seed=seed, **asked)
         assert isinstance(result, EditOutput)  # a tuple only comes where one is asked for
-        write_whole(result.images[0], target)
-        rows.append(
-            {"photo": str(photo), "out": str(target), "said": result.said[0], "forced": result.forced[0]}
+        write_whole(
+            result.images[0], target, lossless=allowed is not None and target.suffix.lower() == ".webp"
         )
+        row = {"photo": str(photo), "out": str(target), "said": result.said[0], "forced": result.forced[0]}
+        if result.outside_change is not None:
+            row["outside_change"] = result.outside_change[0]
+        rows.append(row)
     return {"model": str(model), "seed": seed, "seconds": round(time.monotonic() - started, 1), "edits": rows}
 
 
@@ -106,15 +126,21 @@ def table(facts: dict[str, Any]) -> str:
         lines += [f"{row['photo']} -> {row['out']}", f"  said: {row['said'] or '(nothing)'}"]
         if row["forced"]:
             lines.append("  (the model did not call for the edit by itself: trust it less)")
+        if row.get("outside_change"):
+            lines.append(f"  (outside the mask, values changed by up to {row['outside_change']:.1%})")
     return "\n".join(lines)
 
 
-def write_whole(picture: Image.Image, target: Path) -> None:
-    """Write `picture` under a temporary name and rename it, so that `target` is never half a picture."""
+def write_whole(picture: Image.Image, target: Path, *, lossless: bool = False) -> None:
+    """Write `picture` under a temporary name and rename it, so that `target` is never half a picture.
+    `lossless`: of a WebP too."""
     temporary = target.with_name(f".{target.stem}-{os.getpid()}{target.suffix}")
     try:
         with temporary.open("wb") as file:
-            picture.save(file, format=FORMATS[target.suffix.lower()])
+            # Without loss where the format can: what a mask kept is kept in the file.
+            picture.save(
+                file, format=FORMATS[target.suffix.lower()], **({"lossless": True} if lossless else {})
+            )
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
@@ -171,6 +197,14 @@ def _check_format(picture: Image.Image, target: Path) -> None:
         raise ConfigError(
             f"out is {target}, but {kind} holds at most {LONGEST[kind]} pixels a side and the photo has "
             f"{picture.width} x {picture.height}: choose a name that ends in .png."
+        )
+
+
+def _check_lossless(target: Path) -> None:
+    if FORMATS[target.suffix.lower()] == "JPEG":
+        raise ConfigError(
+            f"out is {target}, but a JPEG changes every pixel a little, which preserve=exact forbids: "
+            "choose a name that ends in .png, or --preserve soft."
         )
 
 

@@ -22,12 +22,14 @@ from PIL import Image
 from torch import Tensor
 
 from llava_patch.ranges import in_range
+from mgie.controllers.region import Preserve, RegionOptions
 from mgie.data.examples import ExampleBuilder
 from mgie.data.express import clean_up
 from mgie.data.images import fitted_size, quick_resize, resize, to_image, to_pixels, upright
 from mgie.diffusion.process import AbstractProcess
-from mgie.diffusion.sampling import Generators, sample
+from mgie.diffusion.sampling import Generators, reference_of, sample, start_noise
 from mgie.errors import ConfigError, DataError, WeightsError
+from mgie.masks import Mask, Where, check_heeds, where_of
 from mgie.models.codec import Codec
 from mgie.models.denoisers.base import AbstractDenoiser
 from mgie.models.editor import Editor
@@ -53,6 +55,11 @@ class EditOutput(BaseOutput):
     """What the model said the edit would look like."""
     forced: list[bool]
     """True where the model never came to the visual tokens by itself: trust the edit less."""
+    mask: list[Image.Image] | None = None
+    """Where the edit was allowed, white, at the size of the photos; None without a mask."""
+    outside_change: list[float] | None = None
+    """Greatest change of a value outside mask and feather, from 0 (none) to 1; None without a mask, and of
+    latents."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +204,9 @@ class MGIEPipeline(DiffusionPipeline):
         image: Image.Image | Sequence[Image.Image],
         prompt: str | Sequence[str],
         *,
+        mask: Mask | Sequence[Mask] | None = None,
+        preserve: Preserve = "exact",
+        region: RegionOptions | None = None,
         num_inference_steps: Steps | None = None,
         guidance_scale: Scale | None = None,
         image_guidance_scale: Scale | None = None,
@@ -217,8 +227,12 @@ class MGIEPipeline(DiffusionPipeline):
         brought back to its size; the language model sees it whole too, as a square. Every picture's noise
         starts from `seed` (or its own, if there are several), unless `generator` is given. "np", "pt" (in
         [0, 1]) and "latent" stay at the size of the editing. `compat="reference"` reproduces the original
-        program's crops, window and clean-up, and edits at the picture's own size. Raises DataError and
-        ConfigError.
+        program's crops, window and clean-up, and edits at the picture's own size.
+
+        A `mask` says where a picture may change: white in a PIL picture, or inside a box (x0, y0, x1, y1) in
+        parts of its width and height; one for all or one each. With `preserve="exact"` every byte outside it
+        and its feather is the picture's own; "soft" holds to the picture in the first half of the sampling;
+        with "none" the mask only directs, by what `region` switches on. Raises DataError and ConfigError.
         """
         pictures, instructions = pairs_of(image, prompt)
         sampling = self._sampling(
@@ -228,14 +242,19 @@ class MGIEPipeline(DiffusionPipeline):
         )  # fmt: skip
         generators = generators_of(len(pictures), seed, generator)
         check_shown(output_type, callback_on_step_end_tensor_inputs)
+        where = where_of(
+            mask, [self._read(picture, sampling) for picture in pictures] if mask is not None else [],
+            preserve=preserve, options=region, output_type=output_type, compat=sampling.compat,
+        )  # fmt: skip
+        check_heeds(region, self.denoiser.heeds)
         fitted = self._fitted(pictures, sampling)
         imagined = self._imagine(pictures, instructions, sampling)
-        images = self._paint(
+        painted = self._paint(
             fitted, imagined.context, sampling, generators, output_type, callback_on_step_end,
-            callback_on_step_end_tensor_inputs,
+            callback_on_step_end_tensor_inputs, where=where,
         )  # fmt: skip
         self.maybe_free_model_hooks()
-        output = EditOutput(images=images, said=imagined.said, forced=imagined.forced)
+        output = EditOutput(**painted, said=imagined.said, forced=imagined.forced)
         return output if return_dict else output.to_tuple()
 
     @in_range
@@ -286,11 +305,11 @@ class MGIEPipeline(DiffusionPipeline):
         )  # fmt: skip
         generators = generators_of(len(pictures), seed, generator)
         check_shown(output_type, ())
-        images = self._paint(
+        painted = self._paint(
             self._fitted(pictures, sampling), imagined.context, sampling, generators, output_type, plan=plan
         )
         self.maybe_free_model_hooks()
-        return images
+        return painted["images"]
 
     def _imagine(self, pictures: list[Image.Image], instructions: list[str], sampling: Sampling) -> Imagined:
         """What the model says of each picture, and the condition that follows."""
@@ -327,16 +346,20 @@ class MGIEPipeline(DiffusionPipeline):
         callback_inputs: Sequence[str] = ("latents",),
         *,
         plan: ControlPlan | None = None,
-    ) -> Any:
-        """The edited pictures as `output_type` says, those of one size painted together."""
+        where: Where | None = None,
+    ) -> dict[str, Any]:
+        """The edited pictures as `output_type` says, those of one size painted together; and what is known of
+        their masks."""
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+        kept = [] if where is None or output_type == "latent" else where.empty
         for row, (picture, _) in enumerate(fitted):
-            groups[picture.size].append(row)
+            if not (kept and kept[row]):
+                groups[picture.size].append(row)
         if plan is not None and len(groups) > 1:
             raise DataError("a plan is for pictures of one size: paint the others in calls of their own.")
         painted: dict[int, Tensor] = {}
         for rows in groups.values():
-            latents = self._sampled(
+            latents, finish = self._sampled(
                 torch.stack([to_pixels(fitted[row][0]) for row in rows]),
                 rows_of(context, rows, self.denoiser.dtype),
                 sampling,
@@ -344,13 +367,22 @@ class MGIEPipeline(DiffusionPipeline):
                 callback,
                 callback_inputs,
                 plan,
+                None if where is None else (where, rows),
             )
             if output_type != "latent":
                 self._onload("codec")
                 latents = self.codec.decode(latents.to(self.codec.dtype))
+                for finished in finish:
+                    latents = finished(latents)
             painted |= dict(zip(rows, latents))
-        ordered = [painted[row] for row in range(len(fitted))]
-        return _shown(ordered, output_type, [original for _, original in fitted])
+        ordered = [
+            painted[row] if row in painted else to_pixels(picture) for row, (picture, _) in enumerate(fitted)
+        ]
+        sizes = [original for _, original in fitted]
+        if where is None:
+            return {"images": _shown(ordered, output_type, sizes)}
+        sources = [to_pixels(picture) for picture, _ in fitted]
+        return where.results(ordered, sources, output_type, lambda edited: _shown(edited, output_type, sizes))
 
     def _sampled(
         self,
@@ -361,15 +393,29 @@ class MGIEPipeline(DiffusionPipeline):
         callback: Callback | None,
         callback_inputs: Sequence[str],
         plan: ControlPlan | None,
-    ) -> Float[Tensor, "b c h w"]:
-        """Latents of the edited pictures. The scheduler is this call's own: calls may run side by side."""
+        region: tuple[Where, list[int]] | None,
+    ) -> tuple[Float[Tensor, "b c h w"], tuple[Callable[[Tensor], Tensor], ...]]:
+        """Latents of the edited pictures, and what is to be done to their pixels. The scheduler is this
+        call's own: calls may run side by side."""
         device = self._execution_device
         self._onload("codec")
-        source = self.codec.encode_source(pixels.to(device, self.codec.dtype)).to(self.denoiser.dtype)
+        mean = self.codec.moments(pixels.to(device, self.codec.dtype))[0]
+        source = self.codec.source_latents(mean).to(self.denoiser.dtype)
         scheduler = self.process.steps(
             copy.deepcopy(self.scheduler), sampling.num_inference_steps, tokens=source[0, 0].numel(),
             device=device,
         )  # fmt: skip
+        noise = start_noise(tuple(source.shape), context, generators)
+        reference = None
+        if region is not None:
+            # Scaled, unlike the source beside the noise.
+            latents = self.codec.target_latents(mean, torch.zeros_like(mean), torch.zeros_like(mean))
+            reference = reference_of(scheduler, latents.to(noise), noise)
+            where, rows = region
+            plan = where.plan(
+                rows, pixels.to(device), context, reference, steps=len(scheduler.timesteps),
+                multiple=self.denoiser.multiple,
+            )  # fmt: skip
         self._onload("denoiser")
         with self.progress_bar(total=len(scheduler.timesteps)) as bar:
 
@@ -380,11 +426,12 @@ class MGIEPipeline(DiffusionPipeline):
                 shown = dict.fromkeys(callback_inputs, latents)
                 return (callback(self, step, t, shown) or {}).get("latents", latents)
 
-            return sample(
+            painted = sample(
                 self.denoiser, scheduler, tuple(source.shape), source, context,
                 guidance=sampling.guidance_scale, image_guidance=sampling.image_guidance_scale,
-                plan=plan, generators=generators, watch=watch,
+                plan=plan, generators=generators, noise=noise, reference=reference, watch=watch,
             )  # fmt: skip
+        return painted, () if plan is None else plan.finish
 
     # What a picture is before it is edited.
 

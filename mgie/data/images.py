@@ -69,12 +69,17 @@ def decode_mask(data: bytes, *, name: str) -> Image.Image:
     """Decode a mask to one channel, white where the edit is allowed. A picture with transparency is read as
     image editors write masks: the hole is where the edit is allowed. Raises DataError."""
     with _opened(data, name, "a whole one-channel PNG; replace the file") as image:
-        image = ImageOps.exif_transpose(image)
-        if image.has_transparency_data:
-            alpha = image.convert("RGBA").getchannel("A")
-            if alpha.getextrema() != (255, 255):
-                return ImageOps.invert(alpha)
-        return upright(image, name=name).convert("L")
+        return upright_mask(image, name=name)
+
+
+def upright_mask(image: Image.Image, *, name: str) -> Image.Image:
+    """A mask that is open already, as `decode_mask` returns it. Raises DataError."""
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        alpha = image.convert("RGBA").getchannel("A")
+        if alpha.getextrema() != (255, 255):
+            return ImageOps.invert(alpha)
+    return upright(image, name=name).convert("L")
 
 
 def upright_size(data: bytes, *, name: str) -> Size:

@@ -12,7 +12,7 @@ ROWS = [
     {"data", "toy", "weights"},
     {"training", "evaluation"},
     {"config"},
-    {"build", "request"},
+    {"build", "masks", "request"},
     {"prepare", "train", "extract", "pipeline", "edit", "evaluate", "toy.pretrain"},
     {"verbs"},
     {"cli"},

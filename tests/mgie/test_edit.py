@@ -124,6 +124,29 @@ def test_what_cannot_be_is_told_before_any_weight_is_read(capsys, tmp_path, phot
     assert sentence in refused(capsys, photo, *rest, *words)
 
 
+def test_masks_that_cannot_be(capsys, tmp_path, photo):
+    """All of it before the release is looked at: there is none."""
+    Image.new("L", (60, 60), 255).save(tmp_path / "square.png")
+    (tmp_path / "notes.png").write_text("these are notes")
+    rest = [photo, "make it dark", "--model", tmp_path, "--out", tmp_path / "out.png"]
+    for words, sentence in {
+        ("--mask", tmp_path / "none.png"): "there is no mask",
+        ("--mask", tmp_path / "notes.png"): "notes.png cannot be decoded",
+        ("--mask", tmp_path / "square.png"): "the mask has 60 x 60 pixels and the photo 60 x 41",
+        ("--mask", "0,0,30,20"): "the mask 0,0,30,20 is no box",
+        ("--mask", "0.5,0,0.2,1"): "x0 below x1",
+        ("--preserve", "soft"): "but there is none: give a mask",
+        ("--region.feather", "3"): "but there is none: give a mask",
+        ("--mask", "0,0,1,1", "--preserve", "exactly"): "preserve",
+        ("--mask", "0,0,1,1", "--region.feather", "-3"): "region.feather=-3.0: expected a number, at least 0",
+        ("--mask", "0,0,1,1", "--region.fether", "3"): "fether",
+        ("--mask", "0,0,1,1", "--out", tmp_path / "out.jpg"): "a JPEG changes every pixel a little",
+    }.items():
+        assert sentence in refused(capsys, *rest, *words), words
+    soft = ("--mask", "0,0,1,1", "--preserve", "soft", "--out", tmp_path / "out.jpg")
+    assert "is no release" in refused(capsys, *rest, *soft)
+
+
 @pytest.mark.parametrize("token", ["</s>", "[IMG0]", "<image>"])
 def test_an_instruction_with_what_is_no_word(capsys, tmp_path, photo, token):
     rest = ["--model", tmp_path, "--out", tmp_path / "out.png"]
@@ -190,6 +213,26 @@ def test_one_photo(capsys, tmp_path, photo, release):
     assert main([*words[:-1], "4", "--out", str(tmp_path / "other.png")]) == 0
     with Image.open(tmp_path / "other.png") as picture:
         assert (numpy.asarray(picture) != first).any()
+
+
+@pytest.mark.parametrize("kind", ["box", "file"])
+def test_an_edit_inside_a_mask(capsys, tmp_path, photo, release, kind):
+    mask = Image.new("L", (60, 41))
+    mask.paste(255, (30, 0, 60, 41))
+    mask.save(tmp_path / "mask.png")
+    given = "0.5,0,1,1" if kind == "box" else str(tmp_path / "mask.png")
+    words = ["edit", str(photo), "make it dark", "--model", str(release), "--mask", given, "--json"]
+    with Image.open(photo) as picture:
+        before = numpy.asarray(picture.convert("RGB"))
+    for name in ("out.png", "out.webp"):
+        assert main([*words, "--region.feather", "0", "--out", str(tmp_path / name)]) == 0
+        (row,) = json.loads(capsys.readouterr().out.splitlines()[-1])["edits"]
+        with Image.open(tmp_path / name) as picture:
+            after = numpy.asarray(picture.convert("RGB"))
+        assert (after[:, :30] == before[:, :30]).all() and (after[:, 30:] != before[:, 30:]).any()
+        assert row["outside_change"] == 0
+    assert main([*words[:-1], "--preserve", "none", "--out", str(tmp_path / "all.png")]) == 0
+    assert "outside the mask, values changed by up to" in capsys.readouterr().out
 
 
 def test_the_device_and_the_type(capsys, tmp_path, photo, release):

@@ -1,0 +1,266 @@
+"""Where an edit may change a photo: masks as users give them, and what an edit leaves as it was.
+
+A mask is a picture, white where something may change, or a box (x0, y0, x1, y1) in parts of the photo's width
+and height. Everything here is at the photo's own size, but for what is said to be otherwise.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor
+
+from llava_patch.ranges import check_ranges
+from mgie.controllers.base import Setting
+from mgie.controllers.masking import mixed, sized
+from mgie.controllers.region import Preserve, RegionController, RegionOptions
+from mgie.controllers.softening import composite, feathered, grown
+from mgie.data.images import decode_mask, upright_mask
+from mgie.errors import ConfigError, DataError
+from mgie.types import Box, Context, ControlBatch, ControlPlan, Size, moved
+
+Mask = Image.Image | Sequence[float | int]
+"""A picture, or a box."""
+SHAPE = 0.02
+"""By so much the shape of a mask may differ from its photo's: what rounding does to a small one."""
+WHITE = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Photos with a mask each, upright and in colours."""
+
+    photos: tuple[Image.Image, ...]
+    masks: tuple[Bool[np.ndarray, "_ _"], ...]
+    preserve: Preserve
+    options: RegionOptions
+
+    @property
+    def empty(self) -> tuple[bool, ...]:
+        """Which photos nothing may change in."""
+        return tuple(not mask.any() for mask in self.masks)
+
+    def plan(
+        self,
+        rows: Sequence[int],
+        source: Float[Tensor, "b 3 y x"],
+        context: Context,
+        reference: Callable[[int], Tensor],
+        *,
+        steps: int,
+        multiple: int,
+    ) -> ControlPlan:
+        """What the masks of some photos mean for their sampling: `source` is these at the size that they are
+        edited at, `reference` their latents at its levels; the denoiser takes latents of this `multiple`."""
+        height, width = source.shape[-2:]
+        masks = [
+            sized(torch.from_numpy(self.masks[row]).float()[None, None], (height, width)) for row in rows
+        ]
+        count, latents = len(rows), reference(steps)
+        controls = ControlBatch(
+            boxes=torch.zeros(count, 0, 4), present=torch.zeros(count, 0, dtype=torch.bool),
+            phrases=torch.zeros(count, 0, 0, dtype=torch.long), scales=torch.zeros(count, 0, 3),
+            mask=torch.cat(masks),
+        )  # fmt: skip
+        setting = Setting(
+            grid=(latents.shape[-2], latents.shape[-1]), context=context, source=source, steps=steps,
+            reference=reference,
+        )  # fmt: skip
+        controller = RegionController(self.options, preserve=self.preserve, depth=multiple.bit_length() - 1)
+        return controller.plan(moved(controls, source.device), setting)
+
+    def results(
+        self, edited: list[Tensor], sources: list[Tensor], kind: str, show: Callable[[list[Tensor]], Any]
+    ) -> dict[str, Any]:
+        """Edited pictures as they are shown, with what is outside put back; masks; changes outside."""
+        rows = range(len(edited))
+        facts: dict[str, Any] = {"mask": [self.picture(row) for row in rows]}
+        if kind == "latent":
+            return facts | {"images": show(edited)}
+        if kind == "pil":
+            images = [self.shown(row, image) for row, image in zip(rows, show(edited))]
+            changes = [self.outside_change(row, image) for row, image in zip(rows, images)]
+        else:
+            pixels = [self.shown_pixels(row, edited[row], sources[row]) for row in rows]
+            changes = [self.outside_change(row, pixels[row].clamp(-1, 1), sources[row]) for row in rows]
+            images = show(pixels)
+        return facts | {"images": images, "outside_change": changes}
+
+    def shown(self, row: int, edit: Image.Image) -> Image.Image:
+        """An edited photo with what is outside put back, byte by byte, where that is exact."""
+        alpha = self._alpha(self.masks[row])
+        if self.preserve != "exact" and not self.empty[row]:
+            return edit
+        return Image.fromarray(composite(np.asarray(edit), np.asarray(self.photos[row]), alpha))
+
+    def shown_pixels(
+        self, row: int, edit: Float[Tensor, "3 y x"], source: Float[Tensor, "3 y x"]
+    ) -> Float[Tensor, "3 y x"]:
+        """The same of pixels at the size of the editing."""
+        if self.preserve != "exact" and not self.empty[row]:
+            return edit
+        alpha = torch.from_numpy(self._alpha(self._at(row, edit))).to(edit)
+        return mixed(alpha, edit, source.to(edit))
+
+    def outside_change(self, row: int, edit: Any, source: Any | None = None) -> float:
+        """Greatest change of a value outside mask and feather, in parts of the whole range: 0 where none
+        changed. Of an edited photo, or of pixels beside those of the source."""
+        if source is None:
+            alpha = self._alpha(self.masks[row])
+            values = [np.asarray(each).astype(np.float32) / 255 for each in (edit, self.photos[row])]
+            change = np.abs(values[0] - values[1]).max(axis=-1)
+        else:
+            alpha = self._alpha(self._at(row, edit))
+            change = ((edit.float().cpu() - source.float().cpu()).abs().amax(dim=0) / 2).numpy()
+        return float(change[alpha == 0].max(initial=0.0))
+
+    def picture(self, row: int) -> Image.Image:
+        """A mask as a picture, white where the edit was allowed."""
+        return Image.fromarray(self.masks[row].astype(np.uint8) * 255)
+
+    def _at(self, row: int, edit: Tensor) -> Bool[np.ndarray, "y x"]:
+        _, height, width = edit.shape
+        mask = torch.from_numpy(self.masks[row]).float()[None, None]
+        return (sized(mask, (height, width)) >= 0.5)[0, 0].numpy()
+
+    def _alpha(self, mask: Bool[np.ndarray, "y x"]) -> Float[np.ndarray, "y x"]:
+        height, width = mask.shape
+        return feathered(mask, self.options.scaled(self.options.feather, (width, height)))
+
+
+def where_of(
+    given: Any,
+    photos: Sequence[Image.Image],
+    *,
+    preserve: Preserve = "exact",
+    options: RegionOptions | None = None,
+    output_type: str = "pil",
+    compat: str = "default",
+) -> Where | None:
+    """The masks of photos, which are upright: one for all, or one each. None where none is given.
+
+    Raises ConfigError and DataError for masks that are none or do not fit, and for what no mask can do.
+    """
+    check_where(given is not None, preserve, options, output_type=output_type, compat=compat)
+    if given is None:
+        return None
+    single = isinstance(given, (Image.Image, str)) or _is_box(given)
+    several = [given] * len(photos) if single else list(given)
+    if len(several) != len(photos):
+        raise DataError(
+            f"there are {len(several)} masks for {len(photos)} photos: expected one for all or one each."
+        )
+    asked = options or RegionOptions()
+    masks = []
+    for mask, photo in zip(several, photos):
+        found = fitted_mask(mask, photo.size)
+        masks.append(grown(found, asked.scaled(asked.grow, photo.size)))
+    return Where(photos=tuple(photos), masks=tuple(masks), preserve=preserve, options=asked)
+
+
+def check_where(
+    given: bool,
+    preserve: str,
+    options: RegionOptions | None,
+    *,
+    output_type: str = "pil",
+    compat: str = "default",
+) -> None:
+    """Refuse what no mask can do, before anything is loaded. Raises ConfigError."""
+    known = Preserve.__args__  # type: ignore[attr-defined]
+    if preserve not in known:
+        raise ConfigError(f"preserve is {preserve!r}: expected {', '.join(known)}.")
+    if options is not None:
+        check_ranges(options, name="region")
+    if not given:
+        if preserve != "exact" or options not in (None, RegionOptions()):
+            raise ConfigError(
+                "preserve and region say how a mask is heeded, but there is none: give a mask, or leave them "
+                "out."
+            )
+        return
+    if compat == "reference":
+        raise ConfigError(
+            'compat="reference" edits as the original program did, which has no masks: leave the mask or '
+            "compat out."
+        )
+    if output_type == "latent" and preserve == "exact":
+        raise ConfigError(
+            'preserve="exact" is a promise about pixels, and output_type="latent" asks for none: take '
+            "another output_type, or preserve soft."
+        )
+
+
+def check_heeds(options: RegionOptions | None, heeds: frozenset[str]) -> None:
+    """Refuse what the denoiser of an editor does not heed. Raises ConfigError."""
+    asked = [] if options is None else [name for name in ("features", "attention") if getattr(options, name)]
+    if unheeded := [name for name in asked if name not in heeds]:
+        raise ConfigError(
+            f"region asks for {' and '.join(unheeded)}, but the denoiser of this editor heeds "
+            f"{', '.join(sorted(heeds)) or 'neither'}: leave them out."
+        )
+
+
+def read_mask(text: str) -> Image.Image | Box:
+    """A mask from the command line: a file, or x0,y0,x1,y1. Raises DataError."""
+    parts = text.split(",")
+    if len(parts) == 4 and not Path(text).exists():
+        try:
+            return _box([float(part) for part in parts], text)
+        except ValueError:
+            pass  # no numbers: the name of a file, then
+    path = Path(text)
+    if not path.is_file():
+        raise DataError(
+            f"there is no mask {text}: expected a picture's file, white where the photo may change, or "
+            "x0,y0,x1,y1 in parts of its width and height, such as 0.1,0.2,0.5,0.9."
+        )
+    return decode_mask(path.read_bytes(), name=text)
+
+
+def fitted_mask(mask: Any, size: Size) -> Bool[np.ndarray, "_ _"]:
+    """A mask over a photo of this width and height: True where it may change. Raises DataError."""
+    width, height = size
+    if _is_box(mask):
+        x0, y0, x1, y1 = _box([float(each) for each in mask], str(tuple(mask)))
+        inside = np.zeros((height, width), dtype=bool)
+        left, top = min(round(x0 * width), width - 1), min(round(y0 * height), height - 1)
+        inside[top : max(round(y1 * height), top + 1), left : max(round(x1 * width), left + 1)] = True
+        return inside
+    if not isinstance(mask, Image.Image):
+        raise DataError(
+            f"{mask!r:.60} is a {type(mask).__name__}: expected a mask as a PIL picture, or a box (x0, y0, "
+            "x1, y1) in parts of the photo's width and height."
+        )
+    mask = mask if mask.mode == "L" and not mask.getexif() else upright_mask(mask, name="the mask")
+    if mask.size != size:
+        apart = mask.width / mask.height * height / width
+        if not 1 / (1 + SHAPE) <= apart <= 1 + SHAPE:
+            raise DataError(
+                f"the mask has {mask.width} x {mask.height} pixels and the photo {width} x {height}: "
+                "expected the same shape; draw the mask over the whole photo."
+            )
+        mask = mask.resize(size, Image.Resampling.BILINEAR)
+    return np.asarray(mask) >= WHITE
+
+
+def _is_box(given: Any) -> bool:
+    return (
+        isinstance(given, (tuple, list))
+        and len(given) > 0
+        and all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in given)
+    )
+
+
+def _box(numbers: Sequence[float], said: str) -> Box:
+    if len(numbers) != 4 or not (0 <= numbers[0] < numbers[2] <= 1 and 0 <= numbers[1] < numbers[3] <= 1):
+        raise DataError(
+            f"the mask {said} is no box: expected x0, y0, x1, y1 from 0 to 1, in parts of the photo's width "
+            "and height, x0 below x1 and y0 below y1."
+        )
+    return (numbers[0], numbers[1], numbers[2], numbers[3])

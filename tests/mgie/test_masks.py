@@ -1,0 +1,229 @@
+"""Masks as users give them, and edits inside them, on the recipe's own small parts."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from PIL import Image
+
+from mgie.controllers.region import RegionOptions
+from mgie.errors import ConfigError, DataError
+from mgie.masks import check_where, fitted_mask, read_mask, where_of
+from mgie.pipeline import MGIEPipeline
+
+# What the library's schedulers do to numpy.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+HARD = RegionOptions(feather=0.0)
+RNG = np.random.default_rng(0)
+
+
+def photo(width: int = 32, height: int = 32, seed: int = 0) -> Image.Image:
+    values = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def blob(width: int, height: int, seed: int = 0) -> Image.Image:
+    """A random mask of some connected parts."""
+    values = np.random.default_rng(seed).integers(0, 2, (5, 6), dtype=np.uint8) * 255
+    values[2, 2], values[0, 0] = 255, 0
+    return Image.fromarray(values).resize((width, height), Image.Resampling.NEAREST)
+
+
+def outside(mask: Image.Image) -> np.ndarray:
+    return np.asarray(mask) < 128
+
+
+# What comes out.
+
+
+@pytest.mark.parametrize("kind", [None, EulerDiscreteScheduler, DDIMScheduler, DPMSolverMultistepScheduler])
+@pytest.mark.parametrize("size", [(32, 32), (45, 37), (90, 41)], ids=str)
+def test_outside_the_mask_every_byte_is_the_photo_s(pipe: MGIEPipeline, kind, size):
+    if kind is not None:
+        pipe.scheduler = kind.from_config(pipe.process.schedule.config)
+    before, mask = photo(*size), blob(*size)
+    result = pipe(before, "make it darker", mask=mask, region=HARD, seed=0, num_inference_steps=3)
+    after, there = np.asarray(result.images[0]), outside(mask)
+    assert np.array_equal(after[there], np.asarray(before)[there]) and there.any()
+    assert not np.array_equal(after[~there], np.asarray(before)[~there])
+    assert result.outside_change == [0.0] and np.array_equal(np.asarray(result.mask[0]), np.asarray(mask))
+
+
+def test_two_photos_with_masks_of_their_own(pipe: MGIEPipeline):
+    photos, masks = [photo(40, 40, 1), photo(40, 40, 2)], [blob(40, 40, 1), blob(40, 40, 2)]
+    options = {"region": HARD, "seed": 0, "num_inference_steps": 3}
+    both = pipe(photos, "make it darker", mask=masks, **options)
+    for row, (before, mask) in enumerate(zip(photos, masks)):
+        there = outside(mask)
+        assert np.array_equal(np.asarray(both.images[row])[there], np.asarray(before)[there])
+        alone = pipe(before, "make it darker", mask=mask, **options).images[0]
+        apart = np.asarray(both.images[row]).astype(int) - np.asarray(alone)
+        assert np.abs(apart).max() <= 1
+
+
+def test_a_feather_is_a_ring_and_beyond_it_nothing_changes(pipe: MGIEPipeline):
+    before = photo(64, 64)
+    wide = RegionOptions(feather=32.0)  # four pixels here
+    box = (0.25, 0.25, 0.5, 0.5)
+    soft, hard = (
+        np.asarray(
+            pipe(before, "make it darker", mask=box, region=r, seed=0, num_inference_steps=3).images[0]
+        )
+        for r in (wide, HARD)
+    )
+    changed = (soft != np.asarray(before)).any(axis=-1)
+    assert not changed[:12].any() and not changed[37:].any() and changed[13:16].any()
+    assert np.array_equal(soft[16:32, 16:32], hard[16:32, 16:32])
+
+
+def test_a_mask_of_everything_changes_nothing(pipe: MGIEPipeline):
+    before = photo(45, 37)
+    given = {"seed": 0, "num_inference_steps": 3}
+    plain = pipe(before, "make it darker", **given)
+    assert plain.mask is None and plain.outside_change is None and len(plain.to_tuple()) == 3
+    for options in (RegionOptions(), RegionOptions(attention=True)):
+        whole = pipe(
+            before, "make it darker", mask=(0, 0, 1, 1), region=options, seed=0, num_inference_steps=3
+        )
+        assert np.array_equal(np.asarray(whole.images[0]), np.asarray(plain.images[0]))
+        assert whole.outside_change == [0.0]
+
+
+def test_a_mask_of_nothing_gives_the_photo_back_unsampled(pipe: MGIEPipeline):
+    before, black = photo(45, 37), Image.new("L", (45, 37))
+    pipe.denoiser.register_forward_pre_hook(lambda *_: pytest.fail("it was sampled"))
+    for preserve in ("exact", "soft", "none"):
+        result = pipe(before, "make it darker", mask=black, preserve=preserve, seed=0)
+        assert np.array_equal(np.asarray(result.images[0]), np.asarray(before))
+    pipe.denoiser._forward_pre_hooks.clear()
+    two = pipe([before, before], "make it darker", mask=[black, (0, 0, 1, 1)], seed=0, num_inference_steps=2)
+    same = [np.array_equal(np.asarray(image), np.asarray(before)) for image in two.images]
+    assert same == [True, False]
+
+
+@pytest.mark.parametrize("kind", ["np", "pt"])
+def test_arrays_and_tensors_are_exact_at_the_size_of_the_editing(pipe: MGIEPipeline, kind: str):
+    before, box = photo(45, 37), (0, 0, 0.5, 1)
+    given = {"seed": 0, "num_inference_steps": 2, "output_type": kind}
+    result = pipe(before, "make it darker", mask=box, region=HARD, **given)
+    untouched = pipe(before, "make it darker", mask=Image.new("L", (45, 37)), **given)
+    wide = [np.asarray(each.images[0]) for each in (result, untouched)]
+    if kind == "pt":
+        wide = [each.transpose(1, 2, 0) for each in wide]
+    half = wide[0].shape[1] // 2 + 1
+    assert np.array_equal(wide[0][:, half:], wide[1][:, half:]) and result.outside_change == [0.0]
+    assert not np.array_equal(wide[0][:, : half - 2], wide[1][:, : half - 2])
+
+
+def test_softly_and_not_at_all_preserved(pipe: MGIEPipeline):
+    before, box, given = photo(64, 64), (0, 0, 0.5, 1), {"seed": 0, "num_inference_steps": 4}
+    plain = pipe(before, "make it darker", **given).images[0]
+    changes = {}
+    for preserve in ("exact", "soft", "none"):
+        result = pipe(before, "make it darker", mask=box, preserve=preserve, region=None, **given)
+        changes[preserve] = result.outside_change[0]
+        if preserve == "none":
+            assert np.array_equal(np.asarray(result.images[0]), np.asarray(plain))
+    assert changes["exact"] == 0 < changes["soft"] and changes["none"] > 0
+    latents = pipe(before, "make it darker", mask=box, preserve="soft", output_type="latent", **given)
+    assert isinstance(latents.images, torch.Tensor) and latents.outside_change is None
+
+
+@pytest.mark.parametrize(
+    "asked", [{"features": True}, {"attention": True}, {"features": True, "attention": True}]
+)
+def test_features_and_words_are_held_outside(pipe: MGIEPipeline, asked: dict):
+    before, box, given = photo(32, 32), (0, 0, 0.5, 1), {"seed": 0, "num_inference_steps": 3}
+    changed = pipe(before, "make it darker", mask=box, region=replace(HARD, **asked), **given)
+    plain = pipe(before, "make it darker", mask=box, region=HARD, **given)
+    assert changed.outside_change == [0.0]
+    images = [np.asarray(each.images[0]) for each in (changed, plain)]
+    assert not np.array_equal(*images)
+    again = pipe(before, "make it darker", mask=box, region=HARD, **given)
+    assert np.array_equal(np.asarray(again.images[0]), images[1])  # nothing is left behind
+
+
+def test_the_latents_outside_are_the_photo_s_at_the_level_of_every_step(pipe: MGIEPipeline):
+    """Scaled, as the denoiser knows them: those beside the noise are not."""
+    before, found = photo(32, 32), []
+
+    def note(_pipe, _step, _t, given):
+        found.append(given["latents"])
+        return {}
+
+    options = {"seed": 0, "num_inference_steps": 3, "callback_on_step_end": note}
+    pipe(before, "make it darker", mask=(0, 0, 0.5, 1), region=HARD, **options)
+    pixels = torch.from_numpy(np.array(before)).permute(2, 0, 1)[None] / 127.5 - 1
+    mean, std = pipe.codec.moments(pixels)
+    scaled = pipe.codec.target_latents(mean, std, torch.zeros_like(mean))
+    right = slice(scaled.shape[-1] // 2, None)
+    assert torch.allclose(found[-1][..., right], scaled[..., right], atol=1e-5)
+    assert not torch.allclose(mean, scaled, atol=0.01)
+
+
+# What is refused.
+
+
+def test_masks_that_do_not_fit(pipe: MGIEPipeline):
+    before = photo(45, 37)
+
+    def refused(kind: type, words: str, **asked) -> None:
+        with pytest.raises(kind, match=words):
+            pipe(before, "make it darker", **asked)
+
+    box = (0, 0, 0.5, 1)
+    refused(DataError, "37 x 45 pixels and the photo 45 x 37", mask=Image.new("L", (37, 45), 255))
+    refused(DataError, "is no box: expected x0, y0", mask=(0, 0, 10, 20))
+    refused(DataError, "is no box", mask=(0.5, 0, 0.5, 1))
+    refused(DataError, "is no box", mask=(0.5, 0, float("nan"), 1))
+    refused(DataError, "is no box", mask=(0.1, 0.2, 0.3))
+    refused(DataError, "2 masks for 1 photos", mask=[box, box])
+    with pytest.raises(DataError, match="is a str: expected a mask"):
+        where_of("mask.png", [before])
+    with pytest.raises(ConfigError, match="preserve is 'exactly': expected exact, soft, none"):
+        check_where(True, "exactly", None)
+    refused(ConfigError, "but there is none", preserve="soft")
+    refused(ConfigError, "but there is none", region=HARD)
+    refused(ConfigError, "is a promise about pixels", mask=box, output_type="latent")
+    refused(ConfigError, "which has no masks", mask=box, compat="reference")
+    refused(ConfigError, "region.feather=-1.0: expected", mask=box, region=RegionOptions(feather=-1.0))
+
+
+def test_what_a_denoiser_does_not_heed_is_refused(pipe: MGIEPipeline, monkeypatch):
+    monkeypatch.setattr(type(pipe.denoiser), "heeds", frozenset({"attention"}))
+    with pytest.raises(ConfigError, match=r"region asks for features, but the denoiser .* heeds attention"):
+        pipe(photo(), "make it darker", mask=(0, 0, 1, 0.5), region=RegionOptions(features=True))
+
+
+# How masks are read.
+
+
+def test_masks_are_read_from_files_and_boxes(tmp_path):
+    assert read_mask("0.1,0.2,0.5,0.9") == (0.1, 0.2, 0.5, 0.9)
+    path = tmp_path / "0,0,1,1"
+    blob(12, 10).save(path, format="PNG")
+    found = read_mask(str(path))
+    assert isinstance(found, Image.Image) and found.size == (12, 10)
+    for wrong, words in (
+        ("0,0,2,2", "is no box"),
+        ("none.png", "there is no mask none.png"),
+        ("a,b,c,d", "no mask"),
+    ):
+        with pytest.raises(DataError, match=words):
+            read_mask(wrong)
+
+
+def test_masks_of_nearly_the_photo_s_shape_are_fitted():
+    mask = Image.new("L", (50, 40))
+    mask.paste(255, (0, 0, 25, 40))
+    inside = fitted_mask(mask, (101, 80))
+    assert inside.shape == (80, 101) and inside[:, :49].all() and not inside[:, 52:].any()
+    hole = Image.new("RGBA", (10, 10), (9, 9, 9, 255))
+    hole.putpixel((3, 4), (0, 0, 0, 0))
+    assert np.argwhere(fitted_mask(hole, (10, 10))).tolist() == [[4, 3]]
+    assert fitted_mask((0.0, 0.0, 0.001, 0.001), (10, 10)).sum() == 1  # never less than a pixel
+    grown = where_of((0.4, 0.4, 0.6, 0.6), [photo(10, 10)], options=RegionOptions(grow=512 / 10 * 1.5))
+    assert grown is not None and grown.masks[0].sum() == 4 + 8 + 4
