@@ -19,7 +19,7 @@ from mgie.data.images import decode
 from mgie.data.validation import check_instruction
 from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError, DataError, WeightsError
-from mgie.masks import check_where, fitted_mask, read_mask
+from mgie.masks import Mask, check_where, fitted_mask, read_mask
 from mgie.ranges import Scale, Seed, Side, Steps
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -78,20 +78,13 @@ def edit(
     check_where(mask is not None, preserve, region)
     allowed = None if mask is None else read_mask(mask)
     for photo, target in zip(photos, targets):
-        picture = _open(photo)
-        _check_format(picture, target)
-        if allowed is not None:
-            fitted_mask(allowed, picture.size)
-            if preserve == "exact":
-                _check_lossless(target)
+        _check_pair(_open(photo), target, allowed, exact=preserve == "exact")
     release, place, kind = _release(model), find_device(device), find_dtype(dtype)
     for folder in {target.parent for target in targets}:
         _check_writable(folder)
 
-    from mgie.pipeline import (
-        EditOutput,
-        MGIEPipeline,
-    )  # seconds of imports: not before the request is known to be sound
+    # Seconds of imports: not before the request is known to be sound.
+    from mgie.pipeline import EditOutput, MGIEPipeline
     from mgie.request import check_request
 
     check_request(release, [instruction], pictures=1, steps=steps, size=size, dtype=kind, device=place)
@@ -109,13 +102,10 @@ def edit(
     for photo, target in zip(tqdm(photos, desc="edit", unit="photo", disable=len(photos) == 1), targets):
         result = pipeline(image=_open(photo), prompt=instruction, seed=seed, **asked)
         assert isinstance(result, EditOutput)  # a tuple only comes where one is asked for
-        write_whole(
-            result.images[0], target, lossless=allowed is not None and target.suffix.lower() == ".webp"
-        )
+        write_whole(result.images[0], target, lossless=allowed is not None)
         row = {"photo": str(photo), "out": str(target), "said": result.said[0], "forced": result.forced[0]}
-        if result.outside_change is not None:
-            row["outside_change"] = result.outside_change[0]
-        rows.append(row)
+        outside = result.outside_change
+        rows.append(row if outside is None else row | {"outside_change": outside[0]})
     return {"model": str(model), "seed": seed, "seconds": round(time.monotonic() - started, 1), "edits": rows}
 
 
@@ -200,8 +190,13 @@ def _check_format(picture: Image.Image, target: Path) -> None:
         )
 
 
-def _check_lossless(target: Path) -> None:
-    if FORMATS[target.suffix.lower()] == "JPEG":
+def _check_pair(picture: Image.Image, target: Path, mask: Mask | None, *, exact: bool) -> None:
+    """Refuse a file that cannot hold what a photo becomes, and a mask that does not fit the photo."""
+    _check_format(picture, target)
+    if mask is None:
+        return
+    fitted_mask(mask, picture.size)
+    if exact and FORMATS[target.suffix.lower()] == "JPEG":
         raise ConfigError(
             f"out is {target}, but a JPEG changes every pixel a little, which preserve=exact forbids: "
             "choose a name that ends in .png, or --preserve soft."

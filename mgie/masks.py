@@ -149,8 +149,8 @@ def where_of(
     check_where(given is not None, preserve, options, output_type=output_type, compat=compat)
     if given is None:
         return None
-    single = isinstance(given, (Image.Image, str)) or _is_box(given)
-    several = [given] * len(photos) if single else list(given)
+    one = _is_box(given) or not isinstance(given, Sequence) or isinstance(given, str)
+    several = [given] * len(photos) if one else list(given)
     if len(several) != len(photos):
         raise DataError(
             f"there are {len(several)} masks for {len(photos)} photos: expected one for all or one each."

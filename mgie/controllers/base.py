@@ -1,4 +1,4 @@
-"""The door for controls: where things belong becomes a plan, and several plans one."""
+"""The door for controls: what belongs where becomes a plan, and several plans one."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
