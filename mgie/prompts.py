@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool
@@ -78,7 +78,9 @@ class AbstractPrompts(ABC):
         mask = torch.tensor([[False] * (longest - len(ids)) + [True] * len(ids) for ids in told])
         extras = self.together([question.extras for question in questions], mask)
         pictures = torch.cat(list(clip_pixels))
-        return Asked(input_ids=torch.tensor(rows), mask=mask, clip_pixels=pictures, extras=extras)
+        return Asked(
+            input_ids=torch.tensor(rows, dtype=torch.long), mask=mask, clip_pixels=pictures, extras=extras
+        )
 
     def text(self, ids: Sequence[int], *, literal: bool = False) -> str:
         """What was said in words; `literal`: special tokens too. Empty of an encoder that is mute."""
@@ -149,6 +151,39 @@ class LlavaPrompts(AbstractPrompts):
 
     def _asked(self, instruction: str) -> str:
         return self.template.replace("{instruction}", instruction)
+
+
+class WordsPrompts(AbstractPrompts):
+    """Words alone, in the tokens of a text encoder, which puts its marks around them itself."""
+
+    def __init__(self, tokenizer: Any, *, most: int):
+        """`tokenizer` is one of transformers'; a text may have `most` tokens."""
+        self.tokenizer = tokenizer
+        self.most = most
+        self.pad_id = tokenizer.eos_token_id
+
+    def conversation(
+        self, instruction: str, expressive: str, *, sizes: Sequence[Size], max_length: int
+    ) -> Conversation:
+        """What is read is what the result looks like, or the instruction where nobody has said that."""
+        del sizes
+        ids = self.ids(expressive or instruction, most=min(self.most, max_length))
+        return Conversation(input_ids=ids, labels=list(ids))
+
+    def question(self, instruction: str, *, sizes: Sequence[Size]) -> Conversation:
+        """The words. Raises DataError."""
+        del sizes
+        return Conversation(input_ids=self.ids(instruction))
+
+    def ids(self, text: str, *, most: int | None = None) -> list[int]:
+        """The tokens of a text. Raises DataError for more than are read."""
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        if len(ids) > (most := self.most if most is None else most):
+            raise DataError(
+                f"{text[:60]!r} ... has {len(ids)} tokens, and the text encoder reads {most}: say it in "
+                "fewer words."
+            )
+        return ids
 
 
 def visual_ids(processor: Processor, count: int) -> tuple[int, ...]:

@@ -38,17 +38,18 @@ def load_diffusion(
     dtype: torch.dtype = torch.float32,
     vae_dtype: torch.dtype | None = None,
     progress: bool = False,
+    widened: bool = True,
 ) -> tuple[UNet2DConditionModel, AutoencoderKL | AutoencoderTiny, DDPMScheduler]:
     """UNet (widened where it was made for text alone), VAE and training schedule, in `dtype`.
 
-    `vae_dtype` is the VAE's where it has another one.
+    `vae_dtype` is the VAE's where it has another one. Not `widened`, the UNet stays as it is.
     `where` is a folder or hub id with unet/, vae/ and scheduler/, or a single file. Raises WeightsError
     that says what is missing, unexpected or of another shape.
     """
     scheduler, vae = load_scheduler(where), load_vae(where, dtype=vae_dtype or dtype, progress=progress)
     unet = _load(UNet2DConditionModel, where, "unet", dtype, progress)
     check_fit(unet, vae, where)
-    return widen(unet), vae, scheduler
+    return widen(unet) if widened else unet, vae, scheduler
 
 
 def load_vae(

@@ -119,7 +119,7 @@ def read_release(
             progress=progress,
         )
         denoiser, codec = painter.load(folder, more, dtype=dtype, progress=progress)
-        scheduler = _read_scheduler(folder / "scheduler")
+        scheduler = read_scheduler(folder / "scheduler")
         return Release(
             editor=Editor(encoder=encoder, denoiser=denoiser, codec=codec).eval(),
             prompts=prompts,
@@ -181,7 +181,8 @@ def fetch(where: str | Path, **hub: Any) -> Path:
         ) from error
 
 
-def _read_scheduler(folder: Path) -> SchedulerMixin:
+def read_scheduler(folder: Path) -> SchedulerMixin:
+    """The sampler of a folder scheduler/. Raises WeightsError."""
     content = read_json(folder / "scheduler_config.json")
     kind = getattr(diffusers, str(content.get("_class_name")), None)
     if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):

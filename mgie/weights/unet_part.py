@@ -53,7 +53,8 @@ class UNetPart(AbstractDenoiserPart):
         """As diffusers writes them."""
         for name, model in (("unet", denoiser.unet), ("vae", codec.vae)):
             model.save_pretrained(folder / name)
-        return {"source_scaled": codec.space.source_scaled}
+        facts = {"source_scaled": codec.space.source_scaled}
+        return facts if denoiser.sees_source else facts | {"sees_source": False}
 
     def load(
         self,
@@ -68,7 +69,7 @@ class UNetPart(AbstractDenoiserPart):
         unet = read_model(UNet2DConditionModel, folder / "unet", dtype=painting, progress=progress)
         vae = read_model(codec_kind(folder / "vae"), folder / "vae", dtype=coding, progress=progress)
         check_fit(unet, vae, folder)
-        if unet.config.in_channels == unet.config.out_channels:
+        if unet.config.in_channels == unet.config.out_channels and facts.get("sees_source", True):
             raise WeightsError(
                 f"{folder}: the UNet takes {unet.config.in_channels} channels, as many as it paints: "
                 "expected twice as many, for the source beside it; extract or fetch the release again."

@@ -15,17 +15,26 @@ from mgie.types import AttentionPlan, Condition, ControlPlan, Guess, Rows, Sourc
 
 
 class UNetDenoiser(AbstractDenoiser):
-    """A UNet whose input is twice as wide as its output: noisy latents first, source latents second."""
+    """A UNet whose input is twice as wide as its output: noisy latents first, source latents second.
+
+    One of equal widths paints new pictures only.
+    """
 
     def __init__(self, unet: UNet2DConditionModel):
         super().__init__()
-        assert unet.config.in_channels == 2 * unet.config.out_channels, "widen(unet) first"
+        channels = unet.config.out_channels
+        assert unet.config.in_channels in (channels, 2 * channels), "neither text alone nor a source beside"
         self.unet = hooked(unet)
 
     @property
     def heeds(self) -> frozenset[str]:
         """Hooks of its attention layers, and features blended between its blocks."""
         return frozenset({"attention", "features"})
+
+    @property
+    def sees_source(self) -> bool:
+        """Whether it has a place for the picture before the edit."""
+        return self.unet.config.in_channels > self.unet.config.out_channels
 
     @property
     def latent_channels(self) -> int:
@@ -71,7 +80,13 @@ class UNetDenoiser(AbstractDenoiser):
                 f"beside its tokens, the condition has {' and '.join(there) or 'nothing'}: this UNet expects "
                 f"{'pooled and sizes' if wide else 'nothing'}; use an encoder that was made for it."
             )
-        seen = torch.cat([noisy, torch.zeros_like(noisy) if source is None else source], dim=1)
+        if source is not None and not self.sees_source:
+            raise DataError(
+                "there is a picture before the edit, and this UNet cannot see one: it paints new pictures; "
+                "leave the picture out, or take an editor."
+            )
+        beside = torch.zeros_like(noisy) if source is None else source
+        seen = torch.cat([noisy, beside], dim=1) if self.sees_source else noisy
         more: dict[str, Any] = {} if condition.mask is None else {"encoder_attention_mask": condition.mask}
         if condition.pooled is not None:
             more["added_cond_kwargs"] = {"text_embeds": condition.pooled, "time_ids": condition.sizes}

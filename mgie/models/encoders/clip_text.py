@@ -23,12 +23,26 @@ class ClipTextEncoder(AbstractInstructionEncoder):
     is the encoding of the empty text.
     """
 
-    def __init__(self, text_model: CLIPTextModel, *, silent_ids: tuple[int, ...], pooled: int | None = None):
+    def __init__(
+        self,
+        text_model: CLIPTextModel,
+        *,
+        silent_ids: tuple[int, ...],
+        pooled: int | None = None,
+        begin: int | None = None,
+        end: int | None = None,
+        pad: int | None = None,
+    ):
         """`silent_ids` are tokens of the answer that are not words: visual tokens, end of the sequence.
 
-        `pooled` keeps only the states at so many last positions, which have seen the whole text.
+        `pooled` keeps only the states at so many last positions, which have seen the whole text. Words stand
+        between the tokens `begin` (None: none) and `end` (None: the text model's own), before `pad` (None:
+        that again).
         """
         super().__init__()
+        end = text_model.config.eos_token_id if end is None else end  # pyright: ignore - no list
+        assert isinstance(end, int)
+        self.begin, self.end, self.pad = begin, end, end if pad is None else pad
         self.pooled = pooled
         self.text_model = text_model
         self.silent_ids = tuple(silent_ids)
@@ -56,14 +70,33 @@ class ClipTextEncoder(AbstractInstructionEncoder):
         return Answer(context=context, said=((),) * rows, forced=(False,) * rows)
 
     def read(self, words: Int[Tensor, "b q"], mask: Bool[Tensor, "b q"]) -> Context:
-        """Encode rows of words (True in `mask`), each as long as the text model's positions."""
-        end = self.text_model.config.eos_token_id
-        assert isinstance(end, int)
-        ids = torch.cat([words.masked_fill(~mask, end), torch.full_like(words[:1], end)])
-        tokens: Float[Tensor, "b q e"] = self.text_model(input_ids=ids).last_hidden_state
+        """Encode rows of words (True in `mask`, at the front), as long as the text model's positions.
+
+        With a token to begin with, one shorter.
+        """
+        nothing = torch.zeros_like(mask[:1])
+        tokens = self._states(torch.cat([words, words[:1]]), torch.cat([mask, nothing]))
         if self.pooled:
             tokens = tokens[:, -self.pooled :]
         return Context(condition=Condition(tokens=tokens[:-1]), null=Condition(tokens=tokens[-1:]))
+
+    def phrases(
+        self, ids: Int[Tensor, "b t"], is_word: Bool[Tensor, "b t"]
+    ) -> tuple[Float[Tensor, "b q e"], Float[Tensor, "b e"]]:
+        """States of phrases, and of each that at the token behind its last word, which has seen it all."""
+        words, mask = self._to_front(ids, is_word)
+        tokens = self._states(words, mask)
+        last = mask.sum(1) + (self.begin is not None)
+        return tokens, tokens[torch.arange(len(tokens), device=tokens.device), last]
+
+    def _states(self, words: Int[Tensor, "b q"], mask: Bool[Tensor, "b q"]) -> Float[Tensor, "b _ e"]:
+        """The text model's states of words between the tokens that begin, end and fill."""
+        places = torch.arange(words.shape[1], device=words.device)
+        behind = torch.where(places == mask.sum(1, keepdim=True), self.end, self.pad)
+        ids = torch.where(mask, words, behind)
+        if self.begin is not None:
+            ids = torch.cat([torch.full_like(ids[:, :1], self.begin), ids], dim=1)
+        return self.text_model(input_ids=ids).last_hidden_state
 
     @property
     def condition_width(self) -> int:
@@ -78,7 +111,7 @@ class ClipTextEncoder(AbstractInstructionEncoder):
         self, ids: Int[Tensor, "b t"], is_word: Bool[Tensor, "b t"]
     ) -> tuple[Int[Tensor, "b q"], Bool[Tensor, "b q"]]:
         """Each row's words, moved to its front in order, cut or padded to the text model's positions."""
-        length = self.text_model.config.max_position_embeddings
+        length = self.text_model.config.max_position_embeddings - (self.begin is not None)
         most = length - (self.pooled or 1)
         order = torch.argsort((~is_word).to(torch.int8), dim=1, stable=True)[:, :most]
         words, mask = ids.gather(1, order), is_word.gather(1, order)

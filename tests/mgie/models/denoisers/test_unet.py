@@ -49,9 +49,17 @@ def test_the_noisy_half_comes_first_and_the_source_is_seen(make_unet):
     assert not torch.allclose(denoiser(NOISY, T, -SOURCE, TOLD).mean, expected, atol=1e-4)
 
 
-def test_a_unet_without_a_place_for_the_source_is_our_mistake(make_unet):
-    with pytest.raises(AssertionError, match="widen"):
-        UNetDenoiser(make_unet(4))
+@torch.no_grad()
+def test_a_unet_without_a_place_for_the_source_paints_new_pictures(make_unet):
+    unet = make_unet(4)
+    denoiser = UNetDenoiser(unet)
+    assert not denoiser.sees_source
+    expected = unet(NOISY, T, encoder_hidden_states=CONDITION).sample
+    assert torch.equal(denoiser(NOISY, T, None, TOLD).mean, expected)
+    with pytest.raises(DataError, match="this UNet cannot see one"):
+        denoiser(NOISY, T, SOURCE, TOLD)
+    with pytest.raises(AssertionError, match="neither"):
+        UNetDenoiser(make_unet(6))
 
 
 @torch.no_grad()

@@ -1,0 +1,68 @@
+"""Folders of Stable Diffusion and InstructPix2Pix, as diffusers writes them, as releases.
+
+The words are read by their own text encoder. Stable Diffusion's UNet sees no picture: it paints new ones
+(Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, CVPR 2022). The safety checker
+is not read.
+"""
+
+from pathlib import Path
+
+import torch
+
+from llava_patch.loading import Dtypes
+from mgie.diffusion.process import process_of
+from mgie.errors import WeightsError
+from mgie.models.codec import Codec
+from mgie.models.denoisers.unet import UNetDenoiser
+from mgie.models.editor import Editor
+from mgie.weights.clip_part import ClipTextPart
+from mgie.weights.diffusers_parts import load_diffusion
+from mgie.weights.models import read_json
+from mgie.weights.parts import dtype_of
+from mgie.weights.release import INDEX, Release, read_scheduler
+
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionInstructPix2PixPipeline")
+"""What an index may name."""
+STEPS, GUIDANCE = 50, 7.5
+"""How such pipelines sample unless they are told otherwise."""
+
+
+def is_stable_diffusion(folder: str | Path) -> bool:
+    """Whether a folder's index names one of `PIPELINES`. Raises WeightsError for an index that is no JSON."""
+    path = Path(folder) / INDEX
+    return path.is_file() and read_json(path).get("_class_name") in PIPELINES
+
+
+def read_stable_diffusion(
+    folder: str | Path, *, dtype: Dtypes = torch.float32, progress: bool = False
+) -> Release:
+    """All parts of such a folder: every tensor equals the file's, and the sampler is its own.
+
+    Raises WeightsError listing what does not fit.
+    """
+    folder = Path(folder)
+    if not is_stable_diffusion(folder):
+        found = read_json(folder / INDEX).get("_class_name")
+        raise WeightsError(f"{folder} holds a {found}: expected a {' or a '.join(PIPELINES)}.")
+    encoder, prompts = ClipTextPart().load(folder, {}, dtype=dtype)
+    unet, vae, schedule = load_diffusion(
+        folder,
+        dtype=dtype_of(dtype, "denoiser"),
+        vae_dtype=dtype_of(dtype, "codec"),
+        progress=progress,
+        widened=False,
+    )
+    codec = Codec(vae)
+    side = unet.config.sample_size
+    sides = [side, side] if isinstance(side, int) else list(side or (64, 64))
+    return Release(
+        editor=Editor(encoder=encoder, denoiser=UNetDenoiser(unet), codec=codec).eval(),
+        prompts=prompts,
+        process=process_of(schedule),
+        scheduler=read_scheduler(folder / "scheduler"),
+        settings={
+            "size": max(sides) * codec.space.factor,
+            "num_inference_steps": STEPS,
+            "guidance_scale": GUIDANCE,
+        },
+    )
