@@ -142,6 +142,14 @@ def test_strict_serves_as_many_as_it_can():
         assert [score.overlap for score in scores] == pytest.approx([0.35 / 0.6, 0.55])
 
 
+def test_strict_gives_each_its_own():
+    boxes = (0.0, 0.0, 0.5, 1.0), (0.1, 0.0, 0.6, 1.0)  # either would do for the other
+    wanted = [Wanted(colour="red", thing="ball", box=box) for box in boxes]
+    for found in (boxes, boxes[::-1]):
+        scores = score_picture(picture("red", "red"), wanted, detect=at(*found), segment=inside, strict=True)
+        assert [score.overlap for score in scores] == pytest.approx([1, 1])
+
+
 def test_of_two_on_one_place_the_surest_counts():
     better, surer = LEFT, (0.0, 0.0, 0.6, 1.0)
     scored = one(score_picture(picture("red", "red"), [RED_LEFT], detect=at(surer, better), segment=inside))
