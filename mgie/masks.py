@@ -1,4 +1,4 @@
-"""Where an edit may change a photo: masks as users give them, and what an edit leaves as it was.
+"""Where an edit may change a photo: masks as users give them, and what stays as it was.
 
 A mask is a picture, white where something may change, or a box (x0, y0, x1, y1) in parts of the photo's width
 and height. Everything here is at the photo's own size, but for what is said to be otherwise.
