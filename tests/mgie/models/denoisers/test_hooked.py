@@ -176,6 +176,7 @@ def test_a_row_with_every_key_masked_is_a_number(make_unet, dtype: torch.dtype):
 
 COMPILED = """
 from diffusers import UNet2DConditionModel
+from mgie.controllers.masking import EditMasking, TokenMasking, at_levels
 from test_hooked import *
 
 unet = UNet2DConditionModel(
@@ -186,7 +187,11 @@ unet = UNet2DConditionModel(
 denoiser = UNetDenoiser(unet)
 compiled = torch.compile(denoiser, backend="eager", fullgraph=True)
 with torch.no_grad():
-    for plan in (None, ControlPlan(), ControlPlan(attention=(Louder(3.0),))):
+    masks = at_levels(torch.rand(2, 1, 8, 8), (8, 8))
+    region = EditMasking(masks=masks, null=torch.randn(2, 5, 6))
+    words = TokenMasking(masks=masks, inside=(1, 2), outside=(3,))
+    several = ((), (Louder(3.0),), (region,), (words, Louder(3.0)))
+    for plan in (None, *(ControlPlan(attention=hooks) for hooks in several)):
         asked = (NOISY, T, SOURCE, TOLD, plan, ROWS)
         assert torch.equal(compiled(*asked).mean, denoiser(*asked).mean)
 """
