@@ -1,5 +1,7 @@
 """Masks as users give them, and edits inside them, on the recipe's own small parts."""
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +14,7 @@ from mgie.controllers.region import RegionOptions
 from mgie.errors import ConfigError, DataError
 from mgie.masks import check_where, fitted_mask, read_mask, where_of
 from mgie.pipeline import MGIEPipeline
+from mgie.weights.release import Release
 
 # What the library's schedulers do to numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -162,6 +165,30 @@ def test_the_latents_outside_are_the_photo_s_at_the_level_of_every_step(pipe: MG
     right = slice(scaled.shape[-1] // 2, None)
     assert torch.allclose(found[-1][..., right], scaled[..., right], atol=1e-5)
     assert not torch.allclose(mean, scaled, atol=0.01)
+
+
+def test_threads_with_masks_of_their_own_do_not_meet(pipe: MGIEPipeline):
+    def edited(row: int) -> np.ndarray:
+        region = replace(HARD, attention=bool(row % 2), features=row > 1)
+        result = pipe(photo(), "make it darker", mask=blob(32, 32, row), region=region, seed=row,
+                      num_inference_steps=3)  # fmt: skip
+        return np.asarray(result.images[0])
+
+    alone = [edited(row) for row in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(edited, range(4)))
+    assert all(np.array_equal(one, other) for one, other in zip(alone, together))
+
+
+def test_half_precision(release: Release):
+    pipe = MGIEPipeline.from_release(copy.deepcopy(release)).to(torch.bfloat16)  # the others keep theirs
+    pipe.set_progress_bar_config(disable=True)
+    before, mask, given = photo(), blob(32, 32), {"seed": 0, "num_inference_steps": 2}
+    for asked in ({"features": True}, {"attention": True}):
+        region = replace(HARD, **asked)
+        after = np.asarray(pipe(before, "make it darker", mask=mask, region=region, **given).images[0])
+        there = outside(mask)
+        assert np.array_equal(after[there], np.asarray(before)[there]) and after[~there].std() > 0
 
 
 # What is refused.
