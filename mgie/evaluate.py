@@ -3,6 +3,7 @@
 mgie evaluate --model _ckpt/tiny --suite toy --seed 2 --out _ckpt/tiny-report
 """
 
+import inspect
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -126,15 +127,22 @@ def evaluate(
     # A published protocol scores what was made already.
     suite = suite or ("toy" if data is None else "pairs")
     if suite in protocol_names():
-        made = {
-            "metrics": metrics or None, "steps": steps, "guidance": guidance,
-            "image_guidance": image_guidance, "size": size,
+        asked = {
+            "count": count, "seed": seed, "batch_size": batch_size, "control": control,
+            "metrics": tuple(metrics), "steps": steps, "guidance": guidance,
+            "image_guidance": image_guidance, "size": size, "dtype": dtype, "verify": verify,
         }  # fmt: skip
+        usual = inspect.signature(evaluate).parameters
+        given = [name for name, value in asked.items() if value != usual[name].default]
         eyes = partial(Eyes.open, clip, dino, lpips)
-        return published(model, suite, data, out, eyes, device, made, unpinned=unpinned)
+        return published(model, suite, data, out, eyes, device, given, unpinned=unpinned)
 
     # Everything that can be wrong is wrong now.
     bench = find_suite(suite, data)
+    if unpinned:
+        raise ConfigError(
+            f"unpinned is for published protocols, and {suite} is a suite of this program: leave it out."
+        )
     check_out(out, kind=REPORT)
     if isinstance(model, (str, Path)):
         from mgie.request import check_request
@@ -226,14 +234,16 @@ def published(
     out: str | Path,
     open_eyes: Callable[[torch.device], Eyes],
     device: str | None,
-    made: dict[str, Any],
+    given: Sequence[str],
     *,
     unpinned: bool,
 ) -> dict[str, Any]:
-    """The figures of ready pictures by a published protocol, in a report: model, protocol, rows, unpinned."""
+    """The figures of ready pictures by a published protocol, in a report: model, protocol, rows, unpinned.
+
+    `given` are options that were asked for and that no protocol heeds.
+    """
     # Everything that can be wrong is wrong now.
     protocol = find_protocol(suite)
-    given = [name for name, value in made.items() if value is not None]
     if given:
         raise ConfigError(
             f"{given[0]} has no place here: the protocol {suite} measures ready pictures its own way."

@@ -165,9 +165,9 @@ class WordsPrompts(AbstractPrompts):
     def conversation(
         self, instruction: str, expressive: str, *, sizes: Sequence[Size], max_length: int
     ) -> Conversation:
-        """What is read is what the result looks like, or the instruction where nobody has said that."""
-        del sizes
-        ids = self.ids(expressive or instruction, most=min(self.most, max_length))
+        """The instruction is read, as in use, when nobody has said yet what the result looks like."""
+        del expressive, sizes
+        ids = self.ids(instruction, most=min(self.most, max_length))
         return Conversation(input_ids=ids, labels=list(ids))
 
     def question(self, instruction: str, *, sizes: Sequence[Size]) -> Conversation:

@@ -194,6 +194,7 @@ def test_pictures_that_are_not_square_are_given_and_measured_whole(tmp_path):
         ({"count": 0}, ConfigError, "count=0: expected a whole number, at least 1"),
         ({"metrics": ["lpips"]}, ConfigError, "no metric 'lpips'"),
         ({"suite": "pairs"}, ConfigError, "--data"),
+        ({"unpinned": True}, ConfigError, "unpinned is for published protocols"),
         ({"data": "nowhere"}, DataError, "nowhere"),
         ({"clip": "nowhere"}, WeightsError, "nowhere is no model folder"),
         ({"lpips": "alexnet.pth"}, ConfigError, "expected the network and its file, such as alex:"),

@@ -51,6 +51,10 @@ def test_a_result_says_what_it_is_a_result_of(scored, magicbrush, capsys):
         assert re.search(r"\| single +\| +outputs \| +4 \|", text)
 
 
+def test_options_as_the_command_line_gives_them_are_no_wish(scored):
+    assert scored(metrics=[])["rows"]
+
+
 def test_the_same_pictures_give_the_same_bytes(scored, magicbrush):
     first = scored(out=magicbrush / "one")
     scored(out=magicbrush / "two")
@@ -65,6 +69,8 @@ def test_the_same_pictures_give_the_same_bytes(scored, magicbrush):
         ({"data": None}, ConfigError, "give --data DIR"),
         ({"metrics": ["ssim"]}, ConfigError, "metrics has no place here"),
         ({"steps": 20}, ConfigError, "steps has no place here"),
+        ({"count": 5}, ConfigError, "count has no place here"),
+        ({"dtype": "bfloat16"}, ConfigError, "dtype has no place here"),
         ({"unpinned": False}, DataError, "2 sessions, 4 turns and the published data of magicbrush 535"),
         ({"dino": None}, ConfigError, "give --dino"),
         ({"clip": "nowhere"}, WeightsError, "nowhere is no model folder"),
