@@ -10,7 +10,7 @@ ROWS = [
     {"controllers"},
     {"models"},
     {"data", "toy", "weights"},
-    {"training", "evaluation"},
+    {"training", "evaluation", "personalization"},
     {"config"},
     {"build", "masks", "request"},
     {"prepare", "train", "extract", "pipeline", "edit", "evaluate", "toy.pretrain"},
