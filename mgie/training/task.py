@@ -75,6 +75,8 @@ class EditTask(AbstractTask):
         editor, process, samples = self.editor, self.process, len(batch.keys)
         context = editor.encoder.encode(batch)
         target, source = self.latents(batch, draws)  # b c h w
+        height, width = (side * editor.codec.space.factor for side in target.shape[-2:])
+        context = editor.encoder.at_size(context, (height, width))
         source = source * batch.has_source[:, None, None, None]
 
         # Guidance needs a model that has also seen "no words" and "no picture".

@@ -85,7 +85,7 @@ def _read(folder: Path, dtype: Dtypes, compat: Compat) -> tuple[ClipTextEncoder,
     if compat != "default":
         raise ConfigError(f"compat={compat!r} is for MGIE's encoder: an encoder of words has no such way.")
     text_model = load_text_model(folder, dtype=dtype_of(dtype, TEXT_ENCODER))
-    tokenizer = _read_tokenizer(folder / TOKENIZER)
+    tokenizer = read_tokenizer(folder / TOKENIZER)
     if len(tokenizer) > text_model.config.vocab_size:
         raise WeightsError(
             f"the tokenizer of {folder} has {len(tokenizer)} tokens, the text encoder knows "
@@ -96,7 +96,8 @@ def _read(folder: Path, dtype: Dtypes, compat: Compat) -> tuple[ClipTextEncoder,
     return encoder, WordsPrompts(tokenizer, most=text_model.config.max_position_embeddings - 2)
 
 
-def _read_tokenizer(folder: Path) -> Any:
+def read_tokenizer(folder: Path) -> Any:
+    """CLIP's tokenizer of a folder. Raises WeightsError."""
     # Without its files the library makes one that knows no words.
     if not any(all((folder / name).is_file() for name in names) for names in FILES):
         told = " or ".join(" and ".join(names) for names in FILES)

@@ -85,35 +85,46 @@ def check_fit(unet: UNet2DConditionModel, vae: AutoencoderKL | AutoencoderTiny, 
         )
 
 
-def load_text_model(where: str | Path, *, dtype: torch.dtype = torch.float32) -> CLIPTextModel:
-    """The text encoder that the UNet was trained with. Raises WeightsError.
+def load_text_model(
+    where: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    part: str = "text_encoder",
+    makes: Any = CLIPTextModel,
+) -> Any:
+    """A text encoder that the UNet was trained with, in the folder `part`. Raises WeightsError.
 
     It is not read from a single file.
     """
     if is_single_file(where):
-        raise WeightsError(
-            f"the text encoder in {where} is not read: give a diffusers folder with text_encoder/."
-        )
-    folder = _folder(where, "text_encoder", stems=STEMS)
-    with _of(where, "text_encoder"):
+        raise WeightsError(f"the text encoder in {where} is not read: give a diffusers folder with {part}/.")
+    folder = _folder(where, part, stems=STEMS)
+    with _of(where, part):
         config = checked(CLIPTextConfig, read_json(folder / CONFIG_FILE))
         with no_larger_than(shard_files(folder), folder):
             try:
                 with torch.device("meta"):
-                    model = CLIPTextModel(config)
+                    model = makes(config)
             except Exception as error:  # the library has no one type for sizes that do not go together
                 raise WeightsError(
                     f"{folder}/{CONFIG_FILE} describes no text encoder ({error}): fetch the folder again."
                 ) from error
         places = torch.arange(config.max_position_embeddings)[None]
-        model.embeddings.register_buffer("position_ids", places, persistent=False)
-        shards = renamed(each_shard(folder, progress=False), _of_text)
+        inside = makes is not CLIPTextModel  # the projection lies beside it
+        text = model.text_model if inside else model
+        text.embeddings.register_buffer("position_ids", places, persistent=False)
+        shards = renamed(each_shard(folder, progress=False), _kept if inside else _of_text)
         return put(typed(model, dtype), shards, where=folder).eval()
 
 
 def _of_text(name: str) -> str | None:
     """The name of a text encoder's tensor without its older beginning. None: a constant."""
     return None if is_constant(name) else name.removeprefix("text_model.")
+
+
+def _kept(name: str) -> str | None:
+    """The name of a tensor as it is. None: a constant."""
+    return None if is_constant(name) else name
 
 
 def load_scheduler(where: str | Path) -> DDPMScheduler:

@@ -1,4 +1,4 @@
-"""Folders of Stable Diffusion and InstructPix2Pix, as diffusers writes them, as releases.
+"""Folders of Stable Diffusion, its XL and InstructPix2Pix, as diffusers writes them, as releases.
 
 The words are read by their own text encoder. Stable Diffusion's UNet sees no picture: it paints new ones
 (Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, CVPR 2022). The safety checker
@@ -18,12 +18,14 @@ from mgie.models.editor import Editor
 from mgie.weights.clip_part import ClipTextPart
 from mgie.weights.diffusers_parts import load_diffusion
 from mgie.weights.models import read_json
-from mgie.weights.parts import dtype_of
+from mgie.weights.parts import AbstractEncoderPart, dtype_of
 from mgie.weights.release import INDEX, Release, read_scheduler
+from mgie.weights.sdxl_part import SdxlTextPart
 
-PIPELINES = ("StableDiffusionPipeline", "StableDiffusionInstructPix2PixPipeline")
+XL = "StableDiffusionXLPipeline"
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionInstructPix2PixPipeline", XL)
 """What an index may name."""
-STEPS, GUIDANCE = 50, 7.5
+STEPS, GUIDANCE, GUIDANCE_XL = 50, 7.5, 5.0
 """How such pipelines sample unless they are told otherwise."""
 
 
@@ -41,10 +43,13 @@ def read_stable_diffusion(
     Raises WeightsError listing what does not fit.
     """
     folder = Path(folder)
+    index = read_json(folder / INDEX)
+    found = index.get("_class_name")
     if not is_stable_diffusion(folder):
-        found = read_json(folder / INDEX).get("_class_name")
         raise WeightsError(f"{folder} holds a {found}: expected a {' or a '.join(PIPELINES)}.")
-    encoder, prompts = ClipTextPart().load(folder, {}, dtype=dtype)
+    part: AbstractEncoderPart = SdxlTextPart() if found == XL else ClipTextPart()
+    facts = {"silent": index.get("force_zeros_for_empty_prompt", True)} if found == XL else {}
+    encoder, prompts = part.load(folder, facts, dtype=dtype)
     unet, vae, schedule = load_diffusion(
         folder,
         dtype=dtype_of(dtype, "denoiser"),
@@ -63,6 +68,6 @@ def read_stable_diffusion(
         settings={
             "size": max(sides) * codec.space.factor,
             "num_inference_steps": STEPS,
-            "guidance_scale": GUIDANCE,
+            "guidance_scale": GUIDANCE_XL if found == XL else GUIDANCE,
         },
     )

@@ -44,6 +44,11 @@ class AbstractInstructionEncoder(nn.Module, ABC):
         zero = torch.zeros((), device=context.condition.tokens.device)
         return Term(sum=zero, count=zero.long())
 
+    def at_size(self, context: Context, size: tuple[int, int]) -> Context:
+        """The same for pictures of (height, width) pixels; few conditions know of it."""
+        del size
+        return context
+
     def image_features(self, clip_pixels: Float[Tensor, "m 3 s s"]) -> Float[Tensor, "m p dv"]:
         """What its vision tower sees, which may be stored where the tower is frozen. Raises ConfigError."""
         del clip_pixels

@@ -91,11 +91,7 @@ class ClipTextEncoder(AbstractInstructionEncoder):
 
     def _states(self, words: Int[Tensor, "b q"], mask: Bool[Tensor, "b q"]) -> Float[Tensor, "b _ e"]:
         """The text model's states of words between the tokens that begin, end and fill."""
-        places = torch.arange(words.shape[1], device=words.device)
-        behind = torch.where(places == mask.sum(1, keepdim=True), self.end, self.pad)
-        ids = torch.where(mask, words, behind)
-        if self.begin is not None:
-            ids = torch.cat([torch.full_like(ids[:, :1], self.begin), ids], dim=1)
+        ids = framed(words, mask, begin=self.begin, end=self.end, pad=self.pad)
         return self.text_model(input_ids=ids).last_hidden_state
 
     @property
@@ -110,10 +106,25 @@ class ClipTextEncoder(AbstractInstructionEncoder):
     def _to_front(
         self, ids: Int[Tensor, "b t"], is_word: Bool[Tensor, "b t"]
     ) -> tuple[Int[Tensor, "b q"], Bool[Tensor, "b q"]]:
-        """Each row's words, moved to its front in order, cut or padded to the text model's positions."""
         length = self.text_model.config.max_position_embeddings - (self.begin is not None)
-        most = length - (self.pooled or 1)
-        order = torch.argsort((~is_word).to(torch.int8), dim=1, stable=True)[:, :most]
-        words, mask = ids.gather(1, order), is_word.gather(1, order)
-        missing = (0, length - words.shape[1])
-        return nn.functional.pad(words, missing), nn.functional.pad(mask, missing)
+        return to_front(ids, is_word, length=length, most=length - (self.pooled or 1))
+
+
+def to_front(
+    ids: Int[Tensor, "b t"], is_word: Bool[Tensor, "b t"], *, length: int, most: int
+) -> tuple[Int[Tensor, "b q"], Bool[Tensor, "b q"]]:
+    """Each row's first `most` words, moved to its front in order; rows are cut or padded to `length`."""
+    order = torch.argsort((~is_word).to(torch.int8), dim=1, stable=True)[:, :most]
+    words, mask = ids.gather(1, order), is_word.gather(1, order)
+    missing = (0, length - words.shape[1])
+    return nn.functional.pad(words, missing), nn.functional.pad(mask, missing)
+
+
+def framed(
+    words: Int[Tensor, "b q"], mask: Bool[Tensor, "b q"], *, begin: int | None, end: int, pad: int
+) -> Int[Tensor, "b _"]:
+    """Rows of words (True in `mask`, at the front) between the tokens that begin, end and fill."""
+    places = torch.arange(words.shape[1], device=words.device)
+    behind = torch.where(places == mask.sum(1, keepdim=True), end, pad)
+    ids = torch.where(mask, words, behind)
+    return ids if begin is None else torch.cat([torch.full_like(ids[:, :1], begin), ids], dim=1)
