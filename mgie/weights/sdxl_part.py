@@ -1,4 +1,4 @@
-"""Words alone on disk, as Stable Diffusion XL has them: two text encoders and their tokenizers."""
+"""Words alone on disk, as Stable Diffusion XL has them: two text encoders, two tokenizers."""
 
 from dataclasses import dataclass
 from pathlib import Path

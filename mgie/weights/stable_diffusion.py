@@ -1,4 +1,4 @@
-"""Folders of Stable Diffusion, its XL and InstructPix2Pix, as diffusers writes them, as releases.
+"""Folders of Stable Diffusion, XL and InstructPix2Pix, as diffusers has them, as releases.
 
 The words are read by their own text encoder. Stable Diffusion's UNet sees no picture: it paints new ones
 (Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, CVPR 2022). The safety checker
