@@ -7,8 +7,7 @@ jsonargparse from the same dataclasses; there is no third place.
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from difflib import SequenceMatcher
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,15 +17,13 @@ from jsonargparse import ArgumentParser
 from llava_patch.ranges import Range, check_ranges
 from mgie.diffusion.guidance import DropConfig
 from mgie.errors import ConfigError, mended
+from mgie.keys import check_keys, flatten, is_known, keys_of
 from mgie.ranges import Few, NewTokens, Ngram, Number, NumberOrNone, Scale, Seed, Side, Steps, Threads, Weight
 from mgie.training.engine import Strategy
 from mgie.training.log import LogConfig
 from mgie.training.optim import OptimConfig
 from mgie.weights.checkpoint import SaveConfig
 from mgie.weights.parts import RECIPES, denoiser_part, encoder_part
-
-MOST_KEYS = 1000
-"""Of a recipe; a few aliases of aliases would make millions."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,7 +261,7 @@ def load_run(config: str, overrides: Sequence[str] = ()) -> RunConfig:
     path = recipe_path(config)
     try:
         raw = yaml.safe_load(path.read_text())
-        keys = _flatten(raw) if isinstance(raw, dict) else []
+        keys = flatten(raw) if isinstance(raw, dict) else []
     except RecursionError as error:
         raise ConfigError(f"recipe {path} is nested too deeply: expected a few keys below keys.") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -274,12 +271,12 @@ def load_run(config: str, overrides: Sequence[str] = ()) -> RunConfig:
             f"recipe {path} holds {type(raw).__name__}: expected keys like those of mgie/recipes/tiny.yaml."
         )
     kinds = _kinds(raw, overrides)
-    known = {key: free for key, free in _keys(RunConfig).items() if key not in kinds}
+    known = {key: free for key, free in keys_of(RunConfig).items() if key not in kinds}
     for prefix, settings in kinds.items():
-        known |= _keys(settings, f"{prefix}.")
-    _check_keys([key for key in keys if not _known(key, known)], known, f"recipe {path}")
+        known |= keys_of(settings, f"{prefix}.")
+    check_keys([key for key in keys if not is_known(key, known)], known, f"recipe {path}")
     named = [word[2:].split("=", 1)[0] for word in overrides if word.startswith("--")]
-    _check_keys([key for key in named if not _known(key, known)], known, "the command line")
+    check_keys([key for key in named if not is_known(key, known)], known, "the command line")
     parser = _parser(kinds)
     try:
         # jsonargparse reads the file again, so that its types are checked by the same rules as the options.
@@ -343,55 +340,6 @@ def _parser(kinds: dict[str, type]) -> ArgumentParser:
         else:
             parser.add_argument(f"--{key}", type=type(None), default=None)
     return parser
-
-
-def _keys(kind: type, prefix: str = "") -> dict[str, bool]:
-    """Dotted names of all fields; True where any key may follow (a dictionary)."""
-    found: dict[str, bool] = {}
-    for f in fields(kind):
-        name = prefix + f.name
-        found[name] = f.type is dict or str(f.type).startswith("dict")
-        if isinstance(f.type, type) and is_dataclass(f.type):
-            found |= _keys(f.type, name + ".")
-    return found
-
-
-def _flatten(raw: dict[str, Any], prefix: str = "") -> list[str]:
-    names = []
-    for key, value in raw.items():
-        names += _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
-        if len(names) > MOST_KEYS:
-            raise ConfigError(
-                f"the recipe has more than {MOST_KEYS} keys, with what aliases repeat: expected keys like "
-                "those of mgie/recipes/tiny.yaml."
-            )
-    return names
-
-
-def _known(key: str, known: dict[str, bool]) -> bool:
-    return key in known or any(free and key.startswith(name + ".") for name, free in known.items())
-
-
-def _check_keys(unknown: list[str], known: dict[str, bool], where: str) -> None:
-    if unknown:
-        near = _nearest(unknown[0], list(known))
-        hint = (
-            f"did you mean {' or '.join(near)}?"
-            if near
-            else "`mgie train --config tiny --print_config` shows all keys."
-        )
-        raise ConfigError(f"{where} has the unknown key {unknown[0]!r}: {hint}")
-
-
-def _nearest(wrong: str, known: list[str]) -> list[str]:
-    """At most three known keys: those spelt alike, then those whose last part is spelt alike."""
-
-    def last(key: str) -> str:
-        return key.rsplit(".", 1)[-1]
-
-    alike = difflib.get_close_matches(wrong, known, n=3, cutoff=0.5)
-    ends_alike = [key for key in known if SequenceMatcher(None, last(wrong), last(key)).ratio() > 0.7]
-    return list(dict.fromkeys(alike + ends_alike))[:3]
 
 
 def _plain(value: Any) -> Any:

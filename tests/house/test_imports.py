@@ -6,7 +6,7 @@ from importlib.metadata import packages_distributions
 
 ROWS = [
     {"types", "tokens", "errors", "ranges"},
-    {"devices", "diffusion", "prompts"},
+    {"devices", "diffusion", "keys", "prompts"},
     {"controllers"},
     {"models"},
     {"data", "toy", "weights"},
