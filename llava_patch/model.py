@@ -20,6 +20,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from llava_patch.config import LlavaConfig
 from llava_patch.errors import ConfigError
 from llava_patch.generation import Generated, generate, read
+from llava_patch.prefix import states_after
 from llava_patch.splice import splice
 from llava_patch.tokens import ImageTokens, grow_tables
 from llava_patch.vision import patch_features
@@ -86,13 +87,18 @@ class Llava(nn.Module):
         mask: Bool[Tensor, "b t"],
         clip_pixels: Float[Tensor, "m 3 s s"] | None = None,
         features: Float[Tensor, "m p dv"] | None = None,
+        *,
+        first: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b t d"]:
         """Last states, after the final norm, for left- or right-padded rows. No logits: see `logits`.
 
-        `features`, where given, are what `self.features(clip_pixels)` gave before.
+        `features`, where given, are what `self.features(clip_pixels)` gave before. With `first`, gradients
+        begin at these positions only, of right-padded rows (llava_patch/prefix.py).
         """
         embeddings = self.embed(input_ids, clip_pixels=clip_pixels, features=features)
         with self._autocast(embeddings.dtype, self._layers_dtype):
+            if first is not None:
+                return states_after(self.language_model, embeddings, mask, first)
             return self.language_model.model(
                 inputs_embeds=embeddings, attention_mask=mask, position_ids=positions(mask), use_cache=False
             ).last_hidden_state
@@ -165,7 +171,9 @@ class Llava(nn.Module):
 
     @property
     def _layers_dtype(self) -> torch.dtype:
-        return next(self.language_model.model.layers.parameters()).dtype
+        # Weights that are kept in few bits are whole numbers: the norms beside them tell.
+        parameters = self.language_model.model.layers.parameters()
+        return next(each.dtype for each in parameters if each.is_floating_point())
 
     def _autocast(self, *types: torch.dtype) -> AbstractContextManager:
         """What brings several types together: those of trained and of frozen parts, say."""

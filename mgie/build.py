@@ -21,6 +21,7 @@ from mgie.data.stored_pairs import StoredPairs, stored_splits
 from mgie.data.streamed import StreamedPairs
 from mgie.diffusion.process import AbstractProcess
 from mgie.errors import ConfigError, DataError, WeightsError
+from mgie.models.adapters import add_adapters, keep_in_bits, plainly
 from mgie.models.editor import Editor
 from mgie.models.encoders.base import AbstractInstructionEncoder
 from mgie.prompts import AbstractPrompts
@@ -87,7 +88,44 @@ def dtypes_to_read(run: RunConfig, device: torch.device) -> Dtypes:
     """
     if not frozen_short(run, device) or run.model.start is not None:
         return torch.float32
-    return {"": torch.bfloat16, **dict.fromkeys(run.train.groups, torch.float32)}
+    exact = set(run.train.groups)
+    if "new_tokens" in exact:  # rows of both tables
+        exact |= {"embeddings", "lm_head"}
+    return {"": torch.bfloat16, **dict.fromkeys(exact, torch.float32)}
+
+
+def make_trainable(run: RunConfig, parts: Parts, *, kept: bool = False) -> None:
+    """Put into the editor what the groups of the run need beside its own parameters: rows of new tokens by
+    themselves, adapters. `kept`: for reading what was trained, so nothing is kept in few bits.
+
+    Raises ConfigError for groups that exclude each other, and for what a part cannot have.
+    """
+    groups, lora, editor = run.train.groups, run.train.lora, parts.editor
+    for inner, outer in (
+        ("new_tokens", "embeddings"), ("new_tokens", "lm_head"), ("lora_denoiser", "denoiser"),
+        ("lora_language_model", "language_model"),
+    ):  # fmt: skip
+        if inner in groups and outer in groups:
+            raise ConfigError(
+                f"train.groups has {inner} and {outer}: the one is trained so that the other can stay as it "
+                "is; leave one of them out."
+            )
+    if "new_tokens" in groups:
+        editor.encoder.split_new_tokens()
+    if lora.bits is not None and not kept:
+        if "lora_language_model" not in groups:
+            told = f"train.lora.bits={lora.bits} without the group lora_language_model"
+            raise ConfigError(f"{told}: few bits are for a language model with adapters; leave it out.")
+        keep_in_bits(editor.encoder.adaptable, lora.bits)
+    if "lora_language_model" in groups:
+        add_adapters(
+            editor.encoder.adaptable, lora, targets=lora.language_model, key="train.lora.language_model",
+            seed=run.seed,
+        )  # fmt: skip
+    if "lora_denoiser" in groups:
+        add_adapters(
+            editor.denoiser.adaptable, lora, targets=lora.denoiser, key="train.lora.denoiser", seed=run.seed
+        )
 
 
 def first_checkpoint(where: str) -> str:
@@ -130,13 +168,15 @@ def begin_run(run: RunConfig, parts: Parts, data: str) -> tuple[TrainState, dict
     state = TrainState(data=data, release=identity_of_parts(run))
     if run.model.start is None:
         return state, {}
-    tensors, editor = _read_start(run.model.start), dict(parts.editor.named_parameters())
+    tensors, editor = _read_start(run.model.start), plainly(parts.editor.named_parameters())
     left = {
         name: tensor
         for name, tensor in tensors.items()
         if name in editor and not editor[name].requires_grad and not torch.equal(tensor, editor[name])
     }
     checkpoint.load_into(tensors, editor, where=run.model.start, every=False)
+    if not any(name.endswith(".rows") for name in tensors):
+        parts.editor.encoder.renew_new_tokens()
     return state, left
 
 

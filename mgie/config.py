@@ -7,7 +7,7 @@ jsonargparse from the same dataclasses; there is no third place.
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,8 +18,10 @@ from llava_patch.ranges import Range, check_ranges
 from mgie.diffusion.guidance import DropConfig
 from mgie.errors import ConfigError, mended
 from mgie.keys import check_keys, flatten, is_known, keys_of
+from mgie.models.adapters import AdapterConfig
 from mgie.ranges import Few, NewTokens, Ngram, Number, NumberOrNone, Scale, Seed, Side, Steps, Threads, Weight
 from mgie.training.engine import Strategy
+from mgie.training.groups import spelt_out
 from mgie.training.log import LogConfig
 from mgie.training.optim import OptimConfig
 from mgie.weights.checkpoint import SaveConfig
@@ -128,7 +130,10 @@ class TrainConfig:
     """Samples that one process holds at a time; what is missing to `batch_size` is accumulated. None: a
     process holds its whole share of the batch."""
     groups: tuple[str, ...]
-    """Names of the parameter groups that are trained; the others are frozen."""
+    """Names of the parameter groups that are trained; the others are frozen. A name in GROUP_SETS
+    (mgie/training/groups.py: reference, new_tokens_only, head_only, lora, qlora) stands for several."""
+    lora: AdapterConfig = field(default_factory=AdapterConfig)
+    """Adapters of the groups lora_language_model and lora_denoiser."""
     edit_weight: Weight = 0.5
     """Weight of the diffusion loss beside the language loss (MGIE, Fu et al. 2024, section 3.3)."""
     align_weight: Weight = 0.0
@@ -152,6 +157,12 @@ class TrainConfig:
     """Recompute the language model's activations in the backward pass."""
     threads: Threads | None = None
     """Threads per process on a CPU. None: all cores shared among the processes."""
+
+    def __post_init__(self) -> None:
+        """Put groups in the place of the names that stand for several."""
+        if "qlora" in self.groups and self.lora.bits is None:
+            object.__setattr__(self, "lora", replace(self.lora, bits=4))
+        object.__setattr__(self, "groups", spelt_out(self.groups))
 
     def micro_batch(self, processes: int) -> int:
         """Samples that each of so many processes holds at a time."""
@@ -242,11 +253,12 @@ class RunConfig:
             raise ConfigError(f"name={self.name!r} is no folder name: {wish}.")
         if not train.groups:
             raise ConfigError("train.groups is empty: name the parameter groups to be trained.")
-        if unknown := [name for name in self.optim.lrs if name not in train.groups]:
-            raise ConfigError(
-                f"optim.lrs names {', '.join(unknown)}: expected some of the trained groups "
-                f"{', '.join(train.groups)}; --optim.lrs {{}} has none."
-            )
+        for key in ("lrs", "warmups", "schedules"):
+            if unknown := [name for name in getattr(self.optim, key) if name not in train.groups]:
+                raise ConfigError(
+                    f"optim.{key} names {', '.join(unknown)}: expected some of the trained groups "
+                    f"{', '.join(train.groups)}; --optim.{key} {{}} has none."
+                )
         if train.align_weight and self.model.release is not None:
             told = f"train.align_weight={train.align_weight} with model.release"
             raise ConfigError(f"{told}: a release has no text encoder; set it to 0.")

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from llava_patch.folders import MANIFEST, check_out
 from llava_patch.ranges import in_range
-from mgie.build import build_editor, build_release, check_parts
+from mgie.build import build_editor, build_release, check_parts, make_trainable
 from mgie.config import RunConfig, load_run
 from mgie.devices import Dtype, find_dtype
 from mgie.errors import ConfigError, WeightsError
+from mgie.models.adapters import merge_adapters, plainly
 from mgie.training.optim import choose_trained
 from mgie.weights import checkpoint as checkpoints
 from mgie.weights.apple import (
@@ -54,6 +55,7 @@ def extract(
     release: str | None = None,
     sampling: dict[str, Any] | None = None,
     verify: bool = True,
+    adapters: Literal["merged", "apart"] = "merged",
 ) -> dict[str, Any]:
     """Write what a run has trained; the facts: out, format, checkpoint, samples, trained.
 
@@ -75,6 +77,8 @@ def extract(
         sampling: How a run's release edits unless a call says otherwise, key by key over what the run says:
             --sampling.scheduler DDIMScheduler --sampling.steps 20.
         verify: Compare a release that is read with its manifest; --verify false to take it as it is.
+        adapters: What becomes of a run's low-rank adapters in a release: merged into the weights, or kept
+            apart in its folder adapters/ (peft's files), to be merged whenever the release is read.
     """
     run_dir = Path(run_dir)
     if format not in KINDS:
@@ -106,7 +110,11 @@ def extract(
         groups = run.train.groups
         if format == "apple" and isinstance(run.model.encoder, LlavaSettings):
             check_layout(run.model.encoder.edit_head.heads, groups)
-        made, facts = _from_run(run, found, ema, kind)
+        apart = adapters == "apart"
+        if apart and (format == "apple" or not any(name.startswith("lora_") for name in groups)):
+            told = f"--adapters is apart, but the run trained {', '.join(groups)}"
+            raise ConfigError(f"{told}: expected a run with adapters and --format release; leave it out.")
+        made, facts = _from_run(run, found, ema, kind, apart=apart)
     _check_finite(made, run_dir)
     if format == "release":
         write_release(made, out)
@@ -128,16 +136,22 @@ def _moved(run: RunConfig, llava: str | None, diffusion: str | None, release: st
     return [f"--model.{key}={where}" for key, where in moved.items() if where is not None]
 
 
-def _from_run(run: RunConfig, found: Path, ema: bool, dtype: torch.dtype) -> tuple[Release, dict[str, Any]]:
-    """Build the editor of that run, and put in what was trained."""
+def _from_run(
+    run: RunConfig, found: Path, ema: bool, dtype: torch.dtype, *, apart: bool
+) -> tuple[Release, dict[str, Any]]:
+    """Build the editor of that run, and put in what was trained; `apart`: adapters are left unmerged."""
     state = checkpoints.load_state(found)
     check_parts(run, state, found)
     parts = build_editor(run, dtype=dtype, progress=True)
+    make_trainable(run, parts, kept=True)
     trained = choose_trained(parts.editor, parts.editor.groups(), run.train.groups)
     tensors = checkpoints.load_tensors(found, ema=ema)
     checkpoints.load_into(tensors, trained, where=found)
     begun = checkpoints.load_begun(found)
-    checkpoints.load_into(begun, dict(parts.editor.named_parameters()), where=found, every=False)
+    checkpoints.load_into(begun, plainly(parts.editor.named_parameters()), where=found, every=False)
+    parts.editor.encoder.join_new_tokens()
+    if not apart:
+        merge_adapters(parts.editor)
     parts.editor.eval()
     release = build_release(parts, run)
     averaged = ema and (found / "ema.safetensors").is_file()

@@ -4,6 +4,9 @@ The state read for a token is the one that *predicts* it, one place to its left.
 This file is the only one that knows.
 """
 
+from jaxtyping import Int
+from torch import Tensor
+
 IGNORE = -100
 """Label of a position where the model is not asked to speak."""
 
@@ -16,6 +19,11 @@ def visual_tokens(count: int) -> tuple[str, ...]:
 def with_visual_tokens(expressive: str, count: int) -> str:
     """The model's whole answer: the expressive instruction, then the visual tokens, separated by spaces."""
     return " ".join([expressive, *visual_tokens(count)]) if expressive else " ".join(visual_tokens(count))
+
+
+def begin(read_at: Int[Tensor, "b k"]) -> Int[Tensor, " b"]:
+    """Where the first visual token of each row stands, of the positions where the tokens are read."""
+    return read_at[:, 0] + 1
 
 
 def read_positions(first: int, count: int) -> range:

@@ -30,6 +30,7 @@ from mgie.build import (
     dtypes_to_read,
     first_checkpoint,
     frozen_short,
+    make_trainable,
 )
 from mgie.config import RunConfig, dump_run, load_run
 from mgie.data.batches import Batches
@@ -38,6 +39,7 @@ from mgie.data.images import decode, square
 from mgie.data.stored_pairs import StoredPairs
 from mgie.errors import ConfigError, WeightsError
 from mgie.evaluation.report import Item, sheet
+from mgie.models.adapters import plainly
 from mgie.pipeline import EditOutput, MGIEPipeline
 from mgie.training.ddp import DdpEngine
 from mgie.training.deepspeed import ZeroEngine
@@ -51,7 +53,6 @@ from mgie.training.optim import (
     build_optimizer,
     cast_frozen,
     choose_trained,
-    rate_factor,
     set_rates,
 )
 from mgie.training.task import AbstractTask, EditTask
@@ -81,6 +82,7 @@ def train(run: RunConfig) -> dict[str, Any]:
 
         # Build.
         parts = build_editor(run, dtype=dtypes_to_read(run, world.device), progress=world.is_main)
+        make_trainable(run, parts)
         MGIEPipeline.from_release(build_release(parts, run))  # what cannot be extracted is not trained
         task = EditTask(
             parts.editor, parts.process, drop=run.train.drop, edit_weight=run.train.edit_weight,
@@ -132,7 +134,7 @@ def fit(
         state, saved = checkpoint.load(found)
         checkpoint.load_into(saved.trained, trained, where=found)
         begun = saved.begun
-        checkpoint.load_into(begun, dict(task.editor.named_parameters()), where=found, every=False)
+        checkpoint.load_into(begun, plainly(task.editor.named_parameters()), where=found, every=False)
     else:
         state, begun = begin()
     if state.samples > total:
@@ -166,7 +168,7 @@ def fit(
         for micros in batches.steps(state.samples, total):
             # One optimizer step. Its means are over all processes and micro-batches: no split matters.
             counts = total_counts(task, micros, world)
-            set_rates(optimizer, rate_factor(state.samples / total, run.optim))
+            set_rates(optimizer, state.samples / total, run.optim)
             for micro in micros:
                 batch, draws = world.put(micro), world.put(draw(micro))
                 with engine.accumulating(last=micro is micros[-1]):

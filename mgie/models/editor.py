@@ -3,6 +3,7 @@
 from torch import nn
 
 from mgie.errors import WeightsError
+from mgie.models.adapters import adapter_parameters
 from mgie.models.codec import Codec
 from mgie.models.denoisers.base import AbstractDenoiser
 from mgie.models.encoders.base import AbstractInstructionEncoder
@@ -26,9 +27,18 @@ class Editor(nn.Module):
         self.codec = codec
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Named groups, each parameter in exactly one: the encoder's own groups, `denoiser` and `codec`."""
-        return {
+        """Named groups, each parameter in exactly one: the encoder's own groups, `denoiser` and `codec`.
+
+        Adapters, where there are some, are apart: `lora_language_model`, `lora_denoiser`.
+        """
+        groups = {
             **self.encoder.groups(),
             "denoiser": list(self.denoiser.parameters()),
             "codec": list(self.codec.parameters()),
         }
+        for name, part in (("lora_language_model", self.encoder), ("lora_denoiser", self.denoiser)):
+            if added := adapter_parameters(part):
+                apart = {id(parameter) for parameter in added}
+                groups = {key: [p for p in each if id(p) not in apart] for key, each in groups.items()}
+                groups[name] = added
+        return groups

@@ -12,9 +12,12 @@ from torch import Tensor, nn
 
 from llava_patch.ranges import Range
 from mgie.errors import ConfigError
+from mgie.keys import nearest
 
 Groups = dict[str, list[nn.Parameter]]
 Rate = Annotated[float, Range(gt=0, le=10**9)]
+Warmup = Annotated[float, Range(ge=0, lt=1)]
+Schedule = Literal["cosine", "constant"]
 Beta = Annotated[float, Range(ge=0, lt=1)]
 
 MOST_LEFT_OUT = 8
@@ -35,20 +38,33 @@ class OptimConfig:
     weight_decay: Annotated[float, Range(ge=0, le=1)] = 0.0
     clip: Annotated[float, Range(gt=0, le=10**9)] = 1.0
     """Largest norm of the gradient; longer ones are scaled down."""
-    warmup: Annotated[float, Range(ge=0, lt=1)] = 0.03
+    warmup: Warmup = 0.03
     """Part of the run in which the learning rate grows from 0."""
-    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule: Schedule = "cosine"
+    warmups: dict[str, Warmup] = field(default_factory=dict)
+    """Other parts of the run for the warm-up of single groups."""
+    schedules: dict[str, Schedule] = field(default_factory=dict)
+    """Other schedules of single groups."""
 
 
 def choose_trained(model: nn.Module, groups: Groups, trained: tuple[str, ...]) -> dict[str, nn.Parameter]:
     """Freeze every parameter of `model` but those of the groups named in `trained`; these come back by name.
 
-    Raises ConfigError for a group that does not exist. Every parameter must be in exactly one group.
+    Raises ConfigError for a group that does not exist, or that would train nothing. Every parameter must be
+    in exactly one group.
     """
     unknown = [name for name in trained if name not in groups]
     if unknown:
+        near = nearest(unknown[0], groups)
+        hint = f" (did you mean {' or '.join(near)}?)" if near else ""
         raise ConfigError(
-            f"train.groups names {', '.join(unknown)}: this model has the groups {', '.join(groups)}."
+            f"train.groups names {', '.join(unknown)}{hint}: this model has the groups {', '.join(groups)}."
+        )
+    if empty := [name for name in trained if not groups[name]]:
+        full = ", ".join(name for name, members in groups.items() if members)
+        raise ConfigError(
+            f"train.groups names {', '.join(empty)}, which has no parameters here and would train nothing: "
+            f"expected some of {full}."
         )
     grouped = [parameter for members in groups.values() for parameter in members]
     everything = list(model.parameters())
@@ -85,19 +101,23 @@ def build_optimizer(
     )
 
 
-def rate_factor(progress: float, config: OptimConfig) -> float:
-    """What the peak learning rate is multiplied by when the part `progress` in [0, 1) of the run is done."""
-    if progress < config.warmup:
-        return progress / config.warmup
-    if config.schedule == "constant":
+def rate_factor(progress: float, config: OptimConfig, group: str = "") -> float:
+    """What the peak learning rate is multiplied by when the part `progress` in [0, 1) of the run is done.
+
+    Of a `group` that the configuration names its own; else that of all.
+    """
+    warmup, schedule = config.warmups.get(group, config.warmup), config.schedules.get(group, config.schedule)
+    if progress < warmup:
+        return progress / warmup
+    if schedule == "constant":
         return 1.0
-    return 0.5 * (1.0 + math.cos(math.pi * (progress - config.warmup) / (1.0 - config.warmup)))
+    return 0.5 * (1.0 + math.cos(math.pi * (progress - warmup) / (1.0 - warmup)))
 
 
-def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Put every group's learning rate at `factor` of its peak."""
+def set_rates(optimizer: torch.optim.Optimizer, progress: float, config: OptimConfig) -> None:
+    """Put every group's learning rate where it belongs when the part `progress` of the run is done."""
     for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * factor
+        group["lr"] = group["peak_lr"] * rate_factor(progress, config, group["name"])
 
 
 class Average(EMAModel):

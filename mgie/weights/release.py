@@ -4,6 +4,7 @@ model_index.json   the kinds of its parts, how the denoiser was trained, how the
 llava/             LLaVA-v1 folder with tokenizer and preprocessing; its vision tower in llava/vision_tower
 edit_head/         config.json, model.safetensors
 unet/ vae/ scheduler/   as diffusers writes them
+adapters/          low-rank adapters that were kept apart, of encoder and denoiser, as peft writes them
 run.yaml           the configuration of the run that made it
 README.md          the model card
 manifest.json      size and SHA-256 of each of these files
@@ -25,6 +26,7 @@ from llava_patch.folders import read_manifest, whole_folder
 from llava_patch.loading import Dtypes
 from mgie.diffusion.process import PROCESSES, AbstractProcess, process_of
 from mgie.errors import ConfigError, WeightsError
+from mgie.models.adapters import adapter_parameters, load_adapters, save_adapters
 from mgie.models.editor import Editor
 from mgie.prompts import AbstractPrompts, Compat
 from mgie.weights.intact import intact
@@ -36,6 +38,8 @@ INDEX = "model_index.json"
 RELEASE = "release"
 """Kind of the folder."""
 RUN = "run.yaml"
+ADAPTERS = "adapters"
+"""Folder of adapters that are kept apart."""
 PIPELINE = "MGIEPipeline"
 HUB = ("revision", "cache_dir", "token", "local_files_only", "force_download")
 """What the hub's client may be told."""
@@ -63,6 +67,10 @@ def write_release(release: Release, out: str | Path) -> Path:
     editor = release.editor
     encoder, denoiser = part_of(editor.encoder), part_of(editor.denoiser)
     with whole_folder(out, kind=RELEASE) as partial:
+        # Adapters that were not merged lie beside the parts, which are then as they were without them.
+        for name, part in (("encoder", editor.encoder), ("denoiser", editor.denoiser)):
+            if adapter_parameters(part):
+                save_adapters(part.adaptable, partial / ADAPTERS / name)
         parts = {
             "encoder": {"kind": encoder.kind} | encoder.save(editor.encoder, release.prompts, partial),
             "denoiser": {"kind": denoiser.kind} | denoiser.save(editor.denoiser, editor.codec, partial),
@@ -119,6 +127,9 @@ def read_release(
             progress=progress,
         )
         denoiser, codec = painter.load(folder, more, dtype=dtype, progress=progress)
+        for name, part in (("encoder", encoder), ("denoiser", denoiser)):
+            if (folder / ADAPTERS / name).is_dir():
+                load_adapters(part.adaptable, folder / ADAPTERS / name)
         scheduler = read_scheduler(folder / "scheduler")
         return Release(
             editor=Editor(encoder=encoder, denoiser=denoiser, codec=codec).eval(),

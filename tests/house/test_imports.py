@@ -155,7 +155,7 @@ def test_nothing_that_needs_torchvision(everything, root):
 def test_what_is_imported_is_a_dependency_and_what_is_one_is_used(packages, root):
     text = (root / "pyproject.toml").read_text()
     lists = re.findall(
-        r"^(?:dependencies|toy|train|eval|grounding) = \[(.*?)\]", text, flags=re.DOTALL | re.MULTILINE
+        r"^(?:dependencies|toy|train|eval|grounding|quant) = \[(.*?)\]", text, flags=re.DOTALL | re.MULTILINE
     )
     declared = set(re.findall(r'"([\w-]+)', " ".join(lists)))
     libraries = {name.split(".")[0] for module in packages for name in module.imports()}

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from mgie.errors import ConfigError
 from mgie.types import Condition, ControlPlan, Guess, Rows, Source
 
 
@@ -36,6 +37,13 @@ class AbstractDenoiser(nn.Module, ABC):
     def numbers(self) -> int:
         """Numbers in its widest layer for each latent: what memory is reckoned with."""
         return self.latent_channels
+
+    @property
+    def adaptable(self) -> nn.Module:
+        """What low-rank adapters are put into, as the group `lora_denoiser`. Raises ConfigError."""
+        raise ConfigError(
+            f"train.groups has lora_denoiser: {type(self).__name__} takes no adapters; leave it out."
+        )
 
     @abstractmethod
     def forward(

@@ -52,6 +52,11 @@ class UNetDenoiser(AbstractDenoiser):
         return 2 ** (len(self.unet.config.block_out_channels) - 1)
 
     @property
+    def adaptable(self) -> nn.Module:
+        """All of it."""
+        return self.unet
+
+    @property
     def numbers(self) -> int:
         """Those of its first level."""
         return self.unet.config.block_out_channels[0]

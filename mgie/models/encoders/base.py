@@ -71,6 +71,28 @@ class AbstractInstructionEncoder(nn.Module, ABC):
         )
 
     @property
+    def adaptable(self) -> nn.Module:
+        """What low-rank adapters are put into, as the group `lora_language_model`. Raises ConfigError."""
+        raise ConfigError(
+            f"train.groups has lora_language_model: {type(self).__name__} takes no adapters; leave it out."
+        )
+
+    def split_new_tokens(self) -> None:
+        """Give the visual tokens' rows parameters of their own, the group `new_tokens`.
+
+        Raises ConfigError where they have none.
+        """
+        raise ConfigError(
+            f"train.groups has new_tokens: {type(self).__name__} has no rows of visual tokens; leave it out."
+        )
+
+    def renew_new_tokens(self) -> None:
+        """Let rows that were split off begin as their tables have them now."""
+
+    def join_new_tokens(self) -> None:
+        """Put rows that were split off back where they belong."""
+
+    @property
     def device(self) -> torch.device:
         """Where its parameters are."""
         return next(self.parameters()).device

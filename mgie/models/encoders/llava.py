@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llava_patch.model import Llava
-from mgie.errors import WeightsError
+from llava_patch.rows import TableWithRows, join_rows, renew_rows, split_rows, split_tables
+from mgie.errors import ConfigError, WeightsError
 from mgie.models.encoders.base import AbstractInstructionEncoder
 from mgie.models.encoders.edit_head import EditHead
-from mgie.tokens import IGNORE, read_positions
+from mgie.tokens import IGNORE, begin, read_positions
 from mgie.types import Answer, Asked, Batch, Condition, Context, Term
 
 
@@ -55,7 +56,8 @@ class LlavaEncoder(AbstractInstructionEncoder):
     def encode(self, batch: Batch) -> Context:
         """Read picture and words; the condition comes from the states at `batch.read_at`."""
         clip_pixels = batch.clip_pixels if batch.features is None else None
-        states = self.llava(batch.input_ids, batch.mask, clip_pixels, batch.features)  # b t d
+        first = begin(batch.read_at) if self.learns_rows_alone else None
+        states = self.llava(batch.input_ids, batch.mask, clip_pixels, batch.features, first=first)  # b t d
         return self.condition(states_at(states, batch.read_at).to(self.edit_head.dtype), states)
 
     def condition(
@@ -136,6 +138,9 @@ class LlavaEncoder(AbstractInstructionEncoder):
         """Rows of the visual tokens in the input table; gradients reach the table through them."""
         if self.edit_head.own_embeddings is not None:
             return self.edit_head.own_embeddings
+        embed: nn.Module = self.llava.language_model.model.embed_tokens
+        if isinstance(embed, TableWithRows):
+            return embed.rows
         table = self.llava.language_model.model.embed_tokens.weight
         return F.embedding(torch.tensor(self.visual_ids, device=table.device), table)
 
@@ -172,13 +177,52 @@ class LlavaEncoder(AbstractInstructionEncoder):
         """Those of the language model."""
         self.llava.language_model.activation_checkpointing_enable()
 
+    @property
+    def adaptable(self) -> nn.Module:
+        """The language model."""
+        return self.llava.language_model
+
+    def split_new_tokens(self) -> None:
+        """In both tables. Raises ConfigError for a published head, which has rows of its own."""
+        first, count = self.visual_ids[0], len(self.visual_ids)
+        if self.edit_head.own_embeddings is not None or self.visual_ids != tuple(range(first, first + count)):
+            raise ConfigError(
+                "train.groups has new_tokens: the visual tokens of this model have no rows side by side in "
+                "both tables; train embeddings and lm_head, or take a release that `mgie train` made."
+            )
+        split_rows(self.llava.language_model, first=first, count=count)
+
+    def renew_new_tokens(self) -> None:
+        """From both tables."""
+        renew_rows(self.llava.language_model)
+
+    def join_new_tokens(self) -> None:
+        """Into both tables."""
+        join_rows(self.llava.language_model)
+
+    @property
+    def learns_rows_alone(self) -> bool:
+        """Whether, of all that the language model reads and is, only the visual tokens' rows are trained.
+
+        Then nothing that stands before them has a gradient, in the order of positions of our own.
+        """
+        if not torch.is_grad_enabled() or self.compat == "reference":
+            return False
+        llava = self.llava
+        inner = (llava.language_model.model, llava.projector, llava.vision_tower)
+        moving = [p for module in inner for p in module.parameters() if p.requires_grad]
+        rows = [split.rows for split in split_tables(llava.language_model)[:1]]
+        return len(moving) == 1 and moving[0] is next(iter(rows), None)
+
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """The two tables apart from the layers, as they are trained apart."""
         language_model = self.llava.language_model
-        tables = {
-            "embeddings": list(language_model.model.embed_tokens.parameters()),
-            "lm_head": list(language_model.lm_head.parameters()),
+        tables: dict[str, list[nn.Parameter]] = {
+            "embeddings": [language_model.model.embed_tokens.weight],
+            "lm_head": [language_model.lm_head.weight],
         }
+        if split := split_tables(language_model):
+            tables["new_tokens"] = [each.rows for each in split]
         apart = {id(parameter) for members in tables.values() for parameter in members}
         return {
             **tables,

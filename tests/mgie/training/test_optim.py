@@ -32,6 +32,14 @@ def test_an_unknown_group_is_refused_with_the_known_ones():
     model, groups = two_parts()
     with pytest.raises(ConfigError, match=r"foot.*eye, hand"):
         choose_trained(model, groups, ("foot",))
+    with pytest.raises(ConfigError, match=r"hends \(did you mean hand\?\)"):
+        choose_trained(model, groups, ("hends",))
+
+
+def test_a_group_that_would_train_nothing_is_refused():
+    model, groups = two_parts()
+    with pytest.raises(ConfigError, match=r"ear, which has no parameters here.*some of eye, hand"):
+        choose_trained(model, groups | {"ear": []}, ("ear",))
 
 
 def test_a_parameter_outside_every_group_is_noticed():
@@ -55,9 +63,14 @@ def test_what_is_frozen_is_cast_and_nothing_else():
 
 def test_each_group_has_its_own_rate():
     _, groups = two_parts()
-    optimizer = build_optimizer(groups, ("eye", "hand"), OptimConfig(lr=0.1, lrs={"hand": 0.5}))
-    set_rates(optimizer, 0.5)
-    assert {g["name"]: g["lr"] for g in optimizer.param_groups} == {"eye": 0.05, "hand": 0.25}
+    config = OptimConfig(
+        lr=0.1, lrs={"hand": 0.5}, warmup=0.0, warmups={"hand": 0.5}, schedules={"eye": "constant"}
+    )
+    optimizer = build_optimizer(groups, ("eye", "hand"), config)
+    set_rates(optimizer, 0.25, config)
+    assert {g["name"]: g["lr"] for g in optimizer.param_groups} == {"eye": 0.1, "hand": 0.25}
+    set_rates(optimizer, 0.75, config)
+    assert {g["name"]: round(g["lr"], 9) for g in optimizer.param_groups} == {"eye": 0.1, "hand": 0.25}
 
 
 def test_the_rate_warms_up_and_falls_to_zero():
