@@ -1,7 +1,7 @@
 """RunConfig -> objects. The only place that knows both the configuration and the classes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from mgie.data.orders import OrderConfig, aspect_shapes
 from mgie.data.stored_features import FeatureExtractor
 from mgie.data.stored_pairs import StoredPairs, stored_splits
 from mgie.data.streamed import StreamedPairs
-from mgie.diffusion.process import AbstractProcess
+from mgie.diffusion.process import AbstractProcess, predicting
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.adapters import add_adapters, keep_in_bits, plainly
 from mgie.models.editor import Editor
@@ -70,7 +70,7 @@ def build_editor(run: RunConfig, *, dtype: Dtypes = torch.float32, progress: boo
 def _checked(run: RunConfig, parts: Parts) -> Parts:
     if run.train.gradient_checkpointing:
         parts.editor.encoder.checkpoint_activations()
-    return parts
+    return replace(parts, process=predicting(parts.process, run.train.loss.prediction))
 
 
 def frozen_short(run: RunConfig, device: torch.device) -> bool:
@@ -289,15 +289,19 @@ def _check_readable(pairs: StoredPairs, asking: Sequence[str], prompts: Abstract
 
 
 def _check_previews(run: RunConfig, prompts: AbstractPrompts) -> None:
-    """Refuse now what would fail at the first preview."""
-    if run.preview.every and (run.data.streaming or "test" not in stored_splits(run.data.path)):
+    """Refuse now what would fail at the first preview, or at the first losses of held-out pairs."""
+    looks = {"previews": run.preview.every, "losses of held-out pairs": run.validation.every}
+    if any(looks.values()) and (run.data.streaming or "test" not in stored_splits(run.data.path)):
         raise ConfigError(
-            f"previews show pairs of the split 'test' of a data set on disk, and {run.data.path} has none: "
-            "set preview.every to 0, or hold pairs out with `mgie prepare ... --test N`."
+            f"{next(name for name in looks if looks[name])} are of the split 'test' of a data set on disk, "
+            f"and {run.data.path} has none: set {'preview' if run.preview.every else 'validation'}.every to "
+            "0, or hold pairs out with `mgie prepare ... --test N`."
         )
-    if run.preview.every:
+    if any(looks.values()):
         held_out = StoredPairs(run.data.path, "test")
-        shown = set(held_out.keys[: run.preview.count])
+        counts = (run.preview.count, run.validation.count)
+        most = max(count for count, every in zip(counts, looks.values()) if every)
+        shown = set(held_out.keys[:most])
         _check_readable(held_out, [key for key in held_out.with_pictures if key in shown], prompts)
 
 

@@ -23,7 +23,8 @@ from mgie.ranges import Few, NewTokens, Ngram, Number, NumberOrNone, Scale, Seed
 from mgie.training.engine import Strategy
 from mgie.training.groups import spelt_out
 from mgie.training.log import LogConfig
-from mgie.training.optim import OptimConfig
+from mgie.training.optim import AverageConfig, OptimConfig
+from mgie.training.task import LossConfig
 from mgie.weights.checkpoint import SaveConfig
 from mgie.weights.parts import RECIPES, denoiser_part, encoder_part
 
@@ -141,6 +142,8 @@ class TrainConfig:
     encoder makes of the same words (GILL, Koh et al. 2023, section 3.2)."""
     drop: DropConfig = field(default_factory=DropConfig)
     """How often conditions are dropped, for guidance."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """What the denoiser predicts, and how its errors count."""
     timestep_shift: Annotated[float, Range(gt=0, le=1000)] = 1.0
     """Shift of the drawn diffusion times towards noise (Stable Diffusion 3, equation 23); 1 is uniform."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -153,6 +156,8 @@ class TrainConfig:
     the gradients too, `zero3` the weights too, frozen ones included (ZeRO, Rajbhandari et al. 2020)."""
     ema: Annotated[float, Range(ge=0, lt=1)] | None = None
     """Decay of the averaged weights. None: no average."""
+    ema_schedule: AverageConfig = field(default_factory=AverageConfig)
+    """How the decay begins."""
     gradient_checkpointing: bool = False
     """Recompute the language model's activations in the backward pass."""
     threads: Threads | None = None
@@ -179,6 +184,18 @@ class PreviewConfig:
     """Samples between previews; 0 for none."""
     count: Few = 4
     """How many held-out pairs are shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationConfig:
+    """The losses of held-out pairs, at noise that is always the same: comparable between checkpoints."""
+
+    every: NumberOrNone = 0
+    """Samples between them; 0 for none. They stand in validation.jsonl, and among the trackers' numbers."""
+    count: Few = 64
+    """How many held-out pairs, from the first."""
+    levels: tuple[Annotated[float, Range(ge=0, lt=1)], ...] = (0.1, 0.3, 0.5, 0.7, 0.9)
+    """Parts of the diffusion times at which the painting is measured; 0 is a picture without noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +229,7 @@ class RunConfig:
     save: SaveConfig
     log: LogConfig
     preview: PreviewConfig
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     sampling: SamplingConfig
 
     def __post_init__(self) -> None:
@@ -248,6 +266,8 @@ class RunConfig:
         if self.compat == "reference" and train.timestep_shift != 1:
             told = f"train.timestep_shift={train.timestep_shift} with compat=reference"
             raise ConfigError(f"{told}: the original draws all times alike; set train.timestep_shift to 1.")
+        if self.compat == "reference" and train.loss != LossConfig():
+            raise ConfigError("train.loss with compat=reference: the original has none of it; leave it out.")
         if not re.fullmatch(r"[\w-][\w.-]*", self.name):
             wish = "use letters, digits, '-', '_' and, not first, '.'"
             raise ConfigError(f"name={self.name!r} is no folder name: {wish}.")

@@ -6,8 +6,7 @@ torchrun --nproc_per_node=2 -m mgie train --config tiny
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 import yaml
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from llava_patch.folders import check_out
 from mgie.build import (
@@ -35,12 +34,9 @@ from mgie.build import (
 from mgie.config import RunConfig, dump_run, load_run
 from mgie.data.batches import Batches
 from mgie.data.datasets import identity
-from mgie.data.images import decode, square
-from mgie.data.stored_pairs import StoredPairs
 from mgie.errors import ConfigError, WeightsError
-from mgie.evaluation.report import Item, sheet
 from mgie.models.adapters import plainly
-from mgie.pipeline import EditOutput, MGIEPipeline
+from mgie.pipeline import MGIEPipeline
 from mgie.training.ddp import DdpEngine
 from mgie.training.deepspeed import ZeroEngine
 from mgie.training.draws import draws_for, reference_draws
@@ -57,7 +53,8 @@ from mgie.training.optim import (
 )
 from mgie.training.task import AbstractTask, EditTask
 from mgie.training.world import Stopped, World, processes, stop_requests, stopping_at_once
-from mgie.types import Batch, Draws, EditPair
+from mgie.types import Batch, Draws
+from mgie.watch import held_out_losses, preview
 from mgie.weights import checkpoint
 from mgie.weights.checkpoint import Found, TrainState
 
@@ -87,11 +84,13 @@ def train(run: RunConfig) -> dict[str, Any]:
         task = EditTask(
             parts.editor, parts.process, drop=run.train.drop, edit_weight=run.train.edit_weight,
             align_weight=run.train.align_weight, teacher=build_teacher(run, parts),
+            min_snr=run.train.loss.min_snr,
         )  # fmt: skip
         batches = build_batches(run, parts.prompts, rank=world.rank, world=world.size, editor=parts.editor)
         return fit(
             run, engine, task, parts.editor.groups(), batches, partial(draw_for, run, parts), found=found,
             begin=partial(begin_run, run, parts, data), look=partial(preview, run, parts, world.device),
+            measure=partial(held_out_losses, run, parts, task, world.device),
         )  # fmt: skip
 
 
@@ -117,8 +116,10 @@ def fit(
     found: Path | None,
     begin: Callable[[], tuple[TrainState, dict[str, Tensor]]] = lambda: (TrainState(), {}),
     look: Callable[[], Image.Image] | None = None,
+    measure: Callable[[], dict[str, float]] | None = None,
 ) -> dict[str, Any]:
-    """The loop: `draw(batch)` gives what is random in a batch, `look()` a preview.
+    """The loop: `draw(batch)` gives what is random in a batch, `look()` a preview, `measure()` the losses of
+    held-out pairs.
 
     `task.editor` is what is trained; `groups` are its parameters by name. It goes on from the checkpoint
     `found`; else `begin()` puts in what a new run begins with, and gives its state and what checkpoints shall
@@ -146,7 +147,8 @@ def fit(
         cast_frozen(task, torch.bfloat16)
     engine.prepare(task, optimizer, trained)
     held = engine.local_parameters()
-    ema = Average(held, decay=run.train.ema) if run.train.ema else None
+    averaged = run.train.ema_schedule.options()
+    ema = Average(held, decay=run.train.ema, **averaged) if run.train.ema else None
     shadow = ema.shadow_params if ema else None
     if saved:
         engine.load_state_dict(saved, shadow)
@@ -203,6 +205,10 @@ def fit(
                     snapshot = replace(snapshot, begun=begun)
                     checkpoint.save(run.folder, state, snapshot, run_yaml=dump_run(run), keep=run.save.keep)
                 world.wait()
+            if measure and due(run.validation.every, before, state):
+                with engine.full_parameters(shadow):
+                    if world.is_main:
+                        log.held_out(state, measure())
             if look and due(run.preview.every, before, state):
                 with engine.full_parameters(shadow):
                     if world.is_main:
@@ -231,48 +237,8 @@ def draw_for(run: RunConfig, parts: Parts, batch: Batch) -> Draws:
     shape, process = parts.editor.codec.latent_shape(y, x), parts.process
     if run.compat == "reference":
         return reference_draws(run.seed, batch.positions, latent_shape=shape, steps=process.length)
-    shift = run.train.timestep_shift
-    return draws_for(run.seed, batch.positions, latent_shape=shape, process=process, shift=shift)
-
-
-def preview(run: RunConfig, parts: Parts, device: torch.device) -> Image.Image:
-    """A few held-out pairs as the editor edits them now: before, after and target, with what it said."""
-    held_out = StoredPairs(run.data.path, "test")
-    pairs = [held_out[index] for index in range(min(run.preview.count, len(held_out)))]
-    pipeline = MGIEPipeline.from_release(build_release(parts, run))
-    pipeline.set_progress_bar_config(disable=True)
-
-    def shown(data: bytes, pair: EditPair) -> Image.Image:
-        return square(decode(data, name=pair.key), run.data.size)
-
-    sources = [shown(pair.source or pair.target, pair) for pair in pairs]
-    targets = [shown(pair.target, pair) for pair in pairs]
-    # What is frozen may be in bfloat16, beside what is trained in float32.
-    short = torch.autocast(device.type, torch.bfloat16, enabled=frozen_short(run, device))
-    with at_rest(parts.editor), short:
-        edited = pipeline(sources, [pair.instruction for pair in pairs], seed=run.seed)
-    assert isinstance(edited, EditOutput)
-    items = [
-        Item(
-            key=pair.key, kind=pair.kind, instruction=pair.instruction, expected=pair.expressive,
-            said=edited.said[at], forced=edited.forced[at],
-            source=sources[at], output=edited.images[at], target=targets[at],
-        )
-        for at, pair in enumerate(pairs)
-    ]  # fmt: skip
-    return sheet(items, run.name)
-
-
-@contextmanager
-def at_rest(model: nn.Module) -> Iterator[None]:
-    """Not in training inside: what recomputes activations cannot speak word by word."""
-    trained = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in trained:
-            module.training = True
+    how = {"shift": run.train.timestep_shift, "offset": run.train.loss.offset_noise}
+    return draws_for(run.seed, batch.positions, latent_shape=shape, process=process, **how)
 
 
 def run_length(run: RunConfig, batches: Batches) -> int:
@@ -372,7 +338,7 @@ def _comparable(text: str) -> dict[str, Any]:
     free = (
         "out", "data.path", "data.mixture", "data.workers", "train.samples", "train.epochs",
         "train.micro_batch_size", "train.threads", "train.strategy",
-        "save", "log", "preview", "sampling",
+        "save", "log", "preview", "validation", "sampling",
     )  # fmt: skip
 
     def flat(values: dict, prefix: str = "") -> dict[str, Any]:

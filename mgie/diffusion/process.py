@@ -9,7 +9,7 @@ import inspect
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import diffusers
 import torch
@@ -22,6 +22,8 @@ from mgie.errors import ConfigError, DataError
 Latents = Float[Tensor, "b c h w"]
 Times = Int[Tensor, " b"] | Float[Tensor, " b"]
 Level = Float[Tensor, "b 1 1 1"]
+
+Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 
 FEW, NEAR = 5, 0.1
 """In so few steps a sampler of the process comes so near, on the average, to a picture of values in [-1, 1]
@@ -63,6 +65,11 @@ class AbstractProcess(ABC):
     @abstractmethod
     def wanted(self, target: Latents, noise: Latents, t: Times) -> Latents:
         """What a denoiser shall predict at the times `t`."""
+
+    @abstractmethod
+    def min_snr(self, t: Times, gamma: float, like: Latents) -> Float[Tensor, " b"]:
+        """What the error at the times `t` is multiplied by: min(SNR, gamma) of the error of the picture that
+        a prediction stands for, whatever is predicted (Hang et al. 2023, section 3.4); SNR is a^2 / s^2."""
 
     @abstractmethod
     def clean(self, noisy: Latents, prediction: Latents, t: Times) -> Latents:
@@ -165,6 +172,14 @@ class VarianceProcess(AbstractProcess):
         a, s = self._levels(t, target)
         return a * noise - s * target
 
+    def min_snr(self, t: Times, gamma: float, like: Latents) -> Float[Tensor, " b"]:
+        """min(SNR, gamma) for a picture; over SNR for noise, over SNR + 1 for the velocity."""
+        a, s = self._levels(t, like)
+        ratio = (a / s).square().flatten()
+        if self.predicts == "epsilon":
+            return (gamma / ratio).clamp(max=1)
+        return ratio.clamp(max=gamma) / (1 if self.predicts == "sample" else ratio + 1)
+
     def clean(self, noisy: Latents, prediction: Latents, t: Times) -> Latents:
         """Out of any of the three."""
         a, s = self._levels(t, noisy)
@@ -218,6 +233,11 @@ class FlowProcess(AbstractProcess):
         del t
         return noise - target
 
+    def min_snr(self, t: Times, gamma: float, like: Latents) -> Float[Tensor, " b"]:
+        """The picture is x_t - s u, so its error is s^2 times that of the velocity."""
+        share = self._share(t, like).flatten()
+        return share.square() * ((1 - share) / share).square().clamp(max=gamma)
+
     def clean(self, noisy: Latents, prediction: Latents, t: Times) -> Latents:
         """Back along the line."""
         return noisy - self._share(t, noisy) * prediction
@@ -258,6 +278,28 @@ def process_of(scheduler: Any) -> AbstractProcess:
     if "flow" in str(config.get("prediction_type", "")) or name.startswith("FlowMatch"):
         return FlowProcess(FlowMatchEulerDiscreteScheduler.from_config(config))
     return VarianceProcess(DDPMScheduler.from_config(config))
+
+
+def predicting(process: AbstractProcess, prediction: Prediction | None) -> AbstractProcess:
+    """The process with another prediction, over the same schedule; None: as it is.
+
+    Raises ConfigError for what cannot be predicted there.
+    """
+    if prediction is None or prediction == getattr(process, "predicts", "flow"):
+        return process
+    if prediction == "flow":
+        return FlowProcess(FlowMatchEulerDiscreteScheduler(num_train_timesteps=process.length))
+    if not isinstance(process, VarianceProcess):
+        raise ConfigError(
+            f"train.loss.prediction={prediction} for a denoiser of flow matching, which has no schedule of "
+            "variances: expected flow; leave it out."
+        )
+    if prediction == "epsilon" and not process.schedule.alphas_cumprod[-1] > 0:
+        raise ConfigError(
+            "train.loss.prediction=epsilon on a schedule that ends in noise alone, of which no picture can "
+            "be told: expected v_prediction or sample."
+        )
+    return VarianceProcess(DDPMScheduler.from_config(process.schedule.config, prediction_type=prediction))
 
 
 def shifted(u: Float[Tensor, " b"], shift: float) -> Float[Tensor, " b"]:

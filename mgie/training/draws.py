@@ -19,11 +19,13 @@ def draws_for(
     latent_shape: tuple[int, int, int],
     process: AbstractProcess,
     shift: float,
+    offset: float = 0.0,
 ) -> Draws:
     """Draw for the samples at `positions` of the data order.
 
     `latent_shape` is (c, h, w); `process` draws the times, and `shift` moves them towards noise (1: uniform).
-    The order within a sample is the reference's: posterior, noise, time, dropout.
+    `offset` is the deviation of noise that is the same all over a channel, added to the other.
+    The order within a sample is the reference's: posterior, noise, time, dropout; then the offset.
     """
     posterior, noise, uniform = [], [], []
     for position in positions:
@@ -31,6 +33,8 @@ def draws_for(
         posterior.append(rng.standard_normal(latent_shape, dtype=np.float32))
         noise.append(rng.standard_normal(latent_shape, dtype=np.float32))
         uniform.append(rng.random(2, dtype=np.float32))
+        if offset:
+            noise[-1] += offset * rng.standard_normal((latent_shape[0], 1, 1), dtype=np.float32)
     u = torch.from_numpy(np.stack(uniform))
     return Draws(
         posterior=torch.from_numpy(np.stack(posterior)),

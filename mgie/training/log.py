@@ -23,7 +23,7 @@ from mgie.training.world import World
 from mgie.types import Losses
 from mgie.weights.checkpoint import TrainState
 
-LINES = "log.jsonl"
+LINES, HELD_OUT = "log.jsonl", "validation.jsonl"
 MANY_EPOCHS = 50
 """From here on it is said that pairs are learnt by heart."""
 
@@ -80,7 +80,8 @@ class RunLog:
         if world.is_main:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "run.yaml").write_text(run_yaml)
-            self._forget_after(done)
+            for name in (LINES, HELD_OUT):
+                _forget_after(folder / name, done)
 
     def advance(self, samples: int) -> None:
         """Move the bar."""
@@ -133,6 +134,16 @@ class RunLog:
             )
         self.say(f"{line}.")
 
+    def held_out(self, state: TrainState, losses: dict[str, float]) -> None:
+        """One line of validation.jsonl: losses of held-out pairs; `edit` is the mean over all levels."""
+        levels = [loss for name, loss in losses.items() if name.startswith("edit_")]
+        line = {"step": state.steps, "samples": state.samples, **losses, "edit": sum(levels) / len(levels)}
+        if self.world.is_main:
+            with (self.folder / HELD_OUT).open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        numbers = {f"held_out_{name}": loss for name, loss in line.items() if name not in ("step", "samples")}
+        self.world.track(numbers, step=state.samples)
+
     def picture(self, name: str, image: Image.Image) -> None:
         """Keep a preview as previews/<name>.png."""
         (self.folder / "previews").mkdir(exist_ok=True)
@@ -147,23 +158,23 @@ class RunLog:
         """Leave the bar as it stands."""
         self.bar.close()
 
-    def _forget_after(self, done: int) -> None:
-        """Drop the lines of steps that were taken after the checkpoint and are taken again now.
 
-        Where nothing is resumed, and of lines that are not ours, none is lost.
-        """
-        path = self.folder / LINES
-        if not path.exists():
-            return
-        lines = path.read_bytes().splitlines(keepends=True)
-        if lines and not lines[-1].endswith(b"\n"):
-            lines[-1] += b"\n"
-            if _samples(lines[-1]) is None and lines[-1].startswith(b'{"step": '):  # its process was killed
-                lines.pop()
-        kept = [line for line in lines if not done or (_samples(line) or 0) <= done]
-        beside = path.with_suffix(".new")
-        beside.write_bytes(b"".join(kept))
-        beside.replace(path)
+def _forget_after(path: Path, done: int) -> None:
+    """Drop the lines of steps that were taken after the checkpoint and are taken again now.
+
+    Where nothing is resumed, and of lines that are not ours, none is lost.
+    """
+    if not path.exists():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n"):
+        lines[-1] += b"\n"
+        if _samples(lines[-1]) is None and lines[-1].startswith(b'{"step": '):  # its process was killed
+            lines.pop()
+    kept = [line for line in lines if not done or (_samples(line) or 0) <= done]
+    beside = path.with_suffix(".new")
+    beside.write_bytes(b"".join(kept))
+    beside.replace(path)
 
 
 def _samples(line: bytes) -> int | None:

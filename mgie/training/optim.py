@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from diffusers.training_utils import EMAModel
@@ -45,6 +45,24 @@ class OptimConfig:
     """Other parts of the run for the warm-up of single groups."""
     schedules: dict[str, Schedule] = field(default_factory=dict)
     """Other schedules of single groups."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AverageConfig:
+    """How the averaged weights (`train.ema`) come to their decay."""
+
+    after: Annotated[int, Range(ge=0, le=10**9)] = 0
+    """Steps before the average begins; until then it is the weights themselves."""
+    power: Annotated[float, Range(gt=0, le=10)] | None = None
+    """The decay grows as 1 - (1 + step)^-power up to `train.ema`: 2/3 for runs of a million steps, 3/4 for
+    shorter ones. None: as (1 + step) / (10 + step)."""
+    least: Annotated[float, Range(ge=0, lt=1)] = 0.0
+    """The decay is never below it, once the average has begun."""
+
+    def options(self) -> dict[str, Any]:
+        """As diffusers' average takes them."""
+        grows = {} if self.power is None else {"use_ema_warmup": True, "power": self.power}
+        return {"update_after_step": self.after, "min_decay": self.least, **grows}
 
 
 def choose_trained(model: nn.Module, groups: Groups, trained: tuple[str, ...]) -> dict[str, nn.Parameter]:

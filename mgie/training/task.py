@@ -4,17 +4,36 @@ All that there is to know of a loss (its name, its weight, what it is divided by
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from llava_patch.ranges import Range
 from mgie.diffusion.guidance import DropConfig, drop_conditions
-from mgie.diffusion.process import AbstractProcess
+from mgie.diffusion.process import AbstractProcess, Prediction
 from mgie.models.editor import Editor
 from mgie.models.encoders.base import AbstractInstructionEncoder
+from mgie.ranges import Share
 from mgie.types import Batch, Context, Draws, Losses, Term
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """What the denoiser predicts, and how its errors count. By default all is as its parts say."""
+
+    prediction: Prediction | None = None
+    """Noise (epsilon), velocity (v_prediction), picture (sample) or the velocity of a straight line (flow).
+    None: what the denoiser was trained for; with another one it has much to learn anew."""
+    min_snr: Annotated[float, Range(gt=0, le=1000)] | None = None
+    """Bound of the signal-to-noise ratio by which errors are weighted (min-SNR, Hang et al. 2023, who take
+    5). None: all times count alike."""
+    offset_noise: Share = 0.0
+    """Deviation of noise that is the same all over a channel, added to the other; with 0.1 very dark and very
+    bright pictures are learnt (Lin et al. 2024, section 2, tell of it). 0: none."""
 
 
 class AbstractTask(nn.Module, ABC):
@@ -55,12 +74,15 @@ class EditTask(AbstractTask):
         edit_weight: float = 1.0,
         align_weight: float = 1.0,
         teacher: AbstractInstructionEncoder | None = None,
+        min_snr: float | None = None,
     ):
-        """`edit_weight`: of the painting beside the words; `align_weight`: of the third loss beside that."""
+        """`edit_weight`: of the painting beside the words; `align_weight`: of the third loss beside that;
+        `min_snr`: as in LossConfig."""
         super().__init__()
         self.editor = editor
         self.process = process
         self.drop = drop
+        self.min_snr = min_snr
         self.teacher = None if teacher is None else teacher.requires_grad_(False)
         self.weights = {"ce": 1.0, "edit": edit_weight}
         if teacher is not None:
@@ -85,11 +107,32 @@ class EditTask(AbstractTask):
         noisy = process.corrupt(target, draws.noise, draws.t)
         guess = editor.denoiser(noisy, draws.t, source, condition)
         wanted = process.wanted(target, draws.noise, draws.t)
-        edit = (guess.mean.float() - wanted.float()).square().mean(dim=(1, 2, 3)).sum()
+        each = (guess.mean.float() - wanted.float()).square().mean(dim=(1, 2, 3))
+        if self.min_snr is not None:
+            each = each * process.min_snr(draws.t, self.min_snr, wanted).float()
+        edit = each.sum()
 
         losses = {"ce": editor.encoder.lm_loss(context, batch.labels), "edit": Term(sum=edit, count=samples)}
         if self.teacher is not None:
             losses["align"] = Term(sum=align_loss(context, self.teacher.encode(batch)), count=samples)
+        return losses
+
+    @torch.no_grad()
+    def held_out(self, batch: Batch, draws: Draws, levels: Sequence[float]) -> Losses:
+        """The losses of pairs that are not learnt from, told everything: of the words, and of the painting at
+        these parts of the times in [0, 1), each with the same noise and nothing weighted."""
+        editor, process, samples = self.editor, self.process, len(batch.keys)
+        context = editor.encoder.encode(batch)
+        losses = {"ce": editor.encoder.lm_loss(context, batch.labels)}
+        target, source = self.latents(batch, draws)
+        source = source * batch.has_source[:, None, None, None]
+        for level in levels:
+            t = process.times(torch.full_like(draws.keep, level))
+            noisy = process.corrupt(target, draws.noise, t)
+            guess = editor.denoiser(noisy, t, source, context.condition)
+            wanted = process.wanted(target, draws.noise, t)
+            error = (guess.mean.float() - wanted.float()).square().mean(dim=(1, 2, 3)).sum()
+            losses[f"edit_{level:g}"] = Term(sum=error, count=samples)
         return losses
 
     def latents(

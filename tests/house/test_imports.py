@@ -13,7 +13,7 @@ ROWS = [
     {"training", "evaluation", "personalization"},
     {"config"},
     {"build", "masks", "request"},
-    {"prepare", "train", "extract", "pipeline", "edit", "evaluate", "toy.pretrain"},
+    {"prepare", "train", "watch", "extract", "pipeline", "edit", "evaluate", "toy.pretrain"},
     {"verbs"},
     {"cli"},
     {"__main__"},
@@ -22,7 +22,9 @@ ROWS = [
 
 ALSO = {
     ("edit", "pipeline"),
-    ("train", "pipeline"),  # previews
+    ("train", "pipeline"),
+    ("train", "watch"),
+    ("watch", "pipeline"),  # previews
     ("evaluate", "pipeline"),
     ("toy.pretrain", "train"),
     ("data", "toy"),  # the toy world is a source

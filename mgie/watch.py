@@ -1,0 +1,86 @@
+"""What a run looks at on the way: a few edits, and the losses of pairs that it does not learn from."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from PIL import Image
+from torch import nn
+
+from mgie.build import Parts, build_examples, build_release, frozen_short
+from mgie.config import RunConfig
+from mgie.data.batches import collate
+from mgie.data.images import decode, square
+from mgie.data.stored_pairs import StoredPairs
+from mgie.evaluation.report import Item, sheet
+from mgie.pipeline import EditOutput, MGIEPipeline
+from mgie.training.draws import draws_for
+from mgie.training.task import EditTask
+from mgie.types import Batch, EditPair
+
+
+def preview(run: RunConfig, parts: Parts, device: torch.device) -> Image.Image:
+    """A few held-out pairs as the editor edits them now: before, after and target, with what it said."""
+    held_out = StoredPairs(run.data.path, "test")
+    pairs = [held_out[index] for index in range(min(run.preview.count, len(held_out)))]
+    pipeline = MGIEPipeline.from_release(build_release(parts, run))
+    pipeline.set_progress_bar_config(disable=True)
+
+    def shown(data: bytes, pair: EditPair) -> Image.Image:
+        return square(decode(data, name=pair.key), run.data.size)
+
+    sources = [shown(pair.source or pair.target, pair) for pair in pairs]
+    targets = [shown(pair.target, pair) for pair in pairs]
+    # What is frozen may be in bfloat16, beside what is trained in float32.
+    short = torch.autocast(device.type, torch.bfloat16, enabled=frozen_short(run, device))
+    with at_rest(parts.editor), short:
+        edited = pipeline(sources, [pair.instruction for pair in pairs], seed=run.seed)
+    assert isinstance(edited, EditOutput)
+    items = [
+        Item(
+            key=pair.key, kind=pair.kind, instruction=pair.instruction, expected=pair.expressive,
+            said=edited.said[at], forced=edited.forced[at],
+            source=sources[at], output=edited.images[at], target=targets[at],
+        )
+        for at, pair in enumerate(pairs)
+    ]  # fmt: skip
+    return sheet(items, run.name)
+
+
+@contextmanager
+def at_rest(model: nn.Module) -> Iterator[None]:
+    """Not in training inside: what recomputes activations cannot speak word by word."""
+    trained = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in trained:
+            module.training = True
+
+
+def held_out_losses(run: RunConfig, parts: Parts, task: EditTask, device: torch.device) -> dict[str, float]:
+    """Losses of the first held-out pairs, by name: of the words, and of the painting at each level of noise.
+
+    Pairs, noise and levels are the same whenever it is asked, whatever else the run draws.
+    """
+    builder = replace(build_examples(run, parts.prompts), shapes=None, transforms=())
+    pairs, step = StoredPairs(run.data.path, "test"), run.train.micro_batch(1)
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    short = torch.autocast(device.type, torch.bfloat16, enabled=run.train.precision == "bf16")
+    with at_rest(parts.editor), short:
+        for start in range(0, min(run.validation.count, len(pairs)), step):
+            positions = tuple(range(start, min(start + step, run.validation.count, len(pairs))))
+            examples = [builder(pairs[index]) for index in positions]
+            batch: Batch = collate(examples, positions=positions, pad_id=builder.pad_id)
+            batch = replace(batch, extras=builder.together([each.extras for each in examples], batch.mask))
+            shape = parts.editor.codec.latent_shape(*batch.target.shape[-2:])
+            draws = draws_for(0, positions, latent_shape=shape, process=parts.process, shift=1.0)
+            for name, term in task.held_out(
+                batch.to(device), draws.to(device), run.validation.levels
+            ).items():
+                sums[name] = sums.get(name, 0.0) + float(term.sum)
+                counts[name] = counts.get(name, 0) + int(term.count)
+    return {name: total / max(counts[name], 1) for name, total in sums.items()}
