@@ -22,6 +22,8 @@ from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError, DataError
 from mgie.evaluation.benchmark import check_eyes, score_all
 from mgie.evaluation.eyes import Eyes
+from mgie.evaluation.judges.kinds import JudgeOptions
+from mgie.evaluation.judges.rubric import rubric_names
 from mgie.evaluation.layouts import identity, is_published, outputs_of, read_layout
 from mgie.evaluation.protocol import Metric, find_protocol, protocol_names
 from mgie.evaluation.report import (
@@ -35,7 +37,7 @@ from mgie.evaluation.report import (
 )
 from mgie.evaluation.scores import Case, Score, means, score
 from mgie.evaluation.suites import Request, caption_of, find_metrics, find_suite
-from mgie.ranges import Few, Number, Scale, Seed, Side, Steps
+from mgie.ranges import Count, Few, Number, Scale, Seconds, Seed, Side, Steps
 from mgie.toy.judge import Verdict, neighbours
 from mgie.types import EditPair
 
@@ -80,6 +82,15 @@ def evaluate(
     dino: str | Path | None = None,
     lpips: str | None = None,
     unpinned: bool = False,
+    judge: str = "",
+    judge_model: str = "",
+    judge_key_env: str | None = None,
+    judge_repeats: Few | None = None,
+    judge_controls: Count = 24,
+    judge_budget: Count | None = None,
+    judge_prompts: str | Path | None = None,
+    judge_answers: str | Path | None = None,
+    judge_timeout: Seconds = 180.0,
     steps: Steps | None = None,
     guidance: Scale | None = None,
     image_guidance: Scale | None = None,
@@ -116,6 +127,16 @@ def evaluate(
         dino: Local folder of a DINO model, for DINO.
         lpips: Network and local file of its weights, for LPIPS, such as "alex:alexnet-owt-7be5be79.pth".
         unpinned: Let a published protocol measure other data or weights than its own; the figures say so.
+        judge: Who scores a judged benchmark, such as gedit: local:DIR (a model of transformers), an
+            endpoint's URL (pictures are sent there), replay:FILE (recorded answers), scripted:FILE (tests).
+        judge_model: What the endpoint calls its model.
+        judge_key_env: Name of the environment variable with the endpoint's key.
+        judge_repeats: How often each question is asked. Default: as often as the benchmark says.
+        judge_controls: On how many items it is seen whether the judge is usable.
+        judge_budget: How many new answers at most; those that came are kept, and a further run goes on.
+        judge_prompts: Published prompts, a file or a folder. Default: the benchmark's, worded here.
+        judge_answers: File that answers are kept in. Default: beside --out.
+        judge_timeout: Seconds that an endpoint may take for one answer.
         steps: Sampling steps. Default: the release's.
         guidance: How strongly the words count. Default: the release's.
         image_guidance: How strongly the picture counts. Default: the release's.
@@ -124,9 +145,19 @@ def evaluate(
         dtype: What it computes in: float32, float16 or bfloat16.
         verify: Compare the release with its manifest; --verify false to take it as it is.
     """
-    # A published protocol scores what was made already.
+    # A published protocol scores what was made already, and so does a judge.
     suite = suite or ("toy" if data is None else "pairs")
-    if suite in protocol_names():
+    options = JudgeOptions(
+        judge=judge, model=judge_model, key_env=judge_key_env, repeats=judge_repeats,
+        controls=judge_controls, budget=judge_budget, prompts=judge_prompts, answers=judge_answers,
+        timeout=judge_timeout,
+    )  # fmt: skip
+    if options != JudgeOptions() and suite not in rubric_names():
+        raise ConfigError(
+            f"there is nothing to judge in {suite}: --judge and what belongs to it are for "
+            f"{', '.join(rubric_names())}."
+        )
+    if suite in (*protocol_names(), *rubric_names()):
         asked = {
             "count": count, "seed": seed, "batch_size": batch_size, "control": control,
             "metrics": tuple(metrics), "steps": steps, "guidance": guidance,
@@ -134,6 +165,15 @@ def evaluate(
         }  # fmt: skip
         usual = inspect.signature(evaluate).parameters
         given = [name for name, value in asked.items() if value != usual[name].default]
+        if suite in rubric_names():
+            from mgie.evaluation.judges.benchmark import judge_pictures
+
+            given += [name for name, value in (("clip", clip), ("dino", dino), ("lpips", lpips)) if value]
+            given = [name for name in given if name != "dtype"]
+            place, kind = find_device(device), find_dtype(dtype)
+            return judge_pictures(
+                str(model), suite, data, out, options, place, kind, given, unpinned=unpinned
+            )
         eyes = partial(Eyes.open, clip, dino, lpips)
         return published(model, suite, data, out, eyes, device, given, unpinned=unpinned)
 

@@ -15,6 +15,9 @@ NumberOrNone = Annotated[int, Range(ge=0, le=10**12)]
 """The same where 0 means none."""
 Few = Annotated[int, Range(ge=1, le=10_000)]
 """Of what is held in memory at once."""
+Count = Annotated[int, Range(ge=0, le=10**9)]
+"""Of questions, where 0 means none."""
+Seconds = Annotated[float, Range(gt=0, le=86_400)]
 Threads = Annotated[int, Range(ge=1, le=1024)]
 Share = Annotated[float, Range(ge=0, le=1)]
 Weight = Annotated[float, Range(ge=0, le=10**6)]

@@ -123,7 +123,10 @@ class Protocol:
         """Hash of all that the protocol says but `about`, whatever the form of its file. Fields that are
         empty leave no trace, so that a field that is new one day changes no older identity."""
         whole = json.dumps(
-            _told(asdict(self) | {"about": ""}), sort_keys=True, separators=(",", ":"), ensure_ascii=False
+            without_empty(asdict(self) | {"about": ""}),
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=False,
         )
         return hashlib.sha256(whole.encode()).hexdigest()
 
@@ -146,7 +149,7 @@ def find_protocol(name: str) -> Protocol:
     if name not in protocol_names():
         known = ", ".join(protocol_names())
         raise ConfigError(
-            f"There is no protocol '{name}': expected one of {known}; {_near(name, protocol_names())}"
+            f"There is no protocol '{name}': expected one of {known}; {nearest(name, protocol_names())}"
         )
     return parse_protocol(_stored(name), name)
 
@@ -154,19 +157,19 @@ def find_protocol(name: str) -> Protocol:
 def parse_protocol(said: Mapping[str, Any], name: str) -> Protocol:
     """The protocol that a file says. Raises ConfigError for keys that nothing reads, or that are missing."""
     metrics = {
-        metric: _record(Metric, _metric(content), f"{name}: metrics.{metric}")
+        metric: from_fields(Metric, _metric(content), f"{name}: metrics.{metric}")
         for metric, content in said.get("metrics", {}).items()
     }
     views = {
-        view: _record(View, content, f"{name}: views.{view}")
+        view: from_fields(View, content, f"{name}: views.{view}")
         for view, content in said.get("views", {}).items()
     }
     weights = {
-        model: _record(Weights, content, f"{name}: weights.{model}")
+        model: from_fields(Weights, content, f"{name}: weights.{model}")
         for model, content in said.get("weights", {}).items()
     }
     parts = {"metrics": metrics, "views": views, "weights": weights}
-    return _record(Protocol, {**said, **parts}, name)
+    return from_fields(Protocol, {**said, **parts}, name)
 
 
 def _stored(name: str) -> dict[str, Any]:
@@ -181,16 +184,16 @@ def _metric(content: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(prep, Mapping):
         return dict(content)
     kind = Squash if "squash" in prep else Crop
-    return {**content, "prep": _record(kind, prep, f"prep of {content.get('measure')}")}
+    return {**content, "prep": from_fields(kind, prep, f"prep of {content.get('measure')}")}
 
 
-def _record(kind: type[Record], content: Mapping[str, Any], where: str) -> Record:
+def from_fields(kind: type[Record], content: Mapping[str, Any], where: str) -> Record:
     """A record with these fields. Raises ConfigError."""
     known = [each.name for each in fields(kind)]  # type: ignore[arg-type]
     unknown = [key for key in content if key not in known]
     if unknown:
         raise ConfigError(
-            f"{where} has {unknown[0]!r}: expected some of {', '.join(known)}; {_near(unknown[0], known)}"
+            f"{where} has {unknown[0]!r}: expected some of {', '.join(known)}; {nearest(unknown[0], known)}"
         )
     try:
         return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in content.items()})
@@ -198,13 +201,16 @@ def _record(kind: type[Record], content: Mapping[str, Any], where: str) -> Recor
         raise ConfigError(f"{where} is not whole ({error}): expected {', '.join(known)}.") from error
 
 
-def _told(said: Any) -> Any:
-    """What is said, without what is empty."""
+def without_empty(said: Any) -> Any:
+    """What is said, without what is empty: a field that is new one day changes no older hash."""
     if isinstance(said, Mapping):
-        return {key: _told(value) for key, value in said.items() if value not in (None, "", (), [], {})}
-    return [_told(value) for value in said] if isinstance(said, (list, tuple)) else said
+        return {
+            key: without_empty(value) for key, value in said.items() if value not in (None, "", (), [], {})
+        }
+    return [without_empty(value) for value in said] if isinstance(said, (list, tuple)) else said
 
 
-def _near(name: str, known: Any) -> str:
+def nearest(name: str, known: Any) -> str:
+    """The end of a sentence about a name that nobody knows: the nearest that somebody does."""
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
     return f"did you mean {' or '.join(near)}?" if near else "choose one of them."

@@ -84,7 +84,7 @@ def chosen(items: Sequence[Item], count: int) -> list[Item]:
 def as_table(facts: dict[str, Any]) -> str:
     """The figures as a Markdown table: a row for each kind of edit, one for all, and those of doing nothing
     and of the target, where they are known; below it the warning."""
-    table = _table(_cells(facts))
+    table = markdown_table(_cells(facts))
     return f"{table}\n\nWarning: {facts['warning']}" if "warning" in facts else table
 
 
@@ -100,7 +100,7 @@ def as_published(facts: dict[str, Any]) -> str:
             shown = [f"{text} (n {own[m]})" if m in own else text for m, text in zip(metrics, shown)]
             cells.append([view, row, str(found["n"]), *shown])
     cells[1:] = sorted(cells[1:], key=lambda row: row[0])
-    lines = [_table(cells), "", f"Protocol {facts['protocol']}."]
+    lines = [markdown_table(cells), "", f"Protocol {facts['protocol']}."]
     return "\n".join(lines + [f"Not known to be as published: {reason}." for reason in facts["unpinned"]])
 
 
@@ -115,7 +115,7 @@ def write_published(folder: Path, facts: dict[str, Any], items: Sequence[dict[st
     (folder / "report.md").write_text(f"# {title}\n\n{as_published(facts)}\n", encoding="utf-8")
 
 
-def _table(cells: list[list[str]]) -> str:
+def markdown_table(cells: list[list[str]]) -> str:
     """Cells as a Markdown table, the first column to the left."""
     cells = [[_markdown(cell) for cell in row] for row in cells]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
@@ -133,6 +133,11 @@ def _cells(facts: dict[str, Any]) -> list[list[str]]:
         shown = [_COLUMNS[name][1].format(row[name]) if row.get(name) is not None else "" for name in columns]
         cells.append([_printable(kind) or "any", *shown])
     return cells
+
+
+def title_of(text: str) -> str:
+    """A text as the heading of a page in Markdown."""
+    return _markdown(_printable(text))
 
 
 def _printable(text: str) -> str:

@@ -1,0 +1,1 @@
+"""Judges: models that look at pictures and answer by a rubric, and what may be believed of them."""

@@ -1,0 +1,155 @@
+"""A system's pictures of a judged benchmark -> a report: numbers, noise, controls, the judge's own words."""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from llava_patch.folders import check_out, whole_folder
+from mgie.errors import ConfigError
+from mgie.evaluation.judges.answers import Answers, beside, open_answers
+from mgie.evaluation.judges.asking import Shown, check_prompts, put, questions
+from mgie.evaluation.judges.base import Judge
+from mgie.evaluation.judges.controls import (
+    Pair,
+    both_orders,
+    chosen,
+    control_facts,
+    control_pictures,
+    verdict_of,
+)
+from mgie.evaluation.judges.kinds import JudgeOptions, open_judge
+from mgie.evaluation.judges.layouts import Item, find_outputs, identity, read_items
+from mgie.evaluation.judges.page import as_judged, write_judged
+from mgie.evaluation.judges.results import Judged, by_group, counted, gathered, lines, noise, summary
+from mgie.evaluation.judges.rubric import OWN, Rubric, find_rubric, with_prompts
+from mgie.evaluation.report import REPORT
+
+PICTURES = "pictures:"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Told:
+    """What a judge said of a system."""
+
+    judged: list[Judged]
+    """The outputs."""
+    rows: dict[str, list[Judged]]
+    """The controls."""
+    pairs: list[Pair]
+    repeats: int
+    """How often each question was put to the judge."""
+
+
+def judge_pictures(
+    model: str,
+    suite: str,
+    data: str | Path | None,
+    out: str | Path,
+    options: JudgeOptions,
+    device: torch.device,
+    dtype: torch.dtype,
+    given: Sequence[str] = (),
+    *,
+    unpinned: bool = False,
+) -> dict[str, Any]:
+    """The figures of ready pictures by a rubric and a judge, in a report: model, rubric, judge, numbers,
+    noise, controls. `given` are options that were asked for and that no rubric heeds."""
+    # Everything that can be wrong is wrong now, before anything is asked.
+    rubric = find_rubric(suite)
+    if given:
+        raise ConfigError(
+            f"{given[0]} has no place here: the rubric {suite} has ready pictures judged its own way."
+        )
+    if not model.startswith(PICTURES):
+        raise ConfigError(
+            f"--model is {model} and the rubric {suite} has ready pictures judged: say --model pictures:DIR, "
+            "with the official names of files inside."
+        )
+    if data is None:
+        raise ConfigError(f"the rubric {suite} needs its published data: give --data DIR.")
+    if not options.judge:
+        raise ConfigError(f"the rubric {suite} needs a judge: give --judge, such as local:_ckpt/judge.")
+    check_out(out, kind=REPORT)
+    started = time.monotonic()
+    items = read_items(rubric, Path(data), unpinned=unpinned)
+    if options.prompts is not None:
+        rubric = with_prompts(rubric, options.prompts, frozenset(item.kind for item in items))
+    check_prompts(rubric, items)
+    outputs, shared = find_outputs(Path(model.removeprefix(PICTURES)), items)
+    judge = open_judge(options, device, dtype)
+    replayed = options.judge.startswith("replay:")
+    kept = None if replayed else Path(options.answers or beside(out))
+    if host := getattr(judge, "host", None):
+        print(f"Pictures and words are sent to {host}.", file=sys.stderr)
+
+    # Ask, and tell.
+    with open_answers(kept, budget=options.budget) as answers:
+        if answers.torn:
+            print(f"{kept}: a torn last line of {answers.torn} bytes was dropped.", file=sys.stderr)
+        told = tell(rubric, judge, answers, items, outputs, options)
+        facts = {
+            "model": model, "suite": suite, "rubric": rubric.identity, "rubric_sha256": rubric.sha256,
+            "judge": dict(judge.identity), "served_by": dict(answers.models()), "tokens": answers.tokens(),
+            "new_answers": answers.new, "items_sha256": identity(items), "shared_outputs": shared,
+            "unpinned": notes(rubric, judge, items), **figures(rubric, judge, told),
+            "seconds": round(time.monotonic() - started, 1),
+        }  # fmt: skip
+    rows = [*told.judged, *(each for judged in told.rows.values() for each in judged)]
+    with whole_folder(out, kind=REPORT) as folder:
+        write_judged(folder, facts, lines(rubric, rows))
+    print(as_judged(facts))
+    return facts | {"report": str(Path(out, "report.md"))}
+
+
+def tell(
+    rubric: Rubric,
+    judge: Judge,
+    answers: Answers,
+    items: Sequence[Item],
+    outputs: dict[str, Path],
+    options: JudgeOptions,
+) -> Told:
+    """What the judge says of all outputs, and of the controls."""
+    repeats = 1 if judge.steady else options.repeats or rubric.repeats
+    asked = questions(rubric, [Shown(item=i, row="outputs", output=outputs[i.key]) for i in items], repeats)
+    watched = chosen(items, options.controls)
+    controls = questions(rubric, control_pictures(watched, outputs), 1)
+    total = len(asked) + len(controls) + 2 * len(watched)
+    with tqdm(total=total, desc=f"ask {judge.label}", unit="answer") as progress:
+        done: Callable[[], Any] = progress.update
+        judged = gathered(put(rubric, judge, answers, asked, done))
+        rows: dict[str, list[Judged]] = {}
+        for each in gathered(put(rubric, judge, answers, controls, done)):
+            rows.setdefault(each.row, []).append(each)
+        pairs = both_orders(rubric, judge, answers, watched, outputs, done)
+    return Told(judged=judged, rows=rows, pairs=pairs, repeats=repeats)
+
+
+def figures(rubric: Rubric, judge: Judge, told: Told) -> dict[str, Any]:
+    """All numbers of a report."""
+    return {
+        "rows": {"outputs": summary(rubric, told.judged), **control_facts(rubric, told.rows)},
+        "groups": by_group(rubric, told.judged), "counted": counted(told.judged),
+        "repeats": told.repeats, "noise": noise(rubric, told.judged),
+        "controls": verdict_of(rubric, told.rows, told.pairs, judge), "steady": judge.steady,
+    }  # fmt: skip
+
+
+def notes(rubric: Rubric, judge: Judge, items: Sequence[Item]) -> list[str]:
+    """Why figures may not stand beside published ones."""
+    found = []
+    if rubric.wording == OWN:
+        found.append("the wording of the prompts")
+    elif rubric.wording.startswith("wording"):
+        found.append("the wording of the prompts, which is that of a file nobody has pinned")
+    if judge.identity.get("model") not in rubric.judges:
+        found.append(f"the judge (published figures are by {' or '.join(rubric.judges)})")
+    if "items" not in rubric.counts or rubric.counts["items"] != len(items):
+        found.append("the data")
+    return found

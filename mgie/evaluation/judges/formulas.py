@@ -1,0 +1,85 @@
+"""From the scores of an answer to the numbers of an item, and from those to the numbers of a benchmark.
+
+Scores that were not asked for are absent; one that could not be read is None, and what rests on it is None.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from mgie.evaluation.averages import macro, micro
+from mgie.evaluation.judges.rubric import Number
+
+Scores = Mapping[str, float | None]
+
+
+def item_numbers(numbers: Mapping[str, Number], scores: Scores) -> dict[str, float | None]:
+    """Each number of one item, later ones of earlier ones. Absent: nothing that it rests on was asked."""
+    known: dict[str, float | None] = dict(scores)
+    found: dict[str, float | None] = {}
+    for name, number in numbers.items():
+        present = {each: known[each] for each in number.of if each in known}
+        if not present:
+            continue
+        whole = {each: value for each, value in present.items() if value is not None}
+        value = RULES[number.rule](number, whole) if len(whole) == len(present) else None
+        known[name] = found[name] = value
+    return found
+
+
+def weight(number: Number, scores: Scores) -> int:
+    """How much an item counts: as often as it has scores where those are pooled, else once."""
+    return sum(each in scores for each in number.of) if number.average == "pooled" else 1
+
+
+def total(
+    number: Number, values: Sequence[float], weights: Sequence[int], kinds: Sequence[str]
+) -> float | None:
+    """The number of a benchmark. None of nothing."""
+    kind, _, of = number.average.partition(":")
+    if kind == "macro":
+        assert of == "kind"
+        mean = macro(values, kinds).value
+    elif kind == "pooled":
+        mean = math.fsum(map(math.prod, zip(values, weights))) / sum(weights) if values else None
+    else:
+        mean = micro(values).value
+    return mean
+
+
+def _geometric(_: Number, scores: Mapping[str, float]) -> float:
+    return math.prod(scores.values()) ** (1 / len(scores))
+
+
+def _mean(_: Number, scores: Mapping[str, float]) -> float:
+    return math.fsum(scores.values()) / len(scores)
+
+
+def _percent(number: Number, scores: Mapping[str, float]) -> float:
+    """Scores of 1 to 5 as 0 to 100."""
+    return 25 * (_mean(number, scores) - 1)
+
+
+def _weighted(number: Number, scores: Mapping[str, float]) -> float:
+    """By the weights for just these scores (RISEBench: with and without consistency, with and without
+    plausibility). A score of reasoning of 1 halves the whole, which stays at least 1; in percent."""
+    key = "+".join(sorted(scores))
+    value = math.fsum(number.weights[key][name] * score for name, score in scores.items())
+    if number.halved_by and scores[number.halved_by] == 1:
+        value = max(1.0, value / 2)
+    return 25 * (value - 1)
+
+
+def _all_best(number: Number, scores: Mapping[str, float]) -> float:
+    """1 where every score is the best there is, else 0."""
+    return float(all(score == number.best for score in scores.values()))
+
+
+RULES: dict[str, Callable[[Number, Mapping[str, float]], float]] = {
+    "min": lambda _, scores: min(scores.values()),
+    "mean": _mean,
+    "geometric_mean": _geometric,
+    "percent": _percent,
+    "weighted_percent": _weighted,
+    "all_best": _all_best,
+}
+"""What a rubric may name."""

@@ -1,0 +1,121 @@
+"""From a judge's words to numbers, as the published programs read them.
+
+Each parser gives what it found, whatever it is, or None; `checked` says whether that is an answer: as many
+numbers as were asked for, each inside its scale. What is none is unreadable, and never becomes a number.
+"""
+
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+LONGEST = 200_000
+"""Characters of an answer that are looked at."""
+MARK = "||V^=^V||"
+"""Two of these enclose an answer, where VIEScore's older prompts ask for it."""
+_PAIR = re.compile(r"\[\d+, ?\d+\]")
+_KEY = re.compile(r"([{,]\s*)([A-Za-z_]\w*)\s*:")
+_WORDS = re.compile(r':\s*([A-Za-z][^,\[\]{}":]*?)\s*(?=[,}])')
+_RUN = r"(?:\*\*)?:?\s*([\d*\s,]*)"
+_FINAL = tuple(re.compile(name + _RUN, re.IGNORECASE) for name in ("Final Score", "Final Scores"))
+_VERDICT = re.compile(r"\b(A|B|TIE)\b")
+
+
+def json_scores(text: str, fields: Sequence[str] = ()) -> list[Any] | None:  # noqa: ARG001
+    """The list `score` of a JSON object, or what VIEScore (Ku et al. 2024) and GEdit-Bench take for one: a
+    bare pair in brackets, a bare whole number of 0 to 10, an object whose names have no quotes."""
+    text = text[:LONGEST].replace("\n", "")
+    if text.count(MARK) >= 2:
+        text = text.split(MARK)[1]
+    elif "{" in text and "}" in text:
+        text = text[text.index("{") : text.rindex("}") + 1]
+    elif "[" in text and "]" in text and _PAIR.fullmatch(text[text.index("[") : text.rindex("]") + 1]):
+        return _loaded(text[text.index("[") : text.rindex("]") + 1])
+    else:
+        bare = text.strip()
+        return [int(bare)] if re.fullmatch(r"\d|10", bare, re.ASCII) else None
+    found = _loaded(text)
+    if not isinstance(found, Mapping):
+        quoted = _KEY.sub(r'\1"\2":', text)
+        found = _loaded(_WORDS.sub(r': "\1"', quoted))
+    if not isinstance(found, Mapping) or "score" not in found:
+        return None
+    score = found["score"]
+    return score if isinstance(score, list) else [score]
+
+
+def labelled_lines(text: str, fields: Sequence[str] = ()) -> list[int] | None:  # noqa: ARG001
+    """The digits at the end of lines `name: digits`, in their order, as ImgEdit-Bench (Ye et al. 2025) reads
+    them; other lines, such as `name: 4/5`, say nothing."""
+    found = []
+    for line in text[:LONGEST].splitlines():
+        parts = line.strip().split(": ")
+        if len(parts) == 2 and re.fullmatch(r"\d{1,9}", parts[1], re.ASCII):
+            found.append(int(parts[1]))
+    return found or None
+
+
+def final_score(text: str, fields: Sequence[str] = ()) -> list[int] | None:  # noqa: ARG001
+    """The whole numbers behind the first `Final Score` that has any, else behind `Final Scores`, in any case
+    and with or without asterisks and colon, as RISEBench (Zhao et al. 2025) reads them."""
+    for pattern in _FINAL:
+        for match in pattern.finditer(text[:LONGEST]):
+            if numbers := re.findall(r"\d{1,9}", match[1], re.ASCII):
+                return [int(number) for number in numbers]
+    return None
+
+
+def json_fields(text: str, fields: Sequence[str]) -> list[Any] | None:
+    """The named fields of the first JSON object that has them all; numbers may be written as texts, which
+    is what a list of allowed words makes of them."""
+    text, reader, at = text[:LONGEST], json.JSONDecoder(), -1
+    for _ in range(1000):
+        at = text.find("{", at + 1)
+        if at < 0:
+            return None
+        try:
+            found, _ = reader.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            continue
+        if all(name in found for name in fields):
+            return [_number(found[name]) for name in fields]
+    return None
+
+
+def verdict(text: str) -> str | None:
+    """`A`, `B` or `TIE`: the last such word in capitals. None: there is none."""
+    found = _VERDICT.findall(text[:LONGEST])
+    return found[-1] if found else None
+
+
+PARSERS: dict[str, Callable[[str, Sequence[str]], list[Any] | None]] = {
+    "json_scores": json_scores,
+    "labelled_lines": labelled_lines,
+    "final_score": final_score,
+    "json_fields": json_fields,
+}
+"""What a rubric may name."""
+
+
+def checked(found: list[Any] | None, scales: Mapping[str, tuple[float, float]]) -> dict[str, float] | None:
+    """What was found as scores by their names. None: not as many as scales, or one outside its own."""
+    if found is None or len(found) != len(scales):
+        return None
+    for value, (low, high) in zip(found, scales.values()):
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return None
+        if not (math.isfinite(value) and low <= value <= high):
+            return None
+    return {name: float(value) for name, value in zip(scales, found)}
+
+
+def _loaded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _number(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and re.fullmatch(r"\d{1,9}", value, re.ASCII) else value
