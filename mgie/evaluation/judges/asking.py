@@ -14,7 +14,7 @@ from typing import Any, Literal
 from mgie.data.images import decode_plain
 from mgie.errors import DataError, DeviceError
 from mgie.evaluation.judges.answers import Answers
-from mgie.evaluation.judges.base import Ask, Judge, Picture, shown
+from mgie.evaluation.judges.base import Ask, Encoding, Judge, Picture, shown
 from mgie.evaluation.judges.layouts import Item, Stored
 from mgie.evaluation.judges.parsers import PARSERS, checked
 from mgie.evaluation.judges.rubric import Case, Rubric
@@ -172,21 +172,23 @@ def understood(case: Case, text: str) -> dict[str, float] | None:
 
 def pictures_of(rubric: Rubric, each: Shown, name: str) -> list[Picture]:
     """The pictures of one name that a judge is shown: source, output or reference."""
-    how, source = rubric.encoding, each.item.sources[0]
+    how, fitted = rubric.encoding, b""
     if name == "source":
-        return [_seen(how, stored, None) for stored in each.item.sources]
-    if name == "reference":
+        stored = each.item.sources
+    elif name == "reference":
         assert each.item.reference is not None
-        return [_seen(how, each.item.reference, None)]
-    return [_seen(how, each.output, source if how.fit == "source" else None)]
+        stored = (each.item.reference,)
+    else:
+        stored = (each.output,)
+        fitted = _bytes(each.item.sources[0]) if how.fit == "source" else b""
+    return [_seen(how, _bytes(picture), str(picture), fitted) for picture in stored]
 
 
 @lru_cache(maxsize=32)
-def _seen(how: Any, stored: Stored, fitted: Stored | None) -> Picture:
-    """A stored picture as the judge sees it, at the size of another where it is to be fitted."""
-    size = None if fitted is None else decode_plain(_bytes(fitted), name=str(fitted)).size
-    data = _bytes(stored)
-    return shown(decode_plain(data, name=str(stored)), how, file=data, size=size)
+def _seen(how: Encoding, data: bytes, name: str, fitted: bytes) -> Picture:
+    """A picture's file as the judge sees it, at the size of another where it is to be fitted."""
+    size = decode_plain(fitted, name="the source").size if fitted else None
+    return shown(decode_plain(data, name=name), how, file=data, size=size)
 
 
 def _bytes(stored: Stored) -> bytes:

@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -91,6 +91,7 @@ class Answer:
     """Tokens, as the endpoint counts them."""
 
 
+@runtime_checkable
 class Judge(Protocol):
     """Whatever answers questions."""
 

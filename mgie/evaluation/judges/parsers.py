@@ -5,7 +5,6 @@ numbers as were asked for, each inside its scale. What is none is unreadable, an
 """
 
 import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -98,14 +97,14 @@ PARSERS: dict[str, Callable[[str, Sequence[str]], list[Any] | None]] = {
 """What a rubric may name."""
 
 
-def checked(found: list[Any] | None, scales: Mapping[str, tuple[float, float]]) -> dict[str, float] | None:
+def checked(found: list[Any] | None, scales: Mapping[str, tuple[int | float, int | float]]) -> dict[str, float] | None:
     """What was found as scores by their names. None: not as many as scales, or one outside its own."""
     if found is None or len(found) != len(scales):
         return None
     for value, (low, high) in zip(found, scales.values()):
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return None
-        if not (math.isfinite(value) and low <= value <= high):
+        if not low <= value <= high:  # nor is what is no number inside
             return None
     return {name: float(value) for name, value in zip(scales, found)}
 

@@ -23,6 +23,7 @@ from mgie.evaluation.judges.base import Encoding, canonical
 from mgie.evaluation.judges.prompt_files import Prompts, read_prompts
 from mgie.evaluation.protocol import from_fields, nearest, without_empty
 
+Real = int | float
 OWN = "own wording"
 PUBLISHED = "published wording"
 
@@ -35,7 +36,7 @@ class Case:
     """Names of prompts, joined by line ends. `{kind}` stands for the item's kind."""
     pictures: tuple[str, ...]
     """What is shown, in this order: source, output, reference."""
-    scores: Mapping[str, tuple[float, float]]
+    scores: Mapping[str, tuple[Real, Real]]
     """What is asked for -> the lowest and the highest score, in the order of the answer."""
     parser: str
     published: tuple[str, ...] = ()
@@ -70,9 +71,9 @@ class Number:
     """Scores, or numbers above this one. Those that were not asked for are left out."""
     average: str = "micro"
     """Over all items (micro), over kinds first (macro:kind), or over all scores of all items (pooled)."""
-    best: float = 0
+    best: Real = 0
     """The highest score, where the rule asks for it."""
-    weights: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    weights: Mapping[str, Mapping[str, Real]] = field(default_factory=dict)
     """Names of the scores that are there, joined by + in their alphabet -> score -> weight."""
     halved_by: str = ""
     """Which score, where it is 1, halves the whole."""
@@ -83,8 +84,8 @@ class Following:
     """Which number says that an instruction was followed; the controls rest on it."""
 
     number: str
-    low: float
-    high: float
+    low: Real
+    high: Real
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,7 +100,7 @@ class Rubric:
     subset: str
     """Which part of the data: a language, a split."""
     outputs: tuple[str, ...]
-    """Official names of an output, the first that is there; `sorted:*.png`: the n-th file is the n-th item's."""
+    """Official names of an output, the first that is there; `sorted:*.png`: the n-th file is item n's."""
     judges: tuple[str, ...]
     """Which model published figures are by."""
     prompts: Mapping[str, str]
