@@ -186,7 +186,7 @@ def locked(place: Path) -> Iterator[None]:
     Raises ConfigError that tells who holds it.
     """
     path, holder = _lock_files(place)
-    lock = FileLock(path)
+    lock = FileLock(path, thread_local=False)  # what one thread has begun another may end
     try:
         lock.acquire(timeout=0)
     except Timeout as error:

@@ -69,6 +69,7 @@ def generate(
         max_new_tokens=max(budgets),
         eos_token_id=ends or None,
         pad_token_id=0,
+        synced_gpus=False,  # whoever speaks has the whole model, whatever the library finds shared out
         logits_processor=[_NoRepeat(no_repeat_ngram_size, real)] if no_repeat_ngram_size else [],
     )
     ids: list[Tensor] = []

@@ -6,6 +6,8 @@ stays mapped behind the module.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
@@ -24,6 +26,38 @@ Dtypes = torch.dtype | Mapping[str, torch.dtype]
 """The type of all of a module, or of those of its parts that are named; "" is all of it."""
 
 _Module = TypeVar("_Module", bound=nn.Module)
+
+
+SMALL = 100_000
+"""Parameters of a block that is not worth a message of its own between processes."""
+
+Unread = list[tuple[nn.Parameter, Tensor]]
+"""Parameters on the meta device, each with the tensor of a mapped file that it shall be."""
+_unread: ContextVar[Unread | None] = ContextVar("unread", default=None)
+
+
+@contextmanager
+def leaving_blocks_unread() -> Iterator[Unread]:
+    """Inside, parameters of repeated blocks (`blocks`) stay on the meta device, and are noted with the mapped
+    tensors of their files, of which nothing is read: whoever owns a share of one reads just that."""
+    unread: Unread = []
+    before = _unread.set(unread)
+    try:
+        yield unread
+    finally:
+        _unread.reset(before)
+
+
+def blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The repeated blocks of a module: what is in its lists, and in those of its parts, but not further in;
+    only those that are not small."""
+    for child in module.children():
+        if not isinstance(child, nn.ModuleList):
+            yield from blocks(child)
+            continue
+        for block in child:
+            if block is not None and sum(each.numel() for each in block.parameters()) >= SMALL:
+                yield block
 
 
 def typed(module: _Module, dtype: Dtypes) -> _Module:
@@ -84,12 +118,15 @@ def put(
     What is on the meta device comes to `device`. `names` says what the files call a tensor of the module;
     `optional` and errors: `fitting`.
     """
-    own = module.state_dict(keep_vars=True)
+    own, unread = module.state_dict(keep_vars=True), _unread.get()
+    later = {id(each) for block in blocks(module) for each in block.parameters() if unread is not None}
     ours = {names(name): name for name in own}
     places = {name: own[ours[name]] for name in ours}
     for name, tensor in fitting(places, shards, where=where, optional=optional):
         place = own[ours[name]]
-        if place.is_meta:
+        if id(place) in later and isinstance(place, nn.Parameter) and place.is_meta and unread is not None:
+            unread.append((place, tensor))
+        elif place.is_meta:
             value = torch.empty_like(place, device=device).copy_(tensor)
             if isinstance(place, nn.Parameter):
                 value = nn.Parameter(value, requires_grad=place.requires_grad)
@@ -97,7 +134,8 @@ def put(
             setattr(module.get_submodule(owner), last, value)
         else:
             place.copy_(tensor)
-    left = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
+    values = (*module.named_parameters(), *module.named_buffers())
+    left = [name for name, tensor in values if tensor.is_meta and id(tensor) not in later]
     assert not left, f"on the meta device after loading: {left}"
     return module
 

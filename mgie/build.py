@@ -94,6 +94,12 @@ def dtypes_to_read(run: RunConfig, device: torch.device) -> Dtypes:
     return {"": torch.bfloat16, **dict.fromkeys(exact, torch.float32)}
 
 
+def needs_whole(run: RunConfig) -> bool:
+    """Whether a run begins with what is made of whole parameters: other weights, features, rows, adapters."""
+    made = {"new_tokens", "lora_denoiser", "lora_language_model"}.intersection(run.train.groups)
+    return run.model.start is not None or bool(run.data.features) or bool(made)
+
+
 def make_trainable(run: RunConfig, parts: Parts, *, kept: bool = False) -> None:
     """Put into the editor what the groups of the run need beside its own parameters: rows of new tokens by
     themselves, adapters. `kept`: for reading what was trained, so nothing is kept in few bits.

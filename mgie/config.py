@@ -153,7 +153,8 @@ class TrainConfig:
     None: bfloat16 on a GPU with precision=bf16, float32 elsewhere."""
     strategy: Strategy = "ddp"
     """What several processes share out: `ddp` only the samples; `zero1` the optimizer's state too, `zero2`
-    the gradients too, `zero3` the weights too, frozen ones included (ZeRO, Rajbhandari et al. 2020)."""
+    the gradients too, `zero3` the weights too, frozen ones included (ZeRO, Rajbhandari et al. 2020);
+    `fsdp2` all of that by torch's own means (FSDP, Zhao et al. 2023), checkpoints in shards, too."""
     ema: Annotated[float, Range(ge=0, lt=1)] | None = None
     """Decay of the averaged weights. None: no average."""
     ema_schedule: AverageConfig = field(default_factory=AverageConfig)

@@ -154,7 +154,7 @@ def _from_run(
         merge_adapters(parts.editor)
     parts.editor.eval()
     release = build_release(parts, run)
-    averaged = ema and (found / "ema.safetensors").is_file()
+    averaged = ema and checkpoints.has_average(found)
     facts = {"checkpoint": found.name, "samples": state.samples, "ema": averaged, "trained": len(tensors)}
     return release, facts
 

@@ -7,7 +7,6 @@ torchrun --nproc_per_node=2 -m mgie train --config tiny
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from mgie.build import (
     first_checkpoint,
     frozen_short,
     make_trainable,
+    needs_whole,
 )
 from mgie.config import RunConfig, dump_run, load_run
 from mgie.data.batches import Batches
@@ -41,6 +41,7 @@ from mgie.training.ddp import DdpEngine
 from mgie.training.deepspeed import ZeroEngine
 from mgie.training.draws import draws_for, reference_draws
 from mgie.training.engine import AbstractEngine
+from mgie.training.fsdp import ShardedEngine
 from mgie.training.log import Means, RunLog
 from mgie.training.optim import (
     Average,
@@ -78,7 +79,8 @@ def train(run: RunConfig) -> dict[str, Any]:
         world.start_trackers(run.name)
 
         # Build.
-        parts = build_editor(run, dtype=dtypes_to_read(run, world.device), progress=world.is_main)
+        with engine.reading(whole=needs_whole(run)):
+            parts = build_editor(run, dtype=dtypes_to_read(run, world.device), progress=world.is_main)
         make_trainable(run, parts)
         MGIEPipeline.from_release(build_release(parts, run))  # what cannot be extracted is not trained
         task = EditTask(
@@ -97,8 +99,12 @@ def train(run: RunConfig) -> dict[str, Any]:
 def build_engine(run: RunConfig, world: World) -> AbstractEngine:
     """What trains as `train.strategy` says; a process by itself has nobody to share out with."""
     train, how = run.train, {"clip": run.optim.clip, "bf16": run.train.precision == "bf16"}
+    if train.strategy != "ddp" and world.size == 1:
+        world.say(f"one process has nobody to share out with: it trains without {train.strategy}.")
     if train.strategy == "ddp" or world.size == 1:
         return DdpEngine(world, **how)
+    if train.strategy == "fsdp2":
+        return ShardedEngine(world, **how)
     return ZeroEngine(
         world, **how, stage=int(train.strategy[-1]), batch_size=train.batch_size,
         micro_batch_size=train.micro_batch(world.size),
@@ -130,11 +136,9 @@ def fit(
     optimizer = build_optimizer(groups, run.train.groups, run.optim, fused=engine.fused)
 
     # Resume where the last run stopped, or start. Processes may share out what has been read.
-    saved, begun = None, {}
     if found:
-        state, saved = checkpoint.load(found)
-        checkpoint.load_into(saved.trained, trained, where=found)
-        begun = saved.begun
+        state, begun = checkpoint.load_state(found), checkpoint.load_begun(found)
+        engine.read(found, trained)
         checkpoint.load_into(begun, plainly(task.editor.named_parameters()), where=found, every=False)
     else:
         state, begun = begin()
@@ -150,11 +154,10 @@ def fit(
     averaged = run.train.ema_schedule.options()
     ema = Average(held, decay=run.train.ema, **averaged) if run.train.ema else None
     shadow = ema.shadow_params if ema else None
-    if saved:
-        engine.load_state_dict(saved, shadow)
+    if found:
+        engine.resume(found, shadow)
         if ema:
             ema.optimization_step = state.steps
-    del saved
     if state.samples >= total:
         world.say(f"complete: all {total} samples are done.")
     log = RunLog(run.folder, world, total=total, done=state.samples, run_yaml=dump_run(run))
@@ -200,11 +203,8 @@ def fit(
                 log.step(state, grad_norm=float(norm), lr=optimizer.param_groups[0]["lr"])
             # While steps are left out nothing is saved: what was saved before is better.
             if (due(run.save.every, before, state) and not row) or done:
-                snapshot = engine.state_dict(shadow)
-                if world.is_main:
-                    snapshot = replace(snapshot, begun=begun)
-                    checkpoint.save(run.folder, state, snapshot, run_yaml=dump_run(run), keep=run.save.keep)
-                world.wait()
+                how = {"begun": begun, "run_yaml": dump_run(run), "keep": run.save.keep}
+                engine.save(run.folder, state, shadow, **how)
             if measure and due(run.validation.every, before, state):
                 with engine.full_parameters(shadow):
                     if world.is_main:
@@ -213,6 +213,8 @@ def fit(
                 with engine.full_parameters(shadow):
                     if world.is_main:
                         log.picture(f"{state.samples:010d}", look())
+            if done:
+                engine.finish_saving()
             if done and state.samples < total:
                 log.say(f"saved at sample {state.samples} of {total}; the same command goes on from here.")
                 raise Stopped

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mgie.errors import ConfigError
-from mgie.training.engine import AbstractEngine, exchanged
+from mgie.training.engine import AbstractEngine, InTuples, exchanged, in_records
 from mgie.training.task import AbstractTask
 from mgie.training.world import World
-from mgie.types import Batch, Draws, Losses, Term
+from mgie.types import Batch, Draws, Losses
 from mgie.weights.checkpoint import Snapshot
 
 
@@ -69,8 +69,7 @@ class ZeroEngine(AbstractEngine):
 
     def __call__(self, batch: Batch, draws: Draws) -> Losses:
         """Told in tuples, and made into records again."""
-        told = self.model(batch, draws)
-        return {name: Term(sum=total, count=count) for name, (total, count) in told.items()}
+        return in_records(self.model(batch, draws))
 
     def accumulating(self, *, last: bool) -> AbstractContextManager:
         """Stages 2 and 3 send gradients with every micro-batch, as nobody keeps them all."""
@@ -199,24 +198,6 @@ def deepspeed_config(
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
     }
-
-
-class InTuples(nn.Module):
-    """A task that tells its losses as plain tuples: DeepSpeed looks for tensors in those, not in records.
-
-    Autocast is inside, as DeepSpeed's engine turns off what is turned on outside of it.
-    """
-
-    def __init__(self, task: AbstractTask, *, bf16: bool):
-        super().__init__()
-        self.task, self.bf16 = task, bf16
-
-    def forward(self, batch: Batch, draws: Draws) -> dict[str, tuple[Any, ...]]:
-        """Sum and count of each loss."""
-        with torch.autocast(batch.target.device.type, torch.bfloat16, enabled=self.bf16):
-            # Not called as a module: its own hooks would look, too.
-            losses = self.task.forward(batch, draws)
-        return {name: (term.sum, term.count) for name, term in losses.items()}
 
 
 def share_of(parameter: nn.Parameter) -> Tensor:

@@ -1,27 +1,31 @@
-"""One interface for training a task on one process or on many: ddp.py, deepspeed.py."""
+"""One interface for training a task on one process or on many: ddp.py, deepspeed.py, fsdp.py."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from typing import Literal
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from mgie.training.task import AbstractTask
 from mgie.training.world import World
-from mgie.types import Batch, Draws, Losses
-from mgie.weights.checkpoint import Snapshot
+from mgie.types import Batch, Draws, Losses, Term
+from mgie.weights import checkpoint
+from mgie.weights.checkpoint import Snapshot, TrainState
 
-Strategy = Literal["ddp", "zero1", "zero2", "zero3"]
-"""What processes share out: the samples; with zero1 to zero3 also what deepspeed.py tells."""
+Strategy = Literal["ddp", "zero1", "zero2", "zero3", "fsdp2"]
+"""What processes share out: the samples; with zero1 to zero3 also what deepspeed.py tells, with fsdp2 what
+fsdp.py tells."""
 
 
 class AbstractEngine(ABC):
     """Trains a task together with the other processes of a world.
 
-    Weights are read before `prepare`, moments and averages after it. Every process calls every method, in the
-    same order.
+    A checkpoint is gone on with in two halves: `read` before `prepare`, `resume` after it. Every process
+    calls every method, in the same order.
     """
 
     fused: bool = False
@@ -33,6 +37,41 @@ class AbstractEngine(ABC):
         and moments stay in float32."""
         self.world, self.clip, self.bf16 = world, clip, bf16
         self.trained: dict[str, nn.Parameter] = {}
+        self._read: Snapshot | None = None
+
+    def reading(self, *, whole: bool) -> AbstractContextManager:
+        """Around what reads the model's weights; `whole`, where every process needs all values at once."""
+        del whole
+        return nullcontext()
+
+    def read(self, found: Path, trained: dict[str, nn.Parameter]) -> None:
+        """Put the trained tensors of a checkpoint where they belong, before `prepare`.
+
+        Raises WeightsError.
+        """
+        _, self._read = checkpoint.load(found)
+        checkpoint.load_into(self._read.trained, trained, where=found)
+
+    def resume(self, found: Path, averages: list[Tensor] | None) -> None:
+        """Put in the rest of the checkpoint that was `read`, in place. Raises WeightsError."""
+        del found
+        assert self._read is not None
+        self.load_state_dict(self._read, averages)
+        self._read = None
+
+    def save(
+        self, folder: Path, state: TrainState, averages: list[Tensor] | None, *, begun: dict[str, Tensor],
+        run_yaml: str, keep: int,
+    ) -> None:  # fmt: skip
+        """Write a checkpoint of the run in `folder`, as `checkpoint.save` does; where processes hold shares,
+        it may be written while training goes on (`finish_saving`)."""
+        snapshot = self.state_dict(averages)
+        if self.world.is_main:
+            checkpoint.save(folder, state, replace(snapshot, begun=begun), run_yaml=run_yaml, keep=keep)
+        self.world.wait()
+
+    def finish_saving(self) -> None:  # noqa: B027  (most have nothing to wait for)
+        """Wait until the last checkpoint is on the disk. Raises what went wrong with it, on every process."""
 
     @abstractmethod
     def prepare(
@@ -93,3 +132,26 @@ def exchanged(parameters: Iterable[nn.Parameter], tensors: Iterable[Tensor]) -> 
     finally:
         for parameter, before, _ in pairs:
             parameter.data = before
+
+
+class InTuples(nn.Module):
+    """A task that tells its losses as plain tuples: DeepSpeed and FSDP look for tensors in those.
+
+    Autocast is inside, as DeepSpeed's engine turns off what is turned on outside of it.
+    """
+
+    def __init__(self, task: AbstractTask, *, bf16: bool):
+        super().__init__()
+        self.task, self.bf16 = task, bf16
+
+    def forward(self, batch: Batch, draws: Draws) -> dict[str, tuple[Any, ...]]:
+        """Sum and count of each loss."""
+        with torch.autocast(batch.target.device.type, torch.bfloat16, enabled=self.bf16):
+            # Not called as a module: its own hooks would look, too.
+            losses = self.task.forward(batch, draws)
+        return {name: (term.sum, term.count) for name, term in losses.items()}
+
+
+def in_records(told: dict[str, tuple[Any, ...]]) -> Losses:
+    """What `InTuples` tells, as losses again."""
+    return {name: Term(sum=total, count=count) for name, (total, count) in told.items()}

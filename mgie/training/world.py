@@ -114,6 +114,17 @@ class World:
             dist.all_gather_object(everyones, mine, group=self.hosts)
         return everyones
 
+    def all_or_none(self, act: Callable[[], None]) -> None:
+        """Do something on every process; the UserError that it raises on any of them is raised on all."""
+        failed = None
+        try:
+            act()
+        except UserError as error:
+            failed = error
+        for error in self.from_all(failed):
+            if error is not None:
+                raise error
+
     @contextmanager
     def holding(self, folder: Path) -> Iterator[None]:
         """Hold a run's folder against other runs, for all processes.

@@ -11,12 +11,14 @@ A checkpoint is a folder `checkpoints/<samples>` with
     manifest.json          size and SHA-256 of each of these files; written last
 It is written whole or not at all: one whose files are not what its manifest says is damaged, and skipped.
 Other frozen tensors are never in it, nor a number that is not finite. Tensors are whole, whatever the
-processes of the run had shared out.
+processes of the run had shared out; but where each holds its shares of all of them, there is a folder
+`shards` in the place of the first three, with one file of each process (mgie/weights/shards.py).
 """
 
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
@@ -37,12 +39,14 @@ from llava_patch.folders import (
 from llava_patch.loading import fitting
 from mgie.errors import DeviceError, WeightsError
 from mgie.ranges import Few, Number
+from mgie.weights import shards
 
 CHECKPOINT = "checkpoint"
 """Kind of the folder."""
 BEGUN = "begun.safetensors"
-FILES = ("trained.safetensors", "optimizer.safetensors", "state.json", "run.yaml")
-"""What every checkpoint has."""
+FACTS = ("state.json", "run.yaml")
+FILES = ("trained.safetensors", "optimizer.safetensors", *FACTS)
+"""What every checkpoint has that is not in shards."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,18 +124,37 @@ def save(folder: Path, state: TrainState, snapshot: Snapshot, *, run_yaml: str, 
     Raises DeviceError when the disk is full, WeightsError for weights that are not finite: then nothing is
     written, and nothing pruned.
     """
-    final = folder / "checkpoints" / f"{state.samples:010d}"
+    final = place(folder, state)
     for tensors in (snapshot.trained, snapshot.ema or {}, snapshot.optimizer):
         check_finite(tensors.items(), f"checkpoint {final}, which was therefore not written,")
+    with being_saved(folder, state, begun=snapshot.begun, run_yaml=run_yaml, keep=keep) as partial:
+        save_file(snapshot.trained, partial / "trained.safetensors")
+        if snapshot.ema is not None:
+            save_file(snapshot.ema, partial / "ema.safetensors")
+        save_file(snapshot.optimizer, partial / "optimizer.safetensors")
+    return final
+
+
+def place(folder: Path, state: TrainState) -> Path:
+    """Where the checkpoint of a run lies."""
+    return folder / "checkpoints" / f"{state.samples:010d}"
+
+
+@contextmanager
+def being_saved(
+    folder: Path, state: TrainState, *, begun: dict[str, Tensor], run_yaml: str, keep: int
+) -> Iterator[Path]:
+    """A folder into which a checkpoint's tensors are written; it is one when the block ends well.
+
+    Prunes and raises as `save` does.
+    """
+    final = place(folder, state)
     _make_way(final)
     try:
         with whole_folder(final, kind=CHECKPOINT) as partial:
-            save_file(snapshot.trained, partial / "trained.safetensors")
-            if snapshot.ema is not None:
-                save_file(snapshot.ema, partial / "ema.safetensors")
-            save_file(snapshot.optimizer, partial / "optimizer.safetensors")
-            if snapshot.begun:
-                save_file(snapshot.begun, partial / BEGUN)
+            yield partial
+            if begun:
+                save_file(begun, partial / BEGUN)
             (partial / "state.json").write_text(json.dumps(asdict(state)))
             (partial / "run.yaml").write_text(run_yaml)
     except (DeviceError, SafetensorError) as error:
@@ -142,7 +165,6 @@ def save(folder: Path, state: TrainState, snapshot: Snapshot, *, run_yaml: str, 
             ) from error
         raise
     _prune([path for path in _all(folder) if path.name < final.name], keep - 1)
-    return final
 
 
 def find(folder: Path) -> Found:
@@ -170,7 +192,8 @@ def latest(folder: Path) -> Path | None:
 def check(checkpoint: Path) -> None:
     """Raise WeightsError unless all files of a checkpoint are there and what its manifest says."""
     manifest = read_manifest(checkpoint)
-    for name in FILES:
+    sharded = any(name.startswith(f"{shards.SHARDS}/") for name in manifest["files"])
+    for name in FACTS if sharded else FILES:
         if manifest["kind"] != CHECKPOINT or name not in manifest["files"]:
             raise WeightsError(
                 f"{checkpoint / MANIFEST} is no checkpoint's, which names {name}: train again."
@@ -204,8 +227,23 @@ def load_state(checkpoint: Path) -> TrainState:
 
 def load_tensors(checkpoint: Path, *, ema: bool = False) -> dict[str, Tensor]:
     """Trained tensors by name; with `ema` their average, or the tensors themselves where there is none."""
-    averaged = checkpoint / "ema.safetensors"
-    return load_file(averaged if ema and averaged.exists() else checkpoint / "trained.safetensors")
+    averaged = ema and has_average(checkpoint)
+    if shards.are_in(checkpoint):
+        return shards.read_whole(checkpoint, shards.EMA if averaged else shards.TRAINED)
+    return load_file(checkpoint / ("ema.safetensors" if averaged else "trained.safetensors"))
+
+
+def shapes(checkpoint: Path) -> dict[str, Tensor]:
+    """The trained tensors by name, of which nothing is read: without values, or mapped."""
+    sharded = shards.are_in(checkpoint)
+    return shards.shapes(checkpoint, shards.TRAINED) if sharded else load_tensors(checkpoint)
+
+
+def has_average(checkpoint: Path) -> bool:
+    """Whether the run keeps a running average."""
+    if shards.are_in(checkpoint):
+        return bool(shards.shapes(checkpoint, shards.EMA))
+    return (checkpoint / "ema.safetensors").is_file()
 
 
 def load_begun(checkpoint: Path) -> dict[str, Tensor]:
@@ -214,11 +252,14 @@ def load_begun(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def load(checkpoint: Path) -> tuple[TrainState, Snapshot]:
-    """Where the run stood, and its tensors."""
+    """Where the run stood, and its tensors, whole."""
+    sharded = shards.are_in(checkpoint)
     return load_state(checkpoint), Snapshot(
         trained=load_tensors(checkpoint),
-        optimizer=load_file(checkpoint / "optimizer.safetensors"),
-        ema=load_tensors(checkpoint, ema=True) if (checkpoint / "ema.safetensors").exists() else None,
+        optimizer=shards.read_whole(checkpoint, shards.OPTIMIZER)
+        if sharded
+        else load_file(checkpoint / "optimizer.safetensors"),
+        ema=load_tensors(checkpoint, ema=True) if has_average(checkpoint) else None,
         begun=load_begun(checkpoint),
     )
 

@@ -35,8 +35,9 @@ ALSO = {
 LLAVA_USERS = {"prompts", "models", "data", "weights", "config", "build", "toy", "toy.pretrain"}
 """Rooms of mgie that may import llava_patch."""
 
-SHARED = ("llava_patch.folders", "llava_patch.errors", "llava_patch.ranges")
-"""What everybody may import: how folders are written, how requests fail, how numbers are held to ranges."""
+SHARED = ("llava_patch.folders", "llava_patch.errors", "llava_patch.ranges", "llava_patch.loading")
+"""What everybody may import: how folders are written, how requests fail, how numbers are held to ranges, how
+tensors come into modules."""
 
 LLAVA_NEEDS = {
     "torch", "transformers", "einops", "safetensors",
@@ -47,7 +48,7 @@ LLAVA_NEEDS = {
 HOMES = {
     "accelerate": ("mgie.training",),
     "deepspeed": ("mgie.training",),
-    "torch.distributed": ("mgie.training",),
+    "torch.distributed": ("mgie.training", "mgie.weights.shards"),
     "diffusers": (
         "mgie.models", "mgie.diffusion", "mgie.controllers", "mgie.weights", "mgie.build", "mgie.pipeline",
         # Averaged weights; the type of a task's schedule; parts that are made from nothing.

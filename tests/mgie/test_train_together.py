@@ -46,7 +46,8 @@ def losses(run: RunConfig) -> list[tuple[float, float]]:
 def tensors(run: RunConfig, name: str = "trained") -> dict[str, torch.Tensor]:
     found = checkpoint.latest(run.folder)
     assert found is not None
-    return load_file(found / f"{name}.safetensors")
+    _, saved = checkpoint.load(found)
+    return {"trained": saved.trained, "ema": saved.ema or {}, "optimizer": saved.optimizer}[name]
 
 
 def sharing(make: Callable[..., RunConfig], strategy: str, *overrides: str, steps: int = 2) -> RunConfig:
@@ -78,7 +79,9 @@ def written(run: RunConfig) -> Path:
 
 def train_in(processes: int, run: RunConfig) -> None:
     """Train on the CPU."""
-    if run.train.strategy != "ddp":  # read before the processes are forked, with what it reads later
+    if run.train.strategy.startswith(
+        "zero"
+    ):  # read before the processes are forked, with what it reads later
         pytest.importorskip("deepspeed.runtime.zero.muon.muon_optimizer")
     words = ["train", "--config", str(written(run))]
     runs = together(words, run.folder.with_suffix(".said"), processes)
@@ -111,7 +114,7 @@ def assert_same_pictures(one: RunConfig, many: RunConfig, *, count: int) -> None
         assert abs(left - right).max() <= 1
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "zero2"])
+@pytest.mark.parametrize("strategy", ["ddp", "zero2", "fsdp2"])
 def test_together_as_alone(alone, tiny_run, strategy):
     many = sharing(tiny_run, strategy)
     train_in(PROCESSES, many)
@@ -129,7 +132,7 @@ def test_what_one_has_begun_others_go_on_with(alone, tmp_path):
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3", "fsdp2"])
 def test_what_was_begun_together_is_gone_on_with(tiny_recipe, tmp_path, strategy):
     one = sharing(partial(tiny_recipe, tmp_path / "one"), "ddp", steps=4)
     many = sharing(partial(tiny_recipe, tmp_path / "many"), strategy, steps=4)
@@ -181,7 +184,7 @@ def test_what_was_shared_out_is_extracted_where_deepspeed_is_not(alone, tiny_run
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3"])
+@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3", "fsdp2"])
 def test_sharing_out_in_bfloat16(tiny_recipe, tmp_path, strategy):
     one = sharing(partial(tiny_recipe, tmp_path / "one"), "ddp", "--train.precision=bf16")
     many = sharing(partial(tiny_recipe, tmp_path / "many"), strategy, "--train.precision=bf16")
@@ -193,7 +196,7 @@ def test_sharing_out_in_bfloat16(tiny_recipe, tmp_path, strategy):
 
 
 @pytest.mark.dist
-@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3"])
+@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3", "fsdp2"])
 def test_frozen_weights_in_bfloat16(tiny_recipe, tmp_path, strategy):
     frozen = (
         "--train.groups=[edit_head, denoiser]",

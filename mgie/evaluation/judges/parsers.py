@@ -97,7 +97,9 @@ PARSERS: dict[str, Callable[[str, Sequence[str]], list[Any] | None]] = {
 """What a rubric may name."""
 
 
-def checked(found: list[Any] | None, scales: Mapping[str, tuple[int | float, int | float]]) -> dict[str, float] | None:
+def checked(
+    found: list[Any] | None, scales: Mapping[str, tuple[int | float, int | float]]
+) -> dict[str, float] | None:
     """What was found as scores by their names. None: not as many as scales, or one outside its own."""
     if found is None or len(found) != len(scales):
         return None
