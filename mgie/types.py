@@ -231,6 +231,8 @@ class Answer:
     """Ids that it said for each sample, without what only steers the denoiser; empty if it is mute."""
     forced: tuple[bool, ...]
     """Which samples never came to the visual tokens by themselves."""
+    pooled: Float[Tensor, "b e"] | None = None
+    """One state for each sample's words, behind the last of them, of encoders that have such."""
 
 
 @dataclass(frozen=True, kw_only=True)

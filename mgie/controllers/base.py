@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mgie.errors import ConfigError
-from mgie.types import Context, ControlBatch, ControlPlan, Size
+from mgie.types import Condition, Context, ControlBatch, ControlPlan, Size
 
 ALONE = ("features", "blend", "guidance")
 """Parts of a plan that only one controller can have."""
@@ -26,6 +26,11 @@ class Setting:
     context: Context
     source: Float[Tensor, "b 3 y x"] | None = None
     """Pixels of the pictures before the edit. None: there are none."""
+    pixels: Size | None = None
+    """Height and width of the pictures, where there is no source to tell."""
+    phrases: Condition | None = None
+    """What the encoder made of the phrases of regions: a row for each region of each picture, padding
+    included. None: there are none, or they are not read."""
     steps: int = 0
     """Of the sampling; 0 in training."""
     reference: Callable[[int], Tensor] | None = None

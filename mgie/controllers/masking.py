@@ -79,7 +79,7 @@ class EditMasking:
         told, rows = call.rows.of("T"), replace(call.rows, names=("T",))
         bias = None
         if self.null_mask is not None:
-            bias = rows.each(_bias(self.null_mask[:, None], call.states.dtype))
+            bias = rows.each(as_bias(self.null_mask[:, None], call.states.dtype))
         silent = attend(
             replace(
                 call, states=call.states[told], context=rows.each(self.null).to(call.states), bias=bias,
@@ -122,7 +122,7 @@ class TokenMasking:
                 allowed[:, :, token] = where[:, :, 0]
         allowed = allowed | ~allowed.any(dim=-1, keepdim=True)
         if len(here) == len(call.rows.names):
-            return attend(replace(call, bias=_bias(call.rows.each(allowed), call.states.dtype, call.bias)))
+            return attend(replace(call, bias=as_bias(call.rows.each(allowed), call.states.dtype, call.bias)))
         out = attend(call)
         for name in here:
             at, rows = call.rows.of(name), replace(call.rows, names=(name,))
@@ -130,7 +130,7 @@ class TokenMasking:
             masked = attend(
                 replace(
                     call, states=call.states[at], context=call.context[at], rows=rows,
-                    bias=_bias(rows.each(allowed), call.states.dtype, bias),
+                    bias=as_bias(rows.each(allowed), call.states.dtype, bias),
                 )
             )  # fmt: skip
             out = torch.cat([out[: at.start], masked, out[at.stop :]])
@@ -175,7 +175,7 @@ def _by_position(mask: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b p 1"]:
     return mask.flatten(2).transpose(1, 2)
 
 
-def _bias(allowed: Bool[Tensor, "r _ q"], dtype: torch.dtype, other: Tensor | None = None) -> Tensor:
+def as_bias(allowed: Bool[Tensor, "r _ q"], dtype: torch.dtype, other: Tensor | None = None) -> Tensor:
     """What is added to scores; never beyond the lowest number, so that two such masks make no infinity."""
     other = torch.zeros((), dtype=dtype, device=allowed.device) if other is None else other
     lowest = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=allowed.device)

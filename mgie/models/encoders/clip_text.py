@@ -63,11 +63,16 @@ class ClipTextEncoder(AbstractInstructionEncoder):
         no_repeat_ngram_size: int,
         compat: Literal["default", "reference"] = "default",
     ) -> Answer:
-        """The prompts themselves, encoded; it says nothing."""
+        """The prompts themselves, encoded, and of each the state at the token behind its last word, which
+        has seen it all; it says nothing."""
         del max_new_tokens, no_repeat_ngram_size, compat
         rows = len(asked.input_ids)
-        context = self.read(*self._to_front(asked.input_ids, asked.mask))
-        return Answer(context=context, said=((),) * rows, forced=(False,) * rows)
+        words, mask = self._to_front(asked.input_ids, asked.mask)
+        context, pooled = self.read(words, mask), None
+        if not self.pooled:
+            last = mask.sum(1) + (self.begin is not None)
+            pooled = context.condition.tokens[torch.arange(rows, device=last.device), last]
+        return Answer(context=context, said=((),) * rows, forced=(False,) * rows, pooled=pooled)
 
     def read(self, words: Int[Tensor, "b q"], mask: Bool[Tensor, "b q"]) -> Context:
         """Encode rows of words (True in `mask`, at the front), as long as the text model's positions.
@@ -79,15 +84,6 @@ class ClipTextEncoder(AbstractInstructionEncoder):
         if self.pooled:
             tokens = tokens[:, -self.pooled :]
         return Context(condition=Condition(tokens=tokens[:-1]), null=Condition(tokens=tokens[-1:]))
-
-    def phrases(
-        self, ids: Int[Tensor, "b t"], is_word: Bool[Tensor, "b t"]
-    ) -> tuple[Float[Tensor, "b q e"], Float[Tensor, "b e"]]:
-        """States of phrases, and of each that at the token behind its last word, which has seen it all."""
-        words, mask = self._to_front(ids, is_word)
-        tokens = self._states(words, mask)
-        last = mask.sum(1) + (self.begin is not None)
-        return tokens, tokens[torch.arange(len(tokens), device=tokens.device), last]
 
     def _states(self, words: Int[Tensor, "b q"], mask: Bool[Tensor, "b q"]) -> Float[Tensor, "b _ e"]:
         """The text model's states of words between the tokens that begin, end and fill."""

@@ -159,18 +159,19 @@ def test_a_text_that_is_too_long_is_refused_not_cut(folder):
 def test_the_pooled_state_of_a_phrase_is_that_behind_its_words(folder):
     release = read_stable_diffusion(folder)
     theirs = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
-    rows = [release.prompts.ids(text) for text in ("a red cat", "b")]
-    ids = torch.tensor([row + [0] * (PLACES - len(row)) for row in rows])
-    is_word = torch.arange(PLACES) < torch.tensor([[len(row)] for row in rows])
+    questions = [release.prompts.question(text, sizes=[]) for text in ("a red cat", "b")]
     with torch.no_grad():
-        states, pooled = release.editor.encoder.phrases(ids, is_word)
+        answer = release.editor.encoder.answer(
+            release.prompts.asked(questions, [release.prompts.clip_pixels(None)] * 2),
+            max_new_tokens=1, no_repeat_ngram_size=0,
+        )  # fmt: skip
         asked = theirs.tokenizer(
             ["a red cat", "b"], padding="max_length", max_length=PLACES, return_tensors="pt"
         ).input_ids
         expected = theirs.text_encoder(asked).last_hidden_state
-    assert torch.equal(states, expected)
+    assert torch.equal(answer.context.condition.tokens, expected)
     at = (asked == theirs.tokenizer.eos_token_id).int().argmax(1)
-    assert torch.equal(pooled, expected[torch.arange(2), at])
+    assert torch.equal(answer.pooled, expected[torch.arange(2), at])
 
 
 def test_words_of_training_are_read_as_those_of_use(folder):
