@@ -153,7 +153,7 @@ def recipe(
 
 def arguments(name: str, words: list[str]) -> dict[str, Any]:
     """The words of a verb as arguments of its story. Raises ConfigError."""
-    parser = _parser(name)
+    parser = _parser(name, "--new" in words)
     try:
         return parser.instantiate(parser.parse_args(words)).as_dict()
     except ArgumentError as error:
@@ -165,8 +165,9 @@ def arguments(name: str, words: list[str]) -> dict[str, Any]:
         raise ConfigError(f"{mended(str(error), '--')}; an example is `{VERBS[name].example}`.") from error
 
 
-def _parser(name: str) -> ArgumentParser:
-    """The parser of a verb: its options, types, defaults and texts are those of its story."""
+def _parser(name: str, new: bool = False) -> ArgumentParser:
+    """The parser of a verb: its options, types, defaults and texts are those of its story. What is `new` is
+    made of nothing: of what there may be several, there may be none."""
     verb = VERBS[name]
     story = recipe if name == "train" else resolve_name(verb.story)
     docstring = parse_docstring(story.__doc__ or "")
@@ -187,7 +188,11 @@ def _parser(name: str) -> ArgumentParser:
         hint, option = _typed(hints[parameter]), f"--{parameter.rstrip('_')}"
         about: dict[str, Any] = {"type": hint, "help": texts.get(parameter)}
         if by_place(facts):
-            several = {"type": get_args(hint)[0], "nargs": "+"} if get_origin(hint) is Sequence else {}
+            several = (
+                {"type": get_args(hint)[0], "nargs": "*" if new else "+"}
+                if get_origin(hint) is Sequence
+                else {}
+            )
             parser.add_argument(parameter, **about | several)
         elif hint is bool and not facts.default:
             parser.add_argument(option, action="store_true", help=about["help"])

@@ -1,4 +1,4 @@
-"""`mgie edit`: photos in, edited photos out, each whole or not at all.
+"""`mgie edit`: photos in, edited photos out, each whole or not at all; or a new picture.
 
 mgie edit photo.jpg "make it black and white" --model _ckpt/tiny --out out.png
 """
@@ -14,11 +14,13 @@ from PIL import Image
 from tqdm import tqdm
 
 from llava_patch.ranges import in_range
+from mgie.controllers.layout_options import LayoutOptions
 from mgie.controllers.region import Preserve, RegionOptions
 from mgie.data.images import decode
 from mgie.data.validation import check_instruction
 from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError, DataError, WeightsError
+from mgie.layouts import check_layout, check_regions, read_regions
 from mgie.masks import Mask, check_where, fitted_mask, read_mask
 from mgie.ranges import Scale, Seed, Side, Steps
 
@@ -38,6 +40,10 @@ def edit(
     mask: str | None = None,
     preserve: Preserve = "exact",
     region: RegionOptions | None = None,
+    regions: str | Path | None = None,
+    layout: LayoutOptions | None = None,
+    controller: str | Path | None = None,
+    new: bool = False,
     steps: Steps | None = None,
     guidance: Scale | None = None,
     image_guidance: Scale | None = None,
@@ -47,7 +53,8 @@ def edit(
     dtype: Dtype = "float32",
     verify: bool = True,
 ) -> dict[str, Any]:
-    """Edit photos by one instruction and write the results; the facts: model, seed, seconds, a row per photo.
+    """Edit photos by one instruction and write the results, or paint a new picture; the facts: model, seed,
+    seconds, a row per picture.
 
     Args:
         photos: Pictures to edit: JPEG, PNG or WebP files of any size.
@@ -58,6 +65,10 @@ def edit(
             height.
         preserve: How the rest is kept: exact (to the byte), soft, or none.
         region: How an edit is kept inside its mask, such as --region.feather 12.
+        regions: What belongs where: a JSON file with a list of phrases and their boxes or masks.
+        layout: How those regions are painted, such as --layout.until 0.5.
+        controller: Published file of MIGC or MIGC++, or a folder of a release's controllers, for regions.
+        new: Paint a new picture: the words are all that is given, and no photo.
         steps: Sampling steps. Default: the release's.
         guidance: How strongly the words count. Default: the release's.
         image_guidance: How strongly the photo counts. Default: the release's.
@@ -74,11 +85,16 @@ def edit(
         )
     check_instruction(instruction)
     photos = [Path(photo) for photo in photos]
-    targets = _targets(photos, Path(out), is_folder=str(out).endswith("/"))
+    _check_new(photos, new=new, masked=mask is not None)
+    targets = _targets(photos, Path(out), is_folder=str(out).endswith("/"), new=new)
     check_where(mask is not None, preserve, region)
+    check_layout(regions is not None, layout)
     allowed = None if mask is None else read_mask(mask)
+    placed = None if regions is None else read_regions(regions)
     for photo, target in zip(photos, targets):
-        _check_pair(_open(photo), target, allowed, exact=preserve == "exact")
+        picture = _open(photo)
+        _check_pair(picture, target, allowed, exact=preserve == "exact")
+        check_regions(placed or (), picture.size)
     release, place, kind = _release(model), find_device(device), find_dtype(dtype)
     for folder in {target.parent for target in targets}:
         _check_writable(folder)
@@ -87,23 +103,29 @@ def edit(
     from mgie.pipeline import EditOutput, MGIEPipeline
     from mgie.request import check_request
 
-    check_request(release, [instruction], pictures=1, steps=steps, size=size, dtype=kind, device=place)
+    check_request(
+        release, [instruction], pictures=1, steps=steps, size=size, dtype=kind, device=place, new=new,
+        regions=placed, layout=layout, controller=controller,
+    )  # fmt: skip
     started = time.monotonic()
-    pipeline = MGIEPipeline.from_pretrained(release, torch_dtype=kind, progress=True, verify=verify)
-    pipeline = pipeline.to(place)
+    pipeline = MGIEPipeline.from_pretrained(
+        release, torch_dtype=kind, controller=controller, progress=True, verify=verify
+    ).to(place)
     pipeline.set_progress_bar_config(disable=len(photos) > 1)
 
     asked = {
         "num_inference_steps": steps, "guidance_scale": guidance,
         "image_guidance_scale": image_guidance, "size": size,
-        "mask": allowed, "preserve": preserve, "region": region,
+        "mask": allowed, "preserve": preserve, "region": region, "regions": placed, "layout": layout,
     }  # fmt: skip
-    rows = []
-    for photo, target in zip(tqdm(photos, desc="edit", unit="photo", disable=len(photos) == 1), targets):
-        result = pipeline(image=_open(photo), prompt=instruction, seed=seed, **asked)
+    rows, given = [], [None] if new else photos
+    for photo, target in zip(tqdm(given, desc="edit", unit="photo", disable=len(given) == 1), targets):
+        picture = None if photo is None else _open(photo)
+        result = pipeline(image=picture, prompt=instruction, seed=seed, **asked)
         assert isinstance(result, EditOutput)  # a tuple only comes where one is asked for
         write_whole(result.images[0], target, lossless=allowed is not None)
-        row = {"photo": str(photo), "out": str(target), "said": result.said[0], "forced": result.forced[0]}
+        row = {"photo": str(photo or ""), "out": str(target), "said": result.said[0]}
+        row["forced"] = result.forced[0]
         outside = result.outside_change
         rows.append(row if outside is None else row | {"outside_change": outside[0]})
     return {"model": str(model), "seed": seed, "seconds": round(time.monotonic() - started, 1), "edits": rows}
@@ -113,7 +135,10 @@ def table(facts: dict[str, Any]) -> str:
     """The edits as lines to print: where each picture is, and what the model said of it."""
     lines = []
     for row in facts["edits"]:
-        lines += [f"{row['photo']} -> {row['out']}", f"  said: {row['said'] or '(nothing)'}"]
+        lines += [
+            f"{row['photo'] or 'a new picture'} -> {row['out']}",
+            f"  said: {row['said'] or '(nothing)'}",
+        ]
         if row["forced"]:
             lines.append("  (the model did not call for the edit by itself: trust it less)")
         if row.get("outside_change"):
@@ -138,10 +163,19 @@ def write_whole(picture: Image.Image, target: Path, *, lossless: bool = False) -
         temporary.unlink(missing_ok=True)
 
 
-def _targets(photos: list[Path], out: Path, *, is_folder: bool) -> list[Path]:
-    """The file to write for each photo."""
-    if not photos:
-        raise DataError('no photo was given: expected PHOTO... "instruction".')
+def _check_new(photos: list[Path], *, new: bool, masked: bool) -> None:
+    """Refuse a new picture with a photo or its mask, and an edit without."""
+    if not photos and not new:
+        raise DataError(
+            'no photo was given: expected PHOTO... "instruction", or --new for a new picture of the words.'
+        )
+    if new and (photos or masked):
+        there = f"the photo {photos[0]}" if photos else "a mask"
+        raise ConfigError(f"--new paints a new picture, and there is {there}: leave one of them out.")
+
+
+def _targets(photos: list[Path], out: Path, *, is_folder: bool, new: bool = False) -> list[Path]:
+    """The file to write for each photo, or for a new picture."""
     if len(photos) > 1:
         if out.exists() and not out.is_dir():
             raise ConfigError(f"out is the file {out}, but {len(photos)} photos need a folder: name one.")
@@ -159,7 +193,7 @@ def _targets(photos: list[Path], out: Path, *, is_folder: bool) -> list[Path]:
     else:
         if is_folder or out.is_dir():
             raise ConfigError(
-                f"out is the folder {out}, but one photo needs a file: name one, such as {out / 'out.png'}."
+                f"out is the folder {out}, but one {'picture' if new else 'photo'} needs a file: name one, such as {out / 'out.png'}."
             )
         if out.suffix.lower() not in FORMATS:
             raise ConfigError(f"out is {out}: expected a name that ends in {', '.join(FORMATS)}.")

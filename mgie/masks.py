@@ -196,8 +196,14 @@ def check_where(
         )
 
 
-def check_heeds(options: RegionOptions | None, heeds: frozenset[str]) -> None:
-    """Refuse what the denoiser of an editor does not heed. Raises ConfigError."""
+def check_heeds(options: RegionOptions | None, regions: bool, heeds: frozenset[str]) -> None:
+    """Refuse what the denoiser of an editor does not heed; `regions`: whether there are some with phrases.
+    Raises ConfigError."""
+    if regions and "attention" not in heeds:
+        raise ConfigError(
+            "regions with phrases are painted by hooks of attention, which the denoiser of this editor does "
+            "not heed: leave them out."
+        )
     asked = [] if options is None else [name for name in ("features", "attention") if getattr(options, name)]
     if unheeded := [name for name in asked if name not in heeds]:
         raise ConfigError(

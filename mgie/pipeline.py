@@ -10,7 +10,7 @@ import difflib
 import inspect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +22,38 @@ from PIL import Image
 from torch import Tensor
 
 from llava_patch.ranges import in_range
+from mgie.controllers.layout_options import LayoutOptions
 from mgie.controllers.region import Preserve, RegionOptions
 from mgie.data.examples import ExampleBuilder
 from mgie.data.express import clean_up
-from mgie.data.images import fitted_size, quick_resize, resize, to_image, to_pixels, upright
+from mgie.data.images import fitted_size, quick_resize, to_pixels, upright
+from mgie.diffusion.guidance import rows_of
 from mgie.diffusion.process import AbstractProcess
 from mgie.diffusion.sampling import Generators, reference_of, sample, start_noise
 from mgie.errors import ConfigError, DataError, WeightsError
+from mgie.layouts import Controls, Heard, Layout, layout_of
 from mgie.masks import Mask, Where, check_heeds, where_of
 from mgie.models.codec import Codec
 from mgie.models.denoisers.base import AbstractDenoiser
-from mgie.models.editor import Editor
+from mgie.models.editor import Controllers, Editor
 from mgie.models.encoders.base import AbstractInstructionEncoder
 from mgie.prompts import AbstractPrompts, Compat
 from mgie.ranges import NewTokens, Scale, Seed, Side, Steps
-from mgie.request import Sampling, Shown, check_shown, generators_of, pairs_of, pictures_of
-from mgie.types import Condition, Context, ControlPlan
+from mgie.request import (
+    Sampling,
+    Shown,
+    check_shown,
+    check_source,
+    generators_of,
+    pairs_of,
+    pictures_of,
+    shown,
+)
+from mgie.types import Context, ControlPlan, Region
 from mgie.weights.apple import MLLM, read_apple
 from mgie.weights.limits import Limits
 from mgie.weights.release import HUB, Release, fetch, read_release, write_release
+from mgie.weights.stable_diffusion import is_stable_diffusion, read_stable_diffusion
 
 Callback = Callable[..., dict[str, Any] | None]
 
@@ -50,7 +63,7 @@ class EditOutput(BaseOutput):
     """What came out, one entry per picture."""
 
     images: Any
-    """The edited pictures: PIL, at the size of their originals, unless `output_type` says otherwise."""
+    """The pictures: PIL, at the size of their originals, unless `output_type` says otherwise."""
     said: list[str]
     """What the model said the edit would look like."""
     forced: list[bool]
@@ -69,13 +82,18 @@ class Imagined:
     context: Context
     said: list[str]
     forced: list[bool]
+    pooled: Tensor | None = None
+    """One state for each sample's words, of encoders that have such."""
 
 
 class MGIEPipeline(DiffusionPipeline):
     """An editor as a diffusers pipeline: devices, schedulers, offloading and callbacks as in any other."""
 
     model_cpu_offload_seq = "encoder->denoiser->codec"
-    _callback_tensor_inputs = ["latents"]  # noqa: RUF012 - the library's own spelling
+    # The library's own spelling of both.
+    _callback_tensor_inputs = ["latents"]  # noqa: RUF012
+    _optional_components = ["controllers"]  # noqa: RUF012
+    _exclude_from_cpu_offload = ["controllers"]  # noqa: RUF012 - its blocks are called from the denoiser
 
     def __init__(
         self,
@@ -92,12 +110,13 @@ class MGIEPipeline(DiffusionPipeline):
         max_new_tokens: int = 96,
         no_repeat_ngram_size: int = 3,
         compat: Compat = "default",
+        controllers: Controllers | None = None,
     ):
         """The parts, and how the editor edits unless a call says otherwise (by default as published)."""
         super().__init__()
         self.register_modules(
             encoder=encoder, denoiser=denoiser, codec=codec, process=process, scheduler=scheduler,
-            prompts=prompts,
+            prompts=prompts, controllers=controllers or None,
         )  # fmt: skip
         self.register_to_config(
             size=size,
@@ -121,6 +140,7 @@ class MGIEPipeline(DiffusionPipeline):
         attn_implementation: str = "sdpa",
         llava: str | Path | None = None,
         diffusion: str | Path | None = None,
+        controller: str | Path | None = None,
         progress: bool = False,
         verify: bool = True,
         **hub: Any,
@@ -131,8 +151,10 @@ class MGIEPipeline(DiffusionPipeline):
         one is taken as it is, with a warning.
         Apple's `mgie_7b` folder (mllm.pt, unet.pt) loads too: `llava` is then a LLaVA-v1 folder (default:
         llava/ in it, or LLaVA-7B-v1 beside it) and `diffusion` what the VAE and scheduler come from (default:
-        timbrooks/instruct-pix2pix). `hub` goes to the hub's client: revision, cache_dir, token,
-        local_files_only, force_download. Raises WeightsError, and ConfigError for what is not an option.
+        timbrooks/instruct-pix2pix). Folders of Stable Diffusion and InstructPix2Pix load as they are;
+        `controller` is a published file of MIGC or MIGC++ for them, or a controller's folder of a release.
+        `hub` goes to the hub's client: revision, cache_dir, token, local_files_only, force_download. Raises
+        WeightsError, and ConfigError for what is not an option.
         """
         known = [*list(inspect.signature(cls.from_pretrained).parameters)[1:-1], *HUB]
         if unknown := [name for name in hub if name not in known]:
@@ -145,13 +167,18 @@ class MGIEPipeline(DiffusionPipeline):
             "progress": progress, "verify": verify,
         }  # fmt: skip
         if (folder / MLLM).is_file():
+            if controller:
+                raise ConfigError("controller is for releases and Stable Diffusion, not for Apple's files.")
             return cls.from_release(read_apple(folder, llava=llava, diffusion=diffusion, **options))
         if llava or diffusion:
             raise ConfigError(
                 f"llava and diffusion are for Apple's files, but {where} is a release and has both: leave "
                 "them out."
             )
-        return cls.from_release(read_release(folder, **options))
+        if is_stable_diffusion(folder):
+            read = {name: options[name] for name in ("dtype", "progress")}
+            return cls.from_release(read_stable_diffusion(folder, controller=controller, **read))
+        return cls.from_release(read_release(folder, controller=controller, **options))
 
     @classmethod
     def from_release(cls, release: Release) -> "MGIEPipeline":
@@ -183,7 +210,9 @@ class MGIEPipeline(DiffusionPipeline):
     @property
     def editor(self) -> Editor:
         """What edits: encoder, denoiser and codec."""
-        return Editor(encoder=self.encoder, denoiser=self.denoiser, codec=self.codec)
+        return Editor(
+            encoder=self.encoder, denoiser=self.denoiser, codec=self.codec, controllers=self.controllers
+        )
 
     @property
     def device(self) -> torch.device:
@@ -201,12 +230,14 @@ class MGIEPipeline(DiffusionPipeline):
     @torch.no_grad()
     def __call__(
         self,
-        image: Image.Image | Sequence[Image.Image],
+        image: Image.Image | Sequence[Image.Image] | None,
         prompt: str | Sequence[str],
         *,
         mask: Mask | Sequence[Mask] | None = None,
         preserve: Preserve = "exact",
         region: RegionOptions | None = None,
+        regions: Sequence[Region] | Sequence[Sequence[Region]] | None = None,
+        layout: LayoutOptions | None = None,
         num_inference_steps: Steps | None = None,
         guidance_scale: Scale | None = None,
         image_guidance_scale: Scale | None = None,
@@ -223,16 +254,20 @@ class MGIEPipeline(DiffusionPipeline):
         """Edit one picture or several; what a picture becomes does not depend on the others in the call.
 
         One instruction may serve several pictures, one picture several instructions; None is the release's
-        own. A picture of any size is edited whole, at about `size` x `size` pixels in its own shape, and
-        brought back to its size; the language model sees it whole too, as a square. Every picture's noise
-        starts from `seed` (or its own, if there are several), unless `generator` is given. "np", "pt" (in
+        own. Without pictures new ones are painted, squares of `size`. A picture of any size is edited whole,
+        at about `size` x `size` pixels in its own shape, and brought back to its size; the language model
+        sees it whole too, as a square. Every picture's noise starts from `seed` (or its own, if there are several), unless `generator` is given. "np", "pt" (in
         [0, 1]) and "latent" stay at the size of the editing. `compat="reference"` reproduces the original
         program's crops, window and clean-up, and edits at the picture's own size.
 
         A `mask` says where a picture may change: white in a PIL picture, or inside a box (x0, y0, x1, y1) in
         parts of its width and height; one for all or one each. With `preserve="exact"` every byte outside it
         and its feather is the picture's own; "soft" holds to the picture in the first half of the sampling;
-        with "none" the mask only directs, by what `region` switches on. Raises DataError and ConfigError.
+        with "none" the mask only directs, by what `region` switches on.
+
+        `regions` say what belongs where, each with a phrase and a box or mask: a list for all pictures, or
+        one each. In an edit each phrase is an instruction of its own. Trained blocks paint them where the
+        editor has some, else a fuser without weights, as `layout` says. Raises DataError and ConfigError.
         """
         pictures, instructions = pairs_of(image, prompt)
         sampling = self._sampling(
@@ -242,16 +277,27 @@ class MGIEPipeline(DiffusionPipeline):
         )  # fmt: skip
         generators = generators_of(len(pictures), seed, generator)
         check_shown(output_type, callback_on_step_end_tensor_inputs)
+        check_source(
+            image is not None, masked=mask is not None, sees=self.denoiser.sees_source, compat=sampling.compat
+        )
         where = where_of(
             mask, [self._read(picture, sampling) for picture in pictures] if mask is not None else [],
             preserve=preserve, options=region, output_type=output_type, compat=sampling.compat,
         )  # fmt: skip
-        check_heeds(region, self.denoiser.heeds)
+        check_heeds(region, regions is not None, self.denoiser.heeds)
         fitted = self._fitted(pictures, sampling)
+        placed = layout_of(
+            regions, [size or picture.size for picture, size in fitted], options=layout,
+            blocks=self.controllers and self.controllers.layout, compat=sampling.compat, where=where,
+        )  # fmt: skip
         imagined = self._imagine(pictures, instructions, sampling)
+        phrases = None
+        if placed is not None and placed.phrases:
+            read = self._imagine(placed.of_each(pictures), placed.phrases, sampling)
+            phrases = (placed, Heard(context=read.context, pooled=read.pooled))
         painted = self._paint(
             fitted, imagined.context, sampling, generators, output_type, callback_on_step_end,
-            callback_on_step_end_tensor_inputs, where=where,
+            callback_on_step_end_tensor_inputs, where=where, layout=phrases, new=image is None,
         )  # fmt: skip
         self.maybe_free_model_hooks()
         output = EditOutput(**painted, said=imagined.said, forced=imagined.forced)
@@ -311,13 +357,15 @@ class MGIEPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return painted["images"]
 
-    def _imagine(self, pictures: list[Image.Image], instructions: list[str], sampling: Sampling) -> Imagined:
-        """What the model says of each picture, and the condition that follows."""
+    def _imagine(
+        self, pictures: Sequence[Image.Image | None], instructions: list[str], sampling: Sampling
+    ) -> Imagined:
+        """What the model says of each picture, or of none, and the condition that follows."""
         prompts = self.prompts
         builder = ExampleBuilder(prompts, size=sampling.size, max_length=1, compat=sampling.compat)
-        read = [self._read(picture, sampling) for picture in pictures]
+        read = [None if picture is None else self._read(picture, sampling) for picture in pictures]
         questions = [
-            prompts.question(instruction, sizes=[builder.look_size(picture.size)])
+            prompts.question(instruction, sizes=[] if picture is None else [builder.look_size(picture.size)])
             for instruction, picture in zip(instructions, read)
         ]
         looked = [builder.clip_pixels(picture) for picture in read]
@@ -333,7 +381,7 @@ class MGIEPipeline(DiffusionPipeline):
             said = [_literal(prompts.text(ids, literal=True)) for ids in whole]
         else:
             said = [_cleaned(prompts.text(ids)) for ids in answer.said]
-        return Imagined(context=answer.context, said=said, forced=list(answer.forced))
+        return Imagined(context=answer.context, said=said, forced=list(answer.forced), pooled=answer.pooled)
 
     def _paint(
         self,
@@ -347,9 +395,11 @@ class MGIEPipeline(DiffusionPipeline):
         *,
         plan: ControlPlan | None = None,
         where: Where | None = None,
+        layout: tuple[Layout, Heard] | None = None,
+        new: bool = False,
     ) -> dict[str, Any]:
-        """The edited pictures as `output_type` says, those of one size painted together; and what is known of
-        their masks."""
+        """The pictures as `output_type` says, those of one size painted together; and what is known of their
+        masks. `new`: of those that come only the size counts."""
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         kept = [] if where is None or output_type == "latent" else where.empty
         for row, (picture, _) in enumerate(fitted):
@@ -366,8 +416,8 @@ class MGIEPipeline(DiffusionPipeline):
                 [generators[row] for row in rows] if isinstance(generators, list) else generators,
                 callback,
                 callback_inputs,
-                plan,
-                None if where is None else (where, rows),
+                Controls(rows=rows, plan=plan, where=where, layout=layout),
+                new=new,
             )
             if output_type != "latent":
                 self._onload("codec")
@@ -380,9 +430,9 @@ class MGIEPipeline(DiffusionPipeline):
         ]
         sizes = [original for _, original in fitted]
         if where is None:
-            return {"images": _shown(ordered, output_type, sizes)}
+            return {"images": shown(ordered, output_type, sizes)}
         sources = [to_pixels(picture) for picture, _ in fitted]
-        return where.results(ordered, sources, output_type, lambda edited: _shown(edited, output_type, sizes))
+        return where.results(ordered, sources, output_type, lambda edited: shown(edited, output_type, sizes))
 
     def _sampled(
         self,
@@ -392,30 +442,33 @@ class MGIEPipeline(DiffusionPipeline):
         generators: Generators,
         callback: Callback | None,
         callback_inputs: Sequence[str],
-        plan: ControlPlan | None,
-        region: tuple[Where, list[int]] | None,
+        controls: Controls,
+        *,
+        new: bool = False,
     ) -> tuple[Float[Tensor, "b c h w"], tuple[Callable[[Tensor], Tensor], ...]]:
-        """Latents of the edited pictures, and what is to be done to their pixels. The scheduler is this
-        call's own: calls may run side by side."""
-        device = self._execution_device
-        self._onload("codec")
-        mean = self.codec.moments(pixels.to(device, self.codec.dtype))[0]
-        source = self.codec.source_latents(mean).to(self.denoiser.dtype)
+        """Latents of the edited or new pictures, and what is to be done to their pixels. The scheduler is
+        this call's own: calls may run side by side."""
+        device, (height, width) = self._execution_device, pixels.shape[-2:]
+        shape = (len(pixels), *self.codec.latent_shape(height, width))
+        mean = source = None
+        if not new:
+            self._onload("codec")
+            mean = self.codec.moments(pixels.to(device, self.codec.dtype))[0]
+            source = self.codec.source_latents(mean).to(self.denoiser.dtype)
         scheduler = self.process.steps(
-            copy.deepcopy(self.scheduler), sampling.num_inference_steps, tokens=source[0, 0].numel(),
+            copy.deepcopy(self.scheduler), sampling.num_inference_steps, tokens=shape[-2] * shape[-1],
             device=device,
         )  # fmt: skip
-        noise = start_noise(tuple(source.shape), context, generators)
+        noise = start_noise(shape, context, generators)
         reference = None
-        if region is not None:
+        if controls.where is not None and mean is not None:
             # Scaled, unlike the source beside the noise.
             latents = self.codec.target_latents(mean, torch.zeros_like(mean), torch.zeros_like(mean))
             reference = reference_of(scheduler, latents.to(noise), noise)
-            where, rows = region
-            plan = where.plan(
-                rows, pixels.to(device), context, reference, steps=len(scheduler.timesteps),
-                multiple=self.denoiser.multiple,
-            )  # fmt: skip
+        plan = controls.joined(
+            pixels.to(device), context, reference, grid=(shape[-2], shape[-1]),
+            steps=len(scheduler.timesteps), multiple=self.denoiser.multiple,
+        )  # fmt: skip
         self._onload("denoiser")
         with self.progress_bar(total=len(scheduler.timesteps)) as bar:
 
@@ -427,7 +480,7 @@ class MGIEPipeline(DiffusionPipeline):
                 return (callback(self, step, t, shown) or {}).get("latents", latents)
 
             painted = sample(
-                self.denoiser, scheduler, tuple(source.shape), source, context,
+                self.denoiser, scheduler, shape, source, context,
                 guidance=sampling.guidance_scale, image_guidance=sampling.image_guidance_scale,
                 plan=plan, generators=generators, noise=noise, reference=reference, watch=watch,
             )  # fmt: skip
@@ -436,20 +489,24 @@ class MGIEPipeline(DiffusionPipeline):
     # What a picture is before it is edited.
 
     def _fitted(
-        self, pictures: list[Image.Image], sampling: Sampling
+        self, pictures: Sequence[Image.Image | None], sampling: Sampling
     ) -> list[tuple[Image.Image, tuple[int, int] | None]]:
-        """Each picture at the size that it is edited at, and the size that it is brought back to.
+        """Each picture at the size that it is edited at, and the size that it is brought back to; of a new
+        one a canvas, which stays as large.
 
         Raises DataError, and ConfigError for more than memory holds.
         """
-        read = [self._read(picture, sampling) for picture in pictures]
+        side, multiple = sampling.size, self._limits.multiple
+        canvas = Image.new("RGB", fitted_size((side, side), side=side, multiple=multiple))
+        read = [canvas if picture is None else self._read(picture, sampling) for picture in pictures]
         sizes = [self._size(picture, sampling) for picture in read]
         pixels = max(width * height * count for (width, height), count in Counter(sizes).items())
         self._limits.check_memory(pixels, dtype=self.denoiser.dtype, device=self._execution_device)
         if sampling.compat == "reference":
             kind = Image.Resampling.LANCZOS
             return [(each.resize(size, kind), None) for each, size in zip(read, sizes)]
-        return [(quick_resize(each, *size), each.size) for each, size in zip(read, sizes)]
+        back = [None if picture is None else each.size for picture, each in zip(pictures, read)]
+        return [(quick_resize(each, *size), old) for each, size, old in zip(read, sizes, back)]
 
     def _read(self, picture: Image.Image, sampling: Sampling) -> Image.Image:
         """The picture in colours, upright, on white; the reference drops what is beside the colours."""
@@ -482,38 +539,6 @@ class MGIEPipeline(DiffusionPipeline):
         hook = getattr(getattr(self, name), "_hf_hook", None)
         if hook is not None:
             hook.pre_forward(getattr(self, name))
-
-
-def rows_of(context: Context, rows: list[int], dtype: torch.dtype) -> Context:
-    """The context of some of the samples, for a denoiser of this type."""
-
-    def taken(held: Any, rows: list[int]) -> Any:
-        if isinstance(held, Condition):
-            return replace(
-                held, **{each.name: taken(getattr(held, each.name), rows) for each in fields(held)}
-            )
-        some = None if held is None else held[rows]
-        return some.to(dtype) if some is not None and some.is_floating_point() else some
-
-    one = [0] if len(context.null.tokens) == 1 else rows
-    some = {
-        each.name: taken(getattr(context, each.name), rows) for each in fields(context) if each.name != "null"
-    }
-    return Context(null=taken(context.null, one), **some)
-
-
-def _shown(edited: list[Tensor], kind: str, sizes: list[tuple[int, int] | None]) -> Any:
-    """Pixels or latents as the caller wants them; tensors and arrays are stacked if they are of one size."""
-    if kind == "pil":
-        images = [to_image(pixels) for pixels in edited]
-        return [image if size is None else resize(image, size) for image, size in zip(images, sizes)]
-    if kind != "latent":
-        edited = [(pixels.float() / 2 + 0.5).clamp(0, 1) for pixels in edited]
-    alike = len({pixels.shape for pixels in edited}) == 1
-    if kind != "np":
-        return torch.stack(edited) if alike else edited
-    arrays = [pixels.permute(1, 2, 0).cpu().numpy() for pixels in edited]
-    return torch.stack([pixels.permute(1, 2, 0).cpu() for pixels in edited]).numpy() if alike else arrays
 
 
 def _cleaned(words: str) -> str:

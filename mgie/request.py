@@ -7,14 +7,20 @@ from typing import Any, Literal
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from llava_patch.ranges import check_ranges
+from mgie.controllers.layout_options import LayoutOptions
+from mgie.data.images import resize, to_image
 from mgie.data.validation import check_instruction
 from mgie.diffusion.sampling import Generators
 from mgie.errors import ConfigError, DataError
+from mgie.layouts import check_count
 from mgie.prompts import Compat
 from mgie.ranges import NewTokens, Ngram, Scale, Side, Steps
+from mgie.types import Region
 from mgie.weights import limits
+from mgie.weights.controllers import most_regions
 from mgie.weights.limits import Limits
 
 Shown = Literal["pil", "np", "pt", "latent"]
@@ -55,23 +61,34 @@ def check_request(
     size: int | None,
     dtype: torch.dtype,
     device: torch.device,
+    new: bool = False,
+    regions: Sequence[Region] | None = None,
+    layout: LayoutOptions | None = None,
+    controller: str | Path | None = None,
 ) -> None:
-    """Refuse, before weights are read, what the editor on disk cannot do with so many pictures at a time.
+    """Refuse, before weights are read, what the editor on disk cannot do with so many pictures at a time, or
+    with so many regions in each.
 
     Raises DataError, ConfigError and WeightsError. Of a hub id too little is known; the pipeline asks again.
     """
     for instruction in instructions:
         check_instruction(instruction)
-    limits.check_release(model, steps=steps, size=size, pictures=pictures, dtype=dtype, device=device)
+    sees = limits.check_release(model, steps=steps, size=size, pictures=pictures, dtype=dtype, device=device)
+    if sees is not None:
+        check_source(not new, masked=False, sees=sees, compat="default")
+    if controller is not None and regions is None:
+        raise ConfigError("a controller paints regions, and there are none: leave it out, or give regions.")
+    if regions is not None:
+        check_count(regions, layout or LayoutOptions(), most_regions(Path(model), controller))
 
 
 def pairs_of(
-    image: Image.Image | Sequence[Image.Image], prompt: str | Sequence[str]
-) -> tuple[list[Image.Image], list[str]]:
+    image: Image.Image | Sequence[Image.Image] | None, prompt: str | Sequence[str]
+) -> tuple[list[Any], list[str]]:
     """Pictures and instructions, one for each: one instruction may serve several pictures, one picture
-    several instructions. Raises DataError."""
+    several instructions; None for each picture where there are none. Raises DataError."""
     instructions = [prompt] if isinstance(prompt, str) else list(_several(prompt, str, "instruction"))
-    pictures = pictures_of(image, len(instructions))
+    pictures = [None] * len(instructions) if image is None else pictures_of(image, len(instructions))
     instructions *= len(pictures) if len(instructions) == 1 else 1
     if not pictures or len(pictures) != len(instructions):
         raise DataError(
@@ -88,6 +105,26 @@ def pictures_of(image: Any, count: int) -> list[Image.Image]:
     if isinstance(image, Image.Image):
         return [image] * count
     return list(_several(image, Image.Image, "PIL picture (PIL.Image.open(PATH) gives one)"))
+
+
+def check_source(given: bool, *, masked: bool, sees: bool, compat: str) -> None:
+    """Refuse photos for who paints new pictures only, and what new pictures cannot have. Raises DataError and
+    ConfigError."""
+    if given and not sees:
+        raise DataError(
+            "there is a photo, and this editor paints new pictures only: leave the photo out (image=None, or "
+            "--new), or take an editor."
+        )
+    if not given and masked:
+        raise ConfigError(
+            "a mask says what of a photo is to be preserved, and there is none: leave the mask out, or give "
+            "a photo."
+        )
+    if not given and compat == "reference":
+        raise ConfigError(
+            'compat="reference" edits as the original program did, which paints no new pictures: give a '
+            "photo, or leave compat out."
+        )
 
 
 def _several(given: Any, kind: type, what: str) -> Sequence[Any]:
@@ -123,3 +160,17 @@ def check_shown(output_type: str, callback_inputs: Sequence[str]) -> None:
         raise ConfigError(
             f"callbacks get latents, there are no {', '.join(sorted(unknown))}: leave them out."
         )
+
+
+def shown(edited: list[Tensor], kind: str, sizes: list[tuple[int, int] | None]) -> Any:
+    """Pixels or latents as the caller wants them; tensors and arrays are stacked if they are of one size."""
+    if kind == "pil":
+        images = [to_image(pixels) for pixels in edited]
+        return [image if size is None else resize(image, size) for image, size in zip(images, sizes)]
+    if kind != "latent":
+        edited = [(pixels.float() / 2 + 0.5).clamp(0, 1) for pixels in edited]
+    alike = len({pixels.shape for pixels in edited}) == 1
+    if kind != "np":
+        return torch.stack(edited) if alike else edited
+    arrays = [pixels.permute(1, 2, 0).cpu().numpy() for pixels in edited]
+    return torch.stack([pixels.permute(1, 2, 0).cpu() for pixels in edited]).numpy() if alike else arrays

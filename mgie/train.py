@@ -7,6 +7,7 @@ torchrun --nproc_per_node=2 -m mgie train --config tiny
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any

@@ -8,7 +8,6 @@ CVPR 2024, TPAMI 2024), these do it in their layers, for the first part of the s
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from einops import rearrange
@@ -18,29 +17,15 @@ from torch import Tensor, nn
 from mgie.controllers.base import AbstractController, Setting
 from mgie.controllers.layout_blocks import AbstractLayoutBlock, Instances, fused
 from mgie.controllers.layout_masks import background, instance_masks, made_visible, reduced
+from mgie.controllers.layout_options import LayoutOptions
 from mgie.controllers.masking import as_bias
 from mgie.diffusion.guidance import same_shape
-from mgie.errors import ConfigError
-from mgie.ranges import Share
+from mgie.errors import ConfigError, WeightsError
 from mgie.types import AttentionCall, Condition, ControlBatch, ControlPlan, Rows, Site, Size
 
 Attend = Callable[[AttentionCall], Tensor]
 Masks = tuple[Float[Tensor, "b n h w"], Float[Tensor, "b 1 h w"]]
 """Of the instances, and of the background."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayoutOptions:
-    """How regions with phrases are painted."""
-
-    until: Share = 0.5
-    """The part of the sampling, from its start, in which trained blocks act, where the editor has some."""
-    fuse_until: Share = 1.0
-    """The same of the fuser, which needs no weights: in all layers where no block acts."""
-    around: Literal["words", "nothing"] = "words"
-    """What is heard outside the regions: the words for the whole picture, or nothing."""
-    visible: bool = True
-    """Whether a region that is thinner than a layer's grid has one cell there; without, it has none."""
 
 
 class LayoutBlocks(nn.Module):
@@ -61,6 +46,19 @@ class LayoutBlocks(nn.Module):
     def most(self) -> int:
         """How many regions a picture may have."""
         return min(block.most for block in self.by_site.values())
+
+    def check(self, attentions: Mapping[str, tuple[int, int]]) -> None:
+        """Hold the blocks to a denoiser's attentions to words: by name, the width of each and that of what it
+        hears. Raises WeightsError."""
+        for site, block in self.by_site.items():
+            own = (block.config.width, block.config.condition_width)
+            if attentions.get(site) != own:
+                there = attentions.get(site)
+                told = "no such layer" if there is None else f"one of {there[0]} that hears {there[1]}"
+                raise WeightsError(
+                    f"the layout's block for {site} is {own[0]} wide and hears phrases of {own[1]}, and the "
+                    f"denoiser has {told} there: use blocks that were made for this denoiser."
+                )
 
 
 class LayoutController(AbstractController):
@@ -84,8 +82,8 @@ class LayoutController(AbstractController):
         layout = self._placed(controls, setting)
         if blocks and layout.pooled is None:
             raise ConfigError(
-                "the blocks of a layout need one state for each phrase, and this editor's encoder gives none: "
-                "use an editor with a text encoder, or set layout.until to 0 for the fuser alone."
+                "the blocks of a layout need one state for each phrase, and this editor's encoder gives "
+                "none: use an editor with a text encoder, or set layout.until to 0 for the fuser alone."
             )
         hooks: list[BlockShading | Fusing] = []
         if blocks:

@@ -143,7 +143,7 @@ def _in_pictures(pair: EditPair, target: Size) -> Iterator[tuple[str, str]]:
     masks = {"mask": pair.mask}
     for number, region in enumerate(pair.regions, 1):
         masks[f"mask of region {number}"] = region.mask
-        if wrong := _wrong(region, target):
+        if wrong := wrong_region(region, target):
             yield "bad region", f"region {number} of {key} {wrong}."
     for role, data in masks.items():
         size = target if data is None else _size(pair, data, role, decode_mask)
@@ -152,8 +152,8 @@ def _in_pictures(pair: EditPair, target: Size) -> Iterator[tuple[str, str]]:
             yield "mask of another size", f"the {role} of {key} is {sizes}: expected the same."
 
 
-def _wrong(region: Region, size: Size) -> str:
-    """What is wrong with a region of a picture of this size."""
+def wrong_region(region: Region, size: Size) -> str:
+    """What is wrong with a region of a picture of this width and height; empty of a sound one."""
     left, top, right, bottom = box = region.box or (0.0, 0.0, 1.0, 1.0)
     if not region.phrase.strip():
         return "has no phrase: say in words what is to be there"
@@ -167,6 +167,17 @@ def _wrong(region: Region, size: Size) -> str:
     if not (0 <= left < right and 0 <= top < bottom):
         return f"has the box {box}: expected left, top, right and bottom in this order, from 0 to 1"
     return ""
+
+
+def check_mask_shape(mask: Size, size: Size, *, name: str) -> None:
+    """Hold a mask to the shape of its picture, as rounding may change that of a small one. Raises
+    DataError."""
+    apart = mask[0] / mask[1] * size[1] / size[0]
+    if not 1 / (1 + SHAPE_TOLERANCE) <= apart <= 1 + SHAPE_TOLERANCE:
+        raise DataError(
+            f"{name} has {_by(*mask)} pixels and the picture {_by(*size)}: expected the same shape; draw the "
+            "mask over the whole picture."
+        )
 
 
 def _size(pair: EditPair, data: bytes, role: str, read: Callable[..., Image.Image] = decode) -> Size:

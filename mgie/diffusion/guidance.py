@@ -8,7 +8,8 @@ and of a reference, R, the picture alone.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -160,6 +161,24 @@ def same_shape(context: Context) -> tuple[Condition, Condition]:
     # A null without a mask takes that of whom it replaces.
     whose = told.mask if lengths[0] == lengths[1] else None
     return padded(told, None), padded(null, whose)
+
+
+def rows_of(context: Context, rows: list[int], dtype: torch.dtype) -> Context:
+    """The context of some of the samples, for a denoiser of this type."""
+
+    def taken(held: Any, rows: list[int]) -> Any:
+        if isinstance(held, Condition):
+            return replace(
+                held, **{each.name: taken(getattr(held, each.name), rows) for each in fields(held)}
+            )
+        some = None if held is None else held[rows]
+        return some.to(dtype) if some is not None and some.is_floating_point() else some
+
+    one = [0] if len(context.null.tokens) == 1 else rows
+    some = {
+        each.name: taken(getattr(context, each.name), rows) for each in fields(context) if each.name != "null"
+    }
+    return Context(null=taken(context.null, one), **some)
 
 
 def _where(chosen: Bool[Tensor, " b"], one: Tensor | None, other: Tensor | None) -> Tensor | None:

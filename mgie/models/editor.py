@@ -1,7 +1,11 @@
-"""The editor: what understands, what paints, and the codec of its pictures."""
+"""The editor: what understands, what paints, the codec of its pictures, and controllers beside them."""
 
+from collections.abc import Mapping
+
+import torch
 from torch import nn
 
+from mgie.controllers.layout import LayoutBlocks
 from mgie.errors import WeightsError
 from mgie.models.adapters import adapter_parameters
 from mgie.models.codec import Codec
@@ -9,10 +13,39 @@ from mgie.models.denoisers.base import AbstractDenoiser
 from mgie.models.encoders.base import AbstractInstructionEncoder
 
 
-class Editor(nn.Module):
-    """Three parts side by side. What happens between them is the task's in training, else the pipeline's."""
+class Controllers(nn.ModuleDict):
+    """What was trained to control a denoiser, by name; empty where nothing was."""
 
-    def __init__(self, *, encoder: AbstractInstructionEncoder, denoiser: AbstractDenoiser, codec: Codec):
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of its parameters."""
+        return next(self.parameters()).dtype
+
+    @property
+    def layout(self) -> LayoutBlocks | None:
+        """The blocks of a layout, where there are some."""
+        return dict(self.items()).get("layout")  # pyright: ignore - what it holds
+
+
+class Editor(nn.Module):
+    """Three parts side by side. What happens between them is the task's in training, else the pipeline's.
+
+    What was trained to control the denoiser stands beside it, by name: its own weights are what they are.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: AbstractInstructionEncoder,
+        denoiser: AbstractDenoiser,
+        codec: Codec,
+        controllers: Mapping[str, LayoutBlocks] | None = None,
+    ):
         """Raises WeightsError for parts that were not made for each other."""
         super().__init__()
         told, painted = encoder.condition_width, denoiser.latent_channels
@@ -25,9 +58,13 @@ class Editor(nn.Module):
         self.encoder = encoder
         self.denoiser = denoiser
         self.codec = codec
+        for controller in (controllers or {}).values():
+            controller.check(denoiser.attentions)
+        self.controllers = Controllers(controllers)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
-        """Named groups, each parameter in exactly one: the encoder's own groups, `denoiser` and `codec`.
+        """Named groups, each parameter in exactly one: the encoder's own groups, `denoiser`, `codec`, and one
+        for each controller.
 
         Adapters, where there are some, are apart: `lora_language_model`, `lora_denoiser`.
         """
@@ -35,6 +72,7 @@ class Editor(nn.Module):
             **self.encoder.groups(),
             "denoiser": list(self.denoiser.parameters()),
             "codec": list(self.codec.parameters()),
+            **{name: list(controller.parameters()) for name, controller in self.controllers.items()},
         }
         for name, part in (("lora_language_model", self.encoder), ("lora_denoiser", self.denoiser)):
             if added := adapter_parameters(part):

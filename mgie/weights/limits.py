@@ -16,6 +16,8 @@ from mgie.models.codec import Codec
 from mgie.models.denoisers.base import AbstractDenoiser
 from mgie.weights.models import read_json
 from mgie.weights.release import INDEX, parts_of, read_index
+from mgie.weights.stable_diffusion import is_stable_diffusion
+from mgie.weights.unet_part import UNetPart
 
 HELD = 3
 """Tensors of the widest layer at the picture's own size that are in memory at once, at least."""
@@ -71,18 +73,22 @@ def check_release(
     pictures: int,
     dtype: torch.dtype,
     device: torch.device,
-) -> None:
-    """Refuse, before weights are read, what a release on disk cannot do. Raises ConfigError and WeightsError.
+) -> bool | None:
+    """Refuse, before weights are read, what a release on disk cannot do; whether it sees the picture before
+    an edit. Raises ConfigError and WeightsError.
 
-    Of a hub id or of Apple's files too little is known; the pipeline asks again.
+    Of a hub id or of Apple's files too little is known (None); the pipeline asks again.
     """
     folder = Path(model)
     if not (folder / INDEX).is_file():
-        return
-    _, (part, facts) = parts_of(read_index(folder), folder)
-    parts = part.empty(folder, facts)
+        return None
+    if is_stable_diffusion(folder):
+        parts = UNetPart().empty(folder, {})
+    else:
+        _, (part, facts) = parts_of(read_index(folder), folder)
+        parts = part.empty(folder, facts)
     if parts is None:
-        return
+        return None
     try:
         limits = Limits.of(*parts, read_json(folder / "scheduler" / "scheduler_config.json"))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -93,6 +99,7 @@ def check_release(
     limits.check(steps=steps, size=size)
     if size is not None:
         limits.check_memory(pictures * size**2, dtype=dtype, device=device)
+    return parts[0].sees_source
 
 
 def free_memory(device: torch.device) -> int:

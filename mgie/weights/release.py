@@ -6,6 +6,7 @@ edit_head/         config.json, model.safetensors
 unet/ vae/ scheduler/   as diffusers writes them
 adapters/          low-rank adapters that were kept apart, of encoder and denoiser, as peft writes them
 run.yaml           the configuration of the run that made it
+controllers/       what was trained to control the denoiser, where something was (controllers.py)
 README.md          the model card
 manifest.json      size and SHA-256 of each of these files
 
@@ -29,6 +30,7 @@ from mgie.errors import ConfigError, WeightsError
 from mgie.models.adapters import adapter_parameters, load_adapters, save_adapters
 from mgie.models.editor import Editor
 from mgie.prompts import AbstractPrompts, Compat
+from mgie.weights.controllers import read_controllers, write_controllers
 from mgie.weights.intact import intact
 from mgie.weights.model_card import CARD, card
 from mgie.weights.models import read_json, schedule
@@ -75,6 +77,7 @@ def write_release(release: Release, out: str | Path) -> Path:
             "encoder": {"kind": encoder.kind} | encoder.save(editor.encoder, release.prompts, partial),
             "denoiser": {"kind": denoiser.kind} | denoiser.save(editor.denoiser, editor.codec, partial),
         }
+        write_controllers(dict(editor.controllers.items()), partial)
         release.scheduler.save_pretrained(partial / "scheduler")
         for config in partial.glob("*/*config.json"):
             _forget_paths(config)
@@ -83,9 +86,9 @@ def write_release(release: Release, out: str | Path) -> Path:
         index |= {f"_{name}": facts for name, facts in parts.items()} | release.settings
         (partial / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
         (partial / RUN).write_text(release.run_yaml, encoding="utf-8")
-        text = release.card or card(
-            dict(editor.named_children()), release.settings, [encoder.about, denoiser.about]
-        )
+        made = dict(editor.named_children()) | dict(editor.controllers.items())
+        del made["controllers"]
+        text = release.card or card(made, release.settings, [encoder.about, denoiser.about])
         (partial / CARD).write_text(text, encoding="utf-8")
     return Path(out)
 
@@ -108,10 +111,12 @@ def read_release(
     attention: str = "sdpa",
     progress: bool = False,
     verify: bool = True,
+    controller: str | Path | None = None,
 ) -> Release:
     """Read a release: every tensor equals the file's. Raises WeightsError listing what does not fit.
 
-    With `verify` its files are compared with its manifest while they are read. `compat` replaces its own.
+    With `verify` its files are compared with its manifest while they are read. `compat` replaces its own, and
+    `controller`, a published file of MIGC or MIGC++ or a controller's folder, its layout's blocks.
     """
     folder = Path(folder)
     with intact(folder, kind=RELEASE, verify=verify):
@@ -130,9 +135,10 @@ def read_release(
         for name, part in (("encoder", encoder), ("denoiser", denoiser)):
             if (folder / ADAPTERS / name).is_dir():
                 load_adapters(part.adaptable, folder / ADAPTERS / name)
+        controllers = read_controllers(folder, controller=controller, dtype=dtype)
         scheduler = read_scheduler(folder / "scheduler")
         return Release(
-            editor=Editor(encoder=encoder, denoiser=denoiser, codec=codec).eval(),
+            editor=Editor(encoder=encoder, denoiser=denoiser, codec=codec, controllers=controllers).eval(),
             prompts=prompts,
             process=_read_process(index, folder / INDEX, scheduler),
             scheduler=scheduler,

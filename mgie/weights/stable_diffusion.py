@@ -16,6 +16,7 @@ from mgie.models.codec import Codec
 from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.models.editor import Editor
 from mgie.weights.clip_part import ClipTextPart
+from mgie.weights.controllers import read_controllers
 from mgie.weights.diffusers_parts import load_diffusion
 from mgie.weights.models import read_json
 from mgie.weights.parts import AbstractEncoderPart, dtype_of
@@ -36,11 +37,16 @@ def is_stable_diffusion(folder: str | Path) -> bool:
 
 
 def read_stable_diffusion(
-    folder: str | Path, *, dtype: Dtypes = torch.float32, progress: bool = False
+    folder: str | Path,
+    *,
+    dtype: Dtypes = torch.float32,
+    progress: bool = False,
+    controller: str | Path | None = None,
 ) -> Release:
     """All parts of such a folder: every tensor equals the file's, and the sampler is its own.
 
-    Raises WeightsError listing what does not fit.
+    `controller` is a published file of MIGC or MIGC++, or a controller's folder; such a folder may also lie
+    in `folder`, as in a release. Raises WeightsError listing what does not fit.
     """
     folder = Path(folder)
     index = read_json(folder / INDEX)
@@ -61,7 +67,12 @@ def read_stable_diffusion(
     side = unet.config.sample_size
     sides = [side, side] if isinstance(side, int) else list(side or (64, 64))
     return Release(
-        editor=Editor(encoder=encoder, denoiser=UNetDenoiser(unet), codec=codec).eval(),
+        editor=Editor(
+            encoder=encoder,
+            denoiser=UNetDenoiser(unet),
+            codec=codec,
+            controllers=read_controllers(folder, controller=controller, dtype=dtype),
+        ).eval(),
         prompts=prompts,
         process=process_of(schedule),
         scheduler=read_scheduler(folder / "scheduler"),

@@ -12,7 +12,7 @@ ROWS = [
     {"data", "toy", "weights"},
     {"training", "evaluation", "personalization"},
     {"config"},
-    {"build", "masks", "request"},
+    {"build", "layouts", "masks", "request"},
     {"prepare", "train", "watch", "extract", "pipeline", "edit", "evaluate", "toy.pretrain"},
     {"verbs"},
     {"cli"},
@@ -27,6 +27,7 @@ ALSO = {
     ("watch", "pipeline"),  # previews
     ("evaluate", "pipeline"),
     ("toy.pretrain", "train"),
+    ("layouts", "masks"),  # for its type: what lies outside a mask cannot show
     ("data", "toy"),  # the toy world is a source
     ("toy", "data"),  # whose pictures are read as any
 }

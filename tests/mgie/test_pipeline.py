@@ -14,9 +14,9 @@ from PIL import Image
 from mgie.data.examples import ExampleBuilder
 from mgie.data.images import decode, fitted_size
 from mgie.errors import DataError, WeightsError
-from mgie.pipeline import MGIEPipeline, rows_of
+from mgie.pipeline import MGIEPipeline
 from mgie.tokens import visual_tokens
-from mgie.types import Condition, Context, ControlPlan
+from mgie.types import ControlPlan
 from mgie.weights.release import Release
 
 CLOSE = 2e-5
@@ -304,20 +304,6 @@ def test_what_was_imagined_can_be_painted_again(pipe: MGIEPipeline):
     assert pipe.paint(photo(), one, seed=5) == pipe(photo(), words, seed=5).images
     with pytest.raises(DataError, match="there are 1 pictures and 2 were imagined"):
         pipe.paint([photo()], imagined)
-
-
-def test_some_of_the_samples_keep_all_that_was_understood():
-    held = {"tokens": torch.randn(3, 2, 4), "mask": torch.ones(3, 2).bool(), "pooled": torch.randn(3, 5)}
-    null = Condition(tokens=torch.randn(1, 2, 4), pooled=torch.randn(1, 5))
-    beside = {"references": torch.randn(3, 2, 6), "references_mask": torch.ones(3, 2).bool()}
-    some = rows_of(Context(condition=Condition(**held), null=null, **beside), [2, 0], torch.bfloat16)
-    for record, values in ((some.condition, held), (some, beside)):
-        for name, value in values.items():
-            wanted = value[[2, 0]]
-            assert torch.equal(
-                getattr(record, name), wanted.bfloat16() if value.is_floating_point() else wanted
-            )
-    assert some.states is None and torch.equal(some.null.pooled, null.pooled.bfloat16())
 
 
 def test_a_plan_acts_on_the_latents_and_where_words_count(pipe: MGIEPipeline):

@@ -13,9 +13,10 @@ from goldens import arrays, facts, seeded, tensor
 from torch import Tensor
 
 from mgie.controllers.base import Setting
-from mgie.controllers.layout import LayoutBlocks, LayoutController, LayoutOptions
+from mgie.controllers.layout import LayoutBlocks, LayoutController
 from mgie.controllers.layout_blocks import LayoutBlockConfig, MIGCBlock, MIGCPlusBlock
 from mgie.controllers.layout_masks import boxes_of, rectangles
+from mgie.controllers.layout_options import LayoutOptions
 from mgie.diffusion.sampling import sample
 from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.types import Condition, Context, ControlBatch, ControlPlan, Rows

@@ -1,6 +1,7 @@
 """The door for everything that paints."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +28,16 @@ class AbstractDenoiser(nn.Module, ABC):
     def heeds(self) -> frozenset[str]:
         """Which controls of a plan it can heed: some of `attention` and `features`."""
         return frozenset()
+
+    @property
+    def sees_source(self) -> bool:
+        """Whether it has a place for the picture before the edit; without, it paints new pictures only."""
+        return True
+
+    @property
+    def attentions(self) -> Mapping[str, tuple[int, int]]:
+        """By name, its attentions to the condition that hooks go around: their width, and the condition's."""
+        return {}
 
     @property
     def multiple(self) -> int:

@@ -37,6 +37,12 @@ class UNetDenoiser(AbstractDenoiser):
         return self.unet.config.in_channels > self.unet.config.out_channels
 
     @property
+    def attentions(self) -> dict[str, tuple[int, int]]:
+        """The second of each transformer block."""
+        named = {name: module for name, module in self.unet.named_modules() if name.endswith("attn2")}
+        return {name: (module.query_dim, module.cross_attention_dim) for name, module in named.items()}
+
+    @property
     def latent_channels(self) -> int:
         """Channels of the picture that is painted."""
         return self.unet.config.out_channels

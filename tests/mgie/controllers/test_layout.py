@@ -9,8 +9,9 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from mgie.controllers.base import Setting, join
-from mgie.controllers.layout import LayoutBlocks, LayoutController, LayoutOptions
+from mgie.controllers.layout import LayoutBlocks, LayoutController
 from mgie.controllers.layout_blocks import LayoutBlockConfig, MIGCBlock, MIGCPlusBlock
+from mgie.controllers.layout_options import LayoutOptions
 from mgie.controllers.masking import EditMasking, at_levels
 from mgie.errors import ConfigError
 from mgie.models.denoisers.unet import UNetDenoiser

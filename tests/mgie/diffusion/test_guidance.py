@@ -3,7 +3,15 @@ import itertools
 import pytest
 import torch
 
-from mgie.diffusion.guidance import DropConfig, branches, drop_conditions, guided, questions, strength
+from mgie.diffusion.guidance import (
+    DropConfig,
+    branches,
+    drop_conditions,
+    guided,
+    questions,
+    rows_of,
+    strength,
+)
 from mgie.errors import DataError
 from mgie.types import Condition, Context, ControlPlan, Rows
 
@@ -198,3 +206,17 @@ def test_a_map_of_guidance_comes_to_the_latents():
     for shape in ((2, 1, 5, 3), (3, 1, 3, 5), (2, 1, 6, 10)):
         with pytest.raises(DataError, match=r"expected \(2, 1, 3, 5\), a number for each latent"):
             strength(ControlPlan(guidance=torch.ones(shape)), 7.5, like=like)
+
+
+def test_some_of_the_samples_keep_all_that_was_understood():
+    held = {"tokens": torch.randn(3, 2, 4), "mask": torch.ones(3, 2).bool(), "pooled": torch.randn(3, 5)}
+    null = Condition(tokens=torch.randn(1, 2, 4), pooled=torch.randn(1, 5))
+    beside = {"references": torch.randn(3, 2, 6), "references_mask": torch.ones(3, 2).bool()}
+    some = rows_of(Context(condition=Condition(**held), null=null, **beside), [2, 0], torch.bfloat16)
+    for record, values in ((some.condition, held), (some, beside)):
+        for name, value in values.items():
+            wanted = value[[2, 0]]
+            assert torch.equal(
+                getattr(record, name), wanted.bfloat16() if value.is_floating_point() else wanted
+            )
+    assert some.states is None and torch.equal(some.null.pooled, null.pooled.bfloat16())

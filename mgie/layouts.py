@@ -1,0 +1,274 @@
+"""What belongs where in a picture: regions with phrases as users give them, and what they mean for a call.
+
+A file of them is a list: [{"phrase": "a red ball", "box": [0.1, 0.5, 0.4, 0.9]}, ...]. Instead of a box,
+whose numbers are parts of width and height, a region may have a mask, the name of a picture beside that file.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int, UInt8
+from PIL import Image
+from torch import Tensor
+
+from llava_patch.ranges import check_ranges
+from mgie.controllers.base import Setting, join
+from mgie.controllers.layout_masks import boxes_of
+from mgie.controllers.layout_options import LayoutOptions
+from mgie.controllers.masking import sized
+from mgie.data.images import decode_mask
+from mgie.data.validation import check_instruction, check_mask_shape, wrong_region
+from mgie.diffusion.guidance import rows_of
+from mgie.errors import ConfigError, DataError
+from mgie.types import Context, ControlBatch, ControlPlan, Region, Size
+
+if TYPE_CHECKING:
+    from mgie.controllers.layout import LayoutBlocks
+    from mgie.masks import Where
+
+FORM = 'a list such as [{"phrase": "a red ball", "box": [0.1, 0.5, 0.4, 0.9]}]'
+FIELDS = {"phrase", "box", "mask", "scales"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Heard:
+    """What the encoder made of all phrases of a call, picture after picture."""
+
+    context: Context
+    pooled: Tensor | None = None
+    """One state each, where the encoder has such."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The regions of each picture of a call."""
+
+    regions: tuple[tuple[Region, ...], ...]
+    options: LayoutOptions
+    blocks: "LayoutBlocks | None" = None
+    """What was trained; None: the fuser alone."""
+
+    def of_each(self, values: Sequence[Any]) -> list[Any]:
+        """What each picture has, once for each of its regions."""
+        return [value for value, regions in zip(values, self.regions) for _ in regions]
+
+    @property
+    def phrases(self) -> list[str]:
+        """All phrases, picture after picture."""
+        return [region.phrase for regions in self.regions for region in regions]
+
+    def plan(
+        self, rows: Sequence[int], heard: Heard, context: Context, *, grid: Size, pixels: Size, multiple: int
+    ) -> ControlPlan:
+        """What the regions of some pictures, of `pixels` height and width, mean for their sampling over
+        latents of height and width `grid`; `context` is what these pictures are told, and the denoiser takes
+        latents of this `multiple`."""
+        from mgie.controllers.layout import LayoutController
+
+        chosen = [self.regions[row] for row in rows]
+        most = max(map(len, chosen))
+        if not most:
+            return ControlPlan()
+        index = torch.tensor([each for row in rows for each in self._places(row, most)])
+        dtype = context.condition.tokens.dtype
+        condition = rows_of(heard.context, index.tolist(), dtype).condition
+        pooled = None if heard.pooled is None else heard.pooled[index].to(dtype)
+        setting = Setting(
+            grid=grid, context=context, pixels=pixels, phrases=replace(condition, pooled=pooled)
+        )
+        controller = LayoutController(self.options, blocks=self.blocks, depth=multiple.bit_length() - 1)
+        return controller.plan(_controls(chosen, most, pixels), setting)
+
+    def _places(self, row: int, most: int) -> Int[np.ndarray, " n"]:
+        """Where a picture's phrases are among all; padding hears any of them, and is not heard itself."""
+        first = sum(map(len, self.regions[:row]))
+        own = np.arange(first, first + len(self.regions[row]))
+        return np.concatenate([own, np.zeros(most - len(own), dtype=own.dtype)])
+
+
+def _controls(chosen: Sequence[Sequence[Region]], most: int, pixels: Size) -> ControlBatch:
+    """The regions of pictures of one size, padded."""
+    count = len(chosen)
+    boxes = torch.zeros(count, most, 4, dtype=torch.float64)
+    present, scales = torch.zeros(count, most, dtype=torch.bool), torch.ones(count, most, 3)
+    drawn = any(region.mask is not None for regions in chosen for region in regions)
+    stencils = torch.zeros(count, most, *pixels, dtype=torch.uint8) if drawn else None
+    for row, regions in enumerate(chosen):
+        for place, region in enumerate(regions):
+            present[row, place], scales[row, place] = True, torch.tensor(region.scales)
+            if region.mask is not None and stencils is not None:
+                stencils[row, place] = stencil = _stencil(region.mask, pixels)
+                boxes[row, place] = boxes_of(stencil)
+            else:
+                boxes[row, place] = torch.tensor(region.box, dtype=torch.float64)
+    return ControlBatch(
+        boxes=boxes, present=present, scales=scales, stencils=stencils,
+        phrases=torch.zeros(count, most, 0, dtype=torch.long),  # read by whoever reads the instruction
+    )  # fmt: skip
+
+
+def _stencil(mask: bytes, pixels: Size) -> UInt8[Tensor, "y x"]:
+    values = torch.from_numpy(np.array(decode_mask(mask, name="a region's mask"))).float()
+    return sized(values[None, None], pixels)[0, 0].round().to(torch.uint8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Controls:
+    """What controls the painting of some pictures of a call, those in `rows`."""
+
+    rows: list[int]
+    plan: ControlPlan | None = None
+    where: "Where | None" = None
+    layout: tuple[Layout, Heard] | None = None
+
+    def joined(
+        self, pixels: Tensor, context: Context, reference: Any, *, grid: Size, steps: int, multiple: int
+    ) -> ControlPlan | None:
+        """One plan of all; None where there is none. Raises ConfigError for what does not go together."""
+        plans = {} if self.plan is None else {"plan": self.plan}
+        if self.where is not None:
+            plans["mask"] = self.where.plan(
+                self.rows, pixels, context, reference, steps=steps, multiple=multiple
+            )
+        if self.layout is not None:
+            layout, heard = self.layout
+            size = (pixels.shape[-2], pixels.shape[-1])
+            plans["layout"] = layout.plan(
+                self.rows, heard, context, grid=grid, pixels=size, multiple=multiple
+            )
+        return join(plans) if len(plans) > 1 else next(iter(plans.values()), None)
+
+
+def layout_of(
+    given: Any,
+    sizes: Sequence[Size],
+    *,
+    options: LayoutOptions | None = None,
+    blocks: "LayoutBlocks | None" = None,
+    compat: str = "default",
+    where: "Where | None" = None,
+) -> Layout | None:
+    """The regions of pictures of these widths and heights: a list for all, or one for each. None where none
+    are given.
+
+    Raises ConfigError and DataError for regions that are none, and for what no layout can do. `where` are the
+    masks that the same edits are kept in.
+    """
+    check_layout(given is not None, options, compat=compat)
+    if given is None:
+        return None
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise DataError(f"{given!r:.60} is a {type(given).__name__}: expected a list of regions.")
+    for_all = all(isinstance(each, Region) for each in given)
+    each = [tuple(given)] * len(sizes) if for_all else [tuple(regions) for regions in given]
+    if len(each) != len(sizes):
+        raise DataError(
+            f"there are {len(each)} lists of regions for {len(sizes)} pictures: expected one for all or one "
+            "for each."
+        )
+    asked = options or LayoutOptions()
+    for row, (regions, size) in enumerate(zip(each, sizes)):
+        check_regions(regions, size)
+        check_count(regions, asked, None if blocks is None else blocks.most)
+        if where is not None:
+            _check_inside(regions, where.masks[row])
+    return Layout(regions=tuple(each), options=asked, blocks=blocks if asked.until else None)
+
+
+def check_layout(given: bool, options: LayoutOptions | None, *, compat: str = "default") -> None:
+    """Refuse what no layout can do, before anything is loaded. Raises ConfigError."""
+    if options is not None:
+        check_ranges(options, name="layout")
+        if options.around not in ("words", "nothing"):
+            raise ConfigError(f"layout.around is {options.around!r}: expected words or nothing.")
+        if not given:
+            raise ConfigError("layout says how regions are painted, but there are none: give some.")
+    if given and compat == "reference":
+        raise ConfigError(
+            'compat="reference" edits as the original program did, which has no regions: leave the regions '
+            "or compat out."
+        )
+
+
+def check_regions(regions: Sequence[Region], size: Size) -> None:
+    """Hold regions to their rules, for a picture of this width and height. Raises DataError."""
+    for number, region in enumerate(regions, 1):
+        if not isinstance(region, Region):
+            raise DataError(f"{region!r:.60} is a {type(region).__name__}: expected a Region.")
+        if wrong := wrong_region(region, size):
+            raise DataError(f"region {number} {wrong}.")
+        check_instruction(region.phrase)
+        if region.mask is not None:
+            mask = decode_mask(region.mask, name=f"the mask of region {number}")
+            check_mask_shape(mask.size, size, name=f"the mask of region {number}")
+            if not any(mask.getextrema()):
+                raise DataError(f"the mask of region {number} is black: expected white where it belongs.")
+
+
+def check_count(regions: Sequence[Region], options: LayoutOptions, most: int | None) -> None:
+    """Refuse more regions than the layout's blocks take, where there are some. Raises ConfigError."""
+    if most is not None and options.until and len(regions) > most:
+        raise ConfigError(
+            f"there are {len(regions)} regions for one picture: expected at most {most} with this "
+            "controller; leave some out, or set layout.until to 0 for the fuser alone."
+        )
+
+
+def _check_inside(regions: Sequence[Region], mask: Bool[np.ndarray, "y x"]) -> None:
+    """Refuse a region that could never show. Raises DataError."""
+    height, width = mask.shape
+    for number, region in enumerate(regions, 1):
+        if region.mask is None:
+            x0, y0, x1, y1 = region.box or (0.0, 0.0, 1.0, 1.0)
+            inside = mask[int(y0 * height) : int(y1 * height) + 1, int(x0 * width) : int(x1 * width) + 1]
+        else:
+            drawn = decode_mask(region.mask, name=f"the mask of region {number}")
+            inside = mask & (np.asarray(drawn.resize((width, height), Image.Resampling.BILINEAR)) > 0)
+        if not inside.any():
+            raise DataError(
+                f"region {number} lies wholly outside the mask, where nothing may change: move it, or make "
+                "the mask larger."
+            )
+
+
+def read_regions(path: str | Path) -> tuple[Region, ...]:
+    """The regions of a file of the command line. Raises DataError."""
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"there are no regions {path}: expected a JSON file with {FORM}.")
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no JSON ({error}): expected {FORM}.") from error
+    if not isinstance(held, list) or not all(isinstance(each, dict) for each in held):
+        raise DataError(f"{path} holds a {type(held).__name__}: expected {FORM}.")
+    return tuple(_region(each, number, path) for number, each in enumerate(held, 1))
+
+
+def _region(told: dict[str, Any], number: int, path: Path) -> Region:
+    if unknown := sorted(set(told) - FIELDS):
+        raise DataError(
+            f"region {number} of {path} has {unknown[0]}: expected some of {', '.join(sorted(FIELDS))}."
+        )
+    try:
+        phrase, name = told.get("phrase", ""), told.get("mask")
+        box, scales = told.get("box"), tuple(float(each) for each in told.get("scales", (1, 1, 1)))
+        box = None if box is None else tuple(float(each) for each in box)
+        if len(box or "four") != 4 or len(scales) != 3 or not isinstance(phrase, str):
+            raise ValueError("another number or type of values")
+        if not isinstance(name, str | None):
+            raise ValueError("a mask that is no name of a file")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"region {number} of {path} is no region ({error}): expected {FORM}.") from error
+    mask = None
+    if name is not None:
+        place = path.parent / name
+        if not place.is_file():
+            raise DataError(f"region {number} of {path} has the mask {place}, but there is no such file.")
+        mask = place.read_bytes()
+    return Region(phrase=phrase, box=box, mask=mask, scales=scales)  # pyright: ignore - counted above
