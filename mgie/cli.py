@@ -188,11 +188,8 @@ def _parser(name: str, new: bool = False) -> ArgumentParser:
         hint, option = _typed(hints[parameter]), f"--{parameter.rstrip('_')}"
         about: dict[str, Any] = {"type": hint, "help": texts.get(parameter)}
         if by_place(facts):
-            several = (
-                {"type": get_args(hint)[0], "nargs": "*" if new else "+"}
-                if get_origin(hint) is Sequence
-                else {}
-            )
+            count = {"nargs": "*" if new else "+"}
+            several = {"type": get_args(hint)[0], **count} if get_origin(hint) is Sequence else {}
             parser.add_argument(parameter, **about | several)
         elif hint is bool and not facts.default:
             parser.add_argument(option, action="store_true", help=about["help"])

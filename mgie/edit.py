@@ -124,8 +124,10 @@ def edit(
         result = pipeline(image=picture, prompt=instruction, seed=seed, **asked)
         assert isinstance(result, EditOutput)  # a tuple only comes where one is asked for
         write_whole(result.images[0], target, lossless=allowed is not None)
-        row = {"photo": str(photo or ""), "out": str(target), "said": result.said[0]}
-        row["forced"] = result.forced[0]
+        row = {
+            "photo": str(photo or ""), "out": str(target), "said": result.said[0],
+            "forced": result.forced[0],
+        }  # fmt: skip
         outside = result.outside_change
         rows.append(row if outside is None else row | {"outside_change": outside[0]})
     return {"model": str(model), "seed": seed, "seconds": round(time.monotonic() - started, 1), "edits": rows}
@@ -192,9 +194,8 @@ def _targets(photos: list[Path], out: Path, *, is_folder: bool, new: bool = Fals
                 )
     else:
         if is_folder or out.is_dir():
-            raise ConfigError(
-                f"out is the folder {out}, but one {'picture' if new else 'photo'} needs a file: name one, such as {out / 'out.png'}."
-            )
+            one = f"one {'picture' if new else 'photo'} needs a file"
+            raise ConfigError(f"out is the folder {out}, but {one}: name one, such as {out / 'out.png'}.")
         if out.suffix.lower() not in FORMATS:
             raise ConfigError(f"out is {out}: expected a name that ends in {', '.join(FORMATS)}.")
         if not out.parent.is_dir():

@@ -195,7 +195,7 @@ def check_layout(given: bool, options: LayoutOptions | None, *, compat: str = "d
         )
 
 
-def check_regions(regions: Sequence[Region], size: Size) -> None:
+def check_regions(regions: Sequence[Any], size: Size) -> None:
     """Hold regions to their rules, for a picture of this width and height. Raises DataError."""
     for number, region in enumerate(regions, 1):
         if not isinstance(region, Region):

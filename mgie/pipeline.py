@@ -256,9 +256,10 @@ class MGIEPipeline(DiffusionPipeline):
         One instruction may serve several pictures, one picture several instructions; None is the release's
         own. Without pictures new ones are painted, squares of `size`. A picture of any size is edited whole,
         at about `size` x `size` pixels in its own shape, and brought back to its size; the language model
-        sees it whole too, as a square. Every picture's noise starts from `seed` (or its own, if there are several), unless `generator` is given. "np", "pt" (in
-        [0, 1]) and "latent" stay at the size of the editing. `compat="reference"` reproduces the original
-        program's crops, window and clean-up, and edits at the picture's own size.
+        sees it whole too, as a square. Every picture's noise starts from `seed` (or its own, if there are
+        several), unless `generator` is given. "np", "pt" (in [0, 1]) and "latent" stay at the size of the
+        editing. `compat="reference"` reproduces the original program's crops, window and clean-up, and edits
+        at the picture's own size.
 
         A `mask` says where a picture may change: white in a PIL picture, or inside a box (x0, y0, x1, y1) in
         parts of its width and height; one for all or one each. With `preserve="exact"` every byte outside it
@@ -288,7 +289,7 @@ class MGIEPipeline(DiffusionPipeline):
         fitted = self._fitted(pictures, sampling)
         placed = layout_of(
             regions, [size or picture.size for picture, size in fitted], options=layout,
-            blocks=self.controllers and self.controllers.layout, compat=sampling.compat, where=where,
+            blocks=self.controllers and self.controllers.for_layout, compat=sampling.compat, where=where,
         )  # fmt: skip
         imagined = self._imagine(pictures, instructions, sampling)
         phrases = None

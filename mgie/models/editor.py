@@ -27,7 +27,7 @@ class Controllers(nn.ModuleDict):
         return next(self.parameters()).dtype
 
     @property
-    def layout(self) -> LayoutBlocks | None:
+    def for_layout(self) -> LayoutBlocks | None:
         """The blocks of a layout, where there are some."""
         return dict(self.items()).get("layout")  # pyright: ignore - what it holds
 
@@ -44,7 +44,7 @@ class Editor(nn.Module):
         encoder: AbstractInstructionEncoder,
         denoiser: AbstractDenoiser,
         codec: Codec,
-        controllers: Mapping[str, LayoutBlocks] | None = None,
+        controllers: Mapping[str, LayoutBlocks] | Controllers | None = None,
     ):
         """Raises WeightsError for parts that were not made for each other."""
         super().__init__()
@@ -58,9 +58,9 @@ class Editor(nn.Module):
         self.encoder = encoder
         self.denoiser = denoiser
         self.codec = codec
-        for controller in (controllers or {}).values():
-            controller.check(denoiser.attentions)
         self.controllers = Controllers(controllers)
+        if self.controllers.for_layout is not None:
+            self.controllers.for_layout.check(denoiser.attentions)
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Named groups, each parameter in exactly one: the encoder's own groups, `denoiser`, `codec`, and one
