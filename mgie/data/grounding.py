@@ -6,7 +6,6 @@ given by the caller; a parser by Stanza is here.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -14,31 +13,14 @@ from PIL import Image
 from mgie.data.images import encode, resize
 from mgie.data.phrases import caption_phrases
 from mgie.errors import DataError, DeviceError, WeightsError
+from mgie.models.finders import Detector, Segmenter, sure_ones
 from mgie.types import Box, Region
 
 SIDE = 512
 """Of the square that every picture is brought to, whatever its shape, before a detector sees it."""
-THRESHOLD = 0.25
-"""What a detection scores at least."""
-OVERLAP = 0.8
-"""Intersection over union above which two detections are one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Detection:
-    """Where a detector has found something."""
-
-    box: Box
-    score: float
-    """In [0, 1]."""
-
 
 Parser = Callable[[str], Sequence[str]]
 """A caption -> each sentence's bracketed tree."""
-Detector = Callable[[Image.Image, str], Sequence[Detection]]
-"""A picture and a phrase -> all places where it may be."""
-Segmenter = Callable[[Image.Image, Box], Image.Image]
-"""A picture and a box -> the mask of what is in it, white inside, of the picture's size."""
 
 
 def grounded(
@@ -62,28 +44,6 @@ def grounded(
             mask = None if segment is None else _mask(segment(seen, each.box), image)
             regions.append(Region(phrase=phrase.text, box=each.box, mask=mask))
     return tuple(regions)
-
-
-def sure_ones(found: Sequence[Detection], overlap: float = OVERLAP) -> list[Detection]:
-    """Those that score `THRESHOLD`, and of any that overlap by more the surest; the surest first.
-
-    (Non-maximum suppression.)
-    """
-    kept: list[Detection] = []
-    for each in sorted(found, key=lambda each: -each.score):
-        apart = all(intersection_over_union(each.box, other.box) <= overlap for other in kept)
-        if each.score >= THRESHOLD and apart:
-            kept.append(each)
-    return kept
-
-
-def intersection_over_union(one: Box, other: Box) -> float:
-    """Of two boxes in the same units, whose sides are continuous; 0 where both are empty."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    common = max(width, 0.0) * max(height, 0.0)
-    both = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)) - common
-    return common / both if both > 0 else 0.0
 
 
 def check_box(box: Box, what: str) -> None:

@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from mgie.data.grounding import SIDE, Detection, Detector, Segmenter, intersection_over_union, sure_ones
+from mgie.data.grounding import SIDE
 from mgie.data.images import resize
 from mgie.errors import DataError
+from mgie.models.finders import Detection, Detector, Segmenter, intersection_over_union, sure_ones
 from mgie.types import Box
 
 LEAST_OVERLAP = 0.5

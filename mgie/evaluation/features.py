@@ -17,6 +17,7 @@ from mgie.errors import WeightsError
 from mgie.evaluation.blocks import DINO_PREP, clip_prep, prepared
 from mgie.evaluation.protocol import Crop, Squash
 from mgie.evaluation.texts import Overlong, Words, read_text
+from mgie.models.local import loaded, model_folder, read
 
 Features = Float[Tensor, "b f"]
 TOGETHER = 32
@@ -31,9 +32,9 @@ class Clip:
     def __init__(self, folder: str | Path, device: torch.device | str = "cpu"):
         from transformers import AutoTokenizer, CLIPModel
 
-        self.folder = _model_folder(folder, "clip", "openai/clip-vit-base-patch32")
-        self.model = _loaded(CLIPModel, self.folder).to(device)
-        self.tokenizer = _read(AutoTokenizer, self.folder)
+        self.folder = model_folder(folder, "clip", "openai/clip-vit-base-patch32")
+        self.model = loaded(CLIPModel, self.folder).to(device)
+        self.tokenizer = read(AutoTokenizer, self.folder)
         self.hashes = weight_hashes(self.folder)
         self.prep = clip_prep(self.model.config.vision_config.image_size)
         self.longest: int = self.model.config.text_config.max_position_embeddings
@@ -68,9 +69,9 @@ class Dino:
     def __init__(self, folder: str | Path, device: torch.device | str = "cpu"):
         from transformers import ViTModel
 
-        self.folder = _model_folder(folder, "dino", "facebook/dino-vits16")
+        self.folder = model_folder(folder, "dino", "facebook/dino-vits16")
         options = {"add_pooling_layer": False, "layer_norm_eps": DINO_EPSILON}
-        self.model = _loaded(ViTModel, self.folder, **options).to(device)
+        self.model = loaded(ViTModel, self.folder, **options).to(device)
         self.hashes = weight_hashes(self.folder)
         self.prep = DINO_PREP
         if self.model.config.image_size != self.prep.crop:
@@ -96,37 +97,3 @@ def _batches(pictures: Sequence[Image], prep: Crop | Squash, device: torch.devic
         yield torch.stack([prepared(picture, prep) for picture in pictures[start : start + TOGETHER]]).to(
             device
         )
-
-
-def _model_folder(folder: str | Path, option: str, example: str) -> Path:
-    path = Path(folder)
-    if not (path / "config.json").is_file():
-        raise WeightsError(
-            f"{folder} is no model folder (it has no config.json): --{option} expects a local folder with a "
-            f"model that transformers wrote, such as a download of {example}."
-        )
-    return path
-
-
-def _loaded(kind: type, folder: Path, **options):
-    """The whole model, in float32: one with a tensor missing would give numbers all the same."""
-    settings = {"use_safetensors": True, "dtype": torch.float32, "output_loading_info": True}
-    model, found = _read(kind, folder, **settings, **options)
-    wrong = [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]
-    if wrong:
-        raise WeightsError(
-            f"{folder} lacks {len(wrong)} tensors of a {kind.__name__} ({', '.join(sorted(wrong)[:3])}): "
-            "expected a whole transformers folder of that model; download it again."
-        )
-    return model.eval()
-
-
-def _read(kind: type, folder: Path, **options):
-    try:
-        return kind.from_pretrained(folder, local_files_only=True, **options)  # type: ignore[attr-defined]
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise WeightsError(
-            f"{folder} cannot be read as a {kind.__name__} ({reason}): expected a whole transformers folder, "
-            "with config.json and model.safetensors (and a tokenizer for CLIP)."
-        ) from error

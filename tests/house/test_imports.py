@@ -56,7 +56,7 @@ HOMES = {
         "mgie.train", "mgie.training.task", "mgie.training.optim", "mgie.toy.pretrain",
     ),
     "transformers": (
-        "llava_patch", "mgie.models.encoders", "mgie.weights", "mgie.evaluation",
+        "llava_patch", "mgie.models.encoders", "mgie.models.finders", "mgie.weights", "mgie.evaluation",
         "mgie.data.express", "mgie.toy.pretrain",
     ),
     "jsonargparse": ("mgie.config", "mgie.cli", "mgie.toy.pretrain"),
@@ -65,6 +65,7 @@ HOMES = {
 
 
 USED_BY_OTHERS = {
+    "scipy": "transformers prepares pictures for OWLv2 by it",
     "protobuf": "transformers reads the sentencepiece files of a summariser by it",
     "scikit-image": "mgie/toy/photos.py opens its pictures",
     "scikit-learn": "mgie/toy/photos.py opens its pictures",

@@ -31,9 +31,9 @@ from mgie.controllers.layout_masks import (
     rectangles,
     reduced,
 )
-from mgie.data.grounding import Detection
 from mgie.data.phrases import lowest_phrases, repeated
 from mgie.evaluation.coco_mig import InstanceScore, Wanted, colour_fraction, score_instance, summary
+from mgie.models.finders import Detection
 from mgie.weights.migc import read_blocks, write_blocks
 
 EXACT = 1e-6

@@ -5,17 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mgie.data.grounding import (
-    SIDE,
-    Detection,
-    check_box,
-    grounded,
-    intersection_over_union,
-    stanza_parser,
-    sure_ones,
-)
+from mgie.data.grounding import SIDE, check_box, grounded, stanza_parser
 from mgie.data.images import decode_mask
 from mgie.errors import DataError, DeviceError, WeightsError
+from mgie.models.finders import Detection
 
 TREES = ["(NP (NP (DT a) (JJ red) (NN ball)) (PP (IN on) (NP (DT the) (NNS tables))))", "(NP (NN sky))"]
 PICTURE = Image.new("RGB", (40, 20), "white")
@@ -79,22 +72,6 @@ def test_a_box_in_pixels_is_refused():
 def test_boxes_that_cannot_be(box):
     with pytest.raises(DataError, match=r"this is .*expected x0, y0, x1, y1 as parts"):
         check_box(box, "this")
-
-
-def test_one_of_each_thing():
-    found = [
-        Detection(box=(0.0, 0.0, 1.0, side), score=score)
-        for side, score in ((1.0, 0.3), (0.9, 0.5), (0.7, 0.4))
-    ]
-    assert [each.score for each in sure_ones(found)] == [0.5, 0.4]
-    assert [each.score for each in sure_ones(found, 0.95)] == [0.5, 0.4, 0.3]
-
-
-def test_intersection_over_union():
-    assert intersection_over_union((0.0, 0.0, 2.0, 2.0), (1.0, 1.0, 3.0, 3.0)) == pytest.approx(1 / 7)
-    assert intersection_over_union((0.0, 0.0, 1.0, 1.0), (2.0, 2.0, 3.0, 3.0)) == 0
-    nothing = (0.0, 0.0, 0.0, 0.0)
-    assert intersection_over_union(nothing, nothing) == 0
 
 
 def test_a_parser_without_its_package_or_its_models(monkeypatch, tmp_path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from mgie.data.grounding import SIDE, Detection
+from mgie.data.grounding import SIDE
 from mgie.errors import DataError
 from mgie.evaluation.coco_mig import (
     COLOURS,
@@ -15,6 +15,7 @@ from mgie.evaluation.coco_mig import (
     score_picture,
     summary,
 )
+from mgie.models.finders import Detection
 from mgie.types import Box
 
 LEFT, RIGHT = (0.0, 0.0, 0.5, 1.0), (0.5, 0.0, 1.0, 1.0)
