@@ -21,7 +21,8 @@ from mgie.data.validation import check_instruction
 from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.layouts import check_layout, check_regions, read_regions
-from mgie.masks import Mask, check_where, fitted_mask, read_mask
+from mgie.masks import Mask, Phrase, check_finding, check_where, fitted_mask, read_mask
+from mgie.models.finders import open_finder
 from mgie.ranges import Scale, Seed, Side, Steps
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
@@ -38,6 +39,8 @@ def edit(
     model: str | Path,
     out: str | Path,
     mask: str | None = None,
+    detector: str | None = None,
+    segmenter: str | None = None,
     preserve: Preserve = "exact",
     region: RegionOptions | None = None,
     regions: str | Path | None = None,
@@ -61,8 +64,10 @@ def edit(
         instruction: What to do, in words, such as "make it black and white".
         model: Release folder, as `mgie extract` writes it, or a hub id.
         out: File to write for one photo; folder for several, where each keeps its name.
-        mask: Where the photos may change: a picture's file, white there, or x0,y0,x1,y1 in parts of width and
-            height.
+        mask: Where the photos may change: a picture's file, white there; x0,y0,x1,y1 in parts of width and
+            height; auto, where the words matter; or "phrase:the dog", what detector and segmenter find.
+        detector: Local folder of OWLv2 or Grounding DINO, which finds boxes of the mask's phrase.
+        segmenter: Local folder of SAM, which cuts out what is in them, or of CLIPSeg, which needs none.
         preserve: How the rest is kept: exact (to the byte), soft, or none.
         region: How an edit is kept inside its mask, such as --region.feather 12.
         regions: What belongs where: a JSON file with a list of phrases and their boxes or masks.
@@ -91,6 +96,7 @@ def edit(
     check_layout(regions is not None, layout)
     allowed = None if mask is None else read_mask(mask)
     placed = None if regions is None else read_regions(regions)
+    check_finding(allowed, detector, segmenter)
     for photo, target in zip(photos, targets):
         picture = _open(photo)
         _check_pair(picture, target, allowed, exact=preserve == "exact")
@@ -108,6 +114,13 @@ def edit(
         regions=placed, layout=layout, controller=controller,
     )  # fmt: skip
     started = time.monotonic()
+    masks: list[Mask | None] = [None] * len(targets)
+    if isinstance(allowed, Phrase):
+        find = open_finder(detector, segmenter, device=place)
+        masks = [find(_open(photo), allowed.words, name=str(photo)) for photo in photos]
+        del find  # memory for the editor
+    elif allowed is not None:
+        masks = [allowed] * len(targets)
     pipeline = MGIEPipeline.from_pretrained(
         release, torch_dtype=kind, controller=controller, progress=True, verify=verify
     ).to(place)
@@ -116,20 +129,22 @@ def edit(
     asked = {
         "num_inference_steps": steps, "guidance_scale": guidance,
         "image_guidance_scale": image_guidance, "size": size,
-        "mask": allowed, "preserve": preserve, "region": region, "regions": placed, "layout": layout,
+        "preserve": preserve, "region": region, "regions": placed, "layout": layout,
     }  # fmt: skip
     rows, given = [], [None] if new else photos
-    for photo, target in zip(tqdm(given, desc="edit", unit="photo", disable=len(given) == 1), targets):
+    bar = tqdm(given, desc="edit", unit="photo", disable=len(given) == 1)
+    for photo, target, inside in zip(bar, targets, masks):
         picture = None if photo is None else _open(photo)
-        result = pipeline(image=picture, prompt=instruction, seed=seed, **asked)
+        result = pipeline(image=picture, prompt=instruction, seed=seed, mask=inside, **asked)
         assert isinstance(result, EditOutput)  # a tuple only comes where one is asked for
         write_whole(result.images[0], target, lossless=allowed is not None)
         row = {
             "photo": str(photo or ""), "out": str(target), "said": result.said[0],
             "forced": result.forced[0],
         }  # fmt: skip
-        outside = result.outside_change
-        rows.append(row if outside is None else row | {"outside_change": outside[0]})
+        if result.mask is not None and result.outside_change is not None:
+            row |= {"inside": _share(result.mask[0]), "outside_change": result.outside_change[0]}
+        rows.append(row)
     return {"model": str(model), "seed": seed, "seconds": round(time.monotonic() - started, 1), "edits": rows}
 
 
@@ -143,6 +158,8 @@ def table(facts: dict[str, Any]) -> str:
         ]
         if row["forced"]:
             lines.append("  (the model did not call for the edit by itself: trust it less)")
+        if row.get("inside") is not None:
+            lines.append(f"  (the mask is {row['inside']:.1%} of the photo)")
         if row.get("outside_change"):
             lines.append(f"  (outside the mask, values changed by up to {row['outside_change']:.1%})")
     return "\n".join(lines)
@@ -225,17 +242,24 @@ def _check_format(picture: Image.Image, target: Path) -> None:
         )
 
 
-def _check_pair(picture: Image.Image, target: Path, mask: Mask | None, *, exact: bool) -> None:
+def _check_pair(picture: Image.Image, target: Path, mask: Mask | Phrase | None, *, exact: bool) -> None:
     """Refuse a file that cannot hold what a photo becomes, and a mask that does not fit the photo."""
     _check_format(picture, target)
     if mask is None:
         return
-    fitted_mask(mask, picture.size)
+    if not isinstance(mask, (str, Phrase)):
+        fitted_mask(mask, picture.size)
     if exact and FORMATS[target.suffix.lower()] == "JPEG":
         raise ConfigError(
             f"out is {target}, but a JPEG changes every pixel a little, which preserve=exact forbids: "
             "choose a name that ends in .png, or --preserve soft."
         )
+
+
+def _share(mask: Image.Image) -> float:
+    """Which part of a photo is inside its mask."""
+    counts = mask.histogram()
+    return round(sum(counts[128:]) / sum(counts), 4)
 
 
 def _check_writable(folder: Path) -> None:

@@ -1,13 +1,14 @@
 """Where an edit may change a photo: masks as users give them, and what stays as it was.
 
 A mask is a picture, white where something may change, or a box (x0, y0, x1, y1) in parts of the photo's width
-and height. Everything here is at the photo's own size, but for what is said to be otherwise.
+and height, or "auto": then the editor looks where the words matter. Everything here is at the photo's own
+size, but for what is said to be otherwise.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -22,10 +23,16 @@ from mgie.controllers.region import Preserve, RegionController, RegionOptions
 from mgie.controllers.softening import composite, feathered, grown
 from mgie.data.images import decode_mask, upright_mask
 from mgie.errors import ConfigError, DataError
+from mgie.models.finders import check_finders
 from mgie.types import Box, Context, ControlBatch, ControlPlan, Size, moved
 
-Mask = Image.Image | Sequence[float | int]
-"""A picture, or a box."""
+AUTO = "auto"
+Mask = Image.Image | Sequence[float | int] | Literal["auto"]
+"""A picture, a box, or `AUTO`."""
+PHRASE = "phrase:"
+"""What a mask on the command line begins with that is to be found by words."""
+HALF = 0.5
+"""Of how much the words matter where they do most: from there on a place belongs to an automatic mask."""
 SHAPE = 0.02
 """By so much the shape of a mask may differ from its photo's: what rounding does to a small one."""
 WHITE = 128
@@ -39,6 +46,29 @@ class Where:
     masks: tuple[Bool[np.ndarray, "_ _"], ...]
     preserve: Preserve
     options: RegionOptions
+    auto: tuple[int, ...] = ()
+    """Rows whose masks are still to be found: until then, all of the photo."""
+
+    def found(self, contrasts: Mapping[int, Float[Tensor, "1 h w"]]) -> "Where":
+        """The same with masks for the rows of `auto`, of how much the words matter at each place, in [0, 1].
+
+        Raises DataError where they do not matter.
+        """
+        masks = list(self.masks)
+        for row, contrast in contrasts.items():
+            width, height = self.photos[row].size
+            if not contrast.any():
+                raise DataError(
+                    f"no mask was found for picture {row + 1}: its words change nothing in it; use other "
+                    "words, or draw the mask."
+                )
+            smooth = torch.nn.functional.interpolate(
+                contrast[None].float().cpu(), (height, width), mode="bilinear", align_corners=False
+            )
+            # A photo may be smaller than the latents.
+            inside = (smooth >= min(HALF, smooth.max().item()))[0, 0].numpy()
+            masks[row] = _grown(inside, self.options)
+        return replace(self, masks=tuple(masks), auto=())
 
     @property
     def empty(self) -> tuple[bool, ...]:
@@ -156,11 +186,12 @@ def where_of(
             f"there are {len(several)} masks for {len(photos)} photos: expected one for all or one each."
         )
     asked = options or RegionOptions()
-    masks = []
-    for mask, photo in zip(several, photos):
-        found = fitted_mask(mask, photo.size)
-        masks.append(grown(found, asked.scaled(asked.grow, photo.size)))
-    return Where(photos=tuple(photos), masks=tuple(masks), preserve=preserve, options=asked)
+    auto = tuple(row for row, mask in enumerate(several) if isinstance(mask, str) and mask == AUTO)
+    masks = [
+        _grown(fitted_mask((0, 0, 1, 1) if row in auto else mask, photo.size), asked)
+        for row, (mask, photo) in enumerate(zip(several, photos))
+    ]
+    return Where(photos=tuple(photos), masks=tuple(masks), preserve=preserve, options=asked, auto=auto)
 
 
 def check_where(
@@ -212,8 +243,21 @@ def check_heeds(options: RegionOptions | None, regions: bool, heeds: frozenset[s
         )
 
 
-def read_mask(text: str) -> Image.Image | Box:
-    """A mask from the command line: a file, or x0,y0,x1,y1. Raises DataError."""
+@dataclass(frozen=True, kw_only=True)
+class Phrase:
+    """A mask that is to be found: all that these words name."""
+
+    words: str
+
+
+def read_mask(text: str) -> Image.Image | Box | Literal["auto"] | Phrase:
+    """A mask from the command line: a file, x0,y0,x1,y1, auto, or "phrase:the dog". Raises DataError."""
+    if text == AUTO:
+        return AUTO
+    if text.startswith(PHRASE):
+        if not text.removeprefix(PHRASE).strip():
+            raise DataError(f"the mask {text!r} names nothing: expected words, such as 'phrase:the dog'.")
+        return Phrase(words=text.removeprefix(PHRASE).strip())
     parts = text.split(",")
     if len(parts) == 4 and not Path(text).exists():
         try:
@@ -224,9 +268,22 @@ def read_mask(text: str) -> Image.Image | Box:
     if not path.is_file():
         raise DataError(
             f"there is no mask {text}: expected a picture's file, white where the photo may change, or "
-            "x0,y0,x1,y1 in parts of its width and height, such as 0.1,0.2,0.5,0.9."
+            "x0,y0,x1,y1 in parts of its width and height, such as 0.1,0.2,0.5,0.9, or auto, or "
+            "'phrase:the dog'."
         )
     return decode_mask(path.read_bytes(), name=text)
+
+
+def check_finding(mask: Any, detector: str | Path | None, segmenter: str | Path | None) -> None:
+    """Refuse what cannot find the words of a mask, before any weight is read. Raises ConfigError and
+    WeightsError."""
+    if isinstance(mask, Phrase):
+        check_finders(detector, segmenter)
+    elif detector is not None or segmenter is not None:
+        raise ConfigError(
+            "detector and segmenter find what a mask names in words, but there are none: give --mask "
+            "'phrase:the dog', or leave them out."
+        )
 
 
 def fitted_mask(mask: Any, size: Size) -> Bool[np.ndarray, "_ _"]:
@@ -240,8 +297,8 @@ def fitted_mask(mask: Any, size: Size) -> Bool[np.ndarray, "_ _"]:
         return inside
     if not isinstance(mask, Image.Image):
         raise DataError(
-            f"{mask!r:.60} is a {type(mask).__name__}: expected a mask as a PIL picture, or a box (x0, y0, "
-            "x1, y1) in parts of the photo's width and height."
+            f"{mask!r:.60} is a {type(mask).__name__}: expected a mask as a PIL picture, a box (x0, y0, x1, "
+            "y1) in parts of the photo's width and height, or 'auto'."
         )
     mask = mask if mask.mode == "L" and not mask.getexif() else upright_mask(mask, name="the mask")
     if mask.size != size:
@@ -253,6 +310,11 @@ def fitted_mask(mask: Any, size: Size) -> Bool[np.ndarray, "_ _"]:
             )
         mask = mask.resize(size, Image.Resampling.BILINEAR)
     return np.asarray(mask) >= WHITE
+
+
+def _grown(mask: Bool[np.ndarray, "y x"], options: RegionOptions) -> Bool[np.ndarray, "y x"]:
+    height, width = mask.shape
+    return grown(mask, options.scaled(options.grow, (width, height)))
 
 
 def _is_box(given: Any) -> bool:

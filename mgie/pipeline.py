@@ -22,7 +22,12 @@ from PIL import Image
 from torch import Tensor
 
 from llava_patch.ranges import in_range
+<<<<<<< HEAD
 from mgie.controllers.layout_options import LayoutOptions
+=======
+from mgie.controllers.auto_mask import contrast
+from mgie.controllers.base import join
+>>>>>>> 59312c1 (Masks by words and masks that the editor finds itself; what was imagined is painted inside masks)
 from mgie.controllers.region import Preserve, RegionOptions
 from mgie.data.examples import ExampleBuilder
 from mgie.data.express import clean_up
@@ -261,6 +266,7 @@ class MGIEPipeline(DiffusionPipeline):
         editing. `compat="reference"` reproduces the original program's crops, window and clean-up, and edits
         at the picture's own size.
 
+<<<<<<< HEAD
         A `mask` says where a picture may change: white in a PIL picture, or inside a box (x0, y0, x1, y1) in
         parts of its width and height; one for all or one each. With `preserve="exact"` every byte outside it
         and its feather is the picture's own; "soft" holds to the picture in the first half of the sampling;
@@ -269,6 +275,13 @@ class MGIEPipeline(DiffusionPipeline):
         `regions` say what belongs where, each with a phrase and a box or mask: a list for all pictures, or
         one each. In an edit each phrase is an instruction of its own. Trained blocks paint them where the
         editor has some, else a fuser without weights, as `layout` says. Raises DataError and ConfigError.
+=======
+        A `mask` says where a picture may change: white in a PIL picture, inside a box (x0, y0, x1, y1) in
+        parts of its width and height, or "auto", where the words matter; one for all or one each. With
+        `preserve="exact"` every byte outside it and its feather is the picture's own; "soft" holds to the
+        picture in the first half of the sampling; with "none" the mask only directs, by what `region`
+        switches on. Raises DataError and ConfigError.
+>>>>>>> 59312c1 (Masks by words and masks that the editor finds itself; what was imagined is painted inside masks)
         """
         pictures, instructions = pairs_of(image, prompt)
         sampling = self._sampling(
@@ -278,6 +291,7 @@ class MGIEPipeline(DiffusionPipeline):
         )  # fmt: skip
         generators = generators_of(len(pictures), seed, generator)
         check_shown(output_type, callback_on_step_end_tensor_inputs)
+<<<<<<< HEAD
         check_source(
             image is not None, masked=mask is not None, sees=self.denoiser.sees_source, compat=sampling.compat
         )
@@ -286,6 +300,9 @@ class MGIEPipeline(DiffusionPipeline):
             preserve=preserve, options=region, output_type=output_type, compat=sampling.compat,
         )  # fmt: skip
         check_heeds(region, regions is not None, self.denoiser.heeds)
+=======
+        where = self._where(mask, pictures, sampling, preserve, region, output_type)
+>>>>>>> 59312c1 (Masks by words and masks that the editor finds itself; what was imagined is painted inside masks)
         fitted = self._fitted(pictures, sampling)
         placed = layout_of(
             regions, [size or picture.size for picture, size in fitted], options=layout,
@@ -328,6 +345,9 @@ class MGIEPipeline(DiffusionPipeline):
         image: Image.Image | Sequence[Image.Image],
         imagined: Imagined,
         *,
+        mask: Mask | Sequence[Mask] | None = None,
+        preserve: Preserve = "exact",
+        region: RegionOptions | None = None,
         num_inference_steps: Steps | None = None,
         guidance_scale: Scale | None = None,
         image_guidance_scale: Scale | None = None,
@@ -338,8 +358,9 @@ class MGIEPipeline(DiffusionPipeline):
         compat: Compat | None = None,
         plan: ControlPlan | None = None,
     ) -> Any:
-        """The second half: the pictures as `imagined` says, which was made of them. `plan` controls the
-        painting of pictures of one size. Raises DataError and ConfigError."""
+        """The second half: the pictures as `imagined` says, which was made of them; with a `mask`, inside it,
+        as in an edit. `plan` controls the painting of pictures of one size. Raises DataError and
+        ConfigError."""
         pictures = pictures_of(image, len(imagined.said))
         if len(pictures) != len(imagined.said):
             raise DataError(
@@ -352,9 +373,11 @@ class MGIEPipeline(DiffusionPipeline):
         )  # fmt: skip
         generators = generators_of(len(pictures), seed, generator)
         check_shown(output_type, ())
+        where = self._where(mask, pictures, sampling, preserve, region, output_type)
         painted = self._paint(
-            self._fitted(pictures, sampling), imagined.context, sampling, generators, output_type, plan=plan
-        )
+            self._fitted(pictures, sampling), imagined.context, sampling, generators, output_type, plan=plan,
+            where=where,
+        )  # fmt: skip
         self.maybe_free_model_hooks()
         return painted["images"]
 
@@ -402,6 +425,8 @@ class MGIEPipeline(DiffusionPipeline):
         """The pictures as `output_type` says, those of one size painted together; and what is known of their
         masks. `new`: of those that come only the size counts."""
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+        if where is not None:
+            where = where.found({row: self._contrast(fitted[row][0], context, row) for row in where.auto})
         kept = [] if where is None or output_type == "latent" else where.empty
         for row, (picture, _) in enumerate(fitted):
             if not (kept and kept[row]):
@@ -466,10 +491,19 @@ class MGIEPipeline(DiffusionPipeline):
             # Scaled, unlike the source beside the noise.
             latents = self.codec.target_latents(mean, torch.zeros_like(mean), torch.zeros_like(mean))
             reference = reference_of(scheduler, latents.to(noise), noise)
+<<<<<<< HEAD
         plan = controls.joined(
             pixels.to(device), context, reference, grid=(shape[-2], shape[-1]),
             steps=len(scheduler.timesteps), multiple=self.denoiser.multiple,
         )  # fmt: skip
+=======
+            where, rows = region
+            inside = where.plan(
+                rows, pixels.to(device), context, reference, steps=len(scheduler.timesteps),
+                multiple=self.denoiser.multiple,
+            )  # fmt: skip
+            plan = inside if plan is None else join({"plan": plan, "mask": inside})
+>>>>>>> 59312c1 (Masks by words and masks that the editor finds itself; what was imagined is painted inside masks)
         self._onload("denoiser")
         with self.progress_bar(total=len(scheduler.timesteps)) as bar:
 
@@ -487,7 +521,35 @@ class MGIEPipeline(DiffusionPipeline):
             )  # fmt: skip
         return painted, () if plan is None else plan.finish
 
+    def _contrast(self, picture: Image.Image, context: Context, row: int) -> Float[Tensor, "1 h w"]:
+        """How much the words of a sample matter at each place of its picture."""
+        self._onload("codec")
+        mean = self.codec.moments(to_pixels(picture)[None].to(self._execution_device, self.codec.dtype))[0]
+        none = torch.zeros_like(mean)
+        dtype = self.denoiser.dtype
+        self._onload("denoiser")
+        return contrast(
+            self.denoiser, self.process, self.codec.target_latents(mean, none, none).to(dtype),
+            self.codec.source_latents(mean).to(dtype), rows_of(context, [row], dtype),
+        )[0]  # fmt: skip
+
     # What a picture is before it is edited.
+
+    def _where(
+        self,
+        mask: Mask | Sequence[Mask] | None,
+        pictures: list[Image.Image],
+        sampling: Sampling,
+        preserve: Preserve,
+        region: RegionOptions | None,
+        output_type: Shown,
+    ) -> Where | None:
+        """Where the pictures may change. Raises DataError and ConfigError."""
+        check_heeds(region, self.denoiser.heeds)
+        read = [] if mask is None else [self._read(picture, sampling) for picture in pictures]
+        return where_of(
+            mask, read, preserve=preserve, options=region, output_type=output_type, compat=sampling.compat
+        )
 
     def _fitted(
         self, pictures: Sequence[Image.Image | None], sampling: Sampling

@@ -11,6 +11,7 @@ from PIL import Image
 from mgie.cli import main
 from mgie.config import RECIPES
 from mgie.edit import write_whole
+from mgie.errors import DataError
 
 
 @pytest.fixture
@@ -135,6 +136,13 @@ def test_masks_that_cannot_be(capsys, tmp_path, photo):
         ("--mask", tmp_path / "square.png"): "the mask has 60 x 60 pixels and the photo 60 x 41",
         ("--mask", "0,0,30,20"): "the mask 0,0,30,20 is no box",
         ("--mask", "0.5,0,0.2,1"): "x0 below x1",
+        ("--mask", "phrase:"): "names nothing: expected words",
+        ("--mask", "phrase:the dog"): "no model that reads words: give --detector FOLDER",
+        ("--mask", "phrase:the dog", "--detector", tmp_path): "is no model folder (it has no config.json)",
+        ("--mask", "auto", "--detector", tmp_path): "find what a mask names in words, but there are none",
+        ("--segmenter", tmp_path): "find what a mask names in words, but there are none",
+        ("--mask", "phrase:the dog", "--out", tmp_path / "out.jpg"): "give --detector FOLDER",
+        ("--mask", "auto", "--out", tmp_path / "out.jpg"): "a JPEG changes every pixel a little",
         ("--preserve", "soft"): "but there is none: give a mask",
         ("--region.feather", "3"): "but there is none: give a mask",
         ("--mask", "0,0,1,1", "--preserve", "exactly"): "preserve",
@@ -233,6 +241,43 @@ def test_an_edit_inside_a_mask(capsys, tmp_path, photo, release, kind):
         assert row["outside_change"] == 0
     assert main([*words[:-1], "--preserve", "none", "--out", str(tmp_path / "all.png")]) == 0
     assert "outside the mask, values changed by up to" in capsys.readouterr().out
+
+
+def test_an_edit_where_the_words_matter(capsys, tmp_path, photo, release):
+    words = ["edit", str(photo), "make it dark", "--model", str(release), "--mask", "auto"]
+    assert main([*words, "--out", str(tmp_path / "out.png"), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out.splitlines()[-1])["edits"]
+    assert 0 < row["inside"] <= 1 and row["outside_change"] == 0
+    assert main([*words, "--out", str(tmp_path / "again.png")]) == 0
+    assert f"(the mask is {row['inside']:.1%} of the photo)" in capsys.readouterr().out
+
+
+def test_an_edit_of_what_a_phrase_names(capsys, tmp_path, photo, release, monkeypatch):
+    """All photos' masks are found before the release's weights are read."""
+    shutil.copy(photo, tmp_path / "other.jpg")
+    opened = []
+
+    def finder(*folders, device):
+        opened.append((*folders, device.type))
+
+        def find(image, words, *, name):
+            if name.endswith("other.jpg") and words == "the dog":
+                raise DataError(f"nothing in {name} was found that is {words!r}: expected at least one.")
+            mask = Image.new("L", image.size)
+            mask.paste(255, (0, 0, 30 if name.endswith("other.jpg") else 15, image.height))
+            return mask
+
+        return find
+
+    monkeypatch.setattr("mgie.edit.open_finder", finder)
+    monkeypatch.setattr("mgie.edit.check_finding", lambda *_: None)
+    words = [photo, tmp_path / "other.jpg", "make it dark", "--model", release, "--out", tmp_path / "o"]
+    rest = ["--detector", "D", "--segmenter", "S", "--device", "cpu"]
+    said = refused(capsys, *words, "--mask", "phrase:the dog", *rest)
+    assert "other.jpg was found that is 'the dog'" in said and opened == [("D", "S", "cpu")]
+    assert main(["edit", *map(str, words), "--mask", "phrase:the cat", *rest, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out.splitlines()[-1])["edits"]
+    assert [row["inside"] for row in rows] == [0.25, 0.5] and {row["outside_change"] for row in rows} == {0}
 
 
 def test_the_device_and_the_type(capsys, tmp_path, photo, release):

@@ -11,9 +11,10 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteS
 from PIL import Image
 
 from mgie.controllers.region import RegionOptions
-from mgie.errors import ConfigError, DataError
-from mgie.masks import check_where, fitted_mask, read_mask, where_of
+from mgie.errors import ConfigError, DataError, WeightsError
+from mgie.masks import Phrase, check_finding, check_where, fitted_mask, read_mask, where_of
 from mgie.pipeline import MGIEPipeline
+from mgie.types import ControlPlan
 from mgie.weights.release import Release
 
 # What the library's schedulers do to numpy.
@@ -191,6 +192,58 @@ def test_half_precision(release: Release):
         assert np.array_equal(after[there], np.asarray(before)[there]) and after[~there].std() > 0
 
 
+# Masks that nobody drew.
+
+
+def test_a_mask_is_found_where_the_words_matter(pipe: MGIEPipeline):
+    """It depends on picture and words alone: not on the seed, nor on what else is edited."""
+    photos, options = [photo(45, 37, 1), photo(64, 64, 2)], {"region": HARD, "num_inference_steps": 2}
+    both = pipe(photos, "make it darker", mask="auto", seed=0, **options)
+    for row, before in enumerate(photos):
+        alone = pipe(before, "make it darker", mask="auto", seed=3, **options)
+        mask = np.asarray(alone.mask[0])
+        assert mask.shape == (before.height, before.width) and 0 < (mask > 0).mean() < 1
+        assert np.array_equal(np.asarray(both.mask[row]), mask) and alone.outside_change == [0.0]
+        after, there = np.asarray(alone.images[0]), outside(alone.mask[0])
+        assert np.array_equal(after[there], np.asarray(before)[there])
+        assert not np.array_equal(after[~there], np.asarray(before)[~there])
+    box = (0, 0, 0.5, 1)
+    mixed = pipe(photos, "make it darker", mask=[box, "auto"], seed=0, **options)
+    assert np.array_equal(np.asarray(mixed.mask[0]) > 0, fitted_mask(box, (45, 37)))
+    assert np.array_equal(np.asarray(mixed.mask[1]), np.asarray(both.mask[1]))
+    wide = replace(HARD, grow=32.0)
+    grown = pipe(photos[1], "make it darker", mask="auto", region=wide, seed=0, num_inference_steps=2)
+    assert (np.asarray(grown.mask[0]) > 0).sum() > (np.asarray(both.mask[1]) > 0).sum()
+    assert (np.asarray(grown.mask[0]) >= np.asarray(both.mask[1])).all()
+
+
+def test_words_that_change_nothing_have_no_mask():
+    where = where_of("auto", [photo(), photo()])
+    assert where is not None and where.auto == (0, 1) and where.masks[0].all()
+    contrasts = {0: torch.ones(1, 4, 4), 1: torch.zeros(1, 4, 4)}
+    with pytest.raises(DataError, match="no mask was found for picture 2: its words change nothing"):
+        where.found(contrasts)
+    peak = torch.zeros(1, 16, 16)
+    peak[:, 3, 3] = 1
+    found = where_of("auto", [photo(5, 5)]).found({0: peak})  # a photo smaller than its latents
+    assert found.masks[0].sum() >= 1 and not found.auto
+
+
+def test_imagined_once_and_painted_many_times(pipe: MGIEPipeline):
+    before, given = photo(45, 37), {"region": HARD, "num_inference_steps": 2, "seed": 1}
+    imagined = pipe.imagine(before, "make it darker")
+    for mask in ((0, 0, 0.5, 1), blob(45, 37), "auto"):
+        whole = pipe(before, "make it darker", mask=mask, **given)
+        (painted,) = pipe.paint(before, imagined, mask=mask, **given)
+        assert np.array_equal(np.asarray(painted), np.asarray(whole.images[0]))
+    plain = pipe.paint(before, imagined, num_inference_steps=2, seed=1)
+    assert not np.array_equal(np.asarray(plain[0]), np.asarray(painted))
+    with pytest.raises(ConfigError, match="is a promise about pixels"):
+        pipe.paint(before, imagined, mask="auto", output_type="latent")
+    with pytest.raises(ConfigError, match="the controls plan and mask both have blend"):
+        pipe.paint(before, imagined, mask="auto", plan=ControlPlan(blend=lambda latents, _: latents), **given)
+
+
 # What is refused.
 
 
@@ -234,7 +287,9 @@ def test_masks_are_read_from_files_and_boxes(tmp_path):
     blob(12, 10).save(path, format="PNG")
     found = read_mask(str(path))
     assert isinstance(found, Image.Image) and found.size == (12, 10)
+    assert read_mask("auto") == "auto" and read_mask("phrase: the dog") == Phrase(words="the dog")
     for wrong, words in (
+        ("phrase: ", "names nothing: expected words"),
         ("0,0,2,2", "is no box"),
         ("none.png", "there is no mask none.png"),
         ("a,b,c,d", "no mask"),
@@ -254,3 +309,15 @@ def test_masks_of_nearly_the_photo_s_shape_are_fitted():
     assert fitted_mask((0.0, 0.0, 0.001, 0.001), (10, 10)).sum() == 1  # never less than a pixel
     grown = where_of((0.4, 0.4, 0.6, 0.6), [photo(10, 10)], options=RegionOptions(grow=512 / 10 * 1.5))
     assert grown is not None and grown.masks[0].sum() == 4 + 8 + 4
+
+
+def test_only_a_phrase_is_to_be_found(tmp_path):
+    box, dog = (0.0, 0.0, 1.0, 1.0), Phrase(words="the dog")
+    check_finding(box, None, None)
+    for mask in (box, None, "auto"):
+        with pytest.raises(ConfigError, match="find what a mask names in words, but there are none"):
+            check_finding(mask, tmp_path, None)
+    with pytest.raises(ConfigError, match="no model that reads words: give --detector"):
+        check_finding(dog, None, None)
+    with pytest.raises(WeightsError, match="is no model folder"):
+        check_finding(dog, tmp_path, None)
