@@ -1,10 +1,12 @@
 """Words and pictures as an encoder reads them: conversations, or questions."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Bool
 from PIL import Image
@@ -12,9 +14,11 @@ from torch import Tensor
 
 from llava_patch.processor import Processor
 from mgie.errors import DataError, WeightsError
+from mgie.instructions import Templates, check_counts, introduced, parse, task_of, with_source
 from mgie.tokens import read_positions, visual_tokens, with_visual_tokens
-from mgie.types import Asked, Looks, Size
+from mgie.types import Asked, Looks, Pictures, Size
 
+log = logging.getLogger(__name__)
 Compat = Literal["default", "reference"]
 
 
@@ -29,6 +33,9 @@ class Conversation:
     """Positions whose states become the visual tokens. None of a question."""
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     """What else the encoder needs to know of it, for `together`: grids of patches, positions."""
+    placed: Sequence[tuple[int | None, int]] = ()
+    """Pictures inside the instruction, and the first of each one's positions: numbers of those that came with
+    it, None for the photo."""
 
 
 class AbstractPrompts(ABC):
@@ -64,6 +71,12 @@ class AbstractPrompts(ABC):
         """What the vision tower sees of a picture; nothing of None, or without a tower."""
         del image
         return torch.zeros(0, 3, 1, 1)
+
+    def shown(self, instruction: str, *, photo: bool) -> tuple[int | None, ...]:
+        """What the vision tower is shown, in its order: numbers of the pictures in an instruction, None for
+        the photo, where there is one."""
+        del instruction
+        return (None,) if photo else ()
 
     @property
     def vision_facts(self) -> dict[str, str]:
@@ -184,6 +197,125 @@ class WordsPrompts(AbstractPrompts):
                 "fewer words."
             )
         return ids
+
+
+class MigePrompts(AbstractPrompts):
+    """MIGE's: each stretch of words in T5's tokens, so many places for each picture between them, and the
+    token that ends a text (Tian et al. 2025, section 3.1)."""
+
+    reads_pictures = True
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        queries: int,
+        most: int,
+        edge: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        templates: Templates = "train",
+        strict: bool = False,
+    ):
+        """`tokenizer` is one of transformers'; a picture takes `queries` of `most` places, and the tower sees
+        squares of side `edge` with this mean and deviation. `strict` cuts what is too long where it ends, as
+        the original does, pictures too; else words are cut."""
+        self.tokenizer, self.queries, self.most, self.edge = tokenizer, queries, most, edge
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.templates: Templates = templates
+        self.strict = strict
+        self.pad_id, self.end_id = tokenizer.pad_token_id, tokenizer.eos_token_id
+
+    def conversation(
+        self, instruction: str, expressive: str, *, sizes: Sequence[Size], max_length: int
+    ) -> Conversation:
+        """What is asked; nothing is answered."""
+        del expressive
+        told = self._told(instruction, sizes, most=min(self.most, max_length))
+        return Conversation(input_ids=told.input_ids, labels=list(told.input_ids), placed=told.placed)
+
+    def question(self, instruction: str, *, sizes: Sequence[Size]) -> Conversation:
+        """The same. Raises DataError where words and pictures do not go together."""
+        return self._told(instruction, sizes, most=self.most)
+
+    def shown(self, instruction: str, *, photo: bool) -> tuple[int | None, ...]:
+        """The pictures in the order of the words; the photo, which an edit is of, is among them."""
+        text = with_source(instruction) if photo else instruction
+        return tuple(part for part in parse(text).parts if not isinstance(part, str))
+
+    def asked(self, questions: Sequence[Conversation], clip_pixels: Sequence[Tensor]) -> Asked:
+        """Questions side by side, padded on the right to as many places as there are."""
+        ids = torch.full((len(questions), self.most), self.pad_id)
+        for row, question in enumerate(questions):
+            ids[row, : len(question.input_ids)] = torch.tensor(question.input_ids, dtype=torch.long)
+        lengths = torch.tensor([len(question.input_ids) for question in questions])
+        return Asked(
+            input_ids=ids, mask=torch.arange(self.most) < lengths[:, None],
+            clip_pixels=torch.cat(list(clip_pixels)), pictures=placed_at(questions),
+        )  # fmt: skip
+
+    def clip_pixels(self, image: Image.Image | None) -> Looks:
+        """A picture, squeezed into the tower's square; nothing of None."""
+        if image is None:
+            return torch.zeros(0, 3, self.edge, self.edge)
+        square = image.convert("RGB").resize((self.edge, self.edge), Image.Resampling.BICUBIC)
+        values = torch.from_numpy(np.asarray(square, dtype=np.float32) / 255).permute(2, 0, 1)[None]
+        mean, std = (torch.tensor(each)[:, None, None] for each in (self.mean, self.std))
+        return (values - mean) / std
+
+    @property
+    def vision_facts(self) -> dict[str, str]:
+        """The square and its normalisation."""
+        return {"clip_image": repr((self.edge, self.mean, self.std))}
+
+    def _told(self, instruction: str, sizes: Sequence[Size], *, most: int) -> Conversation:
+        images = sum(isinstance(part, int) for part in parse(instruction).parts)
+        photo = len(sizes) > images
+        asked = check_counts(instruction, pictures=len(sizes) - photo, photo=photo)
+        whole = with_source(instruction) if photo else instruction
+        parts = parse(introduced(whole, task_of(asked, photo=photo), self.templates)).parts
+        # Cleaning cuts words, and what stands behind them with them.
+        if sum(not isinstance(part, str) for part in parts) < len(sizes) and not self.strict:
+            raise DataError(
+                f"{instruction[:60]!r} ... has too many words before its last picture: say it in fewer words."
+            )
+        segments = [
+            self.tokenizer.encode(part, add_special_tokens=False) if isinstance(part, str) else part
+            for part in parts
+        ]
+        return self.mixed(segments, most=most)
+
+    def mixed(self, segments: Sequence[list[int] | int | None], *, most: int) -> Conversation:
+        """Words in tokens, and pictures, as the ids of a prompt; the places of pictures hold the token that
+        pads. Raises DataError where the pictures alone are too long."""
+        words = sum(len(part) for part in segments if isinstance(part, list))
+        pictures = sum(not isinstance(part, list) for part in segments)
+        over = words + self.queries * pictures + 1 - most
+        if over > words and not self.strict:
+            raise DataError(
+                f"{pictures} pictures take {self.queries * pictures} places of {most}: expected fewer; leave "
+                "some out."
+            )
+        if over > 0:
+            log.warning(f"an instruction is {over} tokens too long and was cut: say it in fewer words.")
+        left = words if self.strict else words - max(over, 0)
+        ids, placed = [], []
+        for part in segments:
+            if isinstance(part, list):
+                ids += part[:left]
+                left -= min(len(part), left)
+            else:
+                placed.append((part, len(ids)))
+                ids += [self.pad_id] * self.queries
+        ids = [*ids, self.end_id][:most]
+        return Conversation(input_ids=ids, placed=[each for each in placed if each[1] < len(ids)])
+
+
+def placed_at(told: Sequence[Conversation], *, offsets: Sequence[int] | None = None) -> Pictures | None:
+    """Where pictures are in rows that begin so many positions later; None without any."""
+    offsets = offsets or [0] * len(told)
+    at = [(row, first + by) for row, (each, by) in enumerate(zip(told, offsets)) for _, first in each.placed]
+    return Pictures(at=torch.tensor(at)) if at else None
 
 
 def visual_ids(processor: Processor, count: int) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ Axes, used in every shape comment of this repository
     b batch   t text tokens   k visual tokens   q condition tokens   r rows: branches of guidance x samples
     n controlled instances   l tokens of a phrase   f width of reference tokens
     m images seen by CLIP   s side of such an image   p patches of it   dp their numbers   dv vision width
+    j pictures inside instructions
     d language-model width   e condition width   v vocabulary   c channels
     y x height and width in pixels   h w height and width in latents
 
@@ -139,6 +140,18 @@ class ControlBatch:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Pictures:
+    """Pictures inside the instructions of a batch, one after the other: j of them."""
+
+    at: Int[Tensor, "j 2"]
+    """Row of each one, and the first of its positions in that row's ids."""
+    pixels: Float[Tensor, "j 3 _ _"] | None = None
+    """What the codec sees of them. None: latents are known."""
+    latents: Float[Tensor, "j c _ _"] | None = None
+    """Not scaled; put in by who has the codec."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
     """Examples side by side, padded on the right."""
 
@@ -164,6 +177,7 @@ class Batch:
     target_std: Float[Tensor, "b c h w"] | None = None
     """With `target_mean`, what Codec.moments gives of the target."""
     controls: ControlBatch | None = None
+    pictures: Pictures | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     """As in `Asked`."""
 
@@ -183,9 +197,10 @@ class Asked:
 
     input_ids: Int[Tensor, "b t"]
     mask: Bool[Tensor, "b t"]
-    """True where there is a token; prompts are padded on the left."""
+    """True where there is a token; prompts are padded on the left, of encoders that are mute on the right."""
     clip_pixels: Looks
     """Of all pictures, in the order of their placeholders."""
+    pictures: Pictures | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     """What one family of encoders needs besides, made by its prompts: grids of patches, positions."""
 

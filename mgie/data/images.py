@@ -102,6 +102,18 @@ def cover(image: Image.Image, width: int, height: int) -> Image.Image:
     return resize(image, (width, height), box=(left, top, left + crop[0], top + crop[1]))
 
 
+def letterboxed(image: Image.Image, side: int) -> Image.Image:
+    """A whole picture in the middle of a black square (MIGE's references of new pictures), its longer side
+    resized first."""
+    scale = side / max(image.size)
+    width, height = (max(int(length * scale), 1) for length in image.size)
+    wide = image.width >= image.height
+    image = resize(image, (width, image.height) if wide else (image.width, height))
+    square_ = Image.new("RGB", (side, side))
+    square_.paste(resize(image, (width, height)), ((side - width) // 2, (side - height) // 2))
+    return square_
+
+
 def fitted_size(size: Size, *, side: int, multiple: int = 1) -> Size:
     """(width, height) with about side x side pixels in the shape of `size`, both multiples of `multiple`.
 

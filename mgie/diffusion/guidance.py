@@ -9,7 +9,7 @@ and of a reference, R, the picture alone.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -31,6 +31,8 @@ class DropConfig:
     """Words and picture are dropped."""
     image: Share = 0.05
     """Only the picture is dropped."""
+    order: Literal["text both image", "text image both"] = "text both image"
+    """Which of them a uniform number means, from 0 on; MIGE's authors have the second."""
 
 
 def drop_conditions(
@@ -38,11 +40,15 @@ def drop_conditions(
 ) -> tuple[Condition, Source, Bool[Tensor, " b"]]:
     """Replace words by the null and pictures by zeros, where the uniform number `keep` of the sample says so.
 
-    [0, text): no words; then `both`: neither; then `image`: no picture; the rest keeps both. The last of the
-    three says who is still told the words.
+    [0, text): no words; then `both`: neither; then `image`: no picture; the rest keeps both. With the other
+    `order`, the last two the other way round. The last of the three says who is still told the words.
     """
-    no_text = keep < drop.text + drop.both
-    no_image = (keep >= drop.text) & (keep < drop.text + drop.both + drop.image)
+    first, any_ = drop.text, drop.text + drop.both + drop.image
+    no_image = (keep >= first) & (keep < any_)
+    if drop.order == "text both image":
+        no_text = keep < first + drop.both
+    else:
+        no_text = (keep < first) | ((keep >= first + drop.image) & (keep < any_))
     condition, null = same_shape(context)
     condition = Condition(
         tokens=torch.where(no_text[:, None, None], null.tokens, condition.tokens),

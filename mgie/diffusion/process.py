@@ -11,12 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
-import diffusers
 import torch
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mgie.diffusion.solver import scheduler_class
 from mgie.errors import ConfigError, DataError
 
 Latents = Float[Tensor, "b c h w"]
@@ -93,8 +93,8 @@ class AbstractProcess(ABC):
         Raises ConfigError where there is none, where it cannot sample in so many steps as an editor does, and
         where it is a sampler of another process: it must paint a picture that the denoiser knows.
         """
-        kind: Any = getattr(diffusers, name, None)
-        if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+        kind = scheduler_class(name)
+        if kind is None:
             raise ConfigError(
                 f"sampling.scheduler is {name!r}: expected a scheduler of diffusers, such as DDIMScheduler."
             )

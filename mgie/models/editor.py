@@ -55,6 +55,7 @@ class Editor(nn.Module):
                 f"{denoiser.condition_width}; the denoiser paints {painted} channels and the codec has "
                 f"{codec.space.channels}: use parts that were trained together."
             )
+        encoder.meet(denoiser)
         self.encoder = encoder
         self.denoiser = denoiser
         self.codec = codec

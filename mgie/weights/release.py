@@ -26,6 +26,7 @@ from diffusers import SchedulerMixin
 from llava_patch.folders import read_manifest, whole_folder
 from llava_patch.loading import Dtypes
 from mgie.diffusion.process import PROCESSES, AbstractProcess, process_of
+from mgie.diffusion.solver import scheduler_class
 from mgie.errors import ConfigError, WeightsError
 from mgie.models.adapters import adapter_parameters, load_adapters, save_adapters
 from mgie.models.editor import Editor
@@ -201,8 +202,8 @@ def fetch(where: str | Path, **hub: Any) -> Path:
 def read_scheduler(folder: Path) -> SchedulerMixin:
     """The sampler of a folder scheduler/. Raises WeightsError."""
     content = read_json(folder / "scheduler_config.json")
-    kind = getattr(diffusers, str(content.get("_class_name")), None)
-    if not (isinstance(kind, type) and issubclass(kind, SchedulerMixin)):
+    kind = scheduler_class(str(content.get("_class_name")))
+    if kind is None:
         raise WeightsError(
             f"{folder} names the scheduler {content.get('_class_name')!r}, expected one of diffusers; "
             "install the diffusers that wrote it, or fetch the release again."

@@ -6,6 +6,7 @@ from importlib.metadata import packages_distributions
 
 ROWS = [
     {"types", "tokens", "errors", "ranges"},
+    {"instructions"},
     {"devices", "diffusion", "keys", "prompts"},
     {"controllers"},
     {"models"},

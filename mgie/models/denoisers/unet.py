@@ -130,11 +130,17 @@ def widen(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     if old.in_channels == 2 * channels:
         return unet
     assert old.in_channels == channels, "neither a text-to-image nor an InstructPix2Pix UNet"
+    unet.conv_in = widened(old)
+    unet.register_to_config(in_channels=2 * channels)
+    return unet
+
+
+def widened(old: Any) -> nn.Conv2d:
+    """A convolution with twice as many input channels, of which the second half counts nothing."""
+    channels = old.in_channels
     new = nn.Conv2d(2 * channels, old.out_channels, old.kernel_size, old.stride, old.padding).to(old.weight)
     with torch.no_grad():
         new.weight.zero_()
         new.weight[:, :channels] = old.weight
         new.load_state_dict({"weight": new.weight, "bias": old.bias})
-    unet.conv_in = new
-    unet.register_to_config(in_channels=2 * channels)
-    return unet
+    return new

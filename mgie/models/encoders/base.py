@@ -38,6 +38,16 @@ class AbstractInstructionEncoder(nn.Module, ABC):
     def condition_width(self) -> int:
         """Width of the condition."""
 
+    @property
+    def reads_latents(self) -> bool:
+        """Whether it wants to know the latents of pictures inside instructions, too."""
+        return False
+
+    def meet(self, denoiser: nn.Module) -> None:
+        """The denoiser that it works with, for an encoder that shares something of it. Raises WeightsError
+        for one that lacks it."""
+        del denoiser
+
     def lm_loss(self, context: Context, labels: Int[Tensor, "b t"]) -> Term:
         """Cross-entropies of the labelled tokens, and their number; zeros of an encoder that is mute."""
         del labels
