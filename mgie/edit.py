@@ -38,6 +38,7 @@ def edit(
     *,
     model: str | Path,
     out: str | Path,
+    images: Sequence[str | Path] | None = None,
     mask: str | None = None,
     detector: str | None = None,
     segmenter: str | None = None,
@@ -64,6 +65,8 @@ def edit(
         instruction: What to do, in words, such as "make it black and white".
         model: Release folder, as `mgie extract` writes it, or a hub id.
         out: File to write for one photo; folder for several, where each keeps its name.
+        images: What `<image>` stands for in the instruction, such as "replace the cup by <image>"; files, in
+            its order, of models that read instructions with pictures.
         mask: Where the photos may change: a picture's file, white there; x0,y0,x1,y1 in parts of width and
             height; auto, where the words matter; or "phrase:the dog", what detector and segmenter find.
         detector: Local folder of OWLv2 or Grounding DINO, which finds boxes of the mask's phrase.
@@ -88,7 +91,8 @@ def edit(
         raise DataError(
             f"the last word is a photo, {instruction}: the instruction belongs behind the photos."
         )
-    check_instruction(instruction)
+    inside = None if images is None else [_open(Path(path)) for path in images]
+    check_instruction(instruction, pictures=None if inside is None else len(inside))
     photos = [Path(photo) for photo in photos]
     _check_new(photos, new=new, masked=mask is not None)
     targets = _targets(photos, Path(out), is_folder=str(out).endswith("/"), new=new)
@@ -111,7 +115,7 @@ def edit(
 
     check_request(
         release, [instruction], pictures=1, steps=steps, size=size, dtype=kind, device=place, new=new,
-        regions=placed, layout=layout, controller=controller,
+        regions=placed, layout=layout, controller=controller, inside=None if inside is None else len(inside),
     )  # fmt: skip
     started = time.monotonic()
     masks: list[Mask | None] = [None] * len(targets)
@@ -129,7 +133,7 @@ def edit(
     asked = {
         "num_inference_steps": steps, "guidance_scale": guidance,
         "image_guidance_scale": image_guidance, "size": size,
-        "preserve": preserve, "region": region, "regions": placed, "layout": layout,
+        "images": inside, "preserve": preserve, "region": region, "regions": placed, "layout": layout,
     }  # fmt: skip
     rows, given = [], [None] if new else photos
     bar = tqdm(given, desc="edit", unit="photo", disable=len(given) == 1)

@@ -10,7 +10,7 @@ import difflib
 import inspect
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +22,12 @@ from PIL import Image
 from torch import Tensor
 
 from llava_patch.ranges import in_range
-<<<<<<< HEAD
-from mgie.controllers.layout_options import LayoutOptions
-=======
 from mgie.controllers.auto_mask import contrast
-from mgie.controllers.base import join
->>>>>>> 59312c1 (Masks by words and masks that the editor finds itself; what was imagined is painted inside masks)
+from mgie.controllers.layout_options import LayoutOptions
 from mgie.controllers.region import Preserve, RegionOptions
 from mgie.data.examples import ExampleBuilder
 from mgie.data.express import clean_up
-from mgie.data.images import fitted_size, quick_resize, to_pixels, upright
+from mgie.data.images import fitted_size, quick_resize, square, to_pixels, upright
 from mgie.diffusion.guidance import rows_of
 from mgie.diffusion.process import AbstractProcess
 from mgie.diffusion.sampling import Generators, reference_of, sample, start_noise
@@ -52,15 +48,20 @@ from mgie.request import (
     generators_of,
     pairs_of,
     pictures_of,
+    questions_of,
     shown,
 )
-from mgie.types import Context, ControlPlan, Region
+from mgie.types import Asked, Context, ControlPlan, Region
 from mgie.weights.apple import MLLM, read_apple
 from mgie.weights.limits import Limits
+from mgie.weights.mige_part import FILE as MIGE
+from mgie.weights.mige_part import read_published
 from mgie.weights.release import HUB, Release, fetch, read_release, write_release
 from mgie.weights.stable_diffusion import is_stable_diffusion, read_stable_diffusion
 
 Callback = Callable[..., dict[str, Any] | None]
+Inside = Sequence[Image.Image] | Sequence[Sequence[Image.Image]] | None
+"""Pictures inside instructions: those of all of them, or of each."""
 
 
 @dataclass
@@ -156,10 +157,11 @@ class MGIEPipeline(DiffusionPipeline):
         one is taken as it is, with a warning.
         Apple's `mgie_7b` folder (mllm.pt, unet.pt) loads too: `llava` is then a LLaVA-v1 folder (default:
         llava/ in it, or LLaVA-7B-v1 beside it) and `diffusion` what the VAE and scheduler come from (default:
-        timbrooks/instruct-pix2pix). Folders of Stable Diffusion and InstructPix2Pix load as they are;
-        `controller` is a published file of MIGC or MIGC++ for them, or a controller's folder of a release.
-        `hub` goes to the hub's client: revision, cache_dir, token, local_files_only, force_download. Raises
-        WeightsError, and ConfigError for what is not an option.
+        timbrooks/instruct-pix2pix). MIGE's folder (model.pth) loads over a `diffusion` with its autoencoder
+        and tokenizer (default: PixArt-alpha/PixArt-XL-2-512x512). Folders of Stable Diffusion, XL and
+        InstructPix2Pix load as they are; `controller` is a published file of MIGC or MIGC++ for them, or a
+        controller's folder of a release. `hub` goes to the hub's client: revision, cache_dir, token,
+        local_files_only, force_download. Raises WeightsError, and ConfigError for what is not an option.
         """
         known = [*list(inspect.signature(cls.from_pretrained).parameters)[1:-1], *HUB]
         if unknown := [name for name in hub if name not in known]:
@@ -175,6 +177,9 @@ class MGIEPipeline(DiffusionPipeline):
             if controller:
                 raise ConfigError("controller is for releases and Stable Diffusion, not for Apple's files.")
             return cls.from_release(read_apple(folder, llava=llava, diffusion=diffusion, **options))
+        if (folder / MIGE).is_file() and llava is None:
+            read = {"dtype": options["dtype"], "progress": progress, "diffusion": diffusion}
+            return cls.from_release(read_published(folder, **read))
         if llava or diffusion:
             raise ConfigError(
                 f"llava and diffusion are for Apple's files, but {where} is a release and has both: leave "
@@ -238,6 +243,7 @@ class MGIEPipeline(DiffusionPipeline):
         image: Image.Image | Sequence[Image.Image] | None,
         prompt: str | Sequence[str],
         *,
+        images: Inside = None,
         mask: Mask | Sequence[Mask] | None = None,
         preserve: Preserve = "exact",
         region: RegionOptions | None = None,
@@ -266,24 +272,21 @@ class MGIEPipeline(DiffusionPipeline):
         editing. `compat="reference"` reproduces the original program's crops, window and clean-up, and edits
         at the picture's own size.
 
-<<<<<<< HEAD
-        A `mask` says where a picture may change: white in a PIL picture, or inside a box (x0, y0, x1, y1) in
-        parts of its width and height; one for all or one each. With `preserve="exact"` every byte outside it
-        and its feather is the picture's own; "soft" holds to the picture in the first half of the sampling;
-        with "none" the mask only directs, by what `region` switches on.
-
-        `regions` say what belongs where, each with a phrase and a box or mask: a list for all pictures, or
-        one each. In an edit each phrase is an instruction of its own. Trained blocks paint them where the
-        editor has some, else a fuser without weights, as `layout` says. Raises DataError and ConfigError.
-=======
         A `mask` says where a picture may change: white in a PIL picture, inside a box (x0, y0, x1, y1) in
         parts of its width and height, or "auto", where the words matter; one for all or one each. With
         `preserve="exact"` every byte outside it and its feather is the picture's own; "soft" holds to the
         picture in the first half of the sampling; with "none" the mask only directs, by what `region`
-        switches on. Raises DataError and ConfigError.
->>>>>>> 59312c1 (Masks by words and masks that the editor finds itself; what was imagined is painted inside masks)
+        switches on.
+
+        `regions` say what belongs where, each with a phrase and a box or mask: a list for all pictures, or
+        one each. In an edit each phrase is an instruction of its own. Trained blocks paint them where the
+        editor has some, else a fuser without weights, as `layout` says.
+
+        `images` are what `<image>` stands for in the instruction, one after the other, and `<source>` is the
+        picture itself, for models that read instructions with pictures; a list for all instructions, or a
+        list of lists. Raises DataError and ConfigError.
         """
-        pictures, instructions = pairs_of(image, prompt)
+        pictures, instructions, inside = self._asked(image, prompt, images)
         sampling = self._sampling(
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
             image_guidance_scale=image_guidance_scale, size=size, max_new_tokens=max_new_tokens,
@@ -291,27 +294,22 @@ class MGIEPipeline(DiffusionPipeline):
         )  # fmt: skip
         generators = generators_of(len(pictures), seed, generator)
         check_shown(output_type, callback_on_step_end_tensor_inputs)
-<<<<<<< HEAD
         check_source(
             image is not None, masked=mask is not None, sees=self.denoiser.sees_source, compat=sampling.compat
         )
-        where = where_of(
-            mask, [self._read(picture, sampling) for picture in pictures] if mask is not None else [],
-            preserve=preserve, options=region, output_type=output_type, compat=sampling.compat,
-        )  # fmt: skip
-        check_heeds(region, regions is not None, self.denoiser.heeds)
-=======
-        where = self._where(mask, pictures, sampling, preserve, region, output_type)
->>>>>>> 59312c1 (Masks by words and masks that the editor finds itself; what was imagined is painted inside masks)
+        where = self._where(
+            mask, pictures, sampling, preserve, region, output_type, hooks=regions is not None
+        )
         fitted = self._fitted(pictures, sampling)
         placed = layout_of(
             regions, [size or picture.size for picture, size in fitted], options=layout,
             blocks=self.controllers and self.controllers.for_layout, compat=sampling.compat, where=where,
         )  # fmt: skip
-        imagined = self._imagine(pictures, instructions, sampling)
+        imagined = self._imagine(pictures, instructions, inside, sampling)
         phrases = None
         if placed is not None and placed.phrases:
-            read = self._imagine(placed.of_each(pictures), placed.phrases, sampling)
+            none = [[] for _ in placed.phrases]
+            read = self._imagine(placed.of_each(pictures), placed.phrases, none, sampling)
             phrases = (placed, Heard(context=read.context, pooled=read.pooled))
         painted = self._paint(
             fitted, imagined.context, sampling, generators, output_type, callback_on_step_end,
@@ -328,13 +326,14 @@ class MGIEPipeline(DiffusionPipeline):
         image: Image.Image | Sequence[Image.Image],
         prompt: str | Sequence[str],
         *,
+        images: Inside = None,
         max_new_tokens: NewTokens | None = None,
         compat: Compat | None = None,
     ) -> Imagined:
         """The first half of an edit: what the model understands, to be painted with any seeds and scales."""
-        pictures, instructions = pairs_of(image, prompt)
+        pictures, instructions, inside = self._asked(image, prompt, images)
         sampling = self._sampling(max_new_tokens=max_new_tokens, compat=compat)
-        imagined = self._imagine(pictures, instructions, sampling)
+        imagined = self._imagine(pictures, instructions, inside, sampling)
         self.maybe_free_model_hooks()
         return imagined
 
@@ -381,21 +380,26 @@ class MGIEPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return painted["images"]
 
+    def _asked(self, image: Any, prompt: Any, images: Any) -> Any:
+        return pairs_of(image, prompt, images, places=self.prompts.reads_pictures)
+
     def _imagine(
-        self, pictures: Sequence[Image.Image | None], instructions: list[str], sampling: Sampling
+        self,
+        pictures: Sequence[Image.Image | None],
+        instructions: list[str],
+        inside: list[list[Image.Image]],
+        sampling: Sampling,
     ) -> Imagined:
         """What the model says of each picture, or of none, and the condition that follows."""
         prompts = self.prompts
         builder = ExampleBuilder(prompts, size=sampling.size, max_length=1, compat=sampling.compat)
-        read = [None if picture is None else self._read(picture, sampling) for picture in pictures]
-        questions = [
-            prompts.question(instruction, sizes=[] if picture is None else [builder.look_size(picture.size)])
-            for instruction, picture in zip(instructions, read)
-        ]
-        looked = [builder.clip_pixels(picture) for picture in read]
+        photos = [None if picture is None else self._read(picture, sampling) for picture in pictures]
+        others = [[self._read(each, sampling) for each in held] for held in inside]
+        questions, looked, placed = questions_of(prompts, builder, instructions, photos, others)
+        asked = self._with_latents(prompts.asked(questions, looked).to(self._execution_device), placed)
         self._onload("encoder")
         answer = self.encoder.answer(
-            prompts.asked(questions, looked).to(self._execution_device),
+            asked,
             max_new_tokens=sampling.max_new_tokens,
             no_repeat_ngram_size=sampling.no_repeat_ngram_size,
             compat=sampling.compat,
@@ -406,6 +410,15 @@ class MGIEPipeline(DiffusionPipeline):
         else:
             said = [_cleaned(prompts.text(ids)) for ids in answer.said]
         return Imagined(context=answer.context, said=said, forced=list(answer.forced), pooled=answer.pooled)
+
+    def _with_latents(self, asked: Asked, pictures: list[Image.Image]) -> Asked:
+        """The same with the most likely latents of the pictures that have a place in it, not scaled."""
+        if asked.pictures is None or not self.encoder.reads_latents:
+            return asked
+        self._onload("codec")
+        pixels = torch.stack([to_pixels(square(each, self.size)) for each in pictures])
+        latents = self.codec.moments(pixels.to(self._execution_device, self.codec.dtype))[0]
+        return replace(asked, pictures=replace(asked.pictures, latents=latents.to(self.encoder.dtype)))
 
     def _paint(
         self,
@@ -475,6 +488,7 @@ class MGIEPipeline(DiffusionPipeline):
         """Latents of the edited or new pictures, and what is to be done to their pixels. The scheduler is
         this call's own: calls may run side by side."""
         device, (height, width) = self._execution_device, pixels.shape[-2:]
+        context = self.encoder.at_size(context, (height, width))
         shape = (len(pixels), *self.codec.latent_shape(height, width))
         mean = source = None
         if not new:
@@ -491,19 +505,10 @@ class MGIEPipeline(DiffusionPipeline):
             # Scaled, unlike the source beside the noise.
             latents = self.codec.target_latents(mean, torch.zeros_like(mean), torch.zeros_like(mean))
             reference = reference_of(scheduler, latents.to(noise), noise)
-<<<<<<< HEAD
         plan = controls.joined(
             pixels.to(device), context, reference, grid=(shape[-2], shape[-1]),
             steps=len(scheduler.timesteps), multiple=self.denoiser.multiple,
         )  # fmt: skip
-=======
-            where, rows = region
-            inside = where.plan(
-                rows, pixels.to(device), context, reference, steps=len(scheduler.timesteps),
-                multiple=self.denoiser.multiple,
-            )  # fmt: skip
-            plan = inside if plan is None else join({"plan": plan, "mask": inside})
->>>>>>> 59312c1 (Masks by words and masks that the editor finds itself; what was imagined is painted inside masks)
         self._onload("denoiser")
         with self.progress_bar(total=len(scheduler.timesteps)) as bar:
 
@@ -543,9 +548,12 @@ class MGIEPipeline(DiffusionPipeline):
         preserve: Preserve,
         region: RegionOptions | None,
         output_type: Shown,
+        *,
+        hooks: bool = False,
     ) -> Where | None:
-        """Where the pictures may change. Raises DataError and ConfigError."""
-        check_heeds(region, self.denoiser.heeds)
+        """Where the pictures may change; `hooks`: other controls need hooks, too. Raises DataError and
+        ConfigError."""
+        check_heeds(region, hooks, self.denoiser.heeds)
         read = [] if mask is None else [self._read(picture, sampling) for picture in pictures]
         return where_of(
             mask, read, preserve=preserve, options=region, output_type=output_type, compat=sampling.compat

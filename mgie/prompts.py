@@ -92,8 +92,9 @@ class AbstractPrompts(ABC):
         extras = self.together([question.extras for question in questions], mask)
         pictures = torch.cat(list(clip_pixels))
         return Asked(
-            input_ids=torch.tensor(rows, dtype=torch.long), mask=mask, clip_pixels=pictures, extras=extras
-        )
+            input_ids=torch.tensor(rows, dtype=torch.long), mask=mask, clip_pixels=pictures, extras=extras,
+            pictures=placed_at(questions, offsets=[longest - len(ids) for ids in told]),
+        )  # fmt: skip
 
     def text(self, ids: Sequence[int], *, literal: bool = False) -> str:
         """What was said in words; `literal`: special tokens too. Empty of an encoder that is mute."""

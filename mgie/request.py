@@ -11,12 +11,13 @@ from torch import Tensor
 
 from llava_patch.ranges import check_ranges
 from mgie.controllers.layout_options import LayoutOptions
+from mgie.data.examples import ExampleBuilder
 from mgie.data.images import resize, to_image
 from mgie.data.validation import check_instruction
 from mgie.diffusion.sampling import Generators
 from mgie.errors import ConfigError, DataError
 from mgie.layouts import check_count
-from mgie.prompts import Compat
+from mgie.prompts import AbstractPrompts, Compat, Conversation
 from mgie.ranges import NewTokens, Ngram, Scale, Side, Steps
 from mgie.types import Region
 from mgie.weights import limits
@@ -65,14 +66,15 @@ def check_request(
     regions: Sequence[Region] | None = None,
     layout: LayoutOptions | None = None,
     controller: str | Path | None = None,
+    inside: int | None = None,
 ) -> None:
     """Refuse, before weights are read, what the editor on disk cannot do with so many pictures at a time, or
-    with so many regions in each.
+    with so many regions in each; `inside`: how many pictures are in the instruction.
 
     Raises DataError, ConfigError and WeightsError. Of a hub id too little is known; the pipeline asks again.
     """
     for instruction in instructions:
-        check_instruction(instruction)
+        check_instruction(instruction, pictures=inside)
     sees = limits.check_release(model, steps=steps, size=size, pictures=pictures, dtype=dtype, device=device)
     if sees is not None:
         check_source(not new, masked=False, sees=sees, compat="default")
@@ -83,10 +85,15 @@ def check_request(
 
 
 def pairs_of(
-    image: Image.Image | Sequence[Image.Image] | None, prompt: str | Sequence[str]
-) -> tuple[list[Any], list[str]]:
-    """Pictures and instructions, one for each: one instruction may serve several pictures, one picture
-    several instructions; None for each picture where there are none. Raises DataError."""
+    image: Image.Image | Sequence[Image.Image] | None,
+    prompt: str | Sequence[str],
+    images: Any = None,
+    *,
+    places: bool = False,
+) -> tuple[list[Any], list[str], list[list[Image.Image]]]:
+    """Pictures, instructions and the pictures inside each: one instruction may serve several pictures, one
+    picture several instructions; None for each picture where there are none. `places`: whether instructions
+    may have pictures. Raises DataError."""
     instructions = [prompt] if isinstance(prompt, str) else list(_several(prompt, str, "instruction"))
     pictures = [None] * len(instructions) if image is None else pictures_of(image, len(instructions))
     instructions *= len(pictures) if len(instructions) == 1 else 1
@@ -95,9 +102,54 @@ def pairs_of(
             f"there are {len(pictures)} pictures and {len(instructions)} instructions: expected at "
             "least one picture and one instruction, and one for all or one for each."
         )
-    for instruction in instructions:
-        check_instruction(instruction)
-    return pictures, instructions
+    inside = inside_of(images, len(pictures))
+    if images is not None and not places:
+        raise DataError(
+            "there are pictures for an instruction, and this model reads none in instructions: leave them "
+            "out, or take another model."
+        )
+    for instruction, each in zip(instructions, inside):
+        check_instruction(instruction, pictures=len(each) if places else None)
+    return pictures, instructions, inside
+
+
+def inside_of(images: Any, count: int) -> list[list[Image.Image]]:
+    """The pictures inside each of so many instructions: those of all, or its own. Raises DataError."""
+    if images is None:
+        return [[] for _ in range(count)]
+    what = "PIL picture inside an instruction"
+    if isinstance(images, Image.Image):
+        images = [images]
+    if not isinstance(images, Sequence) or not any(isinstance(each, (list, tuple)) for each in images):
+        return [list(_several(images, Image.Image, what))] * count
+    if len(images) != count:
+        raise DataError(
+            f"there are pictures for {len(images)} instructions and {count} are asked: expected a list for "
+            "each, or one for all."
+        )
+    return [list(_several(each, Image.Image, what)) for each in images]
+
+
+def questions_of(
+    prompts: AbstractPrompts,
+    builder: ExampleBuilder,
+    instructions: Sequence[str],
+    photos: Sequence[Image.Image | None],
+    inside: Sequence[Sequence[Image.Image]],
+) -> tuple[list[Conversation], list[Tensor], list[Image.Image]]:
+    """Questions about photos, what the vision tower is shown of each, and the pictures that have a place in
+    them, one after the other. Raises DataError."""
+    questions: list[Conversation] = []
+    looked: list[Tensor] = []
+    placed: list[Image.Image] = []
+    for instruction, photo, others in zip(instructions, photos, inside):
+        held: dict[int | None, Any] = {None: photo, **dict(enumerate(others))}  # as an instruction names them
+        shown = [held[which] for which in prompts.shown(instruction, photo=photo is not None)]
+        sizes = [builder.look_size(each.size) for each in shown]
+        questions.append(prompts.question(instruction, sizes=sizes))
+        looked += [builder.clip_pixels(each) for each in shown or [None]]
+        placed += [held[which] for which, _ in questions[-1].placed]
+    return questions, looked, placed
 
 
 def pictures_of(image: Any, count: int) -> list[Image.Image]:

@@ -240,8 +240,12 @@ def draw_for(run: RunConfig, parts: Parts, batch: Batch) -> Draws:
     shape, process = parts.editor.codec.latent_shape(y, x), parts.process
     if run.compat == "reference":
         return reference_draws(run.seed, batch.positions, latent_shape=shape, steps=process.length)
-    how = {"shift": run.train.timestep_shift, "offset": run.train.loss.offset_noise}
-    return draws_for(run.seed, batch.positions, latent_shape=shape, process=process, **how)
+    more: dict[str, Any] = {"shift": run.train.timestep_shift, "offset": run.train.loss.offset_noise}
+    if batch.pictures is not None and batch.pictures.pixels is not None:
+        y, x = batch.pictures.pixels.shape[-2:]
+        more["inside_shape"] = parts.editor.codec.latent_shape(y, x)
+        more["inside"] = batch.pictures.at[:, 0].tolist()
+    return draws_for(run.seed, batch.positions, latent_shape=shape, process=process, **more)
 
 
 def run_length(run: RunConfig, batches: Batches) -> int:

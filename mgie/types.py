@@ -118,6 +118,10 @@ class Example:
     source_moments: Float[Tensor, "c2 h w"] | None = None
     """Means, then deviations of the codec's posterior, where they were stored: then there are no pixels."""
     target_moments: Float[Tensor, "c2 h w"] | None = None
+    pictures: Float[Tensor, "j 3 _ _"] | None = None
+    """Pixels of the pictures inside the instruction, in its order. None: there are none."""
+    pictures_at: Int[Tensor, " j"] | None = None
+    """The first position of each."""
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     """As in `Asked`."""
 
@@ -424,6 +428,8 @@ class Draws:
     """Diffusion time of each sample, from 0 (clean) to as many as there are (noise); it may be fractional."""
     keep: Float[Tensor, " b"]
     """Uniform in [0, 1); decides which conditions are dropped."""
+    pictures: Float[Tensor, "j c _ _"] | None = None
+    """Standard normal that turns the codec's posteriors of pictures inside instructions into samples."""
 
     def to(self, device: torch.device | str) -> "Draws":
         """The same draws on `device`."""

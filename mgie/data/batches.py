@@ -24,7 +24,7 @@ from mgie.data.prefetch import prefetch_map
 from mgie.data.streamed import StreamedPairs
 from mgie.errors import ConfigError, UserError
 from mgie.tokens import IGNORE
-from mgie.types import Batch, EditPair, Example
+from mgie.types import Batch, EditPair, Example, Pictures
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 """Signals that ask a run to stop. Schedulers and terminals send them to all of its processes."""
@@ -178,4 +178,16 @@ def collate(examples: Sequence[Example], *, positions: tuple[int, ...], pad_id: 
         source=torch.stack(each("source")), has_source=torch.tensor(each("has_source")),
         target=torch.stack(each("target")), source_mean=moments("source_moments")[0],
         target_mean=target_mean, target_std=target_std, keys=tuple(each("key")), positions=positions,
+        pictures=_inside(examples),
     )  # fmt: skip
+
+
+def _inside(examples: Sequence[Example]) -> Pictures | None:
+    """Pictures inside instructions, one after the other; None without any."""
+    at = [
+        torch.stack([torch.full_like(each.pictures_at, row), each.pictures_at], dim=1)
+        for row, each in enumerate(examples)
+        if each.pictures_at is not None
+    ]
+    pixels = [each.pictures for each in examples if each.pictures is not None]
+    return Pictures(at=torch.cat(at), pixels=torch.cat(pixels)) if pixels else None

@@ -64,14 +64,23 @@ class ExampleBuilder:
         source, pixels = None, torch.empty(3, 0, 0)
         if pair.source is not None and (clip is None or not moments):
             source = self.picture(pair.source, name=f"source of {pair.key}", shape=shape)
-        told = self.conversation(pair, sizes=self._looked_at(pair, source, shape))
+        shown = self.prompts.shown(pair.instruction, photo=has_source)
+        if clip is not None and pair.pictures:
+            raise DataError(
+                f"pair {pair.key} has pictures in its instruction, and features of the vision tower are "
+                "stored for sources alone: prepare the data without --store vision."
+            )
+        told = self.conversation(pair, sizes=self._looked_at(pair, shown, source, shape))
         if not moments:
             pixels = self.pixels(self.picture(pair.target, name=f"target of {pair.key}", shape=shape))
+        inside = self._inside(pair, told, source)
         return Example(
             input_ids=torch.tensor(told.input_ids), labels=torch.tensor(told.labels),
+            pictures=torch.stack(inside) if inside else None,
+            pictures_at=torch.tensor([first for _, first in told.placed]) if inside else None,
             read_at=torch.tensor(told.read_at, dtype=torch.long), extras=told.extras,
             target=pixels, has_source=has_source, key=pair.key,
-            clip_pixels=self.clip_pixels(source if clip is None else None),
+            clip_pixels=self._looks(pair, shown, source) if clip is None else self.clip_pixels(None),
             clip_features=None if clip is None else clip[None][: int(has_source)],
             source=torch.zeros_like(pixels) if source is None or moments else self.pixels(source),
             **moments,
@@ -101,16 +110,48 @@ class ExampleBuilder:
         edge = self.prompts.edge if self.compat == "default" else 0
         return (edge, edge) if edge else size
 
-    def _looked_at(self, pair: EditPair, source: Image.Image | None, shape: Size | None) -> list[Size]:
-        """The size of the source as the prompts get it, without decoding it for that."""
-        if pair.source is None:
-            return []
+    def _looked_at(
+        self, pair: EditPair, shown: Sequence[int | None], source: Image.Image | None, shape: Size | None
+    ) -> list[Size]:
+        """The sizes of what is shown as the prompts get it, without decoding it for that."""
         edged = self.look_size((0, 0))
-        if all(edged):
-            return [edged]
-        if source is not None:
-            return [source.size]
-        return [self._cropped(upright_size(pair.source, name=f"source of {pair.key}"), shape)]
+        return [edged if all(edged) else self._size(pair, which, source, shape) for which in shown]
+
+    def _size(
+        self, pair: EditPair, which: int | None, source: Image.Image | None, shape: Size | None
+    ) -> Size:
+        if which is None and source is not None:
+            return source.size
+        data, name = self._named(pair, which)
+        return self._cropped(upright_size(data, name=name), shape if which is None else None)
+
+    def _looks(self, pair: EditPair, shown: Sequence[int | None], source: Image.Image | None) -> Looks:
+        """What the vision tower is shown, in its order."""
+        looks = [self.clip_pixels(self._part(pair, which, source)) for which in shown]
+        return torch.cat(looks) if looks else self.clip_pixels(None)
+
+    def _inside(self, pair: EditPair, told: Conversation, source: Image.Image | None) -> list[Tensor]:
+        """What the codec sees of the pictures that have a place in the instruction: squares."""
+        parts = [self._part(pair, which, source) for which, _ in told.placed]
+        return [to_pixels(cover(part, self.size, self.size)) for part in parts]
+
+    def _part(self, pair: EditPair, which: int | None, source: Image.Image | None) -> Image.Image:
+        """A picture of the instruction, or for None the source, as far as it is decoded already."""
+        if which is None and source is not None:
+            return source
+        data, name = self._named(pair, which)
+        return self.picture(data, name=name)
+
+    def _named(self, pair: EditPair, which: int | None) -> tuple[bytes, str]:
+        """The file of a picture, and what errors call it. Raises DataError for one that there is not."""
+        if which is None and pair.source is not None:
+            return pair.source, f"source of {pair.key}"
+        if which is None or which >= len(pair.pictures):
+            raise DataError(
+                f"pair {pair.key} has {len(pair.pictures)} pictures, fewer than its instruction speaks of: "
+                "prepare the data again."
+            )
+        return pair.pictures[which], f"picture {which + 1} of {pair.key}"
 
     def picture(self, data: bytes, *, name: str, shape: Size | None = None) -> Image.Image:
         """Decode once, to the part of the picture from which both the CLIP pixels and the pixels are made."""

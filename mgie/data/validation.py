@@ -12,6 +12,7 @@ from mgie.data.files import is_name
 from mgie.data.images import decode, decode_mask
 from mgie.data.prefetch import Item, Result, prefetch_map
 from mgie.errors import DataError
+from mgie.instructions import PLACE, check_counts
 from mgie.types import PICTURE, SOURCE, EditPair, Region, Size
 
 Rows = Iterable["EditPair | Rejected"]
@@ -93,8 +94,12 @@ def check(pair: EditPair) -> Size:
     return target
 
 
-def check_instruction(instruction: str) -> None:
-    """Hold a user's instruction to the rule that those of training pairs are held to. Raises DataError."""
+def check_instruction(instruction: str, *, pictures: int | None = None) -> None:
+    """Hold a user's instruction to the rule that those of training pairs are held to; with `pictures`, it has
+    places for so many, and may have one for the photo. Raises DataError."""
+    if pictures is not None:
+        check_counts(instruction, pictures=pictures)
+        instruction = PLACE.sub(" ", instruction)
     if not instruction.strip():
         wrong = 'is empty: say in words what to do, such as "make it black and white"'
     elif found := RESERVED.search(instruction):

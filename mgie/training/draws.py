@@ -5,8 +5,12 @@ another number of processes or another split into micro-batches draws the same n
 Those of `reference_draws` are a function of the micro-batch instead.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from mgie.diffusion.process import AbstractProcess
 from mgie.types import Draws
@@ -20,11 +24,15 @@ def draws_for(
     process: AbstractProcess,
     shift: float,
     offset: float = 0.0,
+    inside: Sequence[int] = (),
+    inside_shape: tuple[int, int, int] | None = None,
 ) -> Draws:
     """Draw for the samples at `positions` of the data order.
 
     `latent_shape` is (c, h, w); `process` draws the times, and `shift` moves them towards noise (1: uniform).
-    `offset` is the deviation of noise that is the same all over a channel, added to the other.
+    `offset` is the deviation of noise that is the same all over a channel, added to the other. `inside` are
+    the samples that pictures inside instructions belong to, by their place in `positions`: what is drawn for
+    these, of `inside_shape`, comes from streams of their own.
     The order within a sample is the reference's: posterior, noise, time, dropout; then the offset.
     """
     posterior, noise, uniform = [], [], []
@@ -41,7 +49,22 @@ def draws_for(
         noise=torch.from_numpy(np.stack(noise)),
         t=process.times(u[:, 0], shift=shift),
         keep=u[:, 1],
+        pictures=_of_pictures(seed, [positions[row] for row in inside], inside_shape or latent_shape),
     )
+
+
+def _of_pictures(
+    seed: int, positions: Sequence[int], shape: tuple[int, int, int]
+) -> Float[Tensor, "j c h w"] | None:
+    """Standard normal for the pictures of samples, those of one sample one after the other; None of none."""
+    if not positions:
+        return None
+    streams = {
+        position: np.random.Generator(np.random.Philox(key=[seed, position], counter=[0, 0, 0, 1]))
+        for position in positions
+    }
+    drawn = [streams[position].standard_normal(shape, dtype=np.float32) for position in positions]
+    return torch.from_numpy(np.stack(drawn))
 
 
 def reference_draws(

@@ -5,7 +5,7 @@ All that there is to know of a loss (its name, its weight, what it is divided by
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 import torch
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from llava_patch.ranges import Range
 from mgie.diffusion.guidance import DropConfig, drop_conditions
 from mgie.diffusion.process import AbstractProcess, Prediction
+from mgie.diffusion.variational import Posterior
 from mgie.models.editor import Editor
 from mgie.models.encoders.base import AbstractInstructionEncoder
 from mgie.ranges import Share
+from mgie.training.objective import squared_error
 from mgie.types import Batch, Context, Draws, Losses, Term
 
 
@@ -85,6 +87,10 @@ class EditTask(AbstractTask):
         self.min_snr = min_snr
         self.teacher = None if teacher is None else teacher.requires_grad_(False)
         self.weights = {"ce": 1.0, "edit": edit_weight}
+        self.posterior = None
+        if editor.denoiser.learns_variance and process.kind == "variance":
+            self.posterior = Posterior(betas=process.schedule.betas)
+            self.weights["variational"] = edit_weight
         if teacher is not None:
             self.weights["align"] = edit_weight * align_weight
 
@@ -95,10 +101,9 @@ class EditTask(AbstractTask):
     def forward(self, batch: Batch, draws: Draws) -> Losses:
         """Cross-entropy of the words, error of the painting and, with a teacher, of the condition."""
         editor, process, samples = self.editor, self.process, len(batch.keys)
-        context = editor.encoder.encode(batch)
+        context = editor.encoder.encode(self.with_latents(batch, draws))
         target, source = self.latents(batch, draws)  # b c h w
-        height, width = (side * editor.codec.space.factor for side in target.shape[-2:])
-        context = editor.encoder.at_size(context, (height, width))
+        context = self.at_size(context, target)
         source = source * batch.has_source[:, None, None, None]
 
         # Guidance needs a model that has also seen "no words" and "no picture".
@@ -107,12 +112,15 @@ class EditTask(AbstractTask):
         noisy = process.corrupt(target, draws.noise, draws.t)
         guess = editor.denoiser(noisy, draws.t, source, condition)
         wanted = process.wanted(target, draws.noise, draws.t)
-        each = (guess.mean.float() - wanted.float()).square().mean(dim=(1, 2, 3))
+        each = squared_error(guess.mean, wanted)
         if self.min_snr is not None:
             each = each * process.min_snr(draws.t, self.min_snr, wanted).float()
         edit = each.sum()
 
         losses = {"ce": editor.encoder.lm_loss(context, batch.labels), "edit": Term(sum=edit, count=samples)}
+        if self.posterior is not None:
+            bound = self.posterior.bound(target, noisy, guess, draws.t).sum()
+            losses["variational"] = Term(sum=bound, count=samples)
         if self.teacher is not None:
             losses["align"] = Term(sum=align_loss(context, self.teacher.encode(batch)), count=samples)
         return losses
@@ -122,18 +130,35 @@ class EditTask(AbstractTask):
         """The losses of pairs that are not learnt from, told everything: of the words, and of the painting at
         these parts of the times in [0, 1), each with the same noise and nothing weighted."""
         editor, process, samples = self.editor, self.process, len(batch.keys)
-        context = editor.encoder.encode(batch)
+        context = editor.encoder.encode(self.with_latents(batch, draws))
         losses = {"ce": editor.encoder.lm_loss(context, batch.labels)}
         target, source = self.latents(batch, draws)
+        context = self.at_size(context, target)
         source = source * batch.has_source[:, None, None, None]
         for level in levels:
             t = process.times(torch.full_like(draws.keep, level))
             noisy = process.corrupt(target, draws.noise, t)
             guess = editor.denoiser(noisy, t, source, context.condition)
             wanted = process.wanted(target, draws.noise, t)
-            error = (guess.mean.float() - wanted.float()).square().mean(dim=(1, 2, 3)).sum()
+            error = squared_error(guess.mean, wanted).sum()
             losses[f"edit_{level:g}"] = Term(sum=error, count=samples)
         return losses
+
+    def at_size(self, context: Context, latents: Float[Tensor, "b c h w"]) -> Context:
+        """The context, which may depend on the size of the pictures of these latents."""
+        height, width = (side * self.editor.codec.space.factor for side in latents.shape[-2:])
+        return self.editor.encoder.at_size(context, (height, width))
+
+    def with_latents(self, batch: Batch, draws: Draws) -> Batch:
+        """The same with samples of the posteriors of the pictures in its instructions, not scaled, for an
+        encoder that reads them."""
+        inside = batch.pictures
+        if inside is None or inside.pixels is None or not self.editor.encoder.reads_latents:
+            return batch
+        assert draws.pictures is not None
+        with torch.no_grad():
+            mean, std = self.editor.codec.moments(inside.pixels)
+        return replace(batch, pictures=replace(inside, latents=mean + std * draws.pictures))
 
     def latents(
         self, batch: Batch, draws: Draws

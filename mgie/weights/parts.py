@@ -26,12 +26,7 @@ from mgie.models.denoisers.base import AbstractDenoiser
 from mgie.models.encoders.base import AbstractInstructionEncoder
 from mgie.prompts import AbstractPrompts, Compat
 
-OWN = (
-    "mgie.weights.llava_part",
-    "mgie.weights.clip_part",
-    "mgie.weights.sdxl_part",
-    "mgie.weights.unet_part",
-)
+OWN = tuple(f"mgie.weights.{kind}_part" for kind in ("llava", "clip", "sdxl", "unet", "mige"))
 """Modules of our own kinds."""
 GROUP = "mgie.parts"
 """Entry points of installed packages."""

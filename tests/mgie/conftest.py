@@ -4,12 +4,39 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, PixArtTransformer2DModel
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import (
+    Blip2QFormerConfig,
+    Blip2QFormerModel,
+    Blip2VisionConfig,
+    Blip2VisionModel,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
 
 from mgie.build import build_editor, build_release
 from mgie.config import RunConfig, load_run
+from mgie.diffusion.process import VarianceProcess
+from mgie.diffusion.solver import UniformDPMSolverScheduler
+from mgie.models.codec import Codec
+from mgie.models.denoisers.pixart import PixArtDenoiser
+from mgie.models.editor import Editor
+from mgie.models.encoders.fusion import FeatureFusion
+from mgie.models.encoders.qformer_t5 import QFormerT5Encoder
 from mgie.pipeline import MGIEPipeline
 from mgie.prepare import prepare
+from mgie.prompts import MigePrompts
 from mgie.weights.release import Release
+
+T5_WORDS = (
+    *("<pad>", "</s>", "<unk>", "replace", "the", "circle", "in", "by", "red", "square", "make", "it"),
+    *("dark", "follow", "instruction", "to", "edit", "image", "editing", "text", "a", "with"),
+)
 
 
 @pytest.fixture(scope="session")
@@ -97,3 +124,64 @@ def dino_folder(tmp_path_factory) -> Path:
     ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
     ViTImageProcessorPil().save_pretrained(folder)
     return folder
+
+
+def small_mige() -> Release:
+    """MIGE of a few thousand random parameters, for pictures of 32 pixels; its fusion is trained a little."""
+    torch.manual_seed(0)
+    vision = Blip2VisionConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2, image_size=28,
+        patch_size=14,
+    )  # fmt: skip
+    qformer = Blip2QFormerConfig(
+        hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2,
+        encoder_hidden_size=16, max_position_embeddings=8, hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    text = T5Config(
+        vocab_size=len(T5_WORDS), d_model=24, d_kv=8, num_heads=2, d_ff=32, num_layers=2, dropout_rate=0.0,
+        feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+    fusion = FeatureFusion(16, 16, heads=2)
+    encoder = QFormerT5Encoder(
+        Blip2VisionModel(vision),
+        Blip2QFormerModel(qformer),
+        fusion,
+        T5EncoderModel(text),
+        queries=3,
+        length=48,
+    )
+    transformer = PixArtTransformer2DModel(
+        num_attention_heads=2, attention_head_dim=8, in_channels=8, out_channels=8, num_layers=2,
+        cross_attention_dim=16, sample_size=16, patch_size=2, norm_elementwise_affine=False,
+        caption_channels=24, interpolation_scale=1, use_additional_conditions=False,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(4, 8), down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4,
+    )  # fmt: skip
+    with torch.no_grad():
+        for each in (encoder.query_tokens, encoder.null, fusion.mlp.weight, transformer.proj_out.weight):
+            each.normal_()
+        for layer in encoder.vision.encoder.layers:
+            layer.self_attn.qkv.bias.chunk(3)[1].zero_()  # as the published towers are
+    tokenizer = Tokenizer(WordLevel({word: at for at, word in enumerate(T5_WORDS)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    words = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>"
+    )
+    view = {"edge": 28, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+    schedule = DDPMScheduler(beta_start=0.0001, beta_end=0.02, beta_schedule="linear")
+    return Release(
+        editor=Editor(
+            encoder=encoder, denoiser=PixArtDenoiser(transformer), codec=Codec(vae, source_scaled=True)
+        ).eval(),
+        prompts=MigePrompts(words, queries=3, most=48, **view),
+        process=VarianceProcess(schedule), scheduler=UniformDPMSolverScheduler(),
+        settings={"size": 32, "num_inference_steps": 2, "guidance_scale": 5.0, "image_guidance_scale": 1.0},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def mige() -> Release:
+    return small_mige()

@@ -35,6 +35,11 @@ class AbstractDenoiser(nn.Module, ABC):
         return True
 
     @property
+    def learns_variance(self) -> bool:
+        """Whether its guess has a spread."""
+        return False
+
+    @property
     def attentions(self) -> Mapping[str, tuple[int, int]]:
         """By name, its attentions to the condition that hooks go around: their width, and the condition's."""
         return {}

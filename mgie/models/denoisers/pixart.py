@@ -51,6 +51,11 @@ class PixArtDenoiser(AbstractDenoiser):
         return self.transformer.config.caption_channels
 
     @property
+    def learns_variance(self) -> bool:
+        """Where it has twice the channels of its latents out."""
+        return self.transformer.config.out_channels > self.latent_channels
+
+    @property
     def multiple(self) -> int:
         """The side of a patch."""
         return self.transformer.config.patch_size
