@@ -543,7 +543,7 @@ class MGIEPipeline(DiffusionPipeline):
     def _where(
         self,
         mask: Mask | Sequence[Mask] | None,
-        pictures: list[Image.Image],
+        pictures: Sequence[Any],
         sampling: Sampling,
         preserve: Preserve,
         region: RegionOptions | None,

@@ -32,7 +32,11 @@ def write_imgedit(folder: Path, count: int = 4) -> None:
     rows = {}
     for place in range(count):
         kind = KINDS[place % len(KINDS)]
-        rows[f"k{place}"] = {"id": f"animal/{place}.png", "prompt": f"{kind} thing {place}", "edit_type": kind}
+        rows[f"k{place}"] = {
+            "id": f"animal/{place}.png",
+            "prompt": f"{kind} thing {place}",
+            "edit_type": kind,
+        }
         (sources / f"{place}.png").write_bytes(png(place))
         (folder / "gen" / f"k{place}.png").write_bytes(png(100 + place))
     (folder / "data" / "Basic").mkdir()

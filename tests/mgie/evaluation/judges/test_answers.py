@@ -103,7 +103,9 @@ def test_every_cut_of_the_file_loses_at_most_the_last_answer(tmp_path):
             assert len(answers.kept) == kept + 1 and answers.torn == 0
 
 
-@pytest.mark.parametrize("change", [lambda line: line.replace(b'"4"', b'"5"'), lambda _: b"{}", lambda _: b"\xff"])
+@pytest.mark.parametrize(
+    "change", [lambda line: line.replace(b'"4"', b'"5"'), lambda _: b"{}", lambda _: b"\xff"]
+)
 def test_a_damaged_line_is_refused_by_its_number(tmp_path, change):
     path = tmp_path / "a.jsonl"
     with open_answers(path) as answers:

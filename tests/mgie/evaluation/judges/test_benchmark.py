@@ -114,16 +114,19 @@ def test_an_answer_that_could_not_be_read_is_asked_for_again(run, script):
 
 
 def test_noise_is_told_of_repeats(run, script, imgedit):
-    facts = run(
-        script(("remove", [three(1), three(3)]), ("*", three(4))), judge_controls=0, judge_repeats=2
-    )
+    facts = run(script(("remove", [three(1), three(3)]), ("*", three(4))), judge_controls=0, judge_repeats=2)
     found = facts["noise"]
     assert found["repeats"] == 2
     # Of four items one has the scores 1 and 3: variance 2, mean over items 0.5.
     assert found["scores"]["following"] == {"deviation": pytest.approx(0.5**0.5), "far_apart": 0.25, "n": 4}
-    assert found["numbers"]["overall_micro"]["values"] == pytest.approx([(3 * 10 / 3 + 7 / 3) / 4, (3 * 10 / 3 + 3) / 4])
+    assert found["numbers"]["overall_micro"]["values"] == pytest.approx(
+        [(3 * 10 / 3 + 7 / 3) / 4, (3 * 10 / 3 + 3) / 4]
+    )
     assert facts["rows"]["outputs"]["numbers"]["following_mean"] == pytest.approx((4 + 2 + 4) / 3)
-    assert "deviation within an item following 0.71 (25% of items" in (imgedit / "report" / "report.md").read_text()
+    assert (
+        "deviation within an item following 0.71 (25% of items"
+        in (imgedit / "report" / "report.md").read_text()
+    )
 
 
 def test_no_answer_is_asked_for_twice(run, script, imgedit):
@@ -196,7 +199,9 @@ def test_gedit_from_the_command_line(tmp_path, capsys):
         tmp_path / "script.json",
         ("before an edit", '{"score": [9, 4], "reasoning": "so"}'), ("*", '{"score": [9, 9], "reasoning": ""}'),
     )  # fmt: skip
-    words = f"evaluate --model pictures:{tmp_path}/gen --suite gedit --data {tmp_path}/data --out {tmp_path}/out"
+    words = (
+        f"evaluate --model pictures:{tmp_path}/gen --suite gedit --data {tmp_path}/data --out {tmp_path}/out"
+    )
     code = main([*words.split(), "--judge", judge, "--judge_controls", "0", "--unpinned", "--json"])
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert code == 0 and facts["rows"]["outputs"]["n"] == 3

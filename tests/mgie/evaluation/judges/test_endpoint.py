@@ -21,7 +21,11 @@ KEY = "sk-secret-0123456789abcdef"
 
 def good(text="Score: 3", **more):
     message = {"role": "assistant", "content": text}
-    whole = {"model": "judge-2024", "choices": [{"message": message, "finish_reason": "stop"}], "usage": {"total_tokens": 7}}
+    whole = {
+        "model": "judge-2024",
+        "choices": [{"message": message, "finish_reason": "stop"}],
+        "usage": {"total_tokens": 7},
+    }
     return 200, json.dumps(whole | more)
 
 
@@ -119,7 +123,9 @@ def test_an_endpoint_is_left_alone_as_long_as_it_asks(asked):
 
 
 def test_what_goes_on_failing_is_one_sentence(asked):
-    with pytest.raises(DeviceError, match=r"^the endpoint at 127.0.0.1:\d+ failed 3 times \(status 500: no\).*kept"):
+    with pytest.raises(
+        DeviceError, match=r"^the endpoint at 127.0.0.1:\d+ failed 3 times \(status 500: no\).*kept"
+    ):
         asked((500, '{"error": {"message": "no"}}'), tries=3)
 
 
@@ -130,7 +136,9 @@ def test_a_slow_endpoint_is_not_waited_for(asked):
 
 def test_a_dead_host_is_one_sentence():
     judge = Endpoint("http://127.0.0.1:9/v1", "m", tries=2, sleep=lambda _: None)
-    with pytest.raises(DeviceError, match=r"the endpoint at 127.0.0.1:9 failed 2 times \(Connection refused\)"):
+    with pytest.raises(
+        DeviceError, match=r"the endpoint at 127.0.0.1:9 failed 2 times \(Connection refused\)"
+    ):
         judge.answer(Ask(parts=("x",)), "0")
 
 
@@ -152,7 +160,10 @@ def test_a_redirection_is_not_followed(asked, status):
     "reply",
     [
         (400, '{"error": {"code": "content_filter", "message": "no people"}}'),
-        (200, '{"choices": [{"message": {"content": null, "refusal": "I will not"}, "finish_reason": "stop"}]}'),
+        (
+            200,
+            '{"choices": [{"message": {"content": null, "refusal": "I will not"}, "finish_reason": "stop"}]}',
+        ),
         (200, '{"choices": [{"message": {"content": ""}, "finish_reason": "content_filter"}]}'),
     ],
 )
@@ -197,7 +208,9 @@ def test_a_key_does_not_travel_readable(monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", KEY)
     with pytest.raises(ConfigError, match="use https"):
         Endpoint("http://example.org/v1", "m", key_env="JUDGE_KEY")
-    assert Endpoint("https://example.org/v1/chat/completions", "m", key_env="JUDGE_KEY").url.endswith("org/v1")
+    assert Endpoint("https://example.org/v1/chat/completions", "m", key_env="JUDGE_KEY").url.endswith(
+        "org/v1"
+    )
 
 
 @pytest.mark.parametrize("value", ["", " ", f"{KEY} {KEY}", f"{KEY}\n{KEY}", f"{KEY}ü"])
@@ -225,7 +238,9 @@ def test_which_judge_is_meant():
 def command(tmp_path, monkeypatch):
     write_imgedit(tmp_path, 6)
     monkeypatch.setenv("JUDGE_KEY", KEY)
-    words = f"evaluate --model pictures:{tmp_path}/gen --suite imgedit --data {tmp_path}/data --unpinned --json"
+    words = (
+        f"evaluate --model pictures:{tmp_path}/gen --suite imgedit --data {tmp_path}/data --unpinned --json"
+    )
     words += f" --out {tmp_path}/report --judge_model judge-x --judge_key_env JUDGE_KEY --judge_controls 2"
     return lambda url, *more: main([*words.split(), "--judge", url, *more])
 

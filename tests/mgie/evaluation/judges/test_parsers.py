@@ -138,7 +138,9 @@ def test_whatever_is_said_gives_scores_inside_their_scale_or_none(parser):
         at = draw.randrange(len(text) + 1)
         text = text[:at] + draw.choice(string.printable) * draw.randrange(3) + text[at:]
         found = checked(PARSERS[parser](text, tuple(SCALES)), SCALES)
-        assert found is None or (set(found) == set(SCALES) and all(0 <= each <= 10 for each in found.values()))
+        assert found is None or (
+            set(found) == set(SCALES) and all(0 <= each <= 10 for each in found.values())
+        )
 
 
 def test_what_is_asked_for_is_read_whatever_is_around_it():
