@@ -22,7 +22,7 @@ from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError, DataError
 from mgie.evaluation.benchmark import check_eyes, score_all
 from mgie.evaluation.eyes import Eyes
-from mgie.evaluation.judges.kinds import JudgeOptions
+from mgie.evaluation.judges.kinds import JudgeOptions, check_judged
 from mgie.evaluation.judges.rubric import rubric_names
 from mgie.evaluation.layouts import identity, is_published, outputs_of, read_layout
 from mgie.evaluation.protocol import Metric, find_protocol, protocol_names
@@ -152,11 +152,7 @@ def evaluate(
         controls=judge_controls, budget=judge_budget, prompts=judge_prompts, answers=judge_answers,
         timeout=judge_timeout,
     )  # fmt: skip
-    if options != JudgeOptions() and suite not in rubric_names():
-        raise ConfigError(
-            f"there is nothing to judge in {suite}: --judge and what belongs to it are for "
-            f"{', '.join(rubric_names())}."
-        )
+    check_judged(options, suite)
     if suite in (*protocol_names(), *rubric_names()):
         asked = {
             "count": count, "seed": seed, "batch_size": batch_size, "control": control,
@@ -169,11 +165,7 @@ def evaluate(
             from mgie.evaluation.judges.benchmark import judge_pictures
 
             given += [name for name, value in (("clip", clip), ("dino", dino), ("lpips", lpips)) if value]
-            given = [name for name in given if name != "dtype"]
-            place, kind = find_device(device), find_dtype(dtype)
-            return judge_pictures(
-                str(model), suite, data, out, options, place, kind, given, unpinned=unpinned
-            )
+            return judge_pictures(model, suite, data, out, options, device, dtype, given, unpinned=unpinned)
         eyes = partial(Eyes.open, clip, dino, lpips)
         return published(model, suite, data, out, eyes, device, given, unpinned=unpinned)
 

@@ -44,7 +44,7 @@ def write_imgedit(folder: Path, count: int = 4) -> None:
 
 
 def write_gedit(folder: Path, count: int = 3) -> None:
-    """GEdit-Bench in `folder`/data: so many English rows, the last of which has the key of the one before, and
+    """GEdit-Bench in `folder`/data: so many English rows, the last of which has the key of that before, and
     one Chinese; and a system's pictures in `folder`/gen."""
     rows = []
     for place in range(count):

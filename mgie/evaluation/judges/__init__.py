@@ -1,1 +1,1 @@
-"""Judges: models that look at pictures and answer by a rubric, and what may be believed of them."""
+"""Judges: models that look at pictures and answer by a rubric, and how far to believe them."""

@@ -1,4 +1,4 @@
-"""Answers that were given, in a file that outlives a kill: no answer is ever paid for twice.
+"""Answers in a file that outlives a kill: none is ever paid for twice.
 
 One JSON object a line, each with the hash of what it says, appended and synced as it comes. A last line that
 a kill tore is dropped and told of; any other damaged line is refused. The first answer of a question stays.

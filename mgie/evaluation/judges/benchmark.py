@@ -1,4 +1,4 @@
-"""A system's pictures of a judged benchmark -> a report: numbers, noise, controls, the judge's own words."""
+"""A system's pictures of a judged benchmark -> a report: numbers, noise, controls, answers."""
 
 import sys
 import time
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from llava_patch.folders import check_out, whole_folder
+from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError
 from mgie.evaluation.judges.answers import Answers, beside, open_answers
 from mgie.evaluation.judges.asking import Shown, check_prompts, put, questions
@@ -47,24 +47,24 @@ class Told:
 
 
 def judge_pictures(
-    model: str,
+    model: Any,
     suite: str,
     data: str | Path | None,
     out: str | Path,
     options: JudgeOptions,
-    device: torch.device,
-    dtype: torch.dtype,
+    device: str | None = None,
+    dtype: Dtype = "float32",
     given: Sequence[str] = (),
     *,
     unpinned: bool = False,
 ) -> dict[str, Any]:
     """The figures of ready pictures by a rubric and a judge, in a report: model, rubric, judge, numbers,
-    noise, controls. `given` are options that were asked for and that no rubric heeds."""
+    noise, controls. `given` are options that were asked for; of them only `dtype`, the judge's, is heeded."""
     # Everything that can be wrong is wrong now, before anything is asked.
-    rubric = find_rubric(suite)
-    if given:
+    rubric, model = find_rubric(suite), str(model)
+    if unheeded := [name for name in given if name != "dtype"]:
         raise ConfigError(
-            f"{given[0]} has no place here: the rubric {suite} has ready pictures judged its own way."
+            f"{unheeded[0]} has no place here: the rubric {suite} has ready pictures judged its own way."
         )
     if not model.startswith(PICTURES):
         raise ConfigError(
@@ -82,7 +82,7 @@ def judge_pictures(
         rubric = with_prompts(rubric, options.prompts, frozenset(item.kind for item in items))
     check_prompts(rubric, items)
     outputs, shared = find_outputs(Path(model.removeprefix(PICTURES)), items)
-    judge = open_judge(options, device, dtype)
+    judge = open_judge(options, find_device(device), find_dtype(dtype))
     replayed = options.judge.startswith("replay:")
     kept = None if replayed else Path(options.answers or beside(out))
     if host := getattr(judge, "host", None):

@@ -1,4 +1,4 @@
-"""A judge behind an OpenAI-compatible endpoint (`/chat/completions`), asked only when the user names it.
+"""An OpenAI-compatible endpoint (`/chat/completions`) as a judge, asked only when named.
 
 The key comes from an environment variable and goes into one header: it is in no file, message or identity,
 and what an endpoint echoes of it is blotted out. Redirections are not followed, for they would take it along.

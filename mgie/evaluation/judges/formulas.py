@@ -1,4 +1,4 @@
-"""From the scores of an answer to the numbers of an item, and from those to the numbers of a benchmark.
+"""Scores of an answer -> numbers of an item -> numbers of a benchmark.
 
 Scores that were not asked for are absent; one that could not be read is None, and what rests on it is None.
 """

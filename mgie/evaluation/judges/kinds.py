@@ -7,6 +7,7 @@ import torch
 
 from mgie.errors import ConfigError
 from mgie.evaluation.judges.base import Judge
+from mgie.evaluation.judges.rubric import rubric_names
 
 FORMS = "local:DIR, http:URL, replay:FILE or scripted:FILE"
 
@@ -33,6 +34,15 @@ class JudgeOptions:
     """Where answers are kept. None: beside the report."""
     timeout: float = 180.0
     """Of one try at an endpoint, in seconds."""
+
+
+def check_judged(options: JudgeOptions, suite: str) -> None:
+    """Raise ConfigError where something is said of judging, and nothing in the suite is judged."""
+    if options != JudgeOptions() and suite not in rubric_names():
+        raise ConfigError(
+            f"there is nothing to judge in {suite}: --judge and what belongs to it are for "
+            f"{', '.join(rubric_names())}."
+        )
 
 
 def open_judge(options: JudgeOptions, device: torch.device, dtype: torch.dtype) -> Judge:

@@ -195,7 +195,7 @@ def _kris(rubric: Rubric, folder: Path) -> Iterator[Item]:
     folder = folder / "KRIS_Bench" if (folder / "KRIS_Bench").is_dir() else folder
     known = {kind for members in rubric.groups.values() for kinds in members.values() for kind in kinds}
     form = '{number: {"ori_img": FILE or [FILE, ...], "ins_en": TEXT, "explain_en": TEXT}}'
-    for place in sorted(path for path in folder.iterdir() if (path / "annotation.json").is_file()):
+    for place in sorted(path.parent for path in folder.glob("*/annotation.json")):
         kind = KRIS_SPELLINGS.get(place.name, place.name)
         if kind not in known:
             raise DataError(f"{place} is no category of {rubric.name}: expected {', '.join(sorted(known))}.")

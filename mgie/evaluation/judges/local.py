@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from llava_patch.folders import file_hash
+from mgie.data.files import MALFORMED
 from mgie.errors import DataError, DeviceError, WeightsError
 from mgie.evaluation.judges.base import Answer, Ask
 
@@ -99,9 +101,12 @@ class LocalJudge:
                 self.folder, local_files_only=True, trust_remote_code=False, **options
             )
         except ImportError as error:
-            reason = " ".join(str(error).split())[:160]
-            raise DeviceError(f"{self.folder} needs a package that is not installed: {reason}.") from error
-        except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split()).split(" Check out")[0].rstrip(".")[:160]
+            raise DeviceError(
+                f"{self.folder} needs a package that is not installed ({reason}): install it, serve the "
+                "model behind an endpoint, or take a model without videos."
+            ) from error
+        except (*MALFORMED, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:160] or type(error).__name__
             raise WeightsError(f"{self.folder} cannot be read ({reason}): expected {MODEL}.") from error
 

@@ -1,4 +1,4 @@
-"""A judged benchmark's figures as a table and a page, with what is to be believed of them below."""
+"""A judged benchmark's figures as a table and a page, with how far to believe them below."""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What judged answers come to: numbers of pictures and of a benchmark, and how far they vary."""
+"""What judged answers come to: numbers of items and benchmarks, and how far they vary."""
 
 import math
 import statistics

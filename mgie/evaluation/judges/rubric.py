@@ -1,4 +1,4 @@
-"""A benchmark that a judge scores, as data: a rubric is a file whose hash goes with its numbers.
+"""A judged benchmark as data: a rubric is a file whose hash goes with its numbers.
 
     rubrics/gedit.yaml       a rubric
     rubrics/gedit@cn.yaml    a variant: `extends: gedit`, and the keys that it replaces whole

@@ -118,9 +118,9 @@ def test_a_damaged_line_is_refused_by_its_number(tmp_path, change):
 
 
 def test_two_processes_do_not_pay_twice(tmp_path):
-    with open_answers(tmp_path / "a.jsonl"), pytest.raises(ConfigError, match="in use by process"):
-        with open_answers(tmp_path / "a.jsonl"):
-            pass
+    path = tmp_path / "a.jsonl"
+    with open_answers(path), pytest.raises(ConfigError, match="in use by process"), open_answers(path):
+        pass
 
 
 def test_what_was_recorded_names_who_answered(tmp_path):

@@ -76,7 +76,7 @@ def test_a_judge_that_sees_is_usable(run, imgedit):
     class Sees:
         identity, label, together, steady = {"kind": "test", "model": "sees"}, "sees", 3, False
 
-        def answer(self, ask, key):
+        def answer(self, ask, key):  # noqa: ARG002
             words, *pictures = (part for part in ask.parts)
             if "Which of the two" in words:
                 return Answer(text="A" if pictures[1].data in made else "B")
@@ -197,7 +197,8 @@ def test_gedit_from_the_command_line(tmp_path, capsys):
     write_gedit(tmp_path)
     judge = write_script(
         tmp_path / "script.json",
-        ("before an edit", '{"score": [9, 4], "reasoning": "so"}'), ("*", '{"score": [9, 9], "reasoning": ""}'),
+        ("before an edit", '{"score": [9, 4], "reasoning": "so"}'),
+        ("*", '{"score": [9, 9], "reasoning": ""}'),
     )  # fmt: skip
     words = (
         f"evaluate --model pictures:{tmp_path}/gen --suite gedit --data {tmp_path}/data --out {tmp_path}/out"

@@ -1,10 +1,10 @@
-"""An endpoint is asked as published programs ask it, waited for when it is busy, and never told on with its key."""
+"""An endpoint is asked as published programs ask it, and waited for; its key is shown nowhere."""
 
 import base64
 import json
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -55,10 +55,8 @@ def serving(stub):
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            try:
+            with suppress(OSError):  # the other side did not wait
                 self.wfile.write(data)
-            except OSError:
-                pass  # the other side did not wait
 
         def log_message(self, *_):
             pass
@@ -84,9 +82,8 @@ def asked(monkeypatch):
         stub = Stub(*replies, wait=wait)
         with serving(stub) as url:
             judge = Endpoint(url, "judge-x", key_env="JUDGE_KEY", sleep=waited.append, **options)
-            ask = Ask(
-                parts=("look", Picture(data=png(1), detail="high")), system="be fair", settings={"max_tokens": 5}
-            )  # fmt: skip
+            shown = Picture(data=png(1), detail="high")
+            ask = Ask(parts=("look", shown), system="be fair", settings={"max_tokens": 5})
             return judge.answer(ask, "0"), stub, waited
 
     run.waited = waited
