@@ -52,6 +52,11 @@ def check_eyes(protocol: Protocol, eyes: Eyes, *, unpinned: bool = False) -> lis
         if wrong or not weights.sha256:
             open_questions.append(name)
     for metric in protocol.metrics.values():
+        if metric.net and eyes.lpips and eyes.lpips.net != metric.net:
+            raise ConfigError(
+                f"--lpips is by {eyes.lpips.net} and {protocol.identity} measures by {metric.net}: give "
+                f"--lpips {metric.net}:FILE."
+            )
         model = eyes.dino if metric.measure == "dino" else eyes.clip
         side = getattr(metric.prep, "crop", None) or getattr(metric.prep, "squash", None)
         if side and model and side != model.prep.crop:
@@ -106,7 +111,10 @@ def read(stored: Path | Cell) -> Image:
 def _cases(entry: Entry, output: Image) -> Iterator[tuple[str, Case]]:
     """Each row's output, and what it is measured against."""
     source, target = read(entry.source), None if entry.target is None else read(entry.target)
-    texts = {"caption": entry.caption, "source_caption": entry.source_caption}
+    mask = None if entry.mask is None else read(entry.mask).convert("L")
+    texts: dict[str, Any] = {
+        "caption": entry.caption, "source_caption": entry.source_caption, "mask": mask
+    }  # fmt: skip
     yield "outputs", Case(output=output, source=source, target=target, **texts)
     yield "copy", Case(output=source, source=source, target=target, **texts)
     if target is not None:

@@ -31,6 +31,8 @@ class Entry:
     kind: str = ""
     cluster: str = ""
     """Items of one cluster are no independent samples (turns of one session)."""
+    mask: Path | None = None
+    """Where the edit belongs, white."""
     way: tuple[str, ...] = ()
     """Outputs of earlier turns that this one was made from: not scored here, but they must be there."""
 
@@ -76,7 +78,7 @@ def read_layout(protocol: Protocol, folder: Path, *, unpinned: bool = False) -> 
     if not views or not all(views.values()):
         raise DataError(f"{folder} holds no item of {protocol.name}: choose another --data.")
     counts = layout.count(views)
-    if dict(protocol.counts) != counts and not unpinned:
+    if protocol.counts and dict(protocol.counts) != counts and not unpinned:
         told = ", ".join(f"{counts.get(name, 0)} {name}" for name in protocol.counts)
         expected = ", ".join(f"{count} {name}" for name, count in protocol.counts.items())
         raise DataError(
@@ -230,6 +232,45 @@ def _prompt(found: Any) -> dict[str, str]:
     return {name: str(found[name]) for name in ("edit", "input", "output")}
 
 
+REASONING = "Reasoning"
+"""How the folder of Reason-Edit begins whose items are no matter of understanding alone."""
+WORDS = "CLIP:"
+"""What stands between an instruction and the words for what should be seen."""
+
+
+def _reason_edit(protocol: Protocol, folder: Path) -> Views:
+    """Reason-Edit's folders, each with pictures, masks and one text. The n-th line of the text belongs to the
+    n-th picture by name; a mask is found by its picture's name (the published program takes the n-th)."""
+    views: Views = {}
+    for place in sorted(path for path in folder.glob("*") if path.is_dir()):
+        pictures, texts = sorted(place.glob("*.png")), sorted(place.glob("*.txt"))
+        if not pictures:
+            continue
+        try:
+            lines = [line for line in texts[0].read_text(encoding="utf-8").splitlines() if line.strip()]
+            pairs = [line.split(WORDS) for line in lines]
+            told = [(before.strip(), words.strip()) for before, words in pairs]
+        except (OSError, ValueError, LookupError) as error:
+            raise DataError(
+                f"{place} has no readable text: expected one .txt with a line `instruction {WORDS} words` "
+                "for each picture."
+            ) from error
+        if len(told) != len(pictures):
+            raise DataError(f"{place} has {len(pictures)} pictures and {len(told)} lines: expected as many.")
+        view = "reasoning" if place.name.startswith(REASONING) else "understanding"
+        for picture, (instruction, words) in zip(pictures, told):
+            mask = picture.with_name(f"{picture.stem}_mask.jpg")
+            if not mask.is_file():
+                raise DataError(f"{mask} is missing: download Reason-Edit again.")
+            entry = Entry(
+                key=f"{place.name}/{picture.stem}", cluster=picture.stem, kind=place.name, mask=mask,
+                instruction=instruction, source=picture, caption=words,
+                output=protocol.views[view].output[0].format(session=place.name, key=picture.stem),
+            )  # fmt: skip
+            views.setdefault(view, []).append(entry)
+    return views
+
+
 def _items(name: str) -> Callable[[Views], Counts]:
     return lambda views: {name: len(next(iter(views.values())))}
 
@@ -249,6 +290,7 @@ LAYOUTS = {
     ),
     "emu_edit": Layout(_emu_edit, _items("items")),
     "ip2p": Layout(_ip2p, _items("prompts")),
+    "reason_edit": Layout(_reason_edit, lambda views: {view: len(found) for view, found in views.items()}),
 }
 """Name -> layout."""
 

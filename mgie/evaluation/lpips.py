@@ -76,7 +76,12 @@ class Lpips:
                 f"{output.width} x {output.height}: leave it out."
             )
         pair = torch.stack([2 * to_unit(picture) - 1 for picture in (output, target)])
-        return float(self.distance(*pair.to(self.device)))
+        return float(self.between(*pair))
+
+    @torch.inference_mode()
+    def between(self, output: Float[Tensor, "3 y x"], target: Float[Tensor, "3 y x"]) -> Float[Tensor, ""]:
+        """`distance`, on this network's device."""
+        return self.distance(output.to(self.device), target.to(self.device))
 
     def distance(self, output: Float[Tensor, "3 y x"], target: Float[Tensor, "3 y x"]) -> Float[Tensor, ""]:
         """The same of numbers in [-1, 1]: at each tap features of length 1, their squared differences weighed

@@ -75,6 +75,12 @@ class Metric:
     """Items of this kind are not scored, and counted."""
     average: str = "micro"
     """Over all items (micro), or over groups first: "macro:kind", "macro:cluster"."""
+    region: Literal["inside", "outside"] | None = None
+    """Of the item's mask. None: the whole picture."""
+    side: int | None = None
+    """Pictures and mask are brought to a square of this side before, where there is a region."""
+    net: Literal["alex", "vgg", "squeeze"] | None = None
+    """Whose LPIPS it must be. None: the user's choice."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +111,7 @@ class Protocol:
     name: str
     version: int
     about: str
-    layout: Literal["magicbrush", "emu_edit", "ip2p"]
+    layout: Literal["magicbrush", "emu_edit", "ip2p", "reason_edit"]
     """How its data lie."""
     views: Mapping[str, View]
     metrics: Mapping[str, Metric]

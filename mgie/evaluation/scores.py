@@ -7,7 +7,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from mgie.evaluation.averages import Mean, macro, micro
 from mgie.evaluation.blocks import at_size
 from mgie.evaluation.eyes import Eyes, Feature
 from mgie.evaluation.features import Clip
+from mgie.evaluation.masked import inside, outside, outside_score, shares
 from mgie.evaluation.metrics import PIXEL_METRICS, PSNR_CAP, cosine, direction
 from mgie.evaluation.protocol import TEXTS, Metric, Part
 
@@ -33,6 +34,8 @@ class Case:
     caption: str = ""
     """What the target shows, in words."""
     source_caption: str = ""
+    mask: Image | None = None
+    """Where the edit belongs, white."""
 
     def has(self, part: Part) -> bool:
         """Whether it is there."""
@@ -57,7 +60,24 @@ def score(metric: Metric, case: Case, eyes: Eyes) -> Score:
             return Score(None, (f"no {part.replace('_', ' ')}",))
     if "equal_captions" in metric.leave_out and case.caption == case.source_caption:
         return Score(None, ("equal captions",))
+    if metric.region is not None:
+        return _in_region(metric, case, eyes)
     return MEASURES[metric.measure](metric, case, eyes)
+
+
+def _in_region(metric: Metric, case: Case, eyes: Eyes) -> Score:
+    """The number inside or outside the mask."""
+    if case.mask is None:
+        return Score(None, ("no mask",))
+    assert metric.side
+    mask = shares(case.mask, metric.side)
+    if metric.region == "inside":
+        found = _likeness(metric, replace(case, output=inside(case.output, mask)), eyes)
+        assert found.value is not None
+        return Score(100 * max(found.value, 0.0), found.notes)  # CLIPScore, as torchmetrics has it
+    pair = [outside(getattr(case, part), mask) for part in metric.of]
+    value, infinite = outside_score(metric, pair[0], pair[1], eyes.lpips and eyes.lpips.between)
+    return Score(value, ("infinite",) if infinite else ())
 
 
 def _pixels(metric: Metric, case: Case, eyes: Eyes) -> Score:

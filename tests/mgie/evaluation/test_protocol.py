@@ -19,6 +19,7 @@ PINNED = {
     "ip2p@documented": "ip2p@documented/1#8cdb438a",
     "magicbrush": "magicbrush/1#4d53ac89",
     "magicbrush@global": "magicbrush@global/1#5c9cadc5",
+    "reason_edit": "reason_edit/1#3bd81ebe",
 }
 """Name -> identity. A number that somebody has printed stands beside it: raise `version` with the hash."""
 
@@ -35,7 +36,8 @@ def test_every_shipped_protocol_measures_what_can_be_measured(name):
         assert metric.measure in MEASURES and metric.average == "micro"
         model = {"direction": "clip"}.get(metric.measure, metric.measure)
         assert model in protocol.weights or metric.prep is None
-        assert metric.prep is not None or model not in protocol.weights
+        assert metric.prep is not None or model not in protocol.weights or model == "lpips"
+        assert (metric.region is None) == (metric.side is None)
         assert len(metric.of) == (4 if metric.measure == "direction" else 2)
 
 
