@@ -1,4 +1,4 @@
-"""What an edit did inside a mask and outside it, as Reason-Edit measures it (Huang et al. 2024).
+"""What an edit did inside a mask and outside it, by Reason-Edit (Huang et al. 2024).
 
 Pictures are brought to a square by Pillow's bicubic filter, the mask by the nearest pixel; a mask that is a
 JPEG keeps its values between 0 and 1. Outside, both pictures are multiplied by one minus the mask; inside,
@@ -39,8 +39,8 @@ def inside(picture: Image.Image, mask: Float[Tensor, "y x"]) -> Image.Image:
     rows, columns = (np.flatnonzero(np.asarray(mask.any(dim=axis))) for axis in (1, 0))
     if not len(rows) or rows[0] == rows[-1] or columns[0] == columns[-1]:
         raise DataError("a mask touches fewer than two rows or columns: expected the place of an edit.")
-    box = tuple(int(each) for each in (columns[0], rows[0], columns[-1], rows[-1]))
-    return at_size(picture.convert("RGB"), (mask.shape[1], mask.shape[0])).crop(box)
+    left, top, right, bottom = (int(each) for each in (columns[0], rows[0], columns[-1], rows[-1]))
+    return at_size(picture.convert("RGB"), (mask.shape[1], mask.shape[0])).crop((left, top, right, bottom))
 
 
 def outside_score(
