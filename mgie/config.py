@@ -17,12 +17,13 @@ from jsonargparse import ArgumentParser
 from llava_patch.ranges import Range, check_ranges
 from mgie.diffusion.guidance import DropConfig
 from mgie.errors import ConfigError, mended
+from mgie.evaluation.in_training import EvaluateConfig
 from mgie.keys import check_keys, flatten, is_known, keys_of
 from mgie.models.adapters import AdapterConfig
 from mgie.ranges import Few, NewTokens, Ngram, Number, NumberOrNone, Scale, Seed, Side, Steps, Threads, Weight
 from mgie.training.engine import Strategy
 from mgie.training.groups import spelt_out
-from mgie.training.log import LogConfig
+from mgie.training.log import LogConfig, PreviewConfig
 from mgie.training.optim import AverageConfig, OptimConfig
 from mgie.training.task import LossConfig
 from mgie.weights.checkpoint import SaveConfig
@@ -178,16 +179,6 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreviewConfig:
-    """The pictures that are edited on the way, to be looked at."""
-
-    every: NumberOrNone
-    """Samples between previews; 0 for none."""
-    count: Few = 4
-    """How many held-out pairs are shown."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class ValidationConfig:
     """The losses of held-out pairs, at noise that is always the same: comparable between checkpoints."""
 
@@ -232,6 +223,7 @@ class RunConfig:
     preview: PreviewConfig
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     sampling: SamplingConfig
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
     def __post_init__(self) -> None:
         """Hold every number to its range. Raises ConfigError."""

@@ -1,69 +1,45 @@
-"""`mgie evaluate`: a release edits the pairs of a benchmark, and is judged in a report.
+"""`mgie evaluate`: a release edits the pictures of a benchmark, is scored, and told of.
 
 mgie evaluate --model _ckpt/tiny --suite toy --seed 2 --out _ckpt/tiny-report
 """
 
 import inspect
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from functools import partial
+import os
+import uuid
+from collections.abc import Sequence
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
-from PIL import Image
-from tqdm import tqdm
 
-from llava_patch.folders import check_out, whole_folder
+from llava_patch.folders import file_hash
 from llava_patch.ranges import in_range
-from mgie.data.images import decode, fitted_size, resize
 from mgie.devices import Dtype, find_device, find_dtype
-from mgie.errors import ConfigError, DataError
-from mgie.evaluation.benchmark import check_eyes, score_all
+from mgie.errors import ConfigError, WeightsError
+from mgie.evaluation.benchmark import check_eyes, check_texts
 from mgie.evaluation.eyes import Eyes
 from mgie.evaluation.judges.kinds import JudgeOptions, check_judged
 from mgie.evaluation.judges.rubric import rubric_names
-from mgie.evaluation.layouts import identity, is_published, outputs_of, read_layout
-from mgie.evaluation.protocol import Metric, find_protocol, protocol_names
-from mgie.evaluation.report import (
-    FEW,
-    REPORT,
-    Item,
-    as_published,
-    as_table,
-    write_published,
-    write_report,
-)
-from mgie.evaluation.scores import Case, Score, means, score
-from mgie.evaluation.suites import Request, caption_of, find_metrics, find_suite
+from mgie.evaluation.layouts import is_published, outputs_of, read_layout
+from mgie.evaluation.making import Editing, Making
+from mgie.evaluation.pair_suites import PairBenchmark
+from mgie.evaluation.protocol import Protocol, find_protocol, protocol_names
+from mgie.evaluation.published import PublishedBenchmark
+from mgie.evaluation.run_folder import RunFolder, file_sha, sha
+from mgie.evaluation.scoring import AbstractBenchmark
+from mgie.evaluation.shards import Shard
+from mgie.evaluation.stages import Run, Stage, carry_out
+from mgie.evaluation.suites import Request, find_metrics, find_suite
 from mgie.ranges import Count, Few, Number, Scale, Seconds, Seed, Side, Steps
-from mgie.toy.judge import Verdict, neighbours
-from mgie.types import EditPair
 
 PICTURES = "pictures:"
 """What stands before a folder of ready pictures, in place of a model."""
-
-
-@runtime_checkable
-class Edits(Protocol):
-    """What an editing system gives back: one entry for each picture."""
-
-    images: list[Image.Image]
-    said: list[str]
-    forced: list[bool]
-
-
-@runtime_checkable
-class Editing(Protocol):
-    """Whatever edits pictures by instructions: MGIEPipeline, or another system to compare it with."""
-
-    size: int
-    """Side in pixels that pictures are edited at."""
-
-    def __call__(self, image: list[Image.Image], prompt: list[str], /, *, seed: int, **options: Any) -> Edits:
-        """Edit each picture by the instruction at its place."""
-        ...
+OWN_WAY = ("count", "control", "metrics")
+"""Options that no published protocol heeds; of ready pictures it heeds none of MAKING either."""
+MAKING = (
+    "stage", "seed", "batch_size", "steps", "guidance", "image_guidance", "size", "dtype", "verify",
+)  # fmt: skip
 
 
 @in_range
@@ -73,6 +49,8 @@ def evaluate(
     suite: str | None = None,
     data: str | Path | None = None,
     out: str | Path,
+    stage: Stage = "all",
+    shard: str | None = None,
     count: Number = 200,
     seed: Seed = 1,
     batch_size: Few = 25,
@@ -99,8 +77,8 @@ def evaluate(
     dtype: Dtype = "float32",
     verify: bool = True,
 ) -> dict[str, Any]:
-    """Measure an editor, write a report. Facts: suite, n, seed, right, l1_ratio, control_right, by_kind,
-    baselines.
+    """Measure an editor, write a report. Facts of a suite: suite, n, seed, right, l1_ratio, control_right,
+    by_kind, baselines; of a published protocol: model, protocol, rows, unpinned.
 
     `right` is the share that the suite's judge calls right. `l1_ratio` is the sum of the outputs' distances
     from their targets over that of the untouched pictures: 1 is as good as doing nothing. `control_right` is
@@ -108,15 +86,21 @@ def evaluate(
     for a model that listens. `baselines` are the figures of giving back the picture before the edit (`copy`)
     and of the target itself (`oracle`). Outputs are measured at their target's own size.
 
+    Pictures are made, then scored, then told of, each file whole or not there: the same command goes on where
+    one was stopped, and ends with the same bytes. Several processes (torchrun) or machines (--shard) share
+    the work, and whoever is last writes the report.
+
     Args:
-        model: Release folder, as `mgie extract` writes it, or a hub id. In Python also a pipeline.
+        model: Release folder, as `mgie extract` writes it, or a hub id; or pictures:DIR, ready pictures that
+            have a published benchmark's names. In Python also a pipeline.
         suite: Benchmark: toy (judged, and made fresh from the seed) or pairs (against the targets of --data).
-            Default: pairs where --data is given, else toy. Or a published protocol, such as magicbrush, which
-            scores ready pictures: --model pictures:DIR.
+            Default: pairs where --data is given, else toy. Or a published protocol, such as magicbrush.
         data: Data set that `mgie prepare` wrote; its test split is used instead of fresh pairs. For a
             published protocol its data as they were published.
-        out: Folder of the report: results.json, items.jsonl, report.md, report.html, sheet.png; an older
-            report there is replaced.
+        out: Folder of the evaluation: results.json, items.jsonl, report.md and what they rest on. One of the
+            same model, data and settings is gone on with; another one is refused.
+        stage: Only generate the pictures, only score them, or only report; all of it by default.
+        shard: Part of the work for one of several machines, such as 2/3 for the second of three.
         count: How many pairs at most.
         seed: Seed of the pairs that the suite makes, and of the model's noise.
         batch_size: How many pictures are edited at once.
@@ -145,7 +129,10 @@ def evaluate(
         dtype: What it computes in: float32, float16 or bfloat16.
         verify: Compare the release with its manifest; --verify false to take it as it is.
     """
-    # A published protocol scores what was made already, and so does a judge.
+    # Everything that can be wrong is wrong now.
+    asked = dict(locals()) | {"metrics": tuple(metrics)}
+    usual = inspect.signature(evaluate).parameters
+    given = [name for name in (*MAKING, *OWN_WAY) if asked[name] != usual[name].default]
     suite = suite or ("toy" if data is None else "pairs")
     options = JudgeOptions(
         judge=judge, model=judge_model, key_env=judge_key_env, repeats=judge_repeats,
@@ -153,237 +140,194 @@ def evaluate(
         timeout=judge_timeout,
     )  # fmt: skip
     check_judged(options, suite)
-    if suite in (*protocol_names(), *rubric_names()):
-        asked = {
-            "count": count, "seed": seed, "batch_size": batch_size, "control": control,
-            "metrics": tuple(metrics), "steps": steps, "guidance": guidance,
-            "image_guidance": image_guidance, "size": size, "dtype": dtype, "verify": verify,
-        }  # fmt: skip
-        usual = inspect.signature(evaluate).parameters
-        given = [name for name, value in asked.items() if value != usual[name].default]
-        if suite in rubric_names():
-            from mgie.evaluation.judges.benchmark import judge_pictures
+    if suite in rubric_names():
+        from mgie.evaluation.judges.benchmark import judge_pictures
 
-            given += [name for name, value in (("clip", clip), ("dino", dino), ("lpips", lpips)) if value]
-            return judge_pictures(model, suite, data, out, options, device, dtype, given, unpinned=unpinned)
-        eyes = partial(Eyes.open, clip, dino, lpips)
-        return published(model, suite, data, out, eyes, device, given, unpinned=unpinned)
-
-    # Everything that can be wrong is wrong now.
-    bench = find_suite(suite, data)
-    if unpinned:
-        raise ConfigError(
-            f"unpinned is for published protocols, and {suite} is a suite of this program: leave it out."
-        )
-    check_out(out, kind=REPORT)
-    if isinstance(model, (str, Path)):
+        others = [*given, *(name for name in ("clip", "dino", "lpips", "shard") if asked[name])]
+        unheeded = [name for name in others if name != "dtype"]
+        return judge_pictures(model, suite, data, out, options, device, dtype, unheeded, unpinned=unpinned)
+    protocol = find_protocol(suite) if suite in protocol_names() else None
+    ready = Path(str(model).removeprefix(PICTURES)) if str(model).startswith(PICTURES) else None
+    bench = None if protocol else find_suite(suite, data)
+    check_asked(suite, protocol, ready, given, unpinned=unpinned)
+    process, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    mine = Shard.of(shard, process=process, processes=processes)
+    folder = RunFolder(out)
+    folder.check()
+    place = find_device(device or own_gpu())
+    if isinstance(model, (str, Path)) and not ready:
         from mgie.request import check_request
 
-        place, kind, pictures = find_device(device), find_dtype(dtype), min(count, batch_size)
+        pictures, kind = min(count, batch_size), find_dtype(dtype)
         check_request(model, [], pictures=pictures, steps=steps, size=size, dtype=kind, device=place)
-    eyes = Eyes.open(clip, dino, lpips, find_device(device))
-    measures = find_metrics([*bench.metrics, *metrics], eyes)
-    started = time.monotonic()
+    open_eyes = partial(Eyes.open, clip, dino, lpips, place)
+    eyes = Eyes() if stage == "generate" else open_eyes()
+    system = None if ready else System(model, place, dtype, verify=verify)
 
-    # The model, and the pairs at the size that it works at, in their own shapes.
-    pipeline, name = load(model, device, dtype, verify=verify)
-    side = size or pipeline.size
-    pairs = bench.pairs(Request(count=count, seed=seed, size=side, data=None if data is None else Path(data)))
-    if not pairs:
-        raise DataError(f"The suite {suite} found no pair to measure on: choose another --data.")
-    sources = [_as_large(decode(pair.source or pair.target, name=pair.key), side) for pair in pairs]
-    targets = [
-        resize(decode(pair.target, name=pair.key), source.size) for pair, source in zip(pairs, sources)
-    ]
-
-    # Edit, by each picture's own instruction and by another's.
-    others = neighbours(pairs) if control and bench.judge else []
-    asked = {
+    # What is to be made and measured.
+    if protocol:
+        whole = published(suite, protocol, data, ready, eyes, unpinned=unpinned, scored=stage != "generate")
+        side = None
+    else:
+        assert bench and system
+        side = size or system.size
+        measures = find_metrics([*bench.metrics, *metrics], eyes)
+        request = Request(count=count, seed=seed, size=side, data=None if data is None else Path(data))
+        whole = PairBenchmark(bench, request, measures, eyes, control=control)
+    wishes = {
         "num_inference_steps": steps, "guidance_scale": guidance,
         "image_guidance_scale": image_guidance, "size": size,
     }  # fmt: skip
-    options = {key: value for key, value in asked.items() if value is not None} | {"seed": seed}
-    with tqdm(total=len(pairs) + len(others), desc=f"evaluate on {suite}", unit="edit") as progress:
-        own = [pair.instruction for pair in pairs]
-        edited = edit_all(pipeline, sources, own, batch_size, options, progress)
-        foreign = [own[other] for other in others]
-        misled = edit_all(pipeline, sources[: len(foreign)], foreign, batch_size, options, progress)
+    wished = {name: value for name, value in wishes.items() if value is not None}
+    plan = plan_of(whole, system, ready, asked | {"size": side or size}, place)
+    told: dict[str, Any] = {"model": system.name if system else str(model)}
+    if system:
+        told |= {"making": plan | {"weights": system.identity or None}}
+    run = Run(
+        folder=folder, bench=whole, plan=plan, told=told, pictures=ready,
+        making=Making(seed=seed, batch_size=batch_size, options=wished, side=side),
+        system=system and system.load, progress=process == 0,
+    )  # fmt: skip
 
-    # Measure each output as it was made, and judge it.
-    items, copies, oracles = [], [], []
-    for pair, source, target, (output, said, forced) in zip(pairs, sources, targets, edited, strict=True):
-        found, copied, known = rows(pair, output, measures, eyes)
-        copies.append(copied)
-        oracles.append(known)
-        items.append(
-            Item(
-                key=pair.key,
-                kind=pair.kind,
-                instruction=pair.instruction,
-                expected=pair.expressive,
-                said=said,
-                forced=forced,
-                source=source,
-                output=resize(output, source.size),
-                target=target,
-                caption=caption_of(pair),
-                scores={name: each.value for name, each in found.items() if each.value is not None},
-                notes={name: list(each.notes) for name, each in found.items() if each.notes},
+    # Generate, score, report. Of processes that work side by side the first one waits for the others.
+    beside = [Shard(mine.index + other, mine.count) for other in range(1, processes)]
+    facts, complete = carry_out(run, mine, stage, awaited=None if process else beside)
+    if not complete:
+        return facts
+    print(whole.table(facts))
+    written = {"report": "report.html", "sheet": "sheet.png"} if bench else {"report": "report.md"}
+    return facts | {name: str(folder.out / file) for name, file in written.items()}
+
+
+def check_asked(
+    suite: str, protocol: Protocol | None, ready: Path | None, given: Sequence[str], *, unpinned: bool
+) -> None:
+    """Refuse options that would not be heeded. Raises ConfigError."""
+    if protocol is None:
+        if unpinned:
+            raise ConfigError(
+                f"unpinned is for published protocols, and {suite} is a suite of this program: leave it out."
             )
+        if ready:
+            raise ConfigError(
+                f"the suite {suite} wants pictures made for it, and {PICTURES}{ready} are ready ones: give a "
+                "release, or a published protocol as --suite."
+            )
+        return
+    unheeded = [name for name in given if name in OWN_WAY or (ready and name in MAKING)]
+    if ready and unheeded:
+        raise ConfigError(
+            f"{unheeded[0]} has no place here: the protocol {suite} measures ready pictures its own way."
         )
-    if bench.judge:
-        items = [
-            judged(item, bench.judge(pair, item.output)) for item, pair in zip(items, pairs, strict=True)
-        ]
-    if bench.judge and others:
-        wrong = [bench.judge(pair, output) for pair, (output, _, _) in zip(pairs, misled, strict=True)]
-        items = [
-            replace(item, control=words, control_right=verdict.right)
-            for item, words, verdict in zip(items, foreign, wrong, strict=True)
-        ]
-
-    # Tell.
-    kinds = sorted({item.kind for item in items})
-    by_kind = {kind: summary([item for item in items if item.kind == kind], measures) for kind in kinds}
-    facts = {"model": name, "suite": suite, "seed": seed, "size": side} | summary(items, measures)
-    baselines = {
-        name: means(measures, scored, {}) for name, scored in (("copy", copies), ("oracle", oracles))
-    }
-    facts |= {"by_kind": by_kind, "baselines": baselines, "weights": eyes.hashes}
-    facts |= {"seconds": round(time.monotonic() - started, 1)}
-    if len(items) < FEW:
-        facts["warning"] = f"n is {len(items)}: figures from fewer than {FEW} pairs mean little."
-    with whole_folder(out, kind=REPORT) as folder:
-        write_report(folder, facts, items)
-    print(as_table(facts))
-    return facts | {"report": str(Path(out, "report.html")), "sheet": str(Path(out, "sheet.png"))}
+    if unheeded:
+        raise ConfigError(
+            f"{unheeded[0]} has no place here: the protocol {suite} measures all its items its own way."
+        )
+    if "image_guidance" in given and any(view.image_guidance is not None for view in protocol.views.values()):
+        raise ConfigError(f"image_guidance has no place here: the views of {suite} are made with one each.")
 
 
 def published(
-    model: str | Path | Editing,
     suite: str,
+    protocol: Protocol,
     data: str | Path | None,
-    out: str | Path,
-    open_eyes: Callable[[torch.device], Eyes],
-    device: str | None,
-    given: Sequence[str],
+    ready: Path | None,
+    eyes: Eyes,
     *,
     unpinned: bool,
-) -> dict[str, Any]:
-    """The figures of ready pictures by a published protocol, in a report: model, protocol, rows, unpinned.
-
-    `given` are options that were asked for and that no protocol heeds.
-    """
-    # Everything that can be wrong is wrong now.
-    protocol = find_protocol(suite)
-    if given:
-        raise ConfigError(
-            f"{given[0]} has no place here: the protocol {suite} measures ready pictures its own way."
-        )
-    if not str(model).startswith(PICTURES):
-        raise ConfigError(
-            f"--model is {model} and the protocol {suite} scores ready pictures: say --model pictures:DIR, "
-            "with the official names of files inside."
-        )
+    scored: bool,
+) -> PublishedBenchmark:
+    """A published protocol on its data, of ready pictures or of ones that are to be made; `scored` says
+    whether its models are needed."""
     if data is None:
         raise ConfigError(f"the protocol {suite} needs its published data: give --data DIR.")
-    check_out(out, kind=REPORT)
-    started, label = time.monotonic(), str(model)
     views = read_layout(protocol, Path(data), unpinned=unpinned)
-    outputs, extra = outputs_of(Path(label.removeprefix(PICTURES)), views)
-    eyes = open_eyes(find_device(device))
-    open_questions = [f"the weights of {name}" for name in check_eyes(protocol, eyes, unpinned=unpinned)]
-    open_questions += [] if is_published(protocol, views) else ["the data"]
-
-    # Score, and tell.
-    total = sum(map(len, views.values()))
-    with tqdm(total=total, desc=f"score by {protocol.identity}", unit="picture") as progress:
-        scored = score_all(protocol, views, outputs, eyes, progress.update)
-    facts = {
-        "model": label, "suite": suite, "protocol": protocol.identity, "protocol_sha256": protocol.sha256,
-        "unpinned": open_questions, "weights": eyes.hashes, "items_sha256": identity(views),
-        "not_asked_for": len(extra), "metrics": list(protocol.metrics), "rows": scored.facts,
-        "seconds": round(time.monotonic() - started, 1),
-    }  # fmt: skip
-    with whole_folder(out, kind=REPORT) as folder:
-        write_published(folder, facts, scored.items)
-    print(as_published(facts))
-    return facts | {"report": str(Path(out, "report.md"))}
+    facts = {"not_asked_for": len(outputs_of(ready, views)[1])} if ready else {}
+    open_questions = check_eyes(protocol, eyes, unpinned=unpinned) if scored else []
+    if scored:
+        check_texts(protocol, views, eyes)
+    reasons = [f"the weights of {name}" for name in open_questions]
+    reasons += [] if is_published(protocol, views) else ["the data"]
+    return PublishedBenchmark(suite, protocol, views, eyes, unpinned=reasons, facts=facts)
 
 
-def edit_all(
-    pipeline: Editing,
-    sources: Sequence[Image.Image],
-    instructions: Sequence[str],
-    batch_size: int,
-    options: dict[str, Any],
-    progress: tqdm,
-) -> list[tuple[Image.Image, str, bool]]:
-    """What the pipeline makes of each picture, what it says, and whether the edit was forced."""
-    edited: list[tuple[Image.Image, str, bool]] = []
-    for start in range(0, len(instructions), batch_size):
-        part = slice(start, start + batch_size)
-        result = pipeline(list(sources[part]), list(instructions[part]), **options)
-        edited += zip(result.images, result.said, result.forced, strict=True)
-        progress.update(len(instructions[part]))
-    return edited
+def plan_of(
+    bench: AbstractBenchmark,
+    system: "System | None",
+    ready: Path | None,
+    asked: dict[str, Any],
+    place: torch.device,
+) -> dict[str, Any]:
+    """What must be the same for an evaluation to go on, beside what the benchmark says of itself."""
+    if ready:
+        hashes = {job.output: file_sha(ready / job.output) for job in bench.jobs}
+        return {"pictures": sha(repr(sorted(hashes.items())).encode()), "batch_size": asked["batch_size"]}
+    assert system
+    names = ("seed", "batch_size", "steps", "guidance", "image_guidance", "size", "dtype")
+    own = {name: asked[name] for name in names}
+    weights = system.identity or f"unknown ({system.name} has no `identity`, {uuid.uuid4()})"
+    return {"weights": weights, **own, "device": place.type}
 
 
-def load(
-    model: str | Path | Editing, device: str | None, dtype: Dtype, *, verify: bool = True
-) -> tuple[Editing, str]:
-    """The pipeline of a release, and what to call it in the report; a pipeline stays where it is."""
-    if not isinstance(model, (str, Path)):
-        return model, type(model).__name__
-    from mgie.pipeline import MGIEPipeline
+class System:
+    """What edits: a release, read only if a picture has to be made, or an object."""
 
-    place, kind = find_device(device), find_dtype(dtype)
-    pipeline = MGIEPipeline.from_pretrained(str(model), torch_dtype=kind, progress=True, verify=verify)
-    pipeline = pipeline.to(place)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline, str(model)
+    def __init__(self, model: str | Path | Editing, place: torch.device, dtype: Dtype, *, verify: bool):
+        """Raises WeightsError where a name leads to no release."""
+        self.model, self.place, self.dtype, self.verify = model, place, dtype, verify
+        self.name = str(model) if isinstance(model, (str, Path)) else type(model).__name__
+
+    @cached_property
+    def folder(self) -> Path | None:
+        """Where the release lies; None for an object."""
+        from mgie.weights.release import fetch
+
+        return fetch(self.model) if isinstance(self.model, (str, Path)) else None
+
+    @cached_property
+    def identity(self) -> str | None:
+        """Another one for other weights. An object that tells none is never known again."""
+        from mgie.weights.release import release_identity
+
+        if self.folder is None:
+            return getattr(self.model, "identity", None)
+        try:
+            if self.verify:
+                return release_identity(self.folder)
+        except WeightsError:  # without a manifest, or Apple's
+            pass
+        files = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        told = [(path.relative_to(self.folder).as_posix(), file_hash(path)) for path in files]
+        return sha(repr(told).encode())
+
+    @cached_property
+    def size(self) -> int:
+        """Side in pixels that it edits at. A release's index tells it without its weights."""
+        from mgie.weights.release import INDEX, read_index
+
+        if self.folder and (self.folder / INDEX).is_file():
+            told = read_index(self.folder).get("size")
+            if isinstance(told, int):
+                return told
+        return self.load().size
+
+    def load(self) -> Editing:
+        """The pipeline of a release, where it is to run; an object stays where it is."""
+        if self.folder is None:
+            assert not isinstance(self.model, (str, Path))
+            return self.model
+        from mgie.pipeline import MGIEPipeline
+
+        kind = find_dtype(self.dtype)
+        pipeline = MGIEPipeline.from_pretrained(
+            self.folder, torch_dtype=kind, progress=True, verify=self.verify
+        )
+        pipeline = pipeline.to(self.place)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
 
-def _as_large(picture: Image.Image, side: int) -> Image.Image:
-    """The whole picture with about side x side pixels."""
-    return resize(picture, fitted_size(picture.size, side=side))
-
-
-def rows(
-    pair: EditPair, output: Image.Image, measures: dict[str, Metric], eyes: Eyes
-) -> tuple[dict[str, Score], dict[str, Score], dict[str, Score]]:
-    """The numbers of an output, of the picture before the edit in its place, and of the target, all against
-    the pair's pictures at their own size."""
-    source = decode(pair.source or pair.target, name=pair.key)
-    target = decode(pair.target, name=pair.key)
-    whole = Case(output=output, source=source, target=target, caption=caption_of(pair))
-    cases = (whole, replace(whole, output=source), replace(whole, output=target))
-    found, copied, known = (
-        {name: score(metric, case, eyes) for name, metric in measures.items()} for case in cases
-    )
-    return found, copied, known
-
-
-def judged(item: Item, verdict: Verdict) -> Item:
-    """The item with its verdict."""
-    return replace(item, right=verdict.right, why=verdict.why)
-
-
-def summary(items: Sequence[Item], measures: dict[str, Metric]) -> dict[str, Any]:
-    """The figures of some items: their number, shares, sums' ratio and means."""
-    facts: dict[str, Any] = {"n": len(items)}
-    for share in ("right", "control_right"):
-        verdicts = [getattr(item, share) for item in items if getattr(item, share) is not None]
-        if verdicts:
-            facts[share] = sum(verdicts) / len(verdicts)
-    copied = sum(item.scores["copy_l1"] for item in items)
-    facts["l1_ratio"] = sum(item.scores["l1"] for item in items) / copied if copied else None
-    expected = [item for item in items if item.expected]
-    if expected:
-        facts["said_exactly"] = sum(item.said.strip() == item.expected for item in expected) / len(expected)
-    facts["forced"] = sum(item.forced for item in items) / len(items)
-    scored = [
-        {name: Score(item.scores.get(name), tuple(item.notes.get(name, ()))) for name in measures}
-        for item in items
-    ]
-    return facts | means(measures, scored, {})
+def own_gpu() -> str | None:
+    """The GPU of a process among several under torchrun; None where there is no choice."""
+    local = os.environ.get("LOCAL_RANK")
+    return f"cuda:{local}" if local and torch.cuda.is_available() else None

@@ -56,7 +56,7 @@ from mgie.weights.apple import MLLM, read_apple
 from mgie.weights.limits import Limits
 from mgie.weights.mige_part import FILE as MIGE
 from mgie.weights.mige_part import read_published
-from mgie.weights.release import HUB, Release, fetch, read_release, write_release
+from mgie.weights.release import HUB, Release, fetch, identity_of, read_release, write_release
 from mgie.weights.stable_diffusion import is_stable_diffusion, read_stable_diffusion
 
 Callback = Callable[..., dict[str, Any] | None]
@@ -223,6 +223,11 @@ class MGIEPipeline(DiffusionPipeline):
         return Editor(
             encoder=self.encoder, denoiser=self.denoiser, codec=self.codec, controllers=self.controllers
         )
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of weights, settings and sampler, by which an evaluation knows the editor again."""
+        return identity_of(self.as_release())
 
     @property
     def device(self) -> torch.device:

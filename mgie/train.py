@@ -36,6 +36,7 @@ from mgie.config import RunConfig, dump_run, load_run
 from mgie.data.batches import Batches
 from mgie.data.datasets import identity
 from mgie.errors import ConfigError, WeightsError
+from mgie.evaluation.in_training import Watch
 from mgie.models.adapters import plainly
 from mgie.pipeline import MGIEPipeline
 from mgie.training.ddp import DdpEngine
@@ -56,7 +57,7 @@ from mgie.training.optim import (
 from mgie.training.task import AbstractTask, EditTask
 from mgie.training.world import Stopped, World, processes, stop_requests, stopping_at_once
 from mgie.types import Batch, Draws
-from mgie.watch import held_out_losses, preview
+from mgie.watch import BEST, held_out_losses, measured, preview
 from mgie.weights import checkpoint
 from mgie.weights.checkpoint import Found, TrainState
 
@@ -77,6 +78,8 @@ def train(run: RunConfig) -> dict[str, Any]:
         # Everything that can be wrong is wrong now.
         engine = build_engine(run, world)
         run, found, data = find_start(run, world)
+        aside = {"data": run.data.path, "size": run.data.size}
+        watch = Watch(run.evaluate, run.folder, **aside) if run.evaluate.every else None
         world.start_trackers(run.name)
 
         # Build.
@@ -84,6 +87,7 @@ def train(run: RunConfig) -> dict[str, Any]:
             parts = build_editor(run, dtype=dtypes_to_read(run, world.device), progress=world.is_main)
         make_trainable(run, parts)
         MGIEPipeline.from_release(build_release(parts, run))  # what cannot be extracted is not trained
+        measure = partial(measured, run, parts, world, watch) if watch else None
         task = EditTask(
             parts.editor, parts.process, drop=run.train.drop, edit_weight=run.train.edit_weight,
             align_weight=run.train.align_weight, teacher=build_teacher(run, parts),
@@ -93,7 +97,7 @@ def train(run: RunConfig) -> dict[str, Any]:
         return fit(
             run, engine, task, parts.editor.groups(), batches, partial(draw_for, run, parts), found=found,
             begin=partial(begin_run, run, parts, data), look=partial(preview, run, parts, world.device),
-            measure=partial(held_out_losses, run, parts, task, world.device),
+            validate=partial(held_out_losses, run, parts, task, world.device), measure=measure,
         )  # fmt: skip
 
 
@@ -123,10 +127,11 @@ def fit(
     found: Path | None,
     begin: Callable[[], tuple[TrainState, dict[str, Tensor]]] = lambda: (TrainState(), {}),
     look: Callable[[], Image.Image] | None = None,
-    measure: Callable[[], dict[str, float]] | None = None,
+    validate: Callable[[], dict[str, float]] | None = None,
+    measure: Callable[[TrainState], tuple[dict[str, int | float], bool]] | None = None,
 ) -> dict[str, Any]:
-    """The loop: `draw(batch)` gives what is random in a batch, `look()` a preview, `measure()` the losses of
-    held-out pairs.
+    """The loop: `draw(batch)` gives what is random in a batch, `look()` a preview, `validate()` the losses of
+    held-out pairs, `measure(state)` figures of the editor as it is, and whether it is the best one until now.
 
     `task.editor` is what is trained; `groups` are its parameters by name. It goes on from the checkpoint
     `found`; else `begin()` puts in what a new run begins with, and gives its state and what checkpoints shall
@@ -194,7 +199,9 @@ def fit(
             # Once in a while: say how it goes, save, look at pictures. Reading numbers waits for the device.
             # Who is asked to stop does it now, whatever is due.
             done, row = world.any(bool(stop)) or state.samples >= total, 0
-            if due(run.log.every, before, state) or due(run.save.every, before, state) or done:
+            measuring = measure is not None and due(run.evaluate.every, before, state)
+            saving = due(run.save.every, before, state)
+            if due(run.log.every, before, state) or measuring or saving or done:
                 skipped, row = left_out.read(steps=total // run.train.batch_size, folder=run.folder)
                 if skipped > state.skipped:
                     log.say(f"{skipped - state.skipped} steps left out: their gradient was not finite.")
@@ -202,14 +209,24 @@ def fit(
             if due(run.log.every, before, state) or done:
                 state = replace(state, losses=state.losses | means.read(world))
                 log.step(state, grad_norm=float(norm), lr=optimizer.param_groups[0]["lr"])
+            # Before it is saved: a run that is killed meanwhile measures again.
+            if measure and measuring:
+                with engine.full_parameters(shadow):
+                    figures, best = measure(state)
+                log.measured(state, figures)
+                if best and not row:
+                    snapshot = replace(engine.state_dict(shadow), begun=begun, optimizer={})
+                    if world.is_main:
+                        checkpoint.save(run.folder / BEST, state, snapshot, run_yaml=dump_run(run), keep=1)
+                    world.wait()
             # While steps are left out nothing is saved: what was saved before is better.
-            if (due(run.save.every, before, state) and not row) or done:
+            if (saving and not row) or done:
                 how = {"begun": begun, "run_yaml": dump_run(run), "keep": run.save.keep}
                 engine.save(run.folder, state, shadow, **how)
-            if measure and due(run.validation.every, before, state):
+            if validate and due(run.validation.every, before, state):
                 with engine.full_parameters(shadow):
                     if world.is_main:
-                        log.held_out(state, measure())
+                        log.held_out(state, validate())
             if look and due(run.preview.every, before, state):
                 with engine.full_parameters(shadow):
                     if world.is_main:
@@ -345,7 +362,7 @@ def _comparable(text: str) -> dict[str, Any]:
     free = (
         "out", "data.path", "data.mixture", "data.workers", "train.samples", "train.epochs",
         "train.micro_batch_size", "train.threads", "train.strategy",
-        "save", "log", "preview", "validation", "sampling",
+        "save", "log", "preview", "validation", "sampling", "evaluate",
     )  # fmt: skip
 
     def flat(values: dict, prefix: str = "") -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a run looks at on the way: a few edits, and the losses of pairs that it does not learn from."""
+"""What a run shows of the editor that it trains: pictures to look at, losses of held-out pairs, figures."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,11 +13,43 @@ from mgie.config import RunConfig
 from mgie.data.batches import collate
 from mgie.data.images import decode, square
 from mgie.data.stored_pairs import StoredPairs
+from mgie.evaluation.in_training import Watch
 from mgie.evaluation.report import Item, sheet
+from mgie.evaluation.shards import Shard
 from mgie.pipeline import EditOutput, MGIEPipeline
 from mgie.training.draws import draws_for
 from mgie.training.task import EditTask
+from mgie.training.world import World
 from mgie.types import Batch, EditPair
+from mgie.weights import checkpoint
+from mgie.weights.checkpoint import TrainState
+
+BEST = "best"
+"""Folder in a run's: a checkpoint without the optimizer's state, to be extracted as a run is."""
+
+
+def measured(
+    run: RunConfig, parts: Parts, world: World, watch: Watch, state: TrainState
+) -> tuple[dict[str, int | float], bool]:
+    """Figures of the editor as it is now, and whether it is the best one until now; each process makes and
+    scores its part."""
+    if world.is_main:
+        watch.forget(state.samples)
+    world.wait()
+    pipeline = MGIEPipeline.from_release(build_release(parts, run))
+    pipeline.set_progress_bar_config(disable=True)
+    short = torch.autocast(world.device.type, torch.bfloat16, enabled=frozen_short(run, world.device))
+    with at_rest(parts.editor), short:
+        facts = watch.measure(
+            state.samples, lambda: pipeline, Shard(world.rank, world.size), device=world.device
+        )
+
+    def tell() -> tuple[dict[str, int | float], bool]:
+        assert facts, "the first process reports"
+        kept = checkpoint.latest(run.folder / BEST)
+        return watch.figures(facts), watch.is_best(state.samples, facts, kept)
+
+    return world.from_main(tell)
 
 
 def preview(run: RunConfig, parts: Parts, device: torch.device) -> Image.Image:

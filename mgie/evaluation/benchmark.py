@@ -5,7 +5,7 @@ output: it scores well by L1, CLIP-I and DINO, and what does not beat it has don
 target itself, where there is one.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,10 @@ from PIL.Image import Image
 from mgie.data.images import decode_plain
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.evaluation.layouts import Cell, Entry, Views, kinds
-from mgie.evaluation.protocol import Protocol
+from mgie.evaluation.protocol import TEXTS, Protocol
 from mgie.evaluation.scores import Case, Eyes, Score, means, score
 
 ROWS = ("outputs", "copy", "oracle")
-Progress = Callable[[], Any]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,27 +66,64 @@ def check_eyes(protocol: Protocol, eyes: Eyes, *, unpinned: bool = False) -> lis
     return open_questions
 
 
+def check_texts(protocol: Protocol, views: Views, eyes: Eyes) -> None:
+    """Raise DataError for a caption that is longer than CLIP reads, where the protocol lets none be cut."""
+    for metric in protocol.metrics.values():
+        parts = [part for part in metric.of if part in TEXTS and metric.overlong == "error"]
+        for entry in (entry for entries in views.values() for entry in entries if eyes.clip):
+            for part in parts:
+                assert eyes.clip
+                eyes.clip.words(getattr(entry, part), metric.overlong)
+
+
 def score_all(
     protocol: Protocol,
     views: Views,
     outputs: Callable[[str, Entry], Path],
     eyes: Eyes,
-    done: Progress = lambda: None,
 ) -> Scored:
-    """The numbers of all items of all views; `outputs` says where an output lies. Raises DataError for a
-    picture that cannot be read."""
+    """The numbers of all items of all views at once; `outputs` says where an output lies. Raises DataError
+    for a picture that cannot be read."""
+    found = {
+        (view, entry.key): score_entry(protocol, entry, read(outputs(view, entry)), eyes)
+        for view, entries in views.items()
+        for entry in entries
+    }
+    return gathered(protocol, views, found)
+
+
+def score_entry(protocol: Protocol, entry: Entry, output: Image, eyes: Eyes) -> dict[str, Any]:
+    """Row -> scores and notes of one item. Raises DataError for a picture that cannot be read."""
+    return {
+        row: told({name: score(metric, case, eyes) for name, metric in protocol.metrics.items()})
+        for row, case in _cases(entry, output)
+    }
+
+
+def gathered(
+    protocol: Protocol, views: Views, found: Mapping[tuple[str, str], dict[str, Any]], made: str = ""
+) -> Scored:
+    """What the items tell together; `found` is what `score_entry` gave, by view and key, and `made` the
+    folder of what was made here."""
     facts: dict[str, dict[str, Any]] = {row: {} for row in ROWS}
     items: list[dict[str, Any]] = []
     for view, entries in views.items():
-        scored: dict[str, list[dict[str, Score]]] = {row: [] for row in ROWS}
-        for entry in entries:
-            for row, case in _cases(entry, read(outputs(view, entry))):
-                found = {name: score(metric, case, eyes) for name, metric in protocol.metrics.items()}
-                scored[row].append(found)
-                items.append({"key": entry.key, "view": view, "row": row, **told(found)})
-            done()
-        for row, values in scored.items():
-            if values:
+        for row in ROWS:
+            whole = [
+                (entry, found[view, entry.key][row]) for entry in entries if row in found[view, entry.key]
+            ]
+            for entry, scored in whole:
+                about = {
+                    "key": entry.key,
+                    "view": view,
+                    "row": row,
+                    "kind": entry.kind,
+                    "cluster": entry.cluster,
+                }
+                file = {"file": f"{made}{entry.output}"} if row == "outputs" else {}
+                items.append(about | file | scored)
+            if whole:
+                values = [scores_of(scored, protocol.metrics) for _, scored in whole]
                 facts[row][view] = {"n": len(values)} | means(protocol.metrics, values, kinds(entries))
     return Scored(facts={row: each for row, each in facts.items() if each}, items=items)
 
@@ -99,13 +135,23 @@ def told(found: dict[str, Score]) -> dict[str, Any]:
     return {"scores": scores} | ({"notes": notes} if notes else {})
 
 
+def scores_of(found: Mapping[str, Any], metrics: Iterable[str]) -> dict[str, Score]:
+    """What `told` wrote, of all metrics."""
+    scores, notes = found["scores"], found.get("notes", {})
+    return {name: Score(scores.get(name), tuple(notes.get(name, ()))) for name in metrics}
+
+
 def read(stored: Path | Cell) -> Image:
     """A picture as published protocols read it. Raises DataError."""
+    return decode_plain(read_file(stored), name=str(stored))
+
+
+def read_file(stored: Path | Cell) -> bytes:
+    """A picture's file. Raises DataError."""
     try:
-        data = stored.read_bytes()
+        return stored.read_bytes()
     except FileNotFoundError as error:
         raise DataError(f"{stored} is missing: download the benchmark's data again.") from error
-    return decode_plain(data, name=str(stored))
 
 
 def _cases(entry: Entry, output: Image) -> Iterator[tuple[str, Case]]:

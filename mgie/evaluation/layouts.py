@@ -2,13 +2,13 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mgie.data.files import is_name, read_json
+from mgie.data.files import MALFORMED, is_name, read_json, reason
 from mgie.errors import DataError
 from mgie.evaluation.protocol import Protocol
 
@@ -33,8 +33,17 @@ class Entry:
     """Items of one cluster are no independent samples (turns of one session)."""
     mask: Path | None = None
     """Where the edit belongs, white."""
-    way: tuple[str, ...] = ()
-    """Outputs of earlier turns that this one was made from: not scored here, but they must be there."""
+    way: "tuple[Turn, ...]" = ()
+    """Earlier turns, from whose outputs this one is made: not scored here, but they must be there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """An edit on the way to the one that is scored."""
+
+    key: str
+    instruction: str
+    output: str
 
 
 Views = dict[str, list[Entry]]
@@ -52,8 +61,11 @@ class Cell:
     column: str
 
     def read_bytes(self) -> bytes:
-        """The picture's file; empty where there is none."""
-        return (_group(self.file, self.group, self.column)[self.row] or {}).get("bytes") or b""
+        """The picture's file; empty where there is none. Raises DataError."""
+        try:
+            return (_group(self.file, self.group, self.column)[self.row] or {}).get("bytes") or b""
+        except MALFORMED as error:
+            raise DataError(f"{self} cannot be read ({reason(error)}): download it again.") from error
 
     def __str__(self) -> str:
         return f"{self.file.name}, {self.column} of row {self.row} of group {self.group}"
@@ -69,6 +81,11 @@ def read_layout(protocol: Protocol, folder: Path, *, unpinned: bool = False) -> 
     of items than were published, unless those are to be taken (`unpinned`)."""
     layout = LAYOUTS[protocol.layout]
     views = layout.read(protocol, folder)
+    for name in (name for entries in views.values() for entry in entries for name in files_of(entry)):
+        if not is_name(name):
+            raise DataError(
+                f"{folder} has an item with the output {name!r}: expected a name inside a folder."
+            )
     for view, entries in views.items():
         names = Counter(entry.key for entry in entries)
         if twice := [name for name, count in names.items() if count > 1]:
@@ -113,6 +130,10 @@ def _magicbrush(protocol: Protocol, folder: Path) -> Views:
             files = [
                 view.output[min(turn, 1)].format(session=session, turn=turn + 1) for turn in range(len(turns))
             ]
+            way = [
+                Turn(key=f"{session}-{turn + 1}", instruction=turns[turn]["instruction"], output=files[turn])
+                for turn in range(len(turns))
+            ]
             places = range(len(turns))[-1:] if view.items == "last" else range(len(turns))
             for place in places:
                 own, turn = view.input == "own_output", turns[place]
@@ -120,7 +141,7 @@ def _magicbrush(protocol: Protocol, folder: Path) -> Views:
                 entry = Entry(
                     key=f"{session}-{place + 1}", cluster=session, instruction=turn["instruction"],
                     source=lying / first["input"], target=lying / turn["output"],
-                    output=files[place], way=tuple(files[:place]) if own else (),
+                    output=files[place], way=tuple(way[:place]) if own else (),
                     caption=captions.get(session, {}).get(turn["output"], ""),
                     source_caption=captions.get(session, {}).get(first["input"], ""),
                 )  # fmt: skip
@@ -152,36 +173,44 @@ EMU_EDIT_SPLITS = {"test": 3589, "validation": 2022}
 
 def _emu_edit(protocol: Protocol, folder: Path) -> Views:
     """A download of facebook/emu_edit_test_set: the Parquet files of its split `test`."""
-    import pyarrow.parquet as parquet
-
     files = sorted({*folder.glob("test-*.parquet"), *folder.glob("data/test-*.parquet")})
     if not files:
         raise DataError(f"{folder} has no test-*.parquet: --data expects a download of Emu Edit's test set.")
     found: list[Entry] = []
     ((name, view),) = protocol.views.items()
     for file in files:
-        opened = parquet.ParquetFile(file)
-        if missing := set(EMU_EDIT) - set(opened.schema_arrow.names):
-            raise DataError(f"{file} has no column {min(missing)}: expected {', '.join(EMU_EDIT)}.")
-        for group in range(opened.num_row_groups):
-            texts = opened.read_row_group(group, columns=list(EMU_EDIT[:-1])).to_pylist()
-            for row, told in enumerate(texts):
-                told = {name: str(value or "") for name, value in told.items()}
-                if not is_name(told["hash"]):
-                    raise DataError(f"{file} has the hash {told['hash']!r}: expected the name of a row.")
-                entry = Entry(
-                    key=told["hash"], cluster=told["hash"], kind=told["task"],
-                    instruction=told["instruction"], source=Cell(file, group, row, "image"),
-                    caption=told["output_caption"], source_caption=told["input_caption"],
-                    output=view.output[0].format(key=told["hash"]),
-                )  # fmt: skip
-                found.append(entry)
+        for group, row, told in _emu_rows(file):
+            if not is_name(told["hash"]):
+                raise DataError(f"{file} has the hash {told['hash']!r}: expected the name of a row.")
+            entry = Entry(
+                key=told["hash"], cluster=told["hash"], kind=told["task"], instruction=told["instruction"],
+                source=Cell(file, group, row, "image"),
+                caption=told["output_caption"], source_caption=told["input_caption"],
+                output=view.output[0].format(key=told["hash"]),
+            )  # fmt: skip
+            found.append(entry)
     if len(found) == EMU_EDIT_SPLITS["validation"]:
         raise DataError(
             f"{folder}: its split test has {len(found)} rows, as many as validation of Emu Edit's test set: "
             "the splits' names are swapped, as in the companion set of generations; give the test set itself."
         )
     return {name: found}
+
+
+def _emu_rows(file: Path) -> Iterator[tuple[int, int, dict[str, str]]]:
+    """Group, place in it and texts of each row of a file. Raises DataError."""
+    import pyarrow.parquet as parquet
+
+    try:
+        opened = parquet.ParquetFile(file)
+        if missing := set(EMU_EDIT) - set(opened.schema_arrow.names):
+            raise DataError(f"{file} has no column {min(missing)}: expected {', '.join(EMU_EDIT)}.")
+        for group in range(opened.num_row_groups):
+            texts = opened.read_row_group(group, columns=list(EMU_EDIT[:-1])).to_pylist()
+            for row, told in enumerate(texts):
+                yield group, row, {name: str(value or "") for name, value in told.items()}
+    except MALFORMED as error:
+        raise DataError(f"{file} cannot be read ({reason(error)}): download it again.") from error
 
 
 @lru_cache(maxsize=2)
@@ -295,10 +324,15 @@ LAYOUTS = {
 """Name -> layout."""
 
 
+def files_of(entry: Entry) -> tuple[str, ...]:
+    """All outputs that an item needs, that which is scored first."""
+    return (entry.output, *(turn.output for turn in entry.way))
+
+
 def outputs_of(folder: Path, views: Views) -> tuple[Callable[[str, Entry], Path], list[str]]:
     """Where each output lies in a folder of a system's pictures, in the official layout, and the names of
     files that nothing asks for. Raises DataError, before anything is scored, if an output is missing."""
-    wanted = {name for entries in views.values() for entry in entries for name in (*entry.way, entry.output)}
+    wanted = {name for entries in views.values() for entry in entries for name in files_of(entry)}
     missing = sorted(
         name for name in wanted if not (folder / name).is_file() or not (folder / name).stat().st_size
     )

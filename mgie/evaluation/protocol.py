@@ -93,6 +93,8 @@ class View:
     """What is edited: the benchmark's picture, or one's own output of the turn before."""
     output: tuple[str, ...] = ("{key}.png",)
     """Official name of an output; of several, the first for a first turn and the second for later ones."""
+    image_guidance: float | None = None
+    """How strongly the picture counts where outputs are made for this view. None: as the run says."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

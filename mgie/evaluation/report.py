@@ -3,7 +3,7 @@
 import html
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,10 @@ class Item:
     """What the model said."""
     forced: bool
     """The model never called for the edit by itself."""
-    source: Image.Image
-    output: Image.Image
-    target: Image.Image
+    source: Image.Image | None = None
+    """Pictures are there where they are shown."""
+    output: Image.Image | None = None
+    target: Image.Image | None = None
     scores: dict[str, float] = field(default_factory=dict)
     """What could be measured."""
     notes: dict[str, list[str]] = field(default_factory=dict)
@@ -54,6 +55,10 @@ class Item:
     """The instruction of another pair, given to the same picture."""
     control_right: bool | None = None
     """Whether this pair's own edit came out all the same."""
+    file: str = ""
+    """Where the output lies, in the folder of the evaluation."""
+    cluster: str = ""
+    """Items of one cluster are no independent samples: edits of one picture."""
 
     def facts(self) -> dict[str, Any]:
         """All but the pictures."""
@@ -61,16 +66,24 @@ class Item:
         return {name: getattr(self, name) for name in self.__slots__ if name not in pictures}
 
 
-def write_report(folder: Path, facts: dict[str, Any], items: Sequence[Item]) -> None:
-    """Write all forms of the report into a folder that is there."""
+def write_report(
+    folder: Path,
+    facts: dict[str, Any],
+    items: Sequence[Item],
+    *,
+    pictures: Callable[[Item], Item] = lambda item: item,
+) -> None:
+    """Write all forms of the report into a folder that is there; `pictures` gives an item that is shown its
+    pictures."""
     whole = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
     (folder / RESULTS).write_text(whole, encoding="utf-8", errors="backslashreplace")
     lines = (json.dumps(item.facts(), ensure_ascii=False) + "\n" for item in items)
     (folder / "items.jsonl").write_text("".join(lines), encoding="utf-8")
     page = f"# {_markdown(_title(facts))}\n\n{as_table(facts)}\n"
     (folder / "report.md").write_text(page, encoding="utf-8")
-    sheet(chosen(items, SHOWN), _title(facts)).save(folder / "sheet.png")
-    _write_page(folder, facts, chosen(items, PAGED))
+    shown = {id(item): pictures(item) for item in chosen(items, PAGED)}
+    sheet([shown[id(item)] for item in chosen(items, SHOWN)], _title(facts)).save(folder / "sheet.png")
+    _write_page(folder, facts, list(shown.values()))
 
 
 def chosen(items: Sequence[Item], count: int) -> list[Item]:
@@ -220,8 +233,9 @@ def _wrapped(text: str, wide: int, font: Any, most: int = 3) -> list[str]:
     return lines if len(lines) <= most else [*lines[: most - 1], lines[most - 1] + " …"]
 
 
-def _tile(picture: Image.Image) -> Image.Image:
+def _tile(picture: Image.Image | None) -> Image.Image:
     """The picture at TILE, whole; small ones are enlarged by whole pixels, so that each pixel is seen."""
+    assert picture, "an item that is shown has its pictures"
     picture = picture.convert("RGB")
     scale = TILE / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from mgie.ranges import Number
+from mgie.ranges import Few, Number, NumberOrNone
 from mgie.training.optim import OptimConfig, rate_factor
 from mgie.training.world import World
 from mgie.types import Losses
@@ -36,6 +36,16 @@ class LogConfig:
     """Samples between log lines."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Where the numbers go besides the console and log.jsonl."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewConfig:
+    """The pictures that are edited on the way, to be looked at."""
+
+    every: NumberOrNone
+    """Samples between previews; 0 for none."""
+    count: Few = 4
+    """How many held-out pairs are shown."""
 
 
 class Means:
@@ -114,6 +124,16 @@ class RunLog:
             left = (self.total - state.samples) / rate
             self.say(f"{rate:.3g} samples per second: about {_duration(left)} to go.")
         self.told_time = True
+
+    def measured(self, state: TrainState, figures: dict[str, int | float]) -> None:
+        """A line of its own: what an evaluation on the way has found."""
+        if self.world.is_main:
+            with (self.folder / LINES).open("a") as file:
+                line = {"step": state.steps, "samples": state.samples, **figures}
+                file.write(json.dumps(line) + "\n")
+        self.world.track(figures, step=state.samples)
+        told = ", ".join(f"{name.rsplit('/', 1)[1]} {value:.4g}" for name, value in figures.items())
+        self.say(f"after {state.samples} samples: {told}")
 
     def outlook(self, state: TrainState, optim: OptimConfig, *, batch_size: int, epoch: int | None) -> None:
         """One line: how long the run is, how often each pair comes, and what it means that it was to be of

@@ -104,6 +104,18 @@ def release_identity(folder: str | Path) -> str:
     return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
 
 
+def identity_of(release: Release) -> str:
+    """SHA-256 of an editor as it is in memory: every tensor, the settings, the sampler."""
+    digest = hashlib.sha256()
+    for name, tensor in release.editor.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    sampler = release.scheduler
+    told = [_process_facts(release.process), release.settings, type(sampler).__name__, dict(sampler.config)]
+    digest.update(json.dumps(told, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
 def read_release(
     folder: str | Path,
     *,

@@ -23,9 +23,9 @@ ROWS = [
 
 ALSO = {
     ("edit", "pipeline"),
-    ("train", "pipeline"),
+    ("train", "pipeline"),  # what cannot be extracted is not trained
     ("train", "watch"),
-    ("watch", "pipeline"),  # previews
+    ("watch", "pipeline"),  # previews, evaluations
     ("evaluate", "pipeline"),
     ("toy.pretrain", "train"),
     ("layouts", "masks"),  # for its type: what lies outside a mask cannot show

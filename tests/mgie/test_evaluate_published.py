@@ -65,7 +65,9 @@ def test_the_same_pictures_give_the_same_bytes(scored, magicbrush):
 @pytest.mark.parametrize(
     ("wrong", "error", "says"),
     [
-        ({"model": "_ckpt/tiny"}, ConfigError, "say --model pictures:DIR"),
+        ({"model": "_ckpt/none"}, WeightsError, "there is no release folder _ckpt/none"),
+        ({"stage": "generate"}, ConfigError, "stage has no place here"),
+        ({"suite": "toy", "data": None, "unpinned": False}, ConfigError, "ready ones: give a release"),
         ({"data": None}, ConfigError, "give --data DIR"),
         ({"metrics": ["ssim"]}, ConfigError, "metrics has no place here"),
         ({"steps": 20}, ConfigError, "steps has no place here"),

@@ -13,7 +13,15 @@ from mgie.errors import DataError
 from mgie.evaluation.benchmark import read, score_all
 from mgie.evaluation.eyes import Eyes
 from mgie.evaluation.features import Clip, Dino
-from mgie.evaluation.layouts import EMU_EDIT_SPLITS, identity, is_published, outputs_of, read_layout
+from mgie.evaluation.layouts import (
+    EMU_EDIT,
+    EMU_EDIT_SPLITS,
+    files_of,
+    identity,
+    is_published,
+    outputs_of,
+    read_layout,
+)
 from mgie.evaluation.protocol import find_protocol
 
 MAGICBRUSH = find_protocol("magicbrush")
@@ -40,7 +48,8 @@ def test_magicbrush_s_views(magicbrush):
     assert single["8-3"].output == "8/8_inde_3.png" and multi["8-3"].output == "8/8_iter_3.png"
     assert multi["10-1"].output == single["10-1"].output == "10/10_1.png"
     assert single["8-3"].source.name == "8-output2.png" and multi["8-3"].source.name == "8-input.png"
-    assert multi["8-3"].way == ("8/8_1.png", "8/8_iter_2.png") and single["8-3"].way == ()
+    assert files_of(multi["8-3"]) == ("8/8_iter_3.png", "8/8_1.png", "8/8_iter_2.png")
+    assert [turn.key for turn in multi["8-3"].way] == ["8-1", "8-2"] and single["8-3"].way == ()
     assert {entry.caption for entry in multi.values()} == {"a red d"}
     assert not is_published(MAGICBRUSH, views)
 
@@ -160,6 +169,23 @@ def test_emu_edit_s_mistakes_are_explained(tmp_path, monkeypatch):
         read_layout(protocol, emu_rows(tmp_path / "swapped", *ROWS))
     with pytest.raises(DataError, match=r"has no test-\*\.parquet"):
         read_layout(protocol, emu_rows(tmp_path / "none", *ROWS, name="validation-0.parquet"))
+
+
+def test_a_parquet_file_that_is_damaged_is_told(tmp_path):
+    protocol = find_protocol("emu_edit")
+    whole = emu_rows(tmp_path / "emu", *ROWS) / "test-00000-of-00001.parquet"
+    data = whole.read_bytes()
+    for damage in (data[: len(data) // 2], b"", b"PAR1" + bytes(100)):
+        whole.write_bytes(damage)
+        with pytest.raises(DataError, match=r"parquet cannot be read \(.*download it again"):
+            read_layout(protocol, tmp_path / "emu", unpinned=True)
+    pq.write_table(pa.Table.from_pylist([{name: "text" for name in EMU_EDIT}]), whole)
+    views = read_layout(protocol, tmp_path / "emu", unpinned=True)
+    with pytest.raises(DataError, match=r"image of row 0 of group 0 cannot be read"):
+        read(views["test"][0].source)
+    pq.write_table(pa.Table.from_pylist([{name: "../up" for name in EMU_EDIT}]), whole)
+    with pytest.raises(DataError, match="expected the name of a row"):
+        read_layout(protocol, tmp_path / "emu", unpinned=True)
 
 
 def test_instruct_pix2pix_s_draws_are_of_the_last_twentieth(tmp_path):

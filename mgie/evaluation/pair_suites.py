@@ -1,0 +1,206 @@
+"""Benchmarks of pairs: each output against its target, judged where somebody can."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mgie.data.images import decode, decode_plain, fitted_size, resize
+from mgie.errors import DataError
+from mgie.evaluation.benchmark import scores_of, told
+from mgie.evaluation.eyes import Eyes
+from mgie.evaluation.making import Job
+from mgie.evaluation.protocol import Metric
+from mgie.evaluation.report import FEW, Item, as_table, write_report
+from mgie.evaluation.run_folder import OUTPUTS
+from mgie.evaluation.scores import Case, Score, means, score
+from mgie.evaluation.scoring import AbstractBenchmark, Look, Sample
+from mgie.evaluation.suites import Request, Suite, caption_of
+from mgie.toy.judge import neighbours
+from mgie.types import EditPair
+
+OWN, CONTROL = "own", "control"
+"""Folders of outputs: by the pairs' own instructions, and by those of others."""
+
+
+class PairBenchmark(AbstractBenchmark):
+    """The pairs of a suite. Outputs are measured at their target's own size."""
+
+    def __init__(
+        self,
+        suite: Suite,
+        request: Request,
+        measures: Mapping[str, Metric],
+        eyes: Eyes,
+        *,
+        control: bool = True,
+    ):
+        """`control` has all pictures edited a second time, each by another pair's instruction, where a judge
+        can tell. Raises DataError where there is no pair, ConfigError for a control of pairs that all ask for
+        the same."""
+        self.suite, self.judge, self.request = suite.name, suite.judge, request
+        self.metrics, self.eyes = dict(measures), eyes
+        self.pairs = suite.pairs(request)
+        if not self.pairs:
+            raise DataError(f"The suite {suite.name} found no pair to measure on: choose another --data.")
+        self.others = neighbours(self.pairs) if control and suite.judge else []
+        words = [pair.instruction for pair in self.pairs]
+        own = [self._job(OWN, at, words[at]) for at in range(len(self.pairs))]
+        misled = [self._job(CONTROL, at, words[other]) for at, other in enumerate(self.others)]
+        self.jobs = [*own, *misled]
+        self.samples = [
+            Sample(name=f"{at:06d}", unit=str(at), outputs=tuple(job.output for job in jobs))
+            for at, jobs in enumerate(zip(own, misled) if misled else zip(own))
+        ]
+
+    def _job(self, folder: str, at: int, instruction: str) -> Job:
+        pair = self.pairs[at]
+        return Job(
+            output=f"{folder}/{at:06d}.png", key=pair.key, unit=str(at), instruction=instruction,
+            source=lambda: _source(pair),
+        )  # fmt: skip
+
+    def plan(self) -> dict[str, Any]:
+        """The suite, and a hash of all its pairs."""
+        return {
+            "suite": self.suite, "count": self.request.count, "seed": self.request.seed,
+            "size": self.request.size, "control": bool(self.others), "data": self.data,
+        }  # fmt: skip
+
+    @cached_property
+    def data(self) -> str:
+        """SHA-256 of all that the pairs hold."""
+        digest = hashlib.sha256()
+        for pair in self.pairs:
+            texts = (pair.key, pair.instruction, pair.expressive, caption_of(pair), pair.kind)
+            for each in (
+                *(text.encode(errors="surrogatepass") for text in texts),
+                _source(pair),
+                pair.target,
+            ):
+                digest.update(hashlib.sha256(each).digest())
+        return digest.hexdigest()
+
+    @property
+    def measures(self) -> dict[str, Any]:
+        """Metrics, and hashes of weights."""
+        return {name: asdict(metric) for name, metric in self.metrics.items()} | {"weights": self.eyes.hashes}
+
+    def material(self, sample: Sample) -> list[bytes]:
+        """Source, target, caption."""
+        pair = self.pairs[int(sample.name)]
+        return [_source(pair), pair.target, caption_of(pair).encode(errors="surrogatepass")]
+
+    def score(self, sample: Sample, look: Look) -> dict[str, Any]:
+        """Rows as of a published protocol; and the verdicts on the output and on that of the control."""
+        pair = self.pairs[int(sample.name)]
+        source, target = decode(_source(pair), name=pair.key), decode(pair.target, name=pair.key)
+        outputs = [decode_plain(look(name), name=name) for name in sample.outputs]
+        whole = Case(output=outputs[0], source=source, target=target, caption=caption_of(pair))
+        cases = {
+            "outputs": whole,
+            "copy": replace(whole, output=source),
+            "oracle": replace(whole, output=target),
+        }
+        found: dict[str, Any] = {
+            row: told({name: score(metric, case, self.eyes) for name, metric in self.metrics.items()})
+            for row, case in cases.items()
+        }
+        if self.judge:
+            verdict = self.judge(pair, resize(outputs[0], self._as_large(source).size))
+            found |= {"right": bool(verdict.right), "why": verdict.why}
+            if len(outputs) > 1:
+                found["control_right"] = bool(self.judge(pair, outputs[1]).right)
+        return found
+
+    def tell(
+        self,
+        folder: Path,
+        told: Mapping[str, Any],
+        found: Mapping[str, dict[str, Any]],
+        made: Mapping[str, dict[str, Any]],
+        look: Look,
+    ) -> dict[str, Any]:
+        """Table, page and sheet; n, right, l1_ratio, control_right, by_kind, baselines and means."""
+        items = [self._item(sample, found[sample.name], made) for sample in self.samples]
+        kinds = sorted({item.kind for item in items})
+        by_kind = {kind: self._summary([item for item in items if item.kind == kind]) for kind in kinds}
+        rows = {
+            row: means(self.metrics, [scores_of(found[s.name][row], self.metrics) for s in self.samples], {})
+            for row in ("copy", "oracle")
+        }
+        head = {
+            "model": told["model"],
+            "suite": self.suite,
+            "seed": self.request.seed,
+            "size": self.request.size,
+        }
+        facts = head | self._summary(items) | {"by_kind": by_kind, "baselines": rows}
+        facts |= {"weights": self.eyes.hashes, "data_sha256": self.data}
+        facts |= {name: value for name, value in told.items() if name not in facts}
+        if len(items) < FEW:
+            facts["warning"] = f"n is {len(items)}: figures from fewer than {FEW} pairs mean little."
+        write_report(folder, facts, items, pictures=lambda item: self._shown(item, look))
+        return facts
+
+    def table(self, facts: Mapping[str, Any]) -> str:
+        """A row for each kind of edit."""
+        return as_table(dict(facts))
+
+    def _item(self, sample: Sample, found: Mapping[str, Any], made: Mapping[str, dict[str, Any]]) -> Item:
+        at = int(sample.name)
+        pair, known = self.pairs[at], made[sample.outputs[0]]
+        control = {}
+        if self.others:
+            words = self.pairs[self.others[at]].instruction
+            control = {"control": words, "control_right": found["control_right"]}
+        return Item(
+            key=pair.key, kind=pair.kind, instruction=pair.instruction, expected=pair.expressive,
+            said=known["said"], forced=known["forced"], caption=caption_of(pair),
+            scores=found["outputs"]["scores"], notes=found["outputs"].get("notes", {}),
+            right=found.get("right"), why=found.get("why", ""), **control,
+            file=f"{OUTPUTS}/{sample.outputs[0]}", cluster=hashlib.sha256(_source(pair)).hexdigest()[:16],
+        )  # fmt: skip
+
+    def _shown(self, item: Item, look: Look) -> Item:
+        """The item with its pictures, at the size of the editing."""
+        at = int(Path(item.file).stem)
+        pair = self.pairs[at]
+        source = self._as_large(decode(_source(pair), name=pair.key))
+        target = resize(decode(pair.target, name=pair.key), source.size)
+        output = decode_plain(look(item.file.removeprefix(f"{OUTPUTS}/")), name=item.file)
+        return replace(item, source=source, output=resize(output, source.size), target=target)
+
+    def _as_large(self, picture: Image.Image) -> Image.Image:
+        """The whole picture as it is given to the model."""
+        return resize(picture, fitted_size(picture.size, side=self.request.size))
+
+    def _summary(self, items: Sequence[Item]) -> dict[str, Any]:
+        """The figures of some items: their number, shares, sums' ratio and means."""
+        facts: dict[str, Any] = {"n": len(items)}
+        for share in ("right", "control_right"):
+            verdicts = [getattr(item, share) for item in items if getattr(item, share) is not None]
+            if verdicts:
+                facts[share] = sum(verdicts) / len(verdicts)
+        copied = sum(item.scores["copy_l1"] for item in items)
+        facts["l1_ratio"] = sum(item.scores["l1"] for item in items) / copied if copied else None
+        expected = [item for item in items if item.expected]
+        if expected:
+            facts["said_exactly"] = sum(item.said.strip() == item.expected for item in expected) / len(
+                expected
+            )
+        facts["forced"] = sum(item.forced for item in items) / len(items)
+        scored = [
+            {name: Score(item.scores.get(name), tuple(item.notes.get(name, ()))) for name in self.metrics}
+            for item in items
+        ]
+        return facts | means(self.metrics, scored, {})
+
+
+def _source(pair: EditPair) -> bytes:
+    """The file of the picture that is edited."""
+    return pair.source or pair.target
