@@ -29,7 +29,7 @@ from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
 from mgie.errors import ConfigError, explain, mended, one_kind_of_interrupt
-from mgie.verbs import EVERY_VERB, LEFT_OUT, VERBS, Verb, by_place
+from mgie.verbs import EVERY_VERB, LEFT_OUT, LISTED, VERBS, Verb, by_place
 
 TRAINS_OWN = ("--config", "--from", "--dry_run", "--print_config", "--help", "-h")
 """All that `train` takes besides the keys of its recipe. A word follows the first two."""
@@ -81,7 +81,7 @@ def as_lines(facts: dict[str, Any]) -> str:
     shown = {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in facts.items()}
     width = max(map(len, shown), default=0)
     return "\n".join(
-        f"{name:<{width}}  {value}" for name, value in shown.items() if not isinstance(value, dict)
+        f"{name:<{width}}  {value}" for name, value in shown.items() if not isinstance(value, (dict, list))
     )
 
 
@@ -188,8 +188,11 @@ def _parser(name: str, new: bool = False) -> ArgumentParser:
         hint, option = _typed(hints[parameter]), f"--{parameter.rstrip('_')}"
         about: dict[str, Any] = {"type": hint, "help": texts.get(parameter)}
         if by_place(facts):
-            count = {"nargs": "*" if new else "+"}
-            several = {"type": get_args(hint)[0], **count} if get_origin(hint) is Sequence else {}
+            several: dict[str, Any] = {}
+            if get_origin(hint) is Sequence:
+                optional = parameter in LISTED or new
+                several = {"type": get_args(hint)[0], "nargs": "*" if optional else "+"}
+                several |= {"default": facts.default} if parameter in LISTED else {}
             parser.add_argument(parameter, **about | several)
         elif hint is bool and not facts.default:
             parser.add_argument(option, action="store_true", help=about["help"])

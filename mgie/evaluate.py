@@ -15,6 +15,7 @@ import torch
 
 from llava_patch.folders import file_hash
 from llava_patch.ranges import in_range
+from mgie.compare import compare_reports
 from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError, WeightsError
 from mgie.evaluation.benchmark import check_eyes, check_texts
@@ -44,8 +45,11 @@ MAKING = (
 
 @in_range
 def evaluate(
-    model: str | Path | Editing,
+    model: str | Path | Editing | None = None,
     *,
+    reports: Sequence[str] = (),
+    ab: str | Path | None = None,
+    results: str | Path | None = None,
     suite: str | None = None,
     data: str | Path | None = None,
     out: str | Path,
@@ -91,6 +95,11 @@ def evaluate(
     the work, and whoever is last writes the report.
 
     Args:
+        reports: Instead of a model, finished reports of one suite and of the same data, to be compared: each
+            metric and each difference with its interval, one page, plots.
+        ab: Beside two reports: folder of a page to be handed out, on which people choose between the outputs
+            of at most --count items without knowing whose they are. The key to it stays in --out.
+        results: Beside the folder of such a comparison: what people answered, a file or a folder of them.
         model: Release folder, as `mgie extract` writes it, or a hub id; or pictures:DIR, ready pictures that
             have a published benchmark's names. In Python also a pipeline.
         suite: Benchmark: toy (judged, and made fresh from the seed) or pairs (against the targets of --data).
@@ -102,7 +111,7 @@ def evaluate(
         stage: Only generate the pictures, only score them, or only report; all of it by default.
         shard: Part of the work for one of several machines, such as 2/3 for the second of three.
         count: How many pairs at most.
-        seed: Seed of the pairs that the suite makes, and of the model's noise.
+        seed: Seed of the pairs that the suite makes, and of the model's noise; of what a comparison draws.
         batch_size: How many pictures are edited at once.
         control: Edit all pictures a second time, each by another pair's instruction.
         metrics: Further metrics, such as "[l2, psnr, ssim]".
@@ -129,9 +138,18 @@ def evaluate(
         dtype: What it computes in: float32, float16 or bfloat16.
         verify: Compare the release with its manifest; --verify false to take it as it is.
     """
-    # Everything that can be wrong is wrong now.
+    # Finished reports are compared.
     asked = dict(locals()) | {"metrics": tuple(metrics)}
     usual = inspect.signature(evaluate).parameters
+    if reports:
+        given = [name for name in usual if asked[name] not in (usual[name].default, ())]
+        return compare_reports(reports, out, given, ab=ab, results=results, seed=seed, count=count)
+    if model is None:
+        raise ConfigError(
+            "nothing is named that could be measured: give --model RELEASE, or two or more finished reports."
+        )
+
+    # Everything that can be wrong is wrong now.
     given = [name for name in (*MAKING, *OWN_WAY) if asked[name] != usual[name].default]
     suite = suite or ("toy" if data is None else "pairs")
     options = JudgeOptions(
@@ -182,7 +200,7 @@ def evaluate(
     plan = plan_of(whole, system, ready, asked | {"size": side or size}, place)
     told: dict[str, Any] = {"model": system.name if system else str(model)}
     if system:
-        told |= {"making": plan | {"weights": system.identity or None}}
+        told |= {"making": plan | {"weights": system.identity or None}, "settings": system.settings(wished)}
     run = Run(
         folder=folder, bench=whole, plan=plan, told=told, pictures=ready,
         making=Making(seed=seed, batch_size=batch_size, options=wished, side=side),
@@ -310,6 +328,17 @@ class System:
             if isinstance(told, int):
                 return told
         return self.load().size
+
+    def settings(self, wished: dict[str, Any]) -> dict[str, Any]:
+        """How it samples: as is wished, else as it does by itself, where it tells."""
+        from mgie.weights.release import INDEX, read_index
+
+        own: Any = getattr(self.model, "config", {})
+        if self.folder:
+            own = read_index(self.folder) if (self.folder / INDEX).is_file() else {}
+        names = ("num_inference_steps", "guidance_scale", "image_guidance_scale")
+        found = {name: wished.get(name, own.get(name)) for name in names}
+        return {name: value for name, value in found.items() if value is not None}
 
     def load(self) -> Editing:
         """The pipeline of a release, where it is to run; an object stays where it is."""

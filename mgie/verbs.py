@@ -47,7 +47,7 @@ VERBS = {
         show="mgie.edit:table",
     ),
     "evaluate": Verb(
-        about="measure how good a release is",
+        about="measure how good a release is, or compare finished reports",
         story="mgie.evaluate:evaluate",
         example="mgie evaluate --model _ckpt/tiny --suite toy --out _ckpt/tiny-report",
     ),
@@ -73,6 +73,9 @@ EVERY_VERB = {
 LEFT_OUT = {"progress"}
 """Parameters of stories that are not options: a bar hides itself where it would disturb."""
 
+LISTED = {"reports"}
+"""Parameters that are words without a name on the command line, none of which is needed."""
+
 NAMED = {"out", "model"}
 """Parameters that are options, such as `--out`, although Python takes them by their place too."""
 
@@ -80,4 +83,4 @@ NAMED = {"out", "model"}
 def by_place(facts: Parameter) -> bool:
     """Whether the command line takes a parameter of a story by its place, without its name."""
     needed = facts.default is Parameter.empty and facts.kind is Parameter.POSITIONAL_OR_KEYWORD
-    return needed and facts.name not in NAMED
+    return facts.name in LISTED or (needed and facts.name not in NAMED)

@@ -5,6 +5,7 @@ output: it scores well by L1, CLIP-I and DINO, and what does not beat it has don
 target itself, where there is one.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,8 @@ class Scored:
     facts: dict[str, dict[str, Any]]
     """Row -> view -> n, the mean of each metric, and what of it was not measured."""
     items: list[dict[str, Any]]
-    """Of each item and row: key, view, row, scores, notes."""
+    """Of each item and row: key, view, row, kind, instruction, cluster, scores, notes; of outputs also file and
+    pictures."""
 
 
 def check_eyes(protocol: Protocol, eyes: Eyes, *, unpinned: bool = False) -> list[str]:
@@ -114,18 +116,23 @@ def gathered(
             ]
             for entry, scored in whole:
                 about = {
-                    "key": entry.key,
-                    "view": view,
-                    "row": row,
-                    "kind": entry.kind,
-                    "cluster": entry.cluster,
-                }
-                file = {"file": f"{made}{entry.output}"} if row == "outputs" else {}
-                items.append(about | file | scored)
+                    "key": entry.key, "view": view, "row": row, "kind": entry.kind,
+                    "instruction": entry.instruction, "cluster": _cluster(entry),
+                }  # fmt: skip
+                if row == "outputs":
+                    file = f"{made}{entry.output}"
+                    about |= {"file": file, "pictures": {"output": file} if made else {}}
+                items.append(about | scored)
             if whole:
                 values = [scores_of(scored, protocol.metrics) for _, scored in whole]
                 facts[row][view] = {"n": len(values)} | means(protocol.metrics, values, kinds(entries))
     return Scored(facts={row: each for row, each in facts.items() if each}, items=items)
+
+
+def _cluster(entry: Entry) -> str:
+    """What an item belongs to: its session, or the picture that it begins with, which others may share."""
+    alone = entry.cluster in ("", entry.key)
+    return hashlib.sha256(read_file(entry.source)).hexdigest()[:16] if alone else entry.cluster
 
 
 def told(found: dict[str, Score]) -> dict[str, Any]:

@@ -163,7 +163,8 @@ class PairBenchmark(AbstractBenchmark):
             said=known["said"], forced=known["forced"], caption=caption_of(pair),
             scores=found["outputs"]["scores"], notes=found["outputs"].get("notes", {}),
             right=found.get("right"), why=found.get("why", ""), **control,
-            file=f"{OUTPUTS}/{sample.outputs[0]}", cluster=hashlib.sha256(_source(pair)).hexdigest()[:16],
+            file=f"{OUTPUTS}/{sample.outputs[0]}", 
+            cluster=pair.session or hashlib.sha256(_source(pair)).hexdigest()[:16],
         )  # fmt: skip
 
     def _shown(self, item: Item, look: Look) -> Item:

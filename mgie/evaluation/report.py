@@ -1,6 +1,5 @@
 """Results -> a folder: numbers, a table, a page, and a sheet of pictures."""
 
-import html
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -10,15 +9,20 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-RESULTS = "results.json"
+from mgie.evaluation.figures import FIGURES
+from mgie.evaluation.page import html_table, text, write_page
+from mgie.evaluation.runs import RESULTS, read_run
+
 REPORT = "report"
 """Kind of the folder."""
 TILE = 128
 """Side of a picture on the sheet."""
 SHOWN = 24
 """How many items the sheet shows; they are chosen by their place in the suite, never by their result."""
-PAGED = 60
-"""How many items the page shows."""
+PAGED = 200
+"""How many items the page shows, and keeps pictures of; chosen in the same way."""
+ROLES = ("source", "output", "target")
+"""The pictures of an item."""
 FEW = 20
 """Below this number of pairs a report warns that its figures mean little."""
 
@@ -46,6 +50,11 @@ class Item:
     """What could be measured."""
     notes: dict[str, list[str]] = field(default_factory=dict)
     """Metric -> what is to be known of its number, or why there is none."""
+    cluster: str = ""
+    """Items of one cluster are no independent samples: the session, where there is one, else the picture that
+    they begin with."""
+    file: str = ""
+    """Where the output lies, in the folder of the evaluation."""
     caption: str = ""
     """What the target shows, in words, where the data set has it."""
     right: bool | None = None
@@ -55,15 +64,10 @@ class Item:
     """The instruction of another pair, given to the same picture."""
     control_right: bool | None = None
     """Whether this pair's own edit came out all the same."""
-    file: str = ""
-    """Where the output lies, in the folder of the evaluation."""
-    cluster: str = ""
-    """Items of one cluster are no independent samples: edits of one picture."""
 
     def facts(self) -> dict[str, Any]:
         """All but the pictures."""
-        pictures = ("source", "output", "target")
-        return {name: getattr(self, name) for name in self.__slots__ if name not in pictures}
+        return {name: getattr(self, name) for name in self.__slots__ if name not in ROLES}
 
 
 def write_report(
@@ -77,13 +81,26 @@ def write_report(
     pictures."""
     whole = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
     (folder / RESULTS).write_text(whole, encoding="utf-8", errors="backslashreplace")
-    lines = (json.dumps(item.facts(), ensure_ascii=False) + "\n" for item in items)
-    (folder / "items.jsonl").write_text("".join(lines), encoding="utf-8")
-    page = f"# {_markdown(_title(facts))}\n\n{as_table(facts)}\n"
+    (folder / "pictures").mkdir()
+    shown = {item.key: index for index, item in enumerate(chosen(items, PAGED))}
+    first = {item.key for item in chosen(items, SHOWN)}
+    on_sheet = []
+    with (folder / "items.jsonl").open("w", encoding="utf-8") as lines:
+        for item in items:
+            names = {}
+            if item.key in shown:
+                seen = pictures(item)
+                on_sheet += [seen] if item.key in first else []
+                for role in ROLES:
+                    names[role] = f"pictures/{shown[item.key]:04d}_{role}.png"
+                    getattr(seen, role).convert("RGB").save(folder / names[role])
+            lines.write(json.dumps(item.facts() | {"pictures": names}, ensure_ascii=False) + "\n")
+    page = f"# {markdown(_title(facts))}\n\n{as_table(facts)}\n"
     (folder / "report.md").write_text(page, encoding="utf-8")
-    shown = {id(item): pictures(item) for item in chosen(items, PAGED)}
-    sheet([shown[id(item)] for item in chosen(items, SHOWN)], _title(facts)).save(folder / "sheet.png")
-    _write_page(folder, facts, list(shown.values()))
+    sheet(on_sheet, _title(facts)).save(folder / "sheet.png")
+    keys, head = [("", key) for key in shown], _head(facts, len(shown))
+    page_of = [read_run(folder, "after")]
+    write_page(folder / "report.html", page_of, keys, title=_title(facts), head=head)
 
 
 def chosen(items: Sequence[Item], count: int) -> list[Item]:
@@ -97,7 +114,7 @@ def chosen(items: Sequence[Item], count: int) -> list[Item]:
 def as_table(facts: dict[str, Any]) -> str:
     """The figures as a Markdown table: a row for each kind of edit, one for all, and those of doing nothing
     and of the target, where they are known; below it the warning."""
-    table = markdown_table(_cells(facts))
+    table = as_markdown(_cells(facts))
     return f"{table}\n\nWarning: {facts['warning']}" if "warning" in facts else table
 
 
@@ -113,7 +130,7 @@ def as_published(facts: dict[str, Any]) -> str:
             shown = [f"{text} (n {own[m]})" if m in own else text for m, text in zip(metrics, shown)]
             cells.append([view, row, str(found["n"]), *shown])
     cells[1:] = sorted(cells[1:], key=lambda row: row[0])
-    lines = [markdown_table(cells), "", f"Protocol {facts['protocol']}."]
+    lines = [as_markdown(cells), "", f"Protocol {facts['protocol']}."]
     return "\n".join(lines + [f"Not known to be as published: {reason}." for reason in facts["unpinned"]])
 
 
@@ -124,13 +141,13 @@ def write_published(folder: Path, facts: dict[str, Any], items: Sequence[dict[st
     rows = sorted(items, key=lambda item: (item["view"], item["key"], item["row"]))
     lines = (json.dumps(item, ensure_ascii=False) + "\n" for item in rows)
     (folder / "items.jsonl").write_text("".join(lines), encoding="utf-8")
-    title = _markdown(_printable(f"{facts['model']} on {facts['protocol']}"))
+    title = markdown(printable(f"{facts['model']} on {facts['protocol']}"))
     (folder / "report.md").write_text(f"# {title}\n\n{as_published(facts)}\n", encoding="utf-8")
 
 
-def markdown_table(cells: list[list[str]]) -> str:
+def as_markdown(cells: list[list[str]]) -> str:
     """Cells as a Markdown table, the first column to the left."""
-    cells = [[_markdown(cell) for cell in row] for row in cells]
+    cells = [[markdown(cell) for cell in row] for row in cells]
     widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [[row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])] for row in cells]
@@ -140,45 +157,29 @@ def markdown_table(cells: list[list[str]]) -> str:
 def _cells(facts: dict[str, Any]) -> list[list[str]]:
     """The rows of the table as they are read, the headings first."""
     rows = [*facts["by_kind"].items(), ("all", facts), *facts.get("baselines", {}).items()]
-    columns = ["n", *(name for name in facts if name in _COLUMNS and name != "n")]
-    cells = [["kind", *(_COLUMNS[name][0] for name in columns)]]
+    columns = ["n", *(name for name in facts if name in FIGURES and name != "n")]
+    cells = [["kind", *(FIGURES[name].heading for name in columns)]]
     for kind, row in rows:
-        shown = [_COLUMNS[name][1].format(row[name]) if row.get(name) is not None else "" for name in columns]
-        cells.append([_printable(kind) or "any", *shown])
+        shown = [
+            FIGURES[name].form.format(row[name]) if row.get(name) is not None else "" for name in columns
+        ]
+        cells.append([printable(kind) or "any", *shown])
     return cells
 
 
 def title_of(text: str) -> str:
     """A text as the heading of a page in Markdown."""
-    return _markdown(_printable(text))
+    return markdown(printable(text))
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """The text on one line, with a space for each letter that moves a cursor or cannot be written."""
     return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
 
 
-def _markdown(text: str) -> str:
+def markdown(text: str) -> str:
     """The text with a backslash before each letter that Markdown would take for its own."""
     return re.sub(r"([\\`*\[\]<>|~&])", r"\\\1", text)
-
-
-_COLUMNS: dict[str, tuple[str, str]] = {
-    "n": ("items", "{}"),
-    "right": ("judged right", "{:.0%}"),
-    "control_right": ("right, other's words", "{:.0%}"),
-    "l1_ratio": ("L1 / copy's L1", "{:.3f}"),
-    "said_exactly": ("said as expected", "{:.0%}"),
-    "l1": ("L1", "{:.4f}"),
-    "l2": ("L2", "{:.4f}"),
-    "psnr": ("PSNR", "{:.2f}"),
-    "ssim": ("SSIM", "{:.3f}"),
-    "clip_i": ("CLIP-I", "{:.3f}"),
-    "clip_t": ("CLIP-T", "{:.3f}"),
-    "dino": ("DINO", "{:.3f}"),
-    **{f"lpips_{net}": (f"LPIPS ({net})", "{:.4f}") for net in ("alex", "vgg", "squeeze")},
-}
-"""Fact -> its heading and how it is printed."""
 
 
 def sheet(items: Sequence[Item], title: str = "", *, columns: int = 3) -> Image.Image:
@@ -245,55 +246,13 @@ def _tile(picture: Image.Image | None) -> Image.Image:
     return tile
 
 
-def _write_page(folder: Path, facts: dict[str, Any], items: Sequence[Item]) -> None:
-    pictures = folder / "pictures"
-    pictures.mkdir()
-    cards = []
-    for index, item in enumerate(items):
-        cells = []
-        for name in ("source", "output", "target"):
-            path = f"pictures/{index:04d}_{name}.png"
-            getattr(item, name).convert("RGB").save(folder / path)
-            shown = {"source": "before", "output": "after"}.get(name, name)
-            cells.append(f'<figure><img src="{path}" alt="{shown}"><figcaption>{shown}</figcaption></figure>')
-        verdict = ""
-        if item.right is not None:
-            word = "right" if item.right else "wrong"
-            verdict = f'<p class="{word}">{word}: {html.escape(item.why)}</p>'
-        said = f"<p>said: {html.escape(item.said) or '<i>nothing</i>'}</p>"
-        head = f"<h2>{html.escape(item.instruction)}</h2>"
-        cards.append(f"<section>{head}<div>{''.join(cells)}</div>{said}{verdict}</section>")
-    title = html.escape(_title(facts))
-    table = _html_table(_cells(facts))
+def _head(facts: dict[str, Any], shown: int) -> str:
+    """What stands above the pictures: the figures, the warning, how many pictures there are."""
+    table = html_table(_cells(facts), whole=len(facts["by_kind"]))
     if "warning" in facts:
-        table += f'<p class="wrong">Warning: {html.escape(facts["warning"])}</p>'
-    shown = f"<p>{len(items)} of {facts['n']} items, chosen by their place in the suite.</p>"
-    page = f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title>"
-    all_of_them = 1 + len(facts.get("baselines", {}))  # which row it is, from below
-    page += f"<style>{_STYLE}tr:nth-last-child({all_of_them}){{font-weight:600}}</style>"
-    page += f"<h1>{title}</h1>{table}{shown}<main>{''.join(cards)}</main></html>\n"
-    (folder / "report.html").write_text(page, encoding="utf-8")
-
-
-def _html_table(cells: list[list[str]]) -> str:
-    head, *rows = [[html.escape(cell) for cell in row] for row in cells]
-    head = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+        table += f'<p class="wrong">Warning: {text(facts["warning"])}</p>'
+    return f"{table}<p>{shown} of {facts['n']} items, chosen by their place in the suite.</p>"
 
 
 def _title(facts: dict[str, Any]) -> str:
-    return _printable(f"{facts['model']} on {facts['suite']}: {facts['n']} items, seed {facts['seed']}")
-
-
-_STYLE = """
-body{font:15px/1.4 system-ui,sans-serif;color:#19191c;margin:2em auto;max-width:1320px;padding:0 1em}
-table{border-collapse:collapse;margin:1em 0}
-td,th{padding:.25em .8em;border-bottom:1px solid #ddd;text-align:right}
-td:first-child,th:first-child{text-align:left}
-main{display:grid;grid-template-columns:repeat(auto-fill,minmax(410px,1fr));gap:1.2em}
-section{border:1px solid #e2e2e6;border-radius:6px;padding:.8em}section div{display:flex;gap:4px}
-h2{font-size:1em;margin:0 0 .5em}figure{margin:0;flex:1}figcaption{color:#6e6e76;font-size:.85em}
-img{width:100%;image-rendering:pixelated;display:block}p{margin:.4em 0 0}
-.right{color:#14783c}.wrong{color:#b42828}
-"""
+    return printable(f"{facts['model']} on {facts['suite']}: {facts['n']} items, seed {facts['seed']}")

@@ -13,7 +13,7 @@ ROWS = [
     {"data", "toy", "weights"},
     {"training", "evaluation", "personalization"},
     {"config"},
-    {"build", "layouts", "masks", "request"},
+    {"build", "layouts", "masks", "request", "compare"},
     {"prepare", "train", "watch", "extract", "pipeline", "edit", "evaluate", "toy.pretrain"},
     {"verbs"},
     {"cli"},

@@ -128,7 +128,7 @@ def test_the_report_is_whole(pairs, tmp_path, capsys):
         assert sheet.width > 800
     assert "judged right" in (out / "report.md").read_text() and "psnr" in facts
     page = (out / "report.html").read_text()
-    assert page.count("<section>") == COUNT
+    assert page.count("<article ") == COUNT
     assert (out / "pictures" / "0000_output.png").is_file()
     assert "| all" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["report"]

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mgie.evaluation.report import RESULTS, markdown_table, title_of
+from mgie.evaluation.report import as_markdown, title_of
+from mgie.evaluation.runs import RESULTS
 
 NOT_USABLE = "This judge is not usable here"
 
@@ -19,7 +20,7 @@ def as_judged(facts: dict[str, Any]) -> str:
     for group, members in facts["groups"].items():
         if len(members) > 1:
             cells += [[f"{group} {member}", *_numbers(found, names)] for member, found in members.items()]
-    lines = [markdown_table(cells), "", f"Rubric {facts['rubric']}; judge {facts['controls']['judge']}."]
+    lines = [as_markdown(cells), "", f"Rubric {facts['rubric']}; judge {facts['controls']['judge']}."]
     lines += _unread(facts)
     lines += _noise(facts)
     lines += _controls(facts["controls"])

@@ -1,0 +1,46 @@
+"""A plot is a well-formed SVG whose points lie where their numbers say."""
+
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+from report_data import HOSTILE
+
+from mgie.evaluation.plots import Point, plot, ticks
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def drawn(*series):
+    return ElementTree.fromstring(plot(series, title="t", x="cost", y="quality"))
+
+
+def test_points_lie_where_their_numbers_say():
+    points = [
+        Point(name=name, x=x, y=y) for name, x, y in (("a", 1.0, 0.1), ("e", 3.0, 0.5), ("i", 5.0, 0.9))
+    ]
+    (circle,) = drawn(points).iter(f"{SVG}circle")
+    (way,) = drawn(points).iter(f"{SVG}polyline")
+    places = [tuple(map(float, place.split(","))) for place in way.attrib["points"].split()]
+    assert places[0] == (float(circle.attrib["cx"]), float(circle.attrib["cy"]))
+    assert places[0][0] < places[1][0] < places[2][0] and places[0][1] > places[1][1] > places[2][1]
+    assert places[1] == pytest.approx(
+        ((places[0][0] + places[2][0]) / 2, (places[0][1] + places[2][1]) / 2), abs=0.11
+    )
+    assert all(0 < x < 640 and 0 < y < 400 for x, y in places)
+
+
+def test_names_are_words_and_told_to_who_cannot_see():
+    found = drawn([Point(name=HOSTILE.replace("\u2028", ""), x=1.0, y=1.0, low=0.5, high=1.5)])
+    assert not list(found.iter(f"{SVG}script")) and found.attrib["role"] == "img"
+    assert next(found.iter(f"{SVG}desc")).text.startswith("<script>alert(1)</script>")
+
+
+def test_one_point_and_equal_points_are_drawn():
+    assert len(list(drawn([Point(name="a", x=0.0, y=0.0)]).iter(f"{SVG}circle"))) == 1
+    assert drawn([Point(name="a", x=2.0, y=2.0)], [Point(name="b", x=2.0, y=2.0)]) is not None
+
+
+@pytest.mark.parametrize("span", [(0.0, 1.0), (-0.003, 0.0007), (12.0, 13e3), (1e-4, 3e-4)])
+def test_ticks_are_few_and_inside(span):
+    found = ticks(*span)
+    assert 2 <= len(found) <= 7 and span[0] <= found[0] and found[-1] <= span[1]
