@@ -29,7 +29,7 @@ class Scored:
     facts: dict[str, dict[str, Any]]
     """Row -> view -> n, the mean of each metric, and what of it was not measured."""
     items: list[dict[str, Any]]
-    """Of each item and row: key, view, row, kind, instruction, cluster, scores, notes; of outputs also file and
+    """Of each item and row: key, view, row, kind, instruction, cluster, scores, notes; of outputs also file,
     pictures."""
 
 
