@@ -20,15 +20,18 @@ from mgie.data.images import decode
 from mgie.data.validation import check_instruction
 from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError, DataError, WeightsError
-from mgie.layouts import check_layout, check_regions, read_regions
+from mgie.layouts import check_blocks, check_inside, check_layout, check_regions, read_regions
 from mgie.masks import Mask, Phrase, check_finding, check_where, fitted_mask, read_mask
 from mgie.models.finders import open_finder
 from mgie.ranges import Scale, Seed, Side, Steps
+from mgie.types import Region
 
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """What `out` may end in, and the format that Pillow writes for it."""
 LONGEST = {"JPEG": 65500, "WEBP": 16383}
 """Pixels along a side that a format can hold. (libjpeg's and libwebp's own bounds)"""
+SIDE = 512
+"""Of a new picture, before its release is known: for what is said of boxes in pixels."""
 
 
 @in_range
@@ -87,37 +90,29 @@ def edit(
         verify: Compare the release with its manifest; --verify false to take it as it is.
     """
     # Everything that can be wrong is wrong now.
-    if Path(instruction).suffix.lower() in FORMATS and Path(instruction).is_file():
-        raise DataError(
-            f"the last word is a photo, {instruction}: the instruction belongs behind the photos."
-        )
-    inside = None if images is None else [_open(Path(path)) for path in images]
-    check_instruction(instruction, pictures=None if inside is None else len(inside))
+    held = None if images is None else [_open(Path(path)) for path in images]
+    _check_words(instruction, pictures=None if held is None else len(held))
     photos = [Path(photo) for photo in photos]
     _check_new(photos, new=new, masked=mask is not None)
     targets = _targets(photos, Path(out), is_folder=str(out).endswith("/"), new=new)
     check_where(mask is not None, preserve, region)
-    check_layout(regions is not None, layout)
     allowed = None if mask is None else read_mask(mask)
-    placed = None if regions is None else read_regions(regions)
+    placed = _placed(regions, layout, side=(size or SIDE) if new else None)
     check_finding(allowed, detector, segmenter)
     for photo, target in zip(photos, targets):
-        picture = _open(photo)
-        _check_pair(picture, target, allowed, exact=preserve == "exact")
-        check_regions(placed or (), picture.size)
+        _check_pair(_open(photo), target, allowed, placed or (), exact=preserve == "exact")
     release, place, kind = _release(model), find_device(device), find_dtype(dtype)
     for folder in {target.parent for target in targets}:
         _check_writable(folder)
 
     # Seconds of imports: not before the request is known to be sound.
-    from mgie.pipeline import EditOutput, MGIEPipeline
+    from mgie.pipeline import MGIEPipeline
     from mgie.request import check_request
 
-    check_request(
-        release, [instruction], pictures=1, steps=steps, size=size, dtype=kind, device=place, new=new,
-        regions=placed, layout=layout, controller=controller, inside=None if inside is None else len(inside),
-    )  # fmt: skip
-    started = time.monotonic()
+    how = {"steps": steps, "size": size, "dtype": kind, "device": place, "new": new}
+    check_request(release, [instruction], pictures=1, inside=None if held is None else len(held), **how)
+    check_blocks(release, controller, placed, layout)
+    started, read = time.monotonic(), {"controller": controller, "progress": True, "verify": verify}
     masks: list[Mask | None] = [None] * len(targets)
     if isinstance(allowed, Phrase):
         find = open_finder(detector, segmenter, device=place)
@@ -125,31 +120,29 @@ def edit(
         del find  # memory for the editor
     elif allowed is not None:
         masks = [allowed] * len(targets)
-    pipeline = MGIEPipeline.from_pretrained(
-        release, torch_dtype=kind, controller=controller, progress=True, verify=verify
-    ).to(place)
+    pipeline = MGIEPipeline.from_pretrained(release, torch_dtype=kind, **read).to(place)
     pipeline.set_progress_bar_config(disable=len(photos) > 1)
-
     asked = {
-        "num_inference_steps": steps, "guidance_scale": guidance,
-        "image_guidance_scale": image_guidance, "size": size,
-        "images": inside, "preserve": preserve, "region": region, "regions": placed, "layout": layout,
+        "num_inference_steps": steps, "guidance_scale": guidance, "image_guidance_scale": image_guidance,
+        "size": size, "images": held, "preserve": preserve, "region": region, "regions": placed,
+        "layout": layout,
     }  # fmt: skip
     rows, given = [], [None] if new else photos
     bar = tqdm(given, desc="edit", unit="photo", disable=len(given) == 1)
     for photo, target, inside in zip(bar, targets, masks):
         picture = None if photo is None else _open(photo)
         result = pipeline(image=picture, prompt=instruction, seed=seed, mask=inside, **asked)
-        assert isinstance(result, EditOutput)  # a tuple only comes where one is asked for
         write_whole(result.images[0], target, lossless=allowed is not None)
-        row = {
-            "photo": str(photo or ""), "out": str(target), "said": result.said[0],
-            "forced": result.forced[0],
-        }  # fmt: skip
-        if result.mask is not None and result.outside_change is not None:
-            row |= {"inside": _share(result.mask[0]), "outside_change": result.outside_change[0]}
-        rows.append(row)
+        rows.append({"photo": str(photo or ""), "out": str(target)} | _told(result))
     return {"model": str(model), "seed": seed, "seconds": round(time.monotonic() - started, 1), "edits": rows}
+
+
+def _told(result: Any) -> dict[str, Any]:
+    """What is told of an EditOutput of one picture, besides the picture."""
+    told = {"said": result.said[0], "forced": result.forced[0]}
+    if result.mask is None or result.outside_change is None:
+        return told
+    return told | {"inside": _share(result.mask[0]), "outside_change": result.outside_change[0]}
 
 
 def table(facts: dict[str, Any]) -> str:
@@ -186,6 +179,15 @@ def write_whole(picture: Image.Image, target: Path, *, lossless: bool = False) -
         temporary.unlink(missing_ok=True)
 
 
+def _check_words(instruction: str, *, pictures: int | None) -> None:
+    """Refuse an instruction that is none, or that holds another number of pictures. Raises DataError."""
+    if Path(instruction).suffix.lower() in FORMATS and Path(instruction).is_file():
+        raise DataError(
+            f"the last word is a photo, {instruction}: the instruction belongs behind the photos."
+        )
+    check_instruction(instruction, pictures=pictures)
+
+
 def _check_new(photos: list[Path], *, new: bool, masked: bool) -> None:
     """Refuse a new picture with a photo or its mask, and an edit without."""
     if not photos and not new:
@@ -195,6 +197,17 @@ def _check_new(photos: list[Path], *, new: bool, masked: bool) -> None:
     if new and (photos or masked):
         there = f"the photo {photos[0]}" if photos else "a mask"
         raise ConfigError(f"--new paints a new picture, and there is {there}: leave one of them out.")
+
+
+def _placed(
+    regions: str | Path | None, layout: LayoutOptions | None, *, side: int | None
+) -> tuple[Region, ...] | None:
+    """The regions of a file; for a new picture of this side they can be looked at now."""
+    check_layout(regions is not None, layout)
+    placed = None if regions is None else read_regions(regions)
+    if placed is not None and side is not None:
+        check_regions(placed, (side, side))
+    return placed
 
 
 def _targets(photos: list[Path], out: Path, *, is_folder: bool, new: bool = False) -> list[Path]:
@@ -246,13 +259,17 @@ def _check_format(picture: Image.Image, target: Path) -> None:
         )
 
 
-def _check_pair(picture: Image.Image, target: Path, mask: Mask | Phrase | None, *, exact: bool) -> None:
-    """Refuse a file that cannot hold what a photo becomes, and a mask that does not fit the photo."""
+def _check_pair(
+    picture: Image.Image, target: Path, mask: Mask | Phrase | None, regions: Sequence[Region], *, exact: bool
+) -> None:
+    """Refuse a file that cannot hold what a photo becomes, and a mask or regions that do not fit the
+    photo."""
     _check_format(picture, target)
+    check_regions(regions, picture.size)
     if mask is None:
         return
     if not isinstance(mask, (str, Phrase)):
-        fitted_mask(mask, picture.size)
+        check_inside(regions, fitted_mask(mask, picture.size))
     if exact and FORMATS[target.suffix.lower()] == "JPEG":
         raise ConfigError(
             f"out is {target}, but a JPEG changes every pixel a little, which preserve=exact forbids: "

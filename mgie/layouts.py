@@ -1,4 +1,4 @@
-"""What belongs where in a picture: regions with phrases as users give them, and what they mean for a call.
+"""Regions with phrases as users give them, and what they mean for the painting of a call.
 
 A file of them is a list: [{"phrase": "a red ball", "box": [0.1, 0.5, 0.4, 0.9]}, ...]. Instead of a box,
 whose numbers are parts of width and height, a region may have a mask, the name of a picture beside that file.
@@ -21,11 +21,12 @@ from mgie.controllers.base import Setting, join
 from mgie.controllers.layout_masks import boxes_of
 from mgie.controllers.layout_options import LayoutOptions
 from mgie.controllers.masking import sized
+from mgie.controllers.session import LayoutSession
 from mgie.data.images import decode_mask
 from mgie.data.validation import check_instruction, check_mask_shape, wrong_region
 from mgie.diffusion.guidance import rows_of
 from mgie.errors import ConfigError, DataError
-from mgie.types import Context, ControlBatch, ControlPlan, Region, Size
+from mgie.types import Box, Context, ControlBatch, ControlPlan, Region, Size
 
 if TYPE_CHECKING:
     from mgie.controllers.layout import LayoutBlocks
@@ -125,11 +126,22 @@ class Controls:
     plan: ControlPlan | None = None
     where: "Where | None" = None
     layout: tuple[Layout, Heard] | None = None
+    session: LayoutSession | None = None
 
     def joined(
-        self, pixels: Tensor, context: Context, reference: Any, *, grid: Size, steps: int, multiple: int
+        self,
+        pixels: Tensor,
+        context: Context,
+        reference: Any,
+        *,
+        noise: Tensor,
+        scheduler: Any,
+        multiple: int,
+        new: bool,
     ) -> ControlPlan | None:
-        """One plan of all; None where there is none. Raises ConfigError for what does not go together."""
+        """One plan of all, for a sampling from `noise`; None where there is none. Raises ConfigError for what
+        does not go together."""
+        steps, grid = len(scheduler.timesteps), (noise.shape[-2], noise.shape[-1])
         plans = {} if self.plan is None else {"plan": self.plan}
         if self.where is not None:
             plans["mask"] = self.where.plan(
@@ -141,7 +153,25 @@ class Controls:
             plans["layout"] = layout.plan(
                 self.rows, heard, context, grid=grid, pixels=size, multiple=multiple
             )
+        if self.session is not None:
+            plans["session"] = self.session.plan(
+                self._placed(), noise=noise, scheduler=scheduler, source=None if new else pixels
+            )
         return join(plans) if len(plans) > 1 else next(iter(plans.values()), None)
+
+    def _placed(self) -> tuple[tuple[str, Box], ...]:
+        """The regions of the first picture, by phrase and box."""
+        regions = () if self.layout is None else self.layout[0].regions[self.rows[0]]
+        return tuple((region.phrase, box_of(region)) for region in regions)
+
+
+def box_of(region: Region) -> Box:
+    """The box of a region, or of its mask."""
+    if region.mask is None:
+        return region.box or (0.0, 0.0, 1.0, 1.0)
+    drawn = torch.from_numpy(np.array(decode_mask(region.mask, name="a region's mask")))
+    x0, y0, x1, y1 = boxes_of(drawn).tolist()
+    return (x0, y0, x1, y1)
 
 
 def layout_of(
@@ -176,7 +206,7 @@ def layout_of(
         check_regions(regions, size)
         check_count(regions, asked, None if blocks is None else blocks.most)
         if where is not None:
-            _check_inside(regions, where.masks[row])
+            check_inside(regions, where.masks[row])
     return Layout(regions=tuple(each), options=asked, blocks=blocks if asked.until else None)
 
 
@@ -219,7 +249,32 @@ def check_count(regions: Sequence[Region], options: LayoutOptions, most: int | N
         )
 
 
-def _check_inside(regions: Sequence[Region], mask: Bool[np.ndarray, "y x"]) -> None:
+def check_blocks(
+    model: str | Path,
+    controller: str | Path | None,
+    regions: Sequence[Region] | None,
+    options: LayoutOptions | None,
+) -> None:
+    """Refuse, before weights are read, regions that the blocks of a release, or of `controller`, do not take.
+    Raises ConfigError and WeightsError."""
+    if regions is None:
+        if controller is not None:
+            raise ConfigError("a controller paints regions, and there are none: leave it out, or give some.")
+        return
+    from mgie.weights.controllers import most_regions
+
+    check_count(regions, options or LayoutOptions(), most_regions(Path(model), controller))
+
+
+def check_session(given: bool, pictures: int, *, masked: bool, compat: str) -> None:
+    """Refuse calls that no session remembers. Raises ConfigError."""
+    if given and (pictures != 1 or masked or compat != "default"):
+        raise ConfigError(
+            "a session is for one picture in each call, without a mask and in our own way: leave it out."
+        )
+
+
+def check_inside(regions: Sequence[Region], mask: Bool[np.ndarray, "y x"]) -> None:
     """Refuse a region that could never show. Raises DataError."""
     height, width = mask.shape
     for number, region in enumerate(regions, 1):

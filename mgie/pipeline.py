@@ -25,6 +25,7 @@ from llava_patch.ranges import in_range
 from mgie.controllers.auto_mask import contrast
 from mgie.controllers.layout_options import LayoutOptions
 from mgie.controllers.region import Preserve, RegionOptions
+from mgie.controllers.session import LayoutSession
 from mgie.data.examples import ExampleBuilder
 from mgie.data.express import clean_up
 from mgie.data.images import fitted_size, quick_resize, square, to_pixels, upright
@@ -32,7 +33,7 @@ from mgie.diffusion.guidance import rows_of
 from mgie.diffusion.process import AbstractProcess
 from mgie.diffusion.sampling import Generators, reference_of, sample, start_noise
 from mgie.errors import ConfigError, DataError, WeightsError
-from mgie.layouts import Controls, Heard, Layout, layout_of
+from mgie.layouts import Controls, Heard, Layout, check_session, layout_of
 from mgie.masks import Mask, Where, check_heeds, where_of
 from mgie.models.codec import Codec
 from mgie.models.denoisers.base import AbstractDenoiser
@@ -254,6 +255,7 @@ class MGIEPipeline(DiffusionPipeline):
         region: RegionOptions | None = None,
         regions: Sequence[Region] | Sequence[Sequence[Region]] | None = None,
         layout: LayoutOptions | None = None,
+        session: LayoutSession | None = None,
         num_inference_steps: Steps | None = None,
         guidance_scale: Scale | None = None,
         image_guidance_scale: Scale | None = None,
@@ -285,7 +287,8 @@ class MGIEPipeline(DiffusionPipeline):
 
         `regions` say what belongs where, each with a phrase and a box or mask: a list for all pictures, or
         one each. In an edit each phrase is an instruction of its own. Trained blocks paint them where the
-        editor has some, else a fuser without weights, as `layout` says.
+        editor has some, else a fuser without weights, as `layout` says. A `session` remembers the picture:
+        the next call with it, of the same seed, keeps what its regions do not change.
 
         `images` are what `<image>` stands for in the instruction, one after the other, and `<source>` is the
         picture itself, for models that read instructions with pictures; a list for all instructions, or a
@@ -302,23 +305,20 @@ class MGIEPipeline(DiffusionPipeline):
         check_source(
             image is not None, masked=mask is not None, sees=self.denoiser.sees_source, compat=sampling.compat
         )
-        where = self._where(
-            mask, pictures, sampling, preserve, region, output_type, hooks=regions is not None
-        )
+        hooks = regions is not None or session is not None
+        where = self._where(mask, pictures, sampling, preserve, region, output_type, hooks=hooks)
+        check_session(session is not None, len(pictures), masked=mask is not None, compat=sampling.compat)
         fitted = self._fitted(pictures, sampling)
         placed = layout_of(
             regions, [size or picture.size for picture, size in fitted], options=layout,
             blocks=self.controllers and self.controllers.for_layout, compat=sampling.compat, where=where,
         )  # fmt: skip
         imagined = self._imagine(pictures, instructions, inside, sampling)
-        phrases = None
-        if placed is not None and placed.phrases:
-            none = [[] for _ in placed.phrases]
-            read = self._imagine(placed.of_each(pictures), placed.phrases, none, sampling)
-            phrases = (placed, Heard(context=read.context, pooled=read.pooled))
+        phrases = self._heard(placed, pictures, sampling)
         painted = self._paint(
             fitted, imagined.context, sampling, generators, output_type, callback_on_step_end,
-            callback_on_step_end_tensor_inputs, where=where, layout=phrases, new=image is None,
+            callback_on_step_end_tensor_inputs, where=where, layout=phrases, session=session,
+            new=image is None,
         )  # fmt: skip
         self.maybe_free_model_hooks()
         output = EditOutput(**painted, said=imagined.said, forced=imagined.forced)
@@ -416,6 +416,16 @@ class MGIEPipeline(DiffusionPipeline):
             said = [_cleaned(prompts.text(ids)) for ids in answer.said]
         return Imagined(context=answer.context, said=said, forced=list(answer.forced), pooled=answer.pooled)
 
+    def _heard(
+        self, layout: Layout | None, pictures: Sequence[Image.Image | None], sampling: Sampling
+    ) -> tuple[Layout, Heard] | None:
+        """What the model makes of each phrase of a layout, as an instruction of its own."""
+        if layout is None or not layout.phrases:
+            return None
+        none = [[] for _ in layout.phrases]
+        read = self._imagine(layout.of_each(pictures), layout.phrases, none, sampling)
+        return layout, Heard(context=read.context, pooled=read.pooled)
+
     def _with_latents(self, asked: Asked, pictures: list[Image.Image]) -> Asked:
         """The same with the most likely latents of the pictures that have a place in it, not scaled."""
         if asked.pictures is None or not self.encoder.reads_latents:
@@ -438,6 +448,7 @@ class MGIEPipeline(DiffusionPipeline):
         plan: ControlPlan | None = None,
         where: Where | None = None,
         layout: tuple[Layout, Heard] | None = None,
+        session: LayoutSession | None = None,
         new: bool = False,
     ) -> dict[str, Any]:
         """The pictures as `output_type` says, those of one size painted together; and what is known of their
@@ -460,7 +471,7 @@ class MGIEPipeline(DiffusionPipeline):
                 [generators[row] for row in rows] if isinstance(generators, list) else generators,
                 callback,
                 callback_inputs,
-                Controls(rows=rows, plan=plan, where=where, layout=layout),
+                Controls(rows=rows, plan=plan, where=where, layout=layout, session=session),
                 new=new,
             )
             if output_type != "latent":
@@ -511,8 +522,8 @@ class MGIEPipeline(DiffusionPipeline):
             latents = self.codec.target_latents(mean, torch.zeros_like(mean), torch.zeros_like(mean))
             reference = reference_of(scheduler, latents.to(noise), noise)
         plan = controls.joined(
-            pixels.to(device), context, reference, grid=(shape[-2], shape[-1]),
-            steps=len(scheduler.timesteps), multiple=self.denoiser.multiple,
+            pixels.to(device), context, reference, noise=noise, scheduler=scheduler,
+            multiple=self.denoiser.multiple, new=new,
         )  # fmt: skip
         self._onload("denoiser")
         with self.progress_bar(total=len(scheduler.timesteps)) as bar:

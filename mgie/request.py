@@ -10,18 +10,14 @@ from PIL import Image
 from torch import Tensor
 
 from llava_patch.ranges import check_ranges
-from mgie.controllers.layout_options import LayoutOptions
 from mgie.data.examples import ExampleBuilder
 from mgie.data.images import resize, to_image
 from mgie.data.validation import check_instruction
 from mgie.diffusion.sampling import Generators
 from mgie.errors import ConfigError, DataError
-from mgie.layouts import check_count
 from mgie.prompts import AbstractPrompts, Compat, Conversation
 from mgie.ranges import NewTokens, Ngram, Scale, Side, Steps
-from mgie.types import Region
 from mgie.weights import limits
-from mgie.weights.controllers import most_regions
 from mgie.weights.limits import Limits
 
 Shown = Literal["pil", "np", "pt", "latent"]
@@ -63,13 +59,10 @@ def check_request(
     dtype: torch.dtype,
     device: torch.device,
     new: bool = False,
-    regions: Sequence[Region] | None = None,
-    layout: LayoutOptions | None = None,
-    controller: str | Path | None = None,
     inside: int | None = None,
 ) -> None:
-    """Refuse, before weights are read, what the editor on disk cannot do with so many pictures at a time, or
-    with so many regions in each; `inside`: how many pictures are in the instruction.
+    """Refuse, before weights are read, what the editor on disk cannot do with so many pictures at a time;
+    `inside`: how many pictures are in the instruction.
 
     Raises DataError, ConfigError and WeightsError. Of a hub id too little is known; the pipeline asks again.
     """
@@ -78,10 +71,6 @@ def check_request(
     sees = limits.check_release(model, steps=steps, size=size, pictures=pictures, dtype=dtype, device=device)
     if sees is not None:
         check_source(not new, masked=False, sees=sees, compat="default")
-    if controller is not None and regions is None:
-        raise ConfigError("a controller paints regions, and there are none: leave it out, or give regions.")
-    if regions is not None:
-        check_count(regions, layout or LayoutOptions(), most_regions(Path(model), controller))
 
 
 def pairs_of(

@@ -1,4 +1,4 @@
-"""The editor: what understands, what paints, the codec of its pictures, and controllers beside them."""
+"""The editor: what understands, what paints, the codec of its pictures, and controllers."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""Trained controllers on disk: a folder for each beside the parts of a release, or a published file.
+"""Trained controllers on disk: folders beside the parts of a release, or published files.
 
 controllers/layout/config.json         the kind of its blocks ("migc", "migc++") and their heads
 controllers/layout/model.safetensors   the tensors, by their published names (migc.py)

@@ -13,6 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from mgie.cli import main
 from mgie.controllers.layout_blocks import LayoutBlockConfig, MIGCBlock, MIGCPlusBlock
 from mgie.controllers.layout_options import LayoutOptions
+from mgie.controllers.session import LayoutSession
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.layouts import layout_of, read_regions
 from mgie.pipeline import MGIEPipeline
@@ -253,6 +254,9 @@ def test_new_pictures_and_regions_on_the_command_line(capsys, stable, published,
     layout.write_text('[{"phrase": "red", "box": [3, 3, 9, 9]}]')
     told = refused(capsys, tmp_path / "photo.png", "a cat", "--regions", layout, *base)
     assert "looks like pixels: divide by the width 32 and the height 32" in told
+    layout.write_text('[{"phrase": "red", "box": [0, 0, 0.1, 0.1]}]')
+    masked = ["--regions", layout, "--mask", "0.5,0.5,1,1", *base]
+    assert "lies wholly outside the mask" in refused(capsys, tmp_path / "photo.png", "a cat", *masked)
     for content, sentence in (
         ("{", "is no JSON"), ("{}", "holds a dict: expected a list"), ('[{"phrase": 3}]', "is no region"),
         ('[{"text": "a"}]', "region 1 of .* has text"),
@@ -262,3 +266,38 @@ def test_new_pictures_and_regions_on_the_command_line(capsys, stable, published,
         layout.write_text(content)
         with pytest.raises(DataError, match=sentence):
             read_regions(layout)
+
+
+def test_a_session_keeps_what_its_regions_do_not_change(stable):
+    pipeline, session = opened(stable), LayoutSession()
+    asked = {"num_inference_steps": 3, "size": 48, "output_type": "latent", "seed": 3}
+    corner = Region(phrase="red", box=(0.0, 0.0, 0.1, 0.1))
+    plain = pipeline(None, "a cat", regions=[corner, BLUE], **asked).images
+    first = pipeline(None, "a cat", regions=[corner, BLUE], session=session, **asked).images
+    assert torch.equal(first, plain)  # to remember changes nothing
+    assert (
+        pipeline(None, "a cat", regions=[BLUE], **asked).images[..., 14:, 14:].ne(first[..., 14:, 14:]).any()
+    )
+    changed = [Region(phrase="green", box=corner.box), BLUE]
+    second = pipeline(None, "a cat", regions=changed, session=session, **asked).images
+    near, far = (..., slice(0, 4), slice(0, 4)), (..., slice(12, None), slice(12, None))
+    assert torch.equal(second[far], first[far]) and not torch.allclose(second[near], first[near], atol=1e-3)
+    # What cannot follow is refused, and the session stays as it was.
+    for other in ({"seed": 4}, {"size": 32}, {"num_inference_steps": 2}):
+        with pytest.raises(ConfigError, match=r"another (seed|size|steps)"):
+            pipeline(None, "a cat", regions=changed, session=session, **asked | other)
+    with pytest.raises(DataError, match="the picture before was painted in 2 rows of guidance"):
+        pipeline(None, "a cat", regions=changed, session=session, guidance_scale=1.0, **asked)
+    again = pipeline(None, "a cat", regions=changed, session=session, **asked).images
+    assert torch.equal(again[far], second[far]) and torch.equal(session.last.latents[-1], again)
+    with pytest.raises(ConfigError, match="for one picture in each call"):
+        pipeline(None, ["a cat", "a dog"], session=session, **asked)
+
+
+def test_a_session_of_another_photo(pipe: MGIEPipeline):
+    session, few = LayoutSession(device="cpu"), {"num_inference_steps": 2, "seed": 3}
+    pipe(photo(), "make it darker", session=session, **few)
+    with pytest.raises(ConfigError, match="has another photo"):
+        pipe(photo().rotate(90), "make it darker", session=session, **few)
+    changed = pipe(photo(), "make it darker", session=session, regions=[RED], **few)
+    assert changed.images[0].size == (32, 32)

@@ -12,11 +12,12 @@ from diffusers import EulerDiscreteScheduler, UNet2DConditionModel
 from goldens import arrays, facts, seeded, tensor
 from torch import Tensor
 
-from mgie.controllers.base import Setting
+from mgie.controllers.base import Setting, join
 from mgie.controllers.layout import LayoutBlocks, LayoutController
 from mgie.controllers.layout_blocks import LayoutBlockConfig, MIGCBlock, MIGCPlusBlock
 from mgie.controllers.layout_masks import boxes_of, rectangles
 from mgie.controllers.layout_options import LayoutOptions
+from mgie.controllers.session import LayoutSession, keep_mask
 from mgie.diffusion.sampling import sample
 from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.types import Condition, Context, ControlBatch, ControlPlan, Rows
@@ -189,3 +190,32 @@ def test_a_sampling(system: str):
     name, pipe = f"pipeline_{system}", CONFIG["pipe"]
     how = {"steps": pipe["steps"], "until": pipe["migc_steps"], "fuse_until": pipe["fuser_steps"]}
     assert apart(painted(name, plan_of(system, name, **how)), name, "latents_per_step") < LOOP
+
+
+@pytest.mark.parametrize("name", [f"pipeline_{system}" for system in SYSTEMS])
+def test_consistent_editing(name: str):
+    """One instance changes; what is far from it stays."""
+    if "consistent_keep_mask" not in arrays("migc", name):
+        pytest.skip("this system's program has no such numbers")
+    pipe, changed = CONFIG["pipe"], CONFIG["edit_instance"]
+    how = {"steps": pipe["steps"], "until": pipe["migc_steps"], "fuse_until": pipe["fuser_steps"]}
+    system = name.removeprefix("pipeline_")
+    session, noise = LayoutSession(), tensor("migc", name, "initial_noise")
+    placed = [(f"{place}", tuple(box)) for place, box in enumerate(CONFIG["boxes"])]
+    phrases = phrases_of(name)
+
+    def run(placed: list, phrases: Condition) -> Tensor:
+        layout = plan_of(system, name, phrases=phrases, **how)
+        remembered = session.plan(tuple(placed), noise=noise, scheduler=euler(name))
+        return painted(name, join({"layout": layout, "session": remembered}))
+
+    assert apart(run(placed, phrases), name, "consistent_first_latents_per_step") < LOOP
+    other = list(placed)
+    other[changed] = ("changed", placed[changed][1])
+    mask = keep_mask(tuple(other), tuple(placed), tuple(noise.shape[-2:]))
+    assert apart(mask, name, "consistent_keep_mask") < 1e-6
+    tokens, pooled = phrases.tokens.clone(), phrases.pooled.clone()
+    tokens[changed] = tensor("migc", name, "changed_encoder_hidden_state")
+    pooled[changed] = tensor("migc", name, "changed_pooled")[0]
+    edited = run(other, Condition(tokens=tokens, pooled=pooled))
+    assert apart(edited, name, "consistent_edit_latents_per_step") < LOOP
