@@ -59,7 +59,7 @@ class Editor(nn.Module):
         self.encoder = encoder
         self.denoiser = denoiser
         self.codec = codec
-        self.controllers = Controllers(controllers)
+        self.controllers = Controllers(dict(controllers.items()) if controllers else None)
         if self.controllers.for_layout is not None:
             self.controllers.for_layout.check(denoiser.attentions)
 
