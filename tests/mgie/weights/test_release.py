@@ -174,7 +174,7 @@ def test_long_lists_are_cut(folder: Path):
 @pytest.mark.parametrize(
     ("file", "spoil", "sentence"),
     [
-        ("model_index.json", {"_class_name": "StableDiffusionPipeline"}, "holds a StableDiffusionPipeline"),
+        ("model_index.json", {"_class_name": "FluxPipeline"}, "holds a FluxPipeline"),
         ("scheduler/scheduler_config.json", {"_class_name": "os.system"}, "names the scheduler 'os.system'"),
         ("edit_head/config.json", {"width": None}, "describes no edit head"),
         ("edit_head/config.json", {"colour": 3}, "describes no edit head"),
