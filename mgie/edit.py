@@ -100,10 +100,9 @@ def edit(
     placed = _placed(regions, layout, side=(size or SIDE) if new else None)
     check_finding(allowed, detector, segmenter)
     for photo, target in zip(photos, targets):
-        _check_pair(_open(photo), target, allowed, placed or (), exact=preserve == "exact")
+        _check_pair(photo, target, allowed, placed or (), exact=preserve == "exact")
     release, place, kind = _release(model), find_device(device), find_dtype(dtype)
-    for folder in {target.parent for target in targets}:
-        _check_writable(folder)
+    _check_writable({target.parent for target in targets})
 
     # Seconds of imports: not before the request is known to be sound.
     from mgie.pipeline import MGIEPipeline
@@ -113,13 +112,8 @@ def edit(
     check_request(release, [instruction], pictures=1, inside=None if held is None else len(held), **how)
     check_blocks(release, controller, placed, layout)
     started, read = time.monotonic(), {"controller": controller, "progress": True, "verify": verify}
-    masks: list[Mask | None] = [None] * len(targets)
-    if isinstance(allowed, Phrase):
-        find = open_finder(detector, segmenter, device=place)
-        masks = [find(_open(photo), allowed.words, name=str(photo)) for photo in photos]
-        del find  # memory for the editor
-    elif allowed is not None:
-        masks = [allowed] * len(targets)
+    given: list[Path | None] = [None] if new else [*photos]
+    masks = _masks(given, allowed, detector, segmenter, device=place)
     pipeline = MGIEPipeline.from_pretrained(release, torch_dtype=kind, **read).to(place)
     pipeline.set_progress_bar_config(disable=len(photos) > 1)
     asked = {
@@ -127,22 +121,14 @@ def edit(
         "size": size, "images": held, "preserve": preserve, "region": region, "regions": placed,
         "layout": layout,
     }  # fmt: skip
-    rows, given = [], [None] if new else photos
+    rows = []
     bar = tqdm(given, desc="edit", unit="photo", disable=len(given) == 1)
     for photo, target, inside in zip(bar, targets, masks):
         picture = None if photo is None else _open(photo)
         result = pipeline(image=picture, prompt=instruction, seed=seed, mask=inside, **asked)
-        write_whole(result.images[0], target, lossless=allowed is not None)
-        rows.append({"photo": str(photo or ""), "out": str(target)} | _told(result))
+        write_whole(result.images[0], target, like=None if allowed is None else photo)
+        rows.append({"photo": str(photo or ""), "out": str(target), **_facts(result)})
     return {"model": str(model), "seed": seed, "seconds": round(time.monotonic() - started, 1), "edits": rows}
-
-
-def _told(result: Any) -> dict[str, Any]:
-    """What is told of an EditOutput of one picture, besides the picture."""
-    told = {"said": result.said[0], "forced": result.forced[0]}
-    if result.mask is None or result.outside_change is None:
-        return told
-    return told | {"inside": _share(result.mask[0]), "outside_change": result.outside_change[0]}
 
 
 def table(facts: dict[str, Any]) -> str:
@@ -162,16 +148,37 @@ def table(facts: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def write_whole(picture: Image.Image, target: Path, *, lossless: bool = False) -> None:
-    """Write `picture` under a temporary name and rename it, so that `target` is never half a picture.
-    `lossless`: of a WebP too."""
+def _masks(
+    photos: Sequence[Path | None],
+    allowed: Mask | Phrase | None,
+    detector: str | None,
+    segmenter: str | None,
+    *,
+    device: Any,
+) -> list[Mask | None]:
+    """Each photo's mask. What finds them is gone from memory when the editor comes. Raises DataError."""
+    if not isinstance(allowed, Phrase):
+        return [allowed] * len(photos)
+    find = open_finder(detector, segmenter, device=device)
+    return [photo and find(_open(photo), allowed.words, name=str(photo)) for photo in photos]
+
+
+def _facts(result: Any) -> dict[str, Any]:
+    """What is told of one edit."""
+    facts: dict[str, Any] = {"said": result.said[0], "forced": result.forced[0]}
+    if result.outside_change is not None:
+        facts |= {"inside": _share(result.mask[0]), "outside_change": result.outside_change[0]}
+    return facts
+
+
+def write_whole(picture: Image.Image, target: Path, *, like: Path | None = None) -> None:
+    """Write `picture` under a temporary name and rename it, so that `target` is never half a picture. With
+    the photo that it is `like`: without loss, where the format can, and with its colour profile."""
+    options = {} if like is None else {"lossless": True, "icc_profile": _profile(like)}
     temporary = target.with_name(f".{target.stem}-{os.getpid()}{target.suffix}")
     try:
         with temporary.open("wb") as file:
-            # Without loss where the format can: what a mask kept is kept in the file.
-            picture.save(
-                file, format=FORMATS[target.suffix.lower()], **({"lossless": True} if lossless else {})
-            )
+            picture.save(file, format=FORMATS[target.suffix.lower()], **options)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
@@ -260,21 +267,29 @@ def _check_format(picture: Image.Image, target: Path) -> None:
 
 
 def _check_pair(
-    picture: Image.Image, target: Path, mask: Mask | Phrase | None, regions: Sequence[Region], *, exact: bool
+    photo: Path, target: Path, mask: Mask | Phrase | None, regions: Sequence[Region], *, exact: bool
 ) -> None:
     """Refuse a file that cannot hold what a photo becomes, and a mask or regions that do not fit the
     photo."""
+    picture = _open(photo)
     _check_format(picture, target)
     check_regions(regions, picture.size)
     if mask is None:
         return
     if not isinstance(mask, (str, Phrase)):
-        check_inside(regions, fitted_mask(mask, picture.size))
+        check_inside(regions, fitted_mask(mask, picture.size, name=str(photo)))
     if exact and FORMATS[target.suffix.lower()] == "JPEG":
         raise ConfigError(
             f"out is {target}, but a JPEG changes every pixel a little, which preserve=exact forbids: "
             "choose a name that ends in .png, or --preserve soft."
         )
+
+
+def _profile(photo: Path) -> bytes | None:
+    """What a photo's red, green and blue mean; None where it does not say so."""
+    with Image.open(photo) as image:
+        profile = image.info.get("icc_profile") or b""
+    return profile if profile[16:20] == b"RGB " else None
 
 
 def _share(mask: Image.Image) -> float:
@@ -283,13 +298,14 @@ def _share(mask: Image.Image) -> float:
     return round(sum(counts[128:]) / sum(counts), 4)
 
 
-def _check_writable(folder: Path) -> None:
+def _check_writable(folders: set[Path]) -> None:
     """Find out before the model is loaded, not after minutes of work. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(folder)) from error  # not the temporary name
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(folder)) from error  # not the temporary name
 
 
 def _release(model: str | Path) -> str:

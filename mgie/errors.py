@@ -45,7 +45,15 @@ def explain(error: Exception) -> str | None:
 def mended(message: str, prefix: str = "") -> str:
     """A parser's message about a value as the beginning of a sentence: what came, and what was expected."""
     key = re.search(r'Parser key "([\w.]+)":', message)
+    if key and (wrong := re.search(r"Problem with given class_path.*?\n(.*)", message, re.DOTALL)):
+        # An option of a record: what is said of it is said inside.
+        if unknown := re.search(r"Option '([\w.]+)' is not accepted", wrong[1]):
+            return f"there is no {prefix}{key[1]}.{unknown[1]}: expected one of those that --help lists"
+        message = wrong[1].replace('Parser key "', f'Parser key "{key[1]}.', 1)
+        key = re.search(r'Parser key "([\w.]+)":', message)
     given = re.search(r"(?:Given|Got) value: (.*)", message)
+    if key and given and "Expected a dot import path" in message:
+        return f"{prefix}{key[1]} is {given[1]}: expected its options one by one, as --help lists them"
     kinds = re.findall(r"Expected an? (?:typing\.)?(?:<class '(\w+)'>|(\w+\[.*?\])|(\w+))", message)
     kinds = [
         _in_words(kind) for kind in dict.fromkeys("".join(names) for names in kinds) if kind != "NoneType"

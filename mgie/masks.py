@@ -7,6 +7,7 @@ size, but for what is said to be otherwise.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from mgie.controllers.base import Setting
 from mgie.controllers.masking import mixed, sized
 from mgie.controllers.region import Preserve, RegionController, RegionOptions
 from mgie.controllers.softening import composite, feathered, grown
+from mgie.data.grounding import check_box
 from mgie.data.images import decode_mask, upright_mask
 from mgie.errors import ConfigError, DataError
 from mgie.models.finders import check_finders
@@ -113,41 +115,38 @@ class Where:
         if kind == "latent":
             return facts | {"images": show(edited)}
         if kind == "pil":
-            images = [self.shown(row, image) for row, image in zip(rows, show(edited))]
-            changes = [self.outside_change(row, image) for row, image in zip(rows, images)]
+            images, changes = [], []
+            for row, image in zip(rows, show(edited)):
+                alpha = self._alpha(self.masks[row])
+                images.append(self.shown(row, image, alpha))
+                changes.append(_change(images[-1], self.photos[row], alpha))
         else:
-            pixels = [self.shown_pixels(row, edited[row], sources[row]) for row in rows]
-            changes = [self.outside_change(row, pixels[row].clamp(-1, 1), sources[row]) for row in rows]
+            pixels, changes = [], []
+            for row, edit in enumerate(edited):
+                alpha = self._alpha(self._at(row, edit))
+                pixels.append(self.shown_pixels(row, edit, sources[row], alpha))
+                changes.append(_change_of_pixels(pixels[-1], sources[row], alpha))
             images = show(pixels)
         return facts | {"images": images, "outside_change": changes}
 
-    def shown(self, row: int, edit: Image.Image) -> Image.Image:
-        """An edited photo with what is outside put back, byte by byte, where that is exact."""
-        alpha = self._alpha(self.masks[row])
+    def shown(self, row: int, edit: Image.Image, alpha: Float[np.ndarray, "y x"]) -> Image.Image:
+        """An edited photo with what is outside put back, byte by byte, where that is exact. `alpha` is how
+        much of the edit shows."""
         if self.preserve != "exact" and not self.empty[row]:
             return edit
         return Image.fromarray(composite(np.asarray(edit), np.asarray(self.photos[row]), alpha))
 
     def shown_pixels(
-        self, row: int, edit: Float[Tensor, "3 y x"], source: Float[Tensor, "3 y x"]
+        self,
+        row: int,
+        edit: Float[Tensor, "3 y x"],
+        source: Float[Tensor, "3 y x"],
+        alpha: Float[np.ndarray, "y x"],
     ) -> Float[Tensor, "3 y x"]:
         """The same of pixels at the size of the editing."""
         if self.preserve != "exact" and not self.empty[row]:
             return edit
-        alpha = torch.from_numpy(self._alpha(self._at(row, edit))).to(edit)
-        return mixed(alpha, edit, source.to(edit))
-
-    def outside_change(self, row: int, edit: Any, source: Any | None = None) -> float:
-        """Greatest change of a value outside mask and feather, in parts of the whole range: 0 where none
-        changed. Of an edited photo, or of pixels beside those of the source."""
-        if source is None:
-            alpha = self._alpha(self.masks[row])
-            values = [np.asarray(each).astype(np.float32) / 255 for each in (edit, self.photos[row])]
-            change = np.abs(values[0] - values[1]).max(axis=-1)
-        else:
-            alpha = self._alpha(self._at(row, edit))
-            change = ((edit.float().cpu() - source.float().cpu()).abs().amax(dim=0) / 2).numpy()
-        return float(change[alpha == 0].max(initial=0.0))
+        return mixed(torch.from_numpy(alpha).to(edit), edit, source.to(edit))
 
     def picture(self, row: int) -> Image.Image:
         """A mask as a picture, white where the edit was allowed."""
@@ -161,6 +160,19 @@ class Where:
     def _alpha(self, mask: Bool[np.ndarray, "y x"]) -> Float[np.ndarray, "y x"]:
         height, width = mask.shape
         return feathered(mask, self.options.scaled(self.options.feather, (width, height)))
+
+
+def _change(edit: Image.Image, photo: Image.Image, alpha: Float[np.ndarray, "y x"]) -> float:
+    """Greatest change of a value where nothing of the edit shows, in parts of the whole range."""
+    values = [np.asarray(each)[alpha == 0].astype(np.int16) for each in (edit, photo)]
+    return float(np.abs(values[0] - values[1]).max(initial=0) / 255)
+
+
+def _change_of_pixels(
+    edit: Float[Tensor, "3 y x"], source: Float[Tensor, "3 y x"], alpha: Float[np.ndarray, "y x"]
+) -> float:
+    change = (edit.float().clamp(-1, 1).cpu() - source.float().cpu()).abs().amax(dim=0) / 2
+    return float(change.numpy()[alpha == 0].max(initial=0.0))
 
 
 def where_of(
@@ -286,8 +298,9 @@ def check_finding(mask: Any, detector: str | Path | None, segmenter: str | Path 
         )
 
 
-def fitted_mask(mask: Any, size: Size) -> Bool[np.ndarray, "_ _"]:
-    """A mask over a photo of this width and height: True where it may change. Raises DataError."""
+def fitted_mask(mask: Any, size: Size, *, name: str = "the photo") -> Bool[np.ndarray, "_ _"]:
+    """A mask over a photo of this width and height: True where it may change. Raises DataError, calling the
+    photo `name`."""
     width, height = size
     if _is_box(mask):
         x0, y0, x1, y1 = _box([float(each) for each in mask], str(tuple(mask)))
@@ -296,16 +309,25 @@ def fitted_mask(mask: Any, size: Size) -> Bool[np.ndarray, "_ _"]:
         inside[top : max(round(y1 * height), top + 1), left : max(round(x1 * width), left + 1)] = True
         return inside
     if not isinstance(mask, Image.Image):
+        said = " ".join(repr(mask).split())[:60]
         raise DataError(
-            f"{mask!r:.60} is a {type(mask).__name__}: expected a mask as a PIL picture, a box (x0, y0, x1, "
-            "y1) in parts of the photo's width and height, or 'auto'."
+            f"{said} is a {type(mask).__name__}: expected a mask as a PIL picture (Image.fromarray makes one "
+            "of an array), a box (x0, y0, x1, y1) in parts of the photo's width and height, or 'auto'."
         )
+    grey = mask.mode == "L" or mask.mode.startswith("I")  # 8 or 16 bits
+    most = mask.getextrema()[1] if grey else 0
     mask = mask if mask.mode == "L" and not mask.getexif() else upright_mask(mask, name="the mask")
+    most = max(most, mask.getextrema()[1])
+    if most > 0 and mask.getextrema()[1] < WHITE:
+        raise DataError(
+            f"the mask's values go up to {most}, so nothing in it is white: expected 255 of 255 (or 65535 "
+            "of 65535) where the photo may change; multiply them."
+        )
     if mask.size != size:
         apart = mask.width / mask.height * height / width
         if not 1 / (1 + SHAPE) <= apart <= 1 + SHAPE:
             raise DataError(
-                f"the mask has {mask.width} x {mask.height} pixels and the photo {width} x {height}: "
+                f"the mask has {mask.width} x {mask.height} pixels and {name} {width} x {height}: "
                 "expected the same shape; draw the mask over the whole photo."
             )
         mask = mask.resize(size, Image.Resampling.BILINEAR)
@@ -321,14 +343,16 @@ def _is_box(given: Any) -> bool:
     return (
         isinstance(given, (tuple, list))
         and len(given) > 0
-        and all(isinstance(each, (int, float)) and not isinstance(each, bool) for each in given)
+        and all(isinstance(each, Real) and not isinstance(each, bool) for each in given)
     )
 
 
 def _box(numbers: Sequence[float], said: str) -> Box:
-    if len(numbers) != 4 or not (0 <= numbers[0] < numbers[2] <= 1 and 0 <= numbers[1] < numbers[3] <= 1):
+    if len(numbers) != 4:
         raise DataError(
-            f"the mask {said} is no box: expected x0, y0, x1, y1 from 0 to 1, in parts of the photo's width "
-            "and height, x0 below x1 and y0 below y1."
+            f"the mask {said} has {len(numbers)} numbers: expected four, x0, y0, x1, y1, as parts of width "
+            "and height."
         )
-    return (numbers[0], numbers[1], numbers[2], numbers[3])
+    box = (numbers[0], numbers[1], numbers[2], numbers[3])
+    check_box(box, "the mask's box")
+    return box

@@ -66,7 +66,8 @@ class RegionController(AbstractController):
 
     def plan(self, controls: ControlBatch, setting: Setting) -> ControlPlan:
         """Latents are blended at the level of noise that each step has reached; features at a quarter of the
-        latents' side or less, or else where they are smallest; words are masked at half of it or less.
+        latents' side or less, or else where they are smallest; words are masked at half of it or less. A
+        mask of everything is none.
 
         Raises ConfigError without a mask, or without a picture before the edit.
         """
@@ -75,8 +76,13 @@ class RegionController(AbstractController):
                 "a region needs a mask and a photo to preserve: expected both; give them, or edit without."
             )
         options, mask = self.options, controls.mask
+        if bool((mask == 1).all()):
+            return ControlPlan()
         latent = sized(mask, setting.grid)
-        held = {"exact": setting.steps, "soft": setting.steps // 2, "none": 0}[self.preserve]
+        # A mask smaller than a latent takes all of it: what is outside is put back in pixels.
+        most = latent.amax(dim=(1, 2, 3), keepdim=True)
+        latent = torch.where((most > 0) & (most < 1), latent / most.clamp(min=1e-12), latent).clamp(0, 1)
+        held = {"exact": setting.steps, "soft": (setting.steps + 1) // 2, "none": 0}[self.preserve]
         blend = LatentBlending(mask=latent, reference=setting.reference, steps=held) if held else None
         features = attention = None
         if options.features and options.strength:

@@ -67,7 +67,8 @@ def upright(image: Image.Image, *, name: str) -> Image.Image:
 
 def decode_mask(data: bytes, *, name: str) -> Image.Image:
     """Decode a mask to one channel, white where the edit is allowed. A picture with transparency is read as
-    image editors write masks: the hole is where the edit is allowed. Raises DataError."""
+    image editors write masks: the hole is where the edit is allowed; but if all that is not transparent is
+    white, it was drawn on an empty layer, and is where the edit is allowed. Raises DataError."""
     with _opened(data, name, "a whole one-channel PNG; replace the file") as image:
         return upright_mask(image, name=name)
 
@@ -76,9 +77,12 @@ def upright_mask(image: Image.Image, *, name: str) -> Image.Image:
     """A mask that is open already, as `decode_mask` returns it. Raises DataError."""
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
-        alpha = image.convert("RGBA").getchannel("A")
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
         if alpha.getextrema() != (255, 255):
-            return ImageOps.invert(alpha)
+            shown = np.asarray(image)[np.asarray(alpha) > 0]
+            drawn = len(shown) > 0 and bool((shown[:, :3] == 255).all())
+            return alpha if drawn else ImageOps.invert(alpha)
     return upright(image, name=name).convert("L")
 
 

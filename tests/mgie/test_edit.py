@@ -6,7 +6,7 @@ import shutil
 
 import numpy
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from mgie.cli import main
 from mgie.config import RECIPES
@@ -133,9 +133,10 @@ def test_masks_that_cannot_be(capsys, tmp_path, photo):
     for words, sentence in {
         ("--mask", tmp_path / "none.png"): "there is no mask",
         ("--mask", tmp_path / "notes.png"): "notes.png cannot be decoded",
-        ("--mask", tmp_path / "square.png"): "the mask has 60 x 60 pixels and the photo 60 x 41",
-        ("--mask", "0,0,30,20"): "the mask 0,0,30,20 is no box",
-        ("--mask", "0.5,0,0.2,1"): "x0 below x1",
+        ("--mask", tmp_path / "square.png"): f"the mask has 60 x 60 pixels and {photo} 60 x 41",
+        ("--mask", "0,0,30,20"): "the mask's box is 0, 0, 30, 20: expected x0, y0, x1, y1 as parts",
+        ("--mask", "0.5,0,0.2,1"): "with x0 < x1",
+        ("--mask", "10%,10%,50%,50%"): "there is no mask 10%,10%,50%,50%: expected a picture's file",
         ("--mask", "phrase:"): "names nothing: expected words",
         ("--mask", "phrase:the dog"): "no model that reads words: give --detector FOLDER",
         ("--mask", "phrase:the dog", "--detector", tmp_path): "is no model folder (it has no config.json)",
@@ -147,7 +148,10 @@ def test_masks_that_cannot_be(capsys, tmp_path, photo):
         ("--region.feather", "3"): "but there is none: give a mask",
         ("--mask", "0,0,1,1", "--preserve", "exactly"): "preserve",
         ("--mask", "0,0,1,1", "--region.feather", "-3"): "region.feather=-3.0: expected a number, at least 0",
-        ("--mask", "0,0,1,1", "--region.fether", "3"): "fether",
+        ("--mask", "0,0,1,1", "--region.fether", "3"): "there is no --region.fether: expected one of those",
+        ("--mask", "0,0,1,1", "--region.grow", "many"): "--region.grow is many: expected a number;",
+        ("--mask", "0,0,1,1", "--region.features", "maybe"): "--region.features is maybe: expected true or",
+        ("--mask", "0,0,1,1", "--region", "3"): "--region is 3: expected its options one by one",
         ("--mask", "0,0,1,1", "--out", tmp_path / "out.jpg"): "a JPEG changes every pixel a little",
     }.items():
         assert sentence in refused(capsys, *rest, *words), words
@@ -241,6 +245,21 @@ def test_an_edit_inside_a_mask(capsys, tmp_path, photo, release, kind):
         assert row["outside_change"] == 0
     assert main([*words[:-1], "--preserve", "none", "--out", str(tmp_path / "all.png")]) == 0
     assert "outside the mask, values changed by up to" in capsys.readouterr().out
+
+
+def test_what_colours_mean_is_kept_with_them(capsys, tmp_path, release):
+    """A photo's profile goes with its bytes, unless they were not red, green and blue."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    found = {}
+    for name, told in (("rgb", profile), ("ink", profile[:16] + b"CMYK" + profile[20:]), ("none", None)):
+        photo = tmp_path / f"{name}.jpg"
+        Image.effect_noise((40, 40), 90).convert("RGB").save(photo, icc_profile=told)
+        words = ["edit", photo, "make it dark", "--model", release, "--mask", "0,0,1,0.5"]
+        assert main([*map(str, words), "--out", str(tmp_path / f"{name}.png")]) == 0
+        with Image.open(tmp_path / f"{name}.png") as picture:
+            found[name] = picture.info.get("icc_profile")
+    assert found == {"rgb": profile, "ink": None, "none": None}
+    capsys.readouterr()
 
 
 def test_an_edit_where_the_words_matter(capsys, tmp_path, photo, release):

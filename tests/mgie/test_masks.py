@@ -88,7 +88,7 @@ def test_a_mask_of_everything_changes_nothing(pipe: MGIEPipeline):
     given = {"seed": 0, "num_inference_steps": 3}
     plain = pipe(before, "make it darker", **given)
     assert plain.mask is None and plain.outside_change is None and len(plain.to_tuple()) == 3
-    for options in (RegionOptions(), RegionOptions(attention=True)):
+    for options in (RegionOptions(), RegionOptions(attention=True), RegionOptions(features=True)):
         whole = pipe(
             before, "make it darker", mask=(0, 0, 1, 1), region=options, seed=0, num_inference_steps=3
         )
@@ -256,10 +256,12 @@ def test_masks_that_do_not_fit(pipe: MGIEPipeline):
 
     box = (0, 0, 0.5, 1)
     refused(DataError, "37 x 45 pixels and the photo 45 x 37", mask=Image.new("L", (37, 45), 255))
-    refused(DataError, "is no box: expected x0, y0", mask=(0, 0, 10, 20))
-    refused(DataError, "is no box", mask=(0.5, 0, 0.5, 1))
-    refused(DataError, "is no box", mask=(0.5, 0, float("nan"), 1))
-    refused(DataError, "is no box", mask=(0.1, 0.2, 0.3))
+    refused(DataError, "box is 0, 0, 10, 20: expected x0, y0, .* divide pixels by", mask=(0, 0, 10, 20))
+    refused(DataError, "with x0 < x1", mask=(0.5, 0, 0.5, 1))
+    refused(DataError, "with x0 < x1", mask=(0.5, 0, float("nan"), 1))
+    refused(DataError, "has 3 numbers: expected four", mask=(0.1, 0.2, 0.3))
+    with pytest.raises(DataError, match=r"is a ndarray: .*Image.fromarray makes one"):
+        where_of(np.zeros((37, 45), dtype=np.uint8), [before])
     refused(DataError, "2 masks for 1 photos", mask=[box, box])
     with pytest.raises(DataError, match="is a str: expected a mask"):
         where_of("mask.png", [before])
@@ -290,7 +292,7 @@ def test_masks_are_read_from_files_and_boxes(tmp_path):
     assert read_mask("auto") == "auto" and read_mask("phrase: the dog") == Phrase(words="the dog")
     for wrong, words in (
         ("phrase: ", "names nothing: expected words"),
-        ("0,0,2,2", "is no box"),
+        ("0,0,2,2", "box is 0, 0, 2, 2: expected"),
         ("none.png", "there is no mask none.png"),
         ("a,b,c,d", "no mask"),
     ):
@@ -309,6 +311,35 @@ def test_masks_of_nearly_the_photo_s_shape_are_fitted():
     assert fitted_mask((0.0, 0.0, 0.001, 0.001), (10, 10)).sum() == 1  # never less than a pixel
     grown = where_of((0.4, 0.4, 0.6, 0.6), [photo(10, 10)], options=RegionOptions(grow=512 / 10 * 1.5))
     assert grown is not None and grown.masks[0].sum() == 4 + 8 + 4
+
+
+def test_masks_of_every_kind_of_picture():
+    """8 and 16 bits, one bit, palettes, colours, transparency, turned ones: the same upper half."""
+    grey = np.zeros((37, 45), dtype=np.uint8)
+    grey[:20] = 255
+    plain = Image.fromarray(grey)
+    wide = Image.fromarray(grey.astype(np.uint16) * 257)
+    drawn = Image.fromarray(np.dstack([np.full((37, 45, 3), 255, np.uint8), grey]))
+    hole = Image.fromarray(np.dstack([np.full((37, 45, 3), 90, np.uint8), 255 - grey]))
+    turned = Image.fromarray(np.rot90(grey).copy())
+    turned.getexif()[0x0112] = 6
+    kinds = [plain.convert(mode) for mode in ("1", "P", "RGB", "CMYK", "LA", "RGBA")]
+    for mask in (plain, wide, drawn, hole, turned, *kinds):
+        assert np.array_equal(fitted_mask(mask, (45, 37)), grey > 0), mask.mode
+    box = np.float32([0, 0, 1, 0.5])
+    assert fitted_mask(tuple(box), (10, 10)).sum() == 50 and where_of(tuple(box), [photo()]).masks[0].any()
+    for mode in ("RGBA", "P", "1", "I;16"):  # black in every mode is no slip
+        assert not fitted_mask(Image.new("L", (45, 37)).convert(mode), (45, 37)).any()
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int32])
+def test_a_mask_of_zeros_and_ones_is_a_slip(kind: type):
+    labels = np.zeros((37, 45), dtype=kind)
+    labels[:20] = 1
+    with pytest.raises(DataError, match="values go up to 1, so nothing in it is white: expected 255"):
+        fitted_mask(Image.fromarray(labels), (45, 37))
+    with pytest.raises(DataError, match="go up to 127"):
+        fitted_mask(Image.new("L", (45, 37), 127), (45, 37))
 
 
 def test_only_a_phrase_is_to_be_found(tmp_path):

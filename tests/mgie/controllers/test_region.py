@@ -73,6 +73,32 @@ def test_coarse_levels_are_held():
         assert hook.null_mask.tolist() == [[True, True, False]]
 
 
+def test_a_mask_of_everything_is_none():
+    held = RegionOptions(features=True, attention=True)
+    assert plan(held, torch.ones(1, 1, 32, 48)) == ControlPlan()
+
+
+def test_a_mask_smaller_than_a_latent_takes_all_of_it():
+    mask = torch.zeros(1, 1, 32, 48)
+    mask[..., 9, 13] = 1
+    blend, latents = plan(mask=mask).blend, torch.randn(1, 4, *GRID)
+    assert blend is not None
+    after = blend(latents, 0)
+    inside = torch.zeros(GRID, dtype=torch.bool)
+    inside[2, 3] = True
+    assert torch.equal(after[..., inside], latents[..., inside])
+    assert torch.equal(after[..., ~inside], LATENTS[1][..., ~inside])
+    black = plan(mask=torch.zeros(1, 1, 32, 48)).blend
+    assert black is not None and torch.equal(black(latents, 0), LATENTS[1])
+
+
+@pytest.mark.parametrize(("steps", "held"), [(1, 1), (2, 1), (3, 2), (4, 2)])
+def test_softly_is_the_first_half_and_never_nothing(steps, held, monkeypatch):
+    monkeypatch.setitem(globals(), "STEPS", steps)
+    blend = plan(preserve="soft").blend
+    assert isinstance(blend, LatentBlending) and blend.steps == held
+
+
 def test_without_mask_or_photo_there_is_no_region():
     with pytest.raises(ConfigError, match="needs a mask and a photo"):
         plan(mask=None)
