@@ -1,4 +1,4 @@
-"""Where an instruction would change a picture, as the denoiser itself sees it: a mask that nobody drew.
+"""Where an instruction would change a picture, as the denoiser sees it: an undrawn mask.
 
 What the denoiser answers with the words differs from what it answers without them where they mean something
 (DiffEdit, Couairon et al. 2022, section 3.1, with an editor's row I in the place of a second text).
