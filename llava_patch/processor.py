@@ -131,10 +131,12 @@ class Processor:
         answer: str | None = None,
         *,
         images: int = 1,
+        inside: int = 0,
         max_length: int | None = None,
         truncate: Literal["text", "right"] = "text",
     ) -> Encoded:
-        """Ids of the conversation, and labels on the answer.
+        """Ids of the conversation, and labels on the answer. `inside` is how many pictures' placeholders the
+        question has already, as `placeholder` writes them; the other `images` stand behind it.
 
         What is longer than `max_length` is cut. "text" takes words from the answer's end, never the added
         tokens and </s> that close it. "right" cuts the whole from the right and counts the labels as the
@@ -143,7 +145,7 @@ class Processor:
         rendered = self._render(question, answer, images)
         bounds = rendered.answers[-1] if rendered.answers else (len(rendered.text),) * 2
         ids, (start, end) = self.tokenizer.encode_with_bounds(rendered.text, bounds)
-        self._check_images(ids, images)
+        self._check_images(ids, images + inside)
         labels = [IGNORE] * start + ids[start:end] + [IGNORE] * (len(ids) - end)
         if truncate == "right":
             limit = max_length or len(ids)
@@ -211,8 +213,13 @@ class Processor:
             config.use_im_start_end,
         )
 
+    @property
+    def placeholder(self) -> str:
+        """What stands for a picture in a question."""
+        return image_block(self.patches, use_im_start_end=self.use_im_start_end)
+
     def _render(self, question: str, answer: str | None, images: int):
-        block = image_block(self.patches, use_im_start_end=self.use_im_start_end)
+        block = self.placeholder
         return self.conversation.render([(question + ("\n" + block * images if images else ""), answer)])
 
     def _check_images(self, ids: list[int], images: int) -> None:

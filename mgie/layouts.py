@@ -138,11 +138,13 @@ class Controls:
         scheduler: Any,
         multiple: int,
         new: bool,
+        own: ControlPlan | None = None,
     ) -> ControlPlan | None:
-        """One plan of all, for a sampling from `noise`; None where there is none. Raises ConfigError for what
-        does not go together."""
+        """One plan of all, and of the encoder's `own`, for a sampling from `noise`; None where there is none.
+        Raises ConfigError for what does not go together."""
         steps, grid = len(scheduler.timesteps), (noise.shape[-2], noise.shape[-1])
-        plans = {} if self.plan is None else {"plan": self.plan}
+        told = {"plan": self.plan, "references": own}
+        plans = {name: plan for name, plan in told.items() if plan is not None}
         if self.where is not None:
             plans["mask"] = self.where.plan(
                 self.rows, pixels, context, reference, steps=steps, multiple=multiple

@@ -47,6 +47,7 @@ from mgie.request import (
     check_shown,
     check_source,
     generators_of,
+    inside_of,
     pairs_of,
     pictures_of,
     questions_of,
@@ -294,7 +295,9 @@ class MGIEPipeline(DiffusionPipeline):
         picture itself, for models that read instructions with pictures; a list for all instructions, or a
         list of lists. Raises DataError and ConfigError.
         """
-        pictures, instructions, inside = self._asked(image, prompt, images)
+        places = self.prompts.reads_pictures
+        pictures, instructions = pairs_of(image, prompt, places=places)
+        inside = inside_of(images, instructions, places=places)
         sampling = self._sampling(
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
             image_guidance_scale=image_guidance_scale, size=size, max_new_tokens=max_new_tokens,
@@ -336,7 +339,9 @@ class MGIEPipeline(DiffusionPipeline):
         compat: Compat | None = None,
     ) -> Imagined:
         """The first half of an edit: what the model understands, to be painted with any seeds and scales."""
-        pictures, instructions, inside = self._asked(image, prompt, images)
+        places = self.prompts.reads_pictures
+        pictures, instructions = pairs_of(image, prompt, places=places)
+        inside = inside_of(images, instructions, places=places)
         sampling = self._sampling(max_new_tokens=max_new_tokens, compat=compat)
         imagined = self._imagine(pictures, instructions, inside, sampling)
         self.maybe_free_model_hooks()
@@ -384,9 +389,6 @@ class MGIEPipeline(DiffusionPipeline):
         )  # fmt: skip
         self.maybe_free_model_hooks()
         return painted["images"]
-
-    def _asked(self, image: Any, prompt: Any, images: Any) -> Any:
-        return pairs_of(image, prompt, images, places=self.prompts.reads_pictures)
 
     def _imagine(
         self,
@@ -523,7 +525,7 @@ class MGIEPipeline(DiffusionPipeline):
             reference = reference_of(scheduler, latents.to(noise), noise)
         plan = controls.joined(
             pixels.to(device), context, reference, noise=noise, scheduler=scheduler,
-            multiple=self.denoiser.multiple, new=new,
+            multiple=self.denoiser.multiple, new=new, own=self.encoder.plan(context),
         )  # fmt: skip
         self._onload("denoiser")
         with self.progress_bar(total=len(scheduler.timesteps)) as bar:

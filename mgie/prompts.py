@@ -13,12 +13,15 @@ from PIL import Image
 from torch import Tensor
 
 from llava_patch.processor import Processor
+from llava_patch.tokens import IM_PATCH
 from mgie.errors import DataError, WeightsError
 from mgie.instructions import Templates, check_counts, introduced, parse, task_of, with_source
 from mgie.tokens import read_positions, visual_tokens, with_visual_tokens
 from mgie.types import Asked, Looks, Pictures, Size
 
 log = logging.getLogger(__name__)
+PHOTO = "the picture"
+"""What a question calls the photo that stands behind it."""
 Compat = Literal["default", "reference"]
 
 
@@ -105,8 +108,17 @@ class AbstractPrompts(ABC):
 class LlavaPrompts(AbstractPrompts):
     """LLaVA's conversations, with visual tokens at the end of the answer."""
 
-    def __init__(self, processor: Processor, *, question: str, count: int, compat: Compat = "default"):
-        """`question` has `{instruction}` for the user's words; an answer ends in `count` visual tokens.
+    def __init__(
+        self,
+        processor: Processor,
+        *,
+        question: str,
+        count: int,
+        compat: Compat = "default",
+        references: bool = False,
+    ):
+        """`question` has `{instruction}` for the user's words; an answer ends in `count` visual tokens. With
+        `references`, instructions may contain pictures.
 
         `reference` cuts from the right and counts labels as the original program does. Raises WeightsError
         where the tokenizer lacks the tokens.
@@ -115,6 +127,7 @@ class LlavaPrompts(AbstractPrompts):
         self.template = question
         self.count = count
         self.compat = compat
+        self.reads_pictures = references
         self.pad_id = processor.tokenizer.pad_id
         self.edge = processor.clip_image.edge
         self.visual_ids = visual_ids(processor, count)
@@ -124,10 +137,12 @@ class LlavaPrompts(AbstractPrompts):
     ) -> Conversation:
         """The expressive text is shortened to fit, never the visual tokens."""
         reference = self.compat == "reference"
+        asked, inside, images = self._asked(instruction, sizes)
         encoded = self.processor.encode(
-            self._asked(instruction),
+            asked,
             with_visual_tokens(expressive, self.count),
-            images=len(sizes),
+            images=images,
+            inside=inside,
             max_length=max_length,
             truncate="right" if reference else "text",
         )
@@ -140,12 +155,20 @@ class LlavaPrompts(AbstractPrompts):
         # Without visual tokens (reference only) the states lie at the end of the padded batch, which
         # `collate` knows; no batch is longer than this.
         first = labels.index(known[0]) if known[0] in labels else max_length
-        return Conversation(input_ids=ids, labels=labels, read_at=list(read_positions(first, self.count)))
+        read_at = list(read_positions(first, self.count))
+        return Conversation(input_ids=ids, labels=labels, read_at=read_at, placed=self._placed(ids, inside))
 
     def question(self, instruction: str, *, sizes: Sequence[Size]) -> Conversation:
         """The prompt of inference. Raises DataError."""
-        encoded = self.processor.encode(self._asked(instruction), images=len(sizes))
-        return Conversation(input_ids=encoded.input_ids)
+        asked, inside, images = self._asked(instruction, sizes)
+        ids = self.processor.encode(asked, images=images, inside=inside).input_ids
+        return Conversation(input_ids=ids, placed=self._placed(ids, inside))
+
+    def shown(self, instruction: str, *, photo: bool) -> tuple[int | None, ...]:
+        """The pictures inside the question, then the photo behind it."""
+        parts = parse(instruction).parts if self.reads_pictures else ()
+        inside = tuple(part for part in parts if isinstance(part, int))
+        return (*inside, None) if photo else inside
 
     def clip_pixels(self, image: Image.Image | None) -> Looks:
         """What CLIP sees of a picture; nothing of None."""
@@ -163,8 +186,28 @@ class LlavaPrompts(AbstractPrompts):
         """What was said; `literal`: special tokens too."""
         return self.processor.tokenizer.decode(list(ids), skip_special=not literal)
 
-    def _asked(self, instruction: str) -> str:
-        return self.template.replace("{instruction}", instruction)
+    def _asked(self, instruction: str, sizes: Sequence[Size]) -> tuple[str, int, int]:
+        """The question, how many pictures are inside it, and how many stand behind it."""
+        if not self.reads_pictures:
+            return self.template.replace("{instruction}", instruction), 0, len(sizes)
+        parts = parse(instruction).parts
+        inside = sum(isinstance(part, int) for part in parts)
+        photo = len(sizes) > inside
+        check_counts(instruction, pictures=len(sizes) - photo, photo=photo)
+        if not inside and None not in parts:
+            return self.template.replace("{instruction}", instruction), 0, len(sizes)
+        # The photo stands behind the question, whatever it is called in it.
+        words = {int: self.processor.placeholder, type(None): PHOTO}
+        asked = " ".join(part if isinstance(part, str) else words[type(part)] for part in parts)
+        return self.template.replace("{instruction}", asked), inside, int(photo)
+
+    def _placed(self, ids: Sequence[int], inside: int) -> list[tuple[int | None, int]]:
+        """Where the pictures inside the question begin."""
+        if not inside:
+            return []
+        patch = self.processor.tokenizer.id_of(IM_PATCH)
+        first = [at for at, held in enumerate(ids) if held == patch][:: self.processor.patches]
+        return [(number, at) for number, at in enumerate(first[:inside])]
 
 
 class WordsPrompts(AbstractPrompts):

@@ -15,6 +15,7 @@ from mgie.data.images import resize, to_image
 from mgie.data.validation import check_instruction
 from mgie.diffusion.sampling import Generators
 from mgie.errors import ConfigError, DataError
+from mgie.instructions import PLACE, check_counts
 from mgie.prompts import AbstractPrompts, Compat, Conversation
 from mgie.ranges import NewTokens, Ngram, Scale, Side, Steps
 from mgie.weights import limits
@@ -74,15 +75,11 @@ def check_request(
 
 
 def pairs_of(
-    image: Image.Image | Sequence[Image.Image] | None,
-    prompt: str | Sequence[str],
-    images: Any = None,
-    *,
-    places: bool = False,
-) -> tuple[list[Any], list[str], list[list[Image.Image]]]:
-    """Pictures, instructions and the pictures inside each: one instruction may serve several pictures, one
-    picture several instructions; None for each picture where there are none. `places`: whether instructions
-    may have pictures. Raises DataError."""
+    image: Image.Image | Sequence[Image.Image] | None, prompt: str | Sequence[str], *, places: bool = False
+) -> tuple[list[Any], list[str]]:
+    """Pictures and instructions, one for each: one instruction may serve several pictures, one picture
+    several instructions; None for each picture where there are none. `places`: whether instructions may have
+    some for pictures. Raises DataError."""
     instructions = [prompt] if isinstance(prompt, str) else list(_several(prompt, str, "instruction"))
     pictures = [None] * len(instructions) if image is None else pictures_of(image, len(instructions))
     instructions *= len(pictures) if len(instructions) == 1 else 1
@@ -91,32 +88,34 @@ def pairs_of(
             f"there are {len(pictures)} pictures and {len(instructions)} instructions: expected at "
             "least one picture and one instruction, and one for all or one for each."
         )
-    inside = inside_of(images, len(pictures))
+    for instruction in instructions:
+        check_instruction(PLACE.sub(" ", instruction) if places else instruction)
+    return pictures, instructions
+
+
+def inside_of(images: Any, instructions: Sequence[str], *, places: bool = True) -> list[list[Image.Image]]:
+    """The pictures inside each of these instructions: those of all, or its own; none where they may have no
+    `places` for them. Raises DataError."""
+    count, what = len(instructions), "PIL picture inside an instruction"
     if images is not None and not places:
         raise DataError(
             "there are pictures for an instruction, and this model reads none in instructions: leave them "
             "out, or take another model."
         )
+    given = [images] if isinstance(images, Image.Image) else [] if images is None else images
+    if isinstance(given, Sequence) and any(isinstance(each, (list, tuple)) for each in given):
+        if len(given) != count:
+            raise DataError(
+                f"there are pictures for {len(given)} instructions and {count} are asked: expected a list "
+                "for each, or one for all."
+            )
+        inside = [list(_several(each, Image.Image, what)) for each in given]
+    else:
+        inside = [list(_several(given, Image.Image, what))] * count
     for instruction, each in zip(instructions, inside):
-        check_instruction(instruction, pictures=len(each) if places else None)
-    return pictures, instructions, inside
-
-
-def inside_of(images: Any, count: int) -> list[list[Image.Image]]:
-    """The pictures inside each of so many instructions: those of all, or its own. Raises DataError."""
-    if images is None:
-        return [[] for _ in range(count)]
-    what = "PIL picture inside an instruction"
-    if isinstance(images, Image.Image):
-        images = [images]
-    if not isinstance(images, Sequence) or not any(isinstance(each, (list, tuple)) for each in images):
-        return [list(_several(images, Image.Image, what))] * count
-    if len(images) != count:
-        raise DataError(
-            f"there are pictures for {len(images)} instructions and {count} are asked: expected a list for "
-            "each, or one for all."
-        )
-    return [list(_several(each, Image.Image, what)) for each in images]
+        if places:
+            check_counts(instruction, pictures=len(each))
+    return inside
 
 
 def questions_of(

@@ -107,10 +107,12 @@ class EditTask(AbstractTask):
         source = source * batch.has_source[:, None, None, None]
 
         # Guidance needs a model that has also seen "no words" and "no picture".
-        condition, source, _ = drop_conditions(context, source, draws.keep, drop=self.drop)
+        condition, source, told = drop_conditions(context, source, draws.keep, drop=self.drop)
 
         noisy = process.corrupt(target, draws.noise, draws.t)
-        guess = editor.denoiser(noisy, draws.t, source, condition)
+        plan = editor.encoder.plan(context, told)
+        more = {} if plan is None else {"plan": plan}
+        guess = editor.denoiser(noisy, draws.t, source, condition, **more)
         wanted = process.wanted(target, draws.noise, draws.t)
         each = squared_error(guess.mean, wanted)
         if self.min_snr is not None:

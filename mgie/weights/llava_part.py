@@ -17,6 +17,7 @@ from mgie.errors import ConfigError, WeightsError
 from mgie.models.encoders.clip_text import ClipTextEncoder
 from mgie.models.encoders.edit_head import EditHead, EditHeadConfig
 from mgie.models.encoders.llava import LlavaEncoder
+from mgie.models.encoders.references import References
 from mgie.prompts import Compat, LlavaPrompts
 from mgie.tokens import visual_tokens
 from mgie.weights.models import read_json
@@ -32,6 +33,7 @@ PLACES = {
     "vision_tower": "vision_tower",
 }
 """Where the groups of parameters lie in a LLaVA."""
+REFERENCES = "references"
 MOST_LAYERS = 100
 """Layers of an edit head; the published one has 4."""
 
@@ -51,6 +53,8 @@ class LlavaSettings:
     """What the model is asked; `{instruction}` stands for the user's words."""
     attention: str = "sdpa"
     """Attention kernel of the language model and the vision tower, as transformers names it."""
+    references: bool = False
+    """Whether instructions may contain pictures; what reads them is new, and trained as `references`."""
 
     def __post_init__(self) -> None:
         """Refuse a question that asks nothing, and an unknown template. Raises ConfigError."""
@@ -98,9 +102,10 @@ class LlavaPart(AbstractEncoderPart):
             llava.grow(processor.tokenizer.add_tokens(visual_tokens(count)))
             d_in = llava.config.language.hidden_size
             head = EditHead(settings.edit_head, d_in=d_in, e_out=condition_width)
-        prompts = LlavaPrompts(processor, question=settings.question, count=count, compat=compat)
+        more = {"compat": compat, "references": settings.references}
+        prompts = LlavaPrompts(processor, question=settings.question, count=count, **more)
         head = head.to(dtype_of(dtype, "edit_head"))
-        encoder = LlavaEncoder(llava, head, visual_ids=prompts.visual_ids, compat=compat)
+        encoder = LlavaEncoder(llava, head, visual_ids=prompts.visual_ids, seed=seed, **more)
         return encoder, prompts
 
     def save(self, encoder: LlavaEncoder, prompts: LlavaPrompts, folder: Path) -> dict[str, Any]:
@@ -116,7 +121,10 @@ class LlavaPart(AbstractEncoderPart):
             e_out=head.e_out,
             own_embeddings=head.own_embeddings is not None,
         )
-        return {"question": prompts.template}
+        if encoder.references is None:
+            return {"question": prompts.template}
+        save_module(encoder.references, _Empty(), folder / REFERENCES, **encoder.references.sizes)
+        return {"question": prompts.template, "references": True}
 
     def load(
         self,
@@ -136,8 +144,11 @@ class LlavaPart(AbstractEncoderPart):
         llava, _ = load_llava(own, dtype=_places(dtype), attn_implementation=attention, progress=progress)
         head = _read_head(folder / "edit_head", dtype_of(dtype, "edit_head"))
         count, question = head.config.visual_tokens, str(facts.get("question", QUESTION))
-        prompts = LlavaPrompts(processor, question=question, count=count, compat=compat)
-        encoder = LlavaEncoder(llava, head, visual_ids=prompts.visual_ids, compat=compat)
+        found = _read_references(folder / REFERENCES, head.dtype) if facts.get("references") else False
+        prompts = LlavaPrompts(
+            processor, question=question, count=count, compat=compat, references=bool(found)
+        )
+        encoder = LlavaEncoder(llava, head, visual_ids=prompts.visual_ids, compat=compat, references=found)
         return encoder, prompts
 
     def teacher(self, settings: LlavaSettings, prompts: LlavaPrompts, text_model: Any) -> ClipTextEncoder:
@@ -170,6 +181,25 @@ def _check_tower(llava: Path) -> None:
             f"{llava} names the vision tower {named!r}, expected its own {TOWER_FOLDER}: a release has "
             "all its parts inside; extract or fetch it again."
         )
+
+
+@dataclass(frozen=True)
+class _Empty:
+    """No settings but the sizes."""
+
+
+def _read_references(folder: Path, dtype: torch.dtype) -> References:
+    """Raises WeightsError."""
+    content = read_json(folder / CONFIG_FILE)
+    with no_larger_than(shard_files(folder), folder):
+        try:
+            with torch.device("meta"):
+                references = References(**content).to(dtype)
+        except Exception as error:  # torch has no one type for sizes that do not go together
+            raise WeightsError(
+                f"{folder}/config.json describes no references ({error}): fetch the release again."
+            ) from error
+    return put(references, each_shard(folder, progress=False), where=folder)
 
 
 def _read_head(folder: Path, dtype: torch.dtype) -> EditHead:

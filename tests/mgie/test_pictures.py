@@ -76,7 +76,7 @@ def test_what_does_not_go_together_is_refused(pipe, text, images, wrong):
 
 def test_what_is_no_picture_is_refused():
     with pytest.raises(DataError, match="is a str: expected one PIL picture inside"):
-        inside_of(["cup.png"], 1)
+        inside_of(["cup.png"], ["a <image>"])
 
 
 def test_models_that_read_none_refuse_them(release):

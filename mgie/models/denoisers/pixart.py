@@ -41,6 +41,12 @@ class PixArtDenoiser(AbstractDenoiser):
         return frozenset({"attention"})
 
     @property
+    def attentions(self) -> dict[str, tuple[int, int]]:
+        """The second of each transformer block."""
+        named = {name: module for name, module in self.transformer.named_modules() if name.endswith("attn2")}
+        return {name: (module.query_dim, module.cross_attention_dim) for name, module in named.items()}
+
+    @property
     def latent_channels(self) -> int:
         """Channels of the picture that is painted."""
         return self.transformer.config.in_channels // 2

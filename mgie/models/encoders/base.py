@@ -4,11 +4,11 @@ from abc import ABC, abstractmethod
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mgie.errors import ConfigError
-from mgie.types import Answer, Asked, Batch, Context, Term
+from mgie.types import Answer, Asked, Batch, Context, ControlPlan, Term
 
 
 class AbstractInstructionEncoder(nn.Module, ABC):
@@ -47,6 +47,10 @@ class AbstractInstructionEncoder(nn.Module, ABC):
         """The denoiser that it works with, for an encoder that shares something of it. Raises WeightsError
         for one that lacks it."""
         del denoiser
+
+    def plan(self, context: Context, told: Bool[Tensor, " b"] | None = None) -> ControlPlan | None:
+        """What the denoiser is to heed besides the condition; `told`: who is still told the words."""
+        del context, told
 
     def lm_loss(self, context: Context, labels: Int[Tensor, "b t"]) -> Term:
         """Cross-entropies of the labelled tokens, and their number; zeros of an encoder that is mute."""

@@ -1,4 +1,4 @@
-"""Feature fusion: what a picture means, with what it looks like (MIGE, Tian et al. 2025, section 3.2).
+"""Feature fusion: what a picture means looks at what it looks like (MIGE, Tian et al. 2025).
 
 The few tokens of a semantic encoder look at all patches of the picture's latents.
 """

@@ -1,21 +1,22 @@
 """MGIE's encoder: LLaVA imagines the edit, its visual tokens become the condition."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from einops import repeat
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from llava_patch.model import Llava
 from llava_patch.rows import TableWithRows, join_rows, renew_rows, split_rows, split_tables
-from mgie.errors import ConfigError, WeightsError
+from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.encoders.base import AbstractInstructionEncoder
 from mgie.models.encoders.edit_head import EditHead
+from mgie.models.encoders.references import References, looks_at, side_by_side
 from mgie.tokens import IGNORE, begin, read_positions
-from mgie.types import Answer, Asked, Batch, Condition, Context, Term
+from mgie.types import Answer, Asked, Batch, Condition, Context, ControlPlan, Pictures, Term
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +41,11 @@ class LlavaEncoder(AbstractInstructionEncoder):
         *,
         visual_ids: tuple[int, ...],
         compat: Literal["default", "reference"] = "default",
+        references: References | bool = False,
+        seed: int = 0,
     ):
-        """`reference` computes the null for every row of a batch, as the original program does."""
+        """`reference` computes the null for every row of a batch, as the original program does. True for
+        `references`: new ones for the denoiser that it meets, drawn from `seed`."""
         super().__init__()
         if edit_head.d_in != llava.config.language.hidden_size:
             raise WeightsError(
@@ -52,13 +56,73 @@ class LlavaEncoder(AbstractInstructionEncoder):
         self.edit_head = edit_head
         self.visual_ids = tuple(visual_ids)
         self.compat = compat
+        self._reads_latents, self._seed = bool(references), seed
+        self.references = None if isinstance(references, bool) else references
+
+    @property
+    def reads_latents(self) -> bool:
+        """With references, it does."""
+        return self._reads_latents
+
+    def meet(self, denoiser: nn.Module) -> None:
+        """New references are made for it. Raises WeightsError for one with attentions of other widths."""
+        if not self.reads_latents:
+            return
+        painting: Any = denoiser
+        sites = {name: widths[0] for name, widths in painting.attentions.items()}
+        if self.references is None:
+            width = self.llava.config.vision.hidden_size
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(self._seed)
+                made = References(vision=width, channels=painting.latent_channels, width=width, sites=sites)
+            self.references = made.to(self.edit_head.dtype).to(self.device)
+        if self.references.beside.sites != sites or not sites:
+            raise WeightsError(
+                f"the references are for {len(self.references.beside.sites)} attentions, and the "
+                f"{type(denoiser).__name__} has {len(sites)}, or of other widths: use parts that were "
+                "trained together."
+            )
 
     def encode(self, batch: Batch) -> Context:
-        """Read picture and words; the condition comes from the states at `batch.read_at`."""
-        clip_pixels = batch.clip_pixels if batch.features is None else None
+        """Read pictures and words; the condition comes from the states at `batch.read_at`."""
+        features, held = self._seen(batch.input_ids, batch.clip_pixels, batch.features, batch.pictures)
+        clip_pixels = batch.clip_pixels if features is None else None
         first = begin(batch.read_at) if self.learns_rows_alone else None
-        states = self.llava(batch.input_ids, batch.mask, clip_pixels, batch.features, first=first)  # b t d
-        return self.condition(states_at(states, batch.read_at).to(self.edit_head.dtype), states)
+        states = self.llava(batch.input_ids, batch.mask, clip_pixels, features, first=first)  # b t d
+        return replace(
+            self.condition(states_at(states, batch.read_at).to(self.edit_head.dtype), states), **held
+        )
+
+    def plan(self, context: Context, told: Bool[Tensor, " b"] | None = None) -> ControlPlan | None:
+        """Attention to the tokens of references, where there are some."""
+        if self.references is None or context.references is None or context.references_mask is None:
+            return None
+        return self.references.beside.plan(context.references, context.references_mask, told)
+
+    def _seen(
+        self,
+        ids: Int[Tensor, "b t"],
+        clip_pixels: Tensor,
+        features: Tensor | None,
+        pictures: Pictures | None,
+    ) -> tuple[Tensor | None, dict[str, Tensor]]:
+        """The tower's features where something is done to them, or they were stored; the references."""
+        references, patches = self.references, self.llava.config.patches
+        if references is None:
+            return features, {}
+        if pictures is None:
+            if not (self.training and torch.is_grad_enabled()):
+                return features, {}
+            blank = references.of_nothing(patches).expand(len(ids), -1, -1)
+            return features, {"references": blank, "references_mask": torch.zeros_like(blank[..., 0]).bool()}
+        if pictures.latents is None:
+            raise DataError(f"{len(pictures.at)} pictures came without latents: encode the pictures first.")
+        seen = self.llava.features(clip_pixels.to(self.llava.dtype)) if features is None else features
+        which = looks_at(ids, pictures.at, patch=self.llava.tokens.patch, patches=patches)
+        fused = references(seen[which], pictures.latents)
+        tokens, mask = side_by_side(fused, pictures.at, rows=len(ids))
+        held = {"references": tokens, "references_mask": mask}
+        return seen.index_put((which,), fused.to(seen)), held
 
     def condition(
         self, visual: Float[Tensor, "b k d"], states: Float[Tensor, "b t d"] | None = None
@@ -87,10 +151,12 @@ class LlavaEncoder(AbstractInstructionEncoder):
         compat: Literal["default", "reference"] = "default",
     ) -> Answer:
         """What it says, and the condition of its visual tokens. Raises as `visual_states` does."""
+        features, held = self._seen(asked.input_ids, asked.clip_pixels, None, asked.pictures)
         found = self.visual_states(
-            asked, max_new_tokens=max_new_tokens, no_repeat_ngram_size=no_repeat_ngram_size, compat=compat
-        )
-        context = self.condition(found.states.to(self.edit_head.dtype))
+            asked, max_new_tokens=max_new_tokens, no_repeat_ngram_size=no_repeat_ngram_size, compat=compat,
+            features=features,
+        )  # fmt: skip
+        context = replace(self.condition(found.states.to(self.edit_head.dtype)), **held)
         return Answer(context=context, said=found.said, forced=found.forced)
 
     @torch.no_grad()
@@ -101,8 +167,9 @@ class LlavaEncoder(AbstractInstructionEncoder):
         max_new_tokens: int,
         no_repeat_ngram_size: int,
         compat: Literal["default", "reference"] = "default",
+        features: Tensor | None = None,
     ) -> VisualStates:
-        """Let the model speak, then read its visual tokens.
+        """Let the model speak, then read its visual tokens. `features`: what it sees, if that is known.
 
         They are appended as soon as it comes to them or stops without them. `reference` lets it say each one
         and reads where the original program would have read.
@@ -114,6 +181,7 @@ class LlavaEncoder(AbstractInstructionEncoder):
             asked.mask,
             asked.clip_pixels.to(self.llava.dtype),
             max_new_tokens=max_new_tokens,
+            features=features,
             no_repeat_ngram_size=no_repeat_ngram_size,
             stop=self.visual_ids[:1] if ours else (),
             then=self.visual_ids if ours else (),
@@ -230,6 +298,7 @@ class LlavaEncoder(AbstractInstructionEncoder):
             "projector": list(self.llava.projector.parameters()),
             "vision_tower": list(self.llava.vision_tower.parameters()),
             "edit_head": list(self.edit_head.parameters()),
+            **({} if self.references is None else {"references": list(self.references.parameters())}),
         }
 
 
