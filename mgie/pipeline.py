@@ -296,7 +296,7 @@ class MGIEPipeline(DiffusionPipeline):
         list of lists. Raises DataError and ConfigError.
         """
         places = self.prompts.reads_pictures
-        pictures, instructions = pairs_of(image, prompt, places=places)
+        pictures, instructions = pairs_of(image, prompt, places=places or images is not None)
         inside = inside_of(images, instructions, places=places)
         sampling = self._sampling(
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
@@ -340,7 +340,7 @@ class MGIEPipeline(DiffusionPipeline):
     ) -> Imagined:
         """The first half of an edit: what the model understands, to be painted with any seeds and scales."""
         places = self.prompts.reads_pictures
-        pictures, instructions = pairs_of(image, prompt, places=places)
+        pictures, instructions = pairs_of(image, prompt, places=places or images is not None)
         inside = inside_of(images, instructions, places=places)
         sampling = self._sampling(max_new_tokens=max_new_tokens, compat=compat)
         imagined = self._imagine(pictures, instructions, inside, sampling)

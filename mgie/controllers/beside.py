@@ -1,4 +1,4 @@
-"""Attention beside a denoiser's own: to the tokens of reference pictures, with weights of its own.
+"""Attention beside a denoiser's own, to the tokens of reference pictures.
 
 Decoupled cross-attention (IP-Adapter, Ye et al. 2023, section 3.2.2), outside the denoiser. What it adds
 starts at zero: untrained, the denoiser's answers keep their bits.

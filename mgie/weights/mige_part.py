@@ -1,4 +1,4 @@
-"""MIGE's parts on disk: its encoder in the folders of a release, PixArt in diffusers', and its own file.
+"""MIGE's parts on disk: encoder and denoiser as releases, and its own file.
 
 image_encoder/ qformer/ text_encoder/ tokenizer/   as transformers writes them
 fusion/   what is MIGE's: query tokens, feature fusion, projector, the table that says nothing

@@ -1,4 +1,4 @@
-"""Our MIGE against the reference's numbers: words, encoder, denoiser, losses, solver, samplings, files.
+"""Our MIGE against the reference's numbers: words, encoder, denoiser, losses, files.
 
 Everything that a case is made of is read from its files.
 """

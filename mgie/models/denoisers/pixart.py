@@ -1,4 +1,7 @@
-"""PixArt's transformer, which sees the source picture beside the noisy one (Chen et al. 2024; MIGE)."""
+"""PixArt's transformer, which sees the source picture beside the noisy one.
+
+Chen et al. 2024 (PixArt-alpha); with a source beside, Tian et al. 2025 (MIGE).
+"""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""MIGE's encoder: T5 reads words with pictures between them (Tian et al. 2025, arXiv 2502.21291).
+"""MIGE's encoder: T5 reads words with pictures between them (Tian et al. 2025).
 
 A picture becomes a few tokens: BLIP-2's Q-Former says what it means (Li et al. 2023), and by feature fusion
 these tokens look at the patches of its latents. They stand between the words in T5's input.

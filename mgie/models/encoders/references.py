@@ -1,4 +1,7 @@
-"""Reference pictures for a language model and a UNet: MIGE's fusion, on MGIE (Tian et al. 2025)."""
+"""Reference pictures for a language model and a UNet, fused as MIGE fuses them.
+
+Tian et al. 2025, section 3.2; of MGIE's parts (Fu et al. 2024).
+"""
 
 import math
 from collections.abc import Mapping

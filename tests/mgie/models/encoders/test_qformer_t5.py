@@ -1,4 +1,4 @@
-"""The encoder itself is held by tests/parity/test_mige.py; here is what it promises of any batch."""
+"""What the encoder promises of any batch; its numbers are in tests/parity/test_mige.py."""
 
 from dataclasses import replace
 
