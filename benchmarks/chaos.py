@@ -15,7 +15,7 @@ from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-from attacks import corruptions, data_sets, inputs, kills, laboratory, numbers, signals
+from attacks import corruptions, data_sets, inputs, kills, laboratory, numbers, shares, signals
 from attacks.laboratory import RESULTS, Tally, perform
 from attacks.world import make_world
 
@@ -27,6 +27,7 @@ EXPERIMENTS = {
     "inputs": inputs.tries,
     "numbers": numbers.tries,
     "data": data_sets.tries,
+    "shares": shares.tries,
 }
 ABOUT = {
     "kills": "SIGKILL into a command at any moment, and the same command again",
@@ -35,6 +36,8 @@ ABOUT = {
     "inputs": "pictures, instructions, paths, tables, recipes and words of every kind",
     "numbers": "every option and every key of a recipe: in its range, outside, not finite, no number",
     "data": "data sets that are not what they were, and two commands on one place",
+    "shares": "processes that share out everything (FSDP2) are killed, hang, are told to stop, find the disk "
+    "full, and their newest checkpoint is damaged",
 }
 VERSIONS = ("torch", "transformers", "diffusers", "datasets", "Pillow")
 

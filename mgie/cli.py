@@ -39,7 +39,8 @@ GRACE = 3
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code: 0 done, 2 the user can mend it, 130 stopped by Ctrl-C."""
+    """Run one command; the exit code: 0 done, 2 the user can mend it, 130 stopped by Ctrl-C, 75 by what a
+    scheduler sends (start the same command again)."""
     words = list(sys.argv[1:] if words is None else words)
     options = {option: option in words for option in EVERY_VERB}
     words = [word for word in words if word not in EVERY_VERB]
@@ -54,8 +55,8 @@ def main(words: Sequence[str] | None = None) -> int:
             shown = json.dumps(facts, default=str) if options["--json"] else resolve_name(verb.show)(facts)
             print(shown, flush=True)
         return 0
-    except KeyboardInterrupt:
-        status, debug = 130, ""
+    except KeyboardInterrupt as stopped:
+        status, debug = getattr(stopped, "code", 130), ""
         sentence = "stopped; nothing is left half-written, and the same command goes on or starts again."
     except BrokenPipeError:  # the reader of our output has left, as in `mgie ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

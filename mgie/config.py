@@ -165,6 +165,9 @@ class TrainConfig:
     threads: Threads | None = None
     """Threads per process on a CPU. None: all cores shared among the processes."""
 
+    timeout: Annotated[float, Range(gt=0, le=10**5)] = 180.0
+    """Minutes that processes wait for one of them, which may write a checkpoint or hang, before they end."""
+
     def __post_init__(self) -> None:
         """Put groups in the place of the names that stand for several."""
         if "qlora" in self.groups and self.lora.bits is None:

@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,12 @@ def train(run: RunConfig) -> dict[str, Any]:
     """
     run.validate(processes())
     with (
-        World(run.folder, trackers=run.log.trackers, threads=run.train.threads) as world,
+        World(
+            run.folder,
+            trackers=run.log.trackers,
+            threads=run.train.threads,
+            timeout=timedelta(minutes=run.train.timeout),
+        ) as world,
         stopping_at_once(),
         world.holding(run.folder),
     ):
@@ -198,7 +204,8 @@ def fit(
 
             # Once in a while: say how it goes, save, look at pictures. Reading numbers waits for the device.
             # Who is asked to stop does it now, whatever is due.
-            done, row = world.any(bool(stop)) or state.samples >= total, 0
+            asked = world.asked_to_stop(stop)
+            done, row = bool(asked) or state.samples >= total, 0
             measuring = measure is not None and due(run.evaluate.every, before, state)
             saving = due(run.save.every, before, state)
             if due(run.log.every, before, state) or measuring or saving or done:
@@ -235,7 +242,7 @@ def fit(
                 engine.finish_saving()
             if done and state.samples < total:
                 log.say(f"saved at sample {state.samples} of {total}; the same command goes on from here.")
-                raise Stopped
+                raise Stopped(asked)
     log.close()
     return {
         "run_dir": str(run.folder), "steps": state.steps, "samples": state.samples,
@@ -361,7 +368,7 @@ def _comparable(text: str) -> dict[str, Any]:
     """Flat settings that decide what is learnt."""
     free = (
         "out", "data.path", "data.mixture", "data.workers", "train.samples", "train.epochs",
-        "train.micro_batch_size", "train.threads", "train.strategy",
+        "train.micro_batch_size", "train.threads", "train.strategy", "train.timeout",
         "save", "log", "preview", "validation", "sampling", "evaluate",
     )  # fmt: skip
 

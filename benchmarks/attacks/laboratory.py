@@ -106,9 +106,15 @@ def run_two(words: list[str], others: list[str], folder: Path, *, apart: float) 
     return _finish(first, None, ()), _finish(second, None, ())
 
 
-def call(function: Callable[[], int], folder: Path, *, limit: float | None = None) -> Ran:
+def call(
+    function: Callable[[], int],
+    folder: Path,
+    *,
+    limit: float | None = None,
+    strikes: tuple[Strike, ...] = (),
+) -> Ran:
     """Run a function instead of a command; its answer is the exit code."""
-    return _finish(_start([], folder, "1", function=function), limit, ())
+    return _finish(_start([], folder, "1", function=function), limit, strikes)
 
 
 def judge(ran: Ran, wrong: Callable[[], str] | str = "") -> Found:

@@ -77,7 +77,7 @@ def stop_run(
         return Found(result="done", detail="it had ended already")
     if ran.code == -each or kept < logged:
         return Found(result="silent", detail=f"exit {ran.code} at sample {logged}, saved is {kept}")
-    if ran.code not in (130, 128 + each):
+    if ran.code not in (75, 130, 128 + each):
         return judge(ran)
     return judge(run(words, folder), lambda: world.wrong("train", folder, means=not quiet))
 
@@ -90,6 +90,6 @@ def end_command(
     world.place(*needs, at=folder)
     strike = Strike(signal=each, after=rng.uniform(0.05, world.seconds[name]), group=group)
     ran = run(words, folder, strikes=(strike,))
-    if ran.code not in (0, 130, 128 + each, -each):
+    if ran.code not in (0, 75, 130, 128 + each, -each):
         return judge(ran)
     return judge(run(words, folder), lambda: world.wrong(name, folder))

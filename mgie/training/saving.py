@@ -6,11 +6,10 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch.distributed as dist
 from torch import Tensor
 
 from mgie.errors import DeviceError, UserError
-from mgie.training.world import TIMEOUT, World
+from mgie.training.world import World
 from mgie.weights import checkpoint, shards
 from mgie.weights.checkpoint import TrainState
 
@@ -21,7 +20,7 @@ class BackgroundSave:
     def __init__(self, world: World):
         """The processes of this world talk in a group of their own: training's talk goes on meanwhile."""
         self.world = world
-        self.group = dist.new_group(backend="gloo", timeout=TIMEOUT) if world.size > 1 else None
+        self.group = world.new_group() if world.size > 1 else None
         self._publishing: threading.Thread | None = None
         self._error: UserError | None = None
 

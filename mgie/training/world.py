@@ -31,6 +31,8 @@ FATES = {
     "DataLoader worker": "a process that reads data was killed, often for want of memory: lower data.workers",
     "Connection closed by peer": "another process of this run has ended: read what it said before",
     "Connection reset by peer": "another process of this run has ended: read what it said before",
+    "Timed out waiting": "another process of this run has not answered for as long as train.timeout says: it "
+    "or its machine hangs; end what is left of it",
 }
 """What torch says, in the midst of a longer text, when a process is gone; and what to say."""
 
@@ -42,8 +44,25 @@ PATIENCE = 10
 """Seconds in which the process that has failed tells why, before the others tell that it is gone."""
 
 
-class Stopped(KeyboardInterrupt):
+REQUEUE = 75
+"""Exit code of a run that its scheduler has told to make way: start it again (EX_TEMPFAIL of sysexits.h)."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A run was told to stop from outside; `code` is what its process ends with."""
+
+    def __init__(self, code: int = 130):
+        super().__init__()
+        self.code = code
+
+
+class Stopped(Interrupted):
     """All processes have agreed to stop, and what was done is saved."""
+
+
+def code_after(signals: list[int]) -> int:
+    """The exit code of a process that was told to stop by these signals; 0 where there are none."""
+    return REQUEUE if {signal.SIGTERM, signal.SIGUSR1} & {*signals} else 130 if signals else 0
 
 
 def processes() -> int:
@@ -54,8 +73,18 @@ def processes() -> int:
 class World:
     """Ranks, devices, trackers, and what processes tell each other outside of the model."""
 
-    def __init__(self, folder: Path, *, trackers: tuple[str, ...] = (), threads: int | None = None):
-        """Meet the other processes. What the run keeps lies in `folder`."""
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        trackers: tuple[str, ...] = (),
+        threads: int | None = None,
+        timeout: timedelta = TIMEOUT,
+    ):
+        """Meet the other processes. What the run keeps lies in `folder`.
+
+        Whoever waits for another one longer than `timeout` ends with a DeviceError.
+        """
         together = processes() > 1
         self.accelerator = Accelerator(
             # Asked for by name: accelerate takes processes under torchrun that have no GPU for lone ones.
@@ -63,16 +92,21 @@ class World:
             mixed_precision="no",  # that is the engine's
             log_with=list(trackers) or None,
             project_dir=str(folder),
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
         )
         self.rank: int = self.accelerator.process_index
         self.size: int = self.accelerator.num_processes
         self.device: torch.device = self.accelerator.device
         self.is_main: bool = self.accelerator.is_main_process
         # What processes tell each other besides tensors goes from CPU to CPU: no GPU is waited for.
-        self.hosts: Any = dist.new_group(backend="gloo", timeout=TIMEOUT) if together else None
+        self.timeout = timeout
+        self.hosts: Any = self.new_group() if together else None
         if self.device.type == "cpu":
             torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // self.size))
+
+    def new_group(self) -> Any:
+        """All processes once more, for another thread, or for what lies on the CPU."""
+        return dist.new_group(backend="gloo", timeout=self.timeout)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum of a small tensor on the device over all processes."""
@@ -89,9 +123,11 @@ class World:
             dist.all_reduce(numbers, group=self.hosts)
         return numbers.tolist()
 
-    def any(self, mine: bool) -> bool:
-        """Whether it is so on any process."""
-        return bool(self.totals([mine])[0])
+    def asked_to_stop(self, signals: list[int]) -> int:
+        """What all processes shall exit with as any of them got `signals` to stop; 0: nobody did."""
+        mine = code_after(signals)
+        wished = self.totals([mine == REQUEUE, mine > 0])
+        return REQUEUE if wished[0] else 130 if wished[1] else 0
 
     def from_main(self, ask: Callable[[], Answer]) -> Answer:
         """What `ask` gives on the main process, for all of them; likewise the UserError that it raises."""
@@ -207,7 +243,13 @@ def stop_requests() -> Iterator[list[int]]:
 
 def stopping_at_once() -> AbstractContextManager[None]:
     """What schedulers send ends what is done inside as Ctrl-C does: there is nothing to be saved yet."""
-    return _handling(signal.default_int_handler)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            signal.default_int_handler(number, frame)
+        raise Interrupted(code_after([number]))
+
+    return _handling(stop)
 
 
 @contextmanager

@@ -54,12 +54,15 @@ def saved_samples(said: str) -> int:
     return int(found[1])
 
 
-@pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1", "SIGHUP", "SIGINT"])
-def test_a_signal_to_all_processes_of_a_run_saves_and_stops(words, tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "code"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGHUP", 130), ("SIGINT", 130)]
+)
+def test_a_signal_to_all_processes_of_a_run_saves_and_stops(words, tmp_path, number, code):
+    """A scheduler's asks for the run to be started again."""
     run = Started(words, tmp_path / "notes")
     until_it_trains(run)
     run.kill_group(getattr(signal, number))
-    assert run.code() == 130
+    assert run.code() == code
     found = checkpoint.find(tmp_path / "runs/tiny")
     assert 0 < found.samples == saved_samples(run.said) < SAMPLES
     assert "Traceback" not in run.said and "new: " in run.said
@@ -84,7 +87,7 @@ def test_a_signal_to_one_of_two_processes_stops_both(words, tmp_path):
     runs = together(words, tmp_path / "notes")
     until_it_trains(runs[0])
     runs[1].kill_group(signal.SIGTERM)
-    assert [run.code() for run in runs] == [130, 130]
+    assert [run.code() for run in runs] == [75, 75]
     assert checkpoint.find(tmp_path / "runs/tiny").samples == saved_samples(runs[0].said)
     assert "Traceback" not in runs[0].said + runs[1].said
 
@@ -121,4 +124,17 @@ def test_one_process_that_fails_ends_the_others_with_a_sentence(words, tmp_path)
     os.kill(runs[1].pid, signal.SIGKILL)
     assert runs[0].code() == 2
     assert "another process of this run has ended" in runs[0].said and "Traceback" not in runs[0].said
+    runs[1].code()
+
+
+def test_one_process_that_hangs_ends_the_others_with_a_sentence_in_time(words, tmp_path):
+    runs = together([*words, "--train.timeout", "0.2"], tmp_path / "notes")
+    until_it_trains(runs[0])
+    os.kill(runs[1].pid, signal.SIGSTOP)
+    began = time.monotonic()
+    assert runs[0].code() == 2
+    assert time.monotonic() - began < 60
+    assert "has not answered for as long as train.timeout says" in runs[0].said
+    assert "Traceback" not in runs[0].said
+    os.kill(runs[1].pid, signal.SIGKILL)
     runs[1].code()

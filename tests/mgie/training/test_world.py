@@ -4,7 +4,9 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import fields
+from datetime import timedelta
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from processes import together
 
 from mgie.data.batches import STOPS
 from mgie.errors import ConfigError, DeviceError
-from mgie.training.world import TIMEOUT, World, pinned, stop_requests, stopping_at_once
+from mgie.training.world import REQUEUE, TIMEOUT, World, pinned, stop_requests, stopping_at_once
 
 
 def test_one_process_is_the_whole_world(tmp_path):
@@ -32,7 +34,9 @@ def test_two_processes_add_up_and_wait_for_a_long_checkpoint(tmp_path):
             mine = world.rank + 1
             assert world.totals([mine, 10 * mine]) == [3, 30]
             assert world.sum(torch.tensor([float(mine)], device=world.device)).tolist() == [3.0]
-            assert world.any(mine == 2) and not world.any(mine == 3)
+            assert world.asked_to_stop([signal.SIGTERM] if mine == 2 else []) == REQUEUE
+            assert world.asked_to_stop([signal.SIGINT] if mine == 1 else []) == 130
+            assert world.asked_to_stop([]) == 0
             for group in (dist.group.WORLD, world.hosts):
                 backend = group._get_backend(
                     torch.device("cpu" if group is world.hosts else world.device.type)
@@ -95,9 +99,51 @@ def test_signals_are_not_ours_in_another_thread():
 
 @pytest.mark.parametrize("number", STOPS)
 def test_where_there_is_nothing_to_save_a_signal_ends_it(number):
-    with pytest.raises(KeyboardInterrupt), stopping_at_once():
+    with pytest.raises(KeyboardInterrupt) as told, stopping_at_once():
         os.kill(os.getpid(), number)
         time.sleep(1)
+    asks = number in (signal.SIGTERM, signal.SIGUSR1)
+    assert getattr(told.value, "code", 130) == (REQUEUE if asks else 130)
+
+
+def test_one_that_hangs_is_not_waited_for_longer_than_was_said(tmp_path):
+    def wait() -> int:
+        with World(tmp_path, threads=1, timeout=timedelta(seconds=3)) as world:
+            world.wait()
+            if world.rank == 1:
+                time.sleep(40)
+                return 0
+            world.totals([1])
+        return 0
+
+    first, hanging = together(lambda: 2 if raises(wait) else 1, tmp_path / "notes")
+    began = time.monotonic()
+    assert first.code() == 2, first.said
+    assert time.monotonic() - began < 30
+    os.kill(hanging.pid, signal.SIGKILL)
+    hanging.code()
+
+
+def raises(wait: Callable[[], int]) -> bool:
+    with pytest.raises(DeviceError, match=r"has not answered for as long as train\.timeout says"):
+        wait()
+    return True
+
+
+def test_what_one_cannot_do_none_has_done(tmp_path):
+    def act(rank: int) -> None:
+        if rank == 1:
+            raise ConfigError("no")
+
+    def meet() -> int:
+        with World(tmp_path, threads=1) as world:
+            world.all_or_none(lambda: None)
+            with pytest.raises(ConfigError, match="no"):
+                world.all_or_none(lambda: act(world.rank))
+        return 0
+
+    pair = together(meet, tmp_path / "notes")
+    assert [each.code() for each in pair] == [0, 0], pair[0].said + pair[1].said
 
 
 def test_what_nohup_ignores_stays_ignored():
@@ -117,7 +163,6 @@ def test_the_main_process_answers_for_all(tmp_path):
     with World(tmp_path, threads=1) as world:
         assert world.from_main(lambda: 3) == 3
         assert world.from_all("x") == ["x"]
-        assert world.any(True) and not world.any(False)
         with pytest.raises(ConfigError, match="no"):
             world.from_main(refuse)
 
