@@ -17,7 +17,7 @@ from pathlib import Path
 
 from attacks import corruptions, data_sets, inputs, kills, laboratory, numbers, shares, signals
 from attacks.laboratory import RESULTS, Tally, perform
-from attacks.world import make_world
+from attacks.world import World, make_world
 
 REPORT = Path(__file__).with_suffix(".md")
 EXPERIMENTS = {
@@ -97,7 +97,8 @@ def main() -> int:
     began, tallies = time.monotonic(), {}
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     try:
-        world = make_world(folder / "world", twice=arguments.every == 1)
+        alone = arguments.only == ["shares"]  # which makes its own
+        world = World(folder=folder) if alone else make_world(folder / "world", twice=arguments.every == 1)
         times = ", ".join(f"{verb} {seconds:.1f}" for verb, seconds in world.seconds.items())
         print(f"the world is made in {time.monotonic() - began:.0f} s; seconds: {times}", flush=True)
         for name in arguments.only:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mgie.cli import main
 from mgie.train import train  # noqa: F401  (before anything is forked)
+from mgie.training.world import World
 
 Do = list[str] | Callable[[], int]
 """Words of the command line, or a function."""
@@ -67,3 +68,15 @@ def together(do: Do, notes: Path, count: int = 2) -> list[Started]:
     """The same in several processes that meet."""
     port = free_port()
     return [Started(do, notes, rank=rank, count=count, port=port) for rank in range(count)]
+
+
+def in_processes(count: int, do: Callable[[World], None], folder: Path) -> None:
+    """Do it in so many that have met, and leave together; what they leave for a test is in `folder`."""
+
+    def one() -> int:
+        with World(folder, threads=1) as world:
+            do(world)
+        return 0
+
+    runs = together(one, folder / "said", count)
+    assert [run.code() for run in runs] == [0] * count, "\n".join(run.said for run in runs)

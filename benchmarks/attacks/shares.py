@@ -5,11 +5,12 @@ must reach, to the bit, what an undisturbed run does.
 """
 
 import errno
+import gc
 import os
 import random
+import re
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -115,12 +116,10 @@ def settings() -> RunConfig:
 
 def one_process() -> int:
     """What each process does, as `mgie train` does it; its exit code."""
-    run = settings()
+    run, sentence = settings(), ""
     try:
-        with (
-            World(run.folder, threads=1, timeout=timedelta(seconds=TIMEOUT)) as world,
-            world.holding(run.folder),
-        ):
+        timeout = timedelta(seconds=TIMEOUT)
+        with World(run.folder, threads=1, timeout=timeout) as world, world.holding(run.folder):
             found = world.from_main(lambda: checkpoint.find(run.folder)).path
             task = Lines()
             fit(
@@ -131,9 +130,12 @@ def one_process() -> int:
     except Interrupted as stopped:
         return stopped.code
     except UserError as error:
-        print(f"mgie: {error}", file=sys.stderr)
-        return 2
-    return 0
+        sentence = str(error)
+    if not sentence:
+        return 0
+    gc.collect()  # an open bar ends its line
+    os.write(2, f"mgie: {sentence}\n".encode())
+    return 2
 
 
 def processes(size: int, harm: Callable[[int, list[int]], None] | None = None) -> int:
@@ -149,7 +151,6 @@ def processes(size: int, harm: Callable[[int, list[int]], None] | None = None) -
             if harm:
                 harm(rank, [])
             code = one_process()
-            sys.stderr.flush()
             os._exit(code)
         pids.append(pid)
     if harm:
@@ -214,8 +215,8 @@ def end_of(folder: Path) -> tuple[dict[str, bytes], list[Any]]:
         for kind, held in kinds.items()
         for name, each in held.items()
     }
-    lines = (folder / "runs/tiny/log.jsonl").read_text().splitlines()
-    return tensors, [state.samples, state.steps, state.skipped, *(line.split(",")[0] for line in lines)]
+    told = {int(step) for step in re.findall(r'"step": (\d+)', (folder / "runs/tiny/log.jsonl").read_text())}
+    return tensors, [state.samples, state.steps, state.skipped, sorted(told)]
 
 
 def attack(folder: Path, rng: random.Random, *, size: int, kind: str, how: str, truth: Path) -> Found:

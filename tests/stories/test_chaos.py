@@ -7,7 +7,7 @@ import sys
 import pytest
 
 EVERY = 90
-"""One in so many tries: some two dozen, of all six kinds."""
+"""One in so many tries: some two dozen, of all kinds."""
 
 
 def test_some_of_every_kind_of_chaos(root, tmp_path):
@@ -23,7 +23,7 @@ def test_some_of_every_kind_of_chaos(root, tmp_path):
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     text = (tmp_path / "chaos.md").read_text()
-    for kind in ("kills", "signals", "corruptions", "inputs", "numbers", "data"):
+    for kind in ("kills", "signals", "corruptions", "inputs", "numbers", "data", "shares"):
         assert f"| {kind}: " in text
     assert "What did not end well" not in text
 

@@ -1,17 +1,15 @@
 """Two and three processes that share out everything, on the CPU; whole runs of them are in
 tests/mgie/test_train_together.py."""
 
-import itertools
 import os
 import re
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from processes import together
+from processes import in_processes
 from safetensors.torch import save_file
+from small_task import Stack, of_numbers, prepared, save, steps
 from torch import nn
 from torch.distributed.tensor import DTensor
 
@@ -19,85 +17,11 @@ from llava_patch import loading
 from llava_patch.shards import each_shard
 from mgie.errors import DeviceError, WeightsError
 from mgie.training.ddp import DdpEngine
-from mgie.training.engine import AbstractEngine
 from mgie.training.fsdp import ShardedEngine, local_of
-from mgie.training.optim import Average, OptimConfig, build_optimizer
+from mgie.training.optim import OptimConfig, build_optimizer
 from mgie.training.task import AbstractTask
 from mgie.training.world import World
-from mgie.types import Batch, Draws, Losses, Term
 from mgie.weights import checkpoint, shards
-from mgie.weights.checkpoint import TrainState
-
-
-class Stack(AbstractTask):
-    """Five layers, of which the first is frozen, with rows that no two or three processes divide evenly."""
-
-    weights = {"square": 1.0}  # noqa: RUF012
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        widths = [4, 7, 5, 5, 1]
-        layers = nn.ModuleList(nn.Linear(one, two) for one, two in itertools.pairwise(widths))
-        self.editor = nn.ModuleDict({"layers": layers, "head": nn.Linear(1, 3)})
-        layers[0].requires_grad_(False)
-
-    def counts(self, batch: Batch) -> dict[str, int]:
-        return {"square": len(batch.keys)}
-
-    def forward(self, batch: Batch, draws: Draws) -> Losses:
-        states = draws.posterior.flatten(1)
-        for layer in self.editor["layers"]:
-            states = layer(states).tanh()
-        return {"square": Term(sum=(self.editor["head"](states) - 1).square().sum(), count=len(batch.keys))}
-
-
-def prepared(engine: AbstractEngine, found: Path | None = None) -> Average:
-    """An engine with its task, and the averages; gone on with from `found`."""
-    task = Stack()
-    members = [each for each in task.editor.parameters() if each.requires_grad]
-    trained = {name: each for name, each in task.editor.named_parameters() if each.requires_grad}
-    optimizer = build_optimizer({"all": members}, ("all",), OptimConfig(lr=0.01))
-    if found:
-        engine.read(found, trained)
-    engine.prepare(task, optimizer, trained)
-    average = Average(engine.local_parameters(), decay=0.5)
-    if found:
-        engine.resume(found, average.shadow_params)
-        average.optimization_step = checkpoint.load_state(found).steps
-    return average
-
-
-def steps(engine: AbstractEngine, average: Average, batch: Batch, draws: Draws, *, count: int) -> list[float]:
-    """The losses of steps of the same two samples on each process, and how they go down."""
-    told = []
-    for _ in range(count):
-        for last in (False, True):
-            with engine.accumulating(last=last):
-                losses = engine(batch, replace(draws, posterior=draws.posterior / 8))
-                engine.backward(losses["square"].sum / (4 * engine.world.size))
-        told.append(float(losses["square"].sum.detach()))
-        _, taken = engine.step()
-        average.step(engine.local_parameters(), taken)
-    return told
-
-
-def save(engine: AbstractEngine, average: Average, folder: Path, samples: int) -> Path:
-    state = TrainState(samples=samples, steps=samples)
-    engine.save(folder, state, average.shadow_params, begun={}, run_yaml="", keep=9)
-    return checkpoint.place(folder, state)
-
-
-def in_processes(count: int, do: Callable[[World], None], folder: Path) -> None:
-    """Do it on so many that have met; what they leave for the test is in `folder`."""
-
-    def one() -> int:
-        with World(folder, threads=1) as world:
-            do(world)
-        return 0
-
-    runs = together(one, folder / "said", count)
-    assert [run.code() for run in runs] == [0] * count, "\n".join(run.said for run in runs)
 
 
 @pytest.fixture(autouse=True)
@@ -106,14 +30,14 @@ def _small_blocks_are_blocks_too(monkeypatch):
 
 
 @pytest.fixture
-def alone(tmp_path, on_the_host) -> tuple[list[float], checkpoint.Snapshot]:
+def alone(tmp_path) -> tuple[list[float], checkpoint.Snapshot]:
     """What one process makes of six steps, and the checkpoint after three of them."""
     with World(tmp_path, threads=1) as world:
         engine = DdpEngine(world, clip=1.0, bf16=False)
         average = prepared(engine)
-        told = steps(engine, average, *on_the_host, count=3)
+        told = steps(engine, average, count=3)
         save(engine, average, tmp_path / "alone", 3)
-        told += steps(engine, average, *on_the_host, count=3)
+        told += steps(engine, average, count=3)
         return told, engine.state_dict(average.shadow_params)
 
 
@@ -123,7 +47,7 @@ def same(one: checkpoint.Snapshot, two: checkpoint.Snapshot) -> None:
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_it_is_shared_out_and_learns_as_one_alone(alone, on_the_host, tmp_path, count):
+def test_it_is_shared_out_and_learns_as_one_alone(alone, tmp_path, count):
     told, snapshot = alone
 
     def do(world: World) -> None:
@@ -133,9 +57,9 @@ def test_it_is_shared_out_and_learns_as_one_alone(alone, on_the_host, tmp_path, 
         assert len(everything) == 10 and all(isinstance(each, DTensor) for each in everything)
         held = sum(local_of(each).numel() for each in everything)
         assert held <= sum(-(-each.shape[0] // count) * each[:1].numel() for each in everything)
-        mine = steps(engine, average, *on_the_host, count=3)
+        mine = steps(engine, average, count=3)
         found = save(engine, average, tmp_path / "together", 3)
-        mine += steps(engine, average, *on_the_host, count=3)  # while it is written
+        mine += steps(engine, average, count=3)  # while it is written
         engine.finish_saving()
         torch.testing.assert_close(mine, told)
         whole = engine.state_dict(average.shadow_params)
@@ -145,7 +69,7 @@ def test_it_is_shared_out_and_learns_as_one_alone(alone, on_the_host, tmp_path, 
         for place in (found, tmp_path / "alone/checkpoints/0000000003"):  # shards, and simple files
             engine = ShardedEngine(world, clip=1.0, bf16=False)
             average = prepared(engine, place)
-            torch.testing.assert_close(steps(engine, average, *on_the_host, count=3), told[3:])
+            torch.testing.assert_close(steps(engine, average, count=3), told[3:])
 
     in_processes(count, do, tmp_path)
     found = checkpoint.latest(tmp_path / "together")
@@ -154,24 +78,24 @@ def test_it_is_shared_out_and_learns_as_one_alone(alone, on_the_host, tmp_path, 
     with World(tmp_path, threads=1) as world:  # read by one alone
         engine = DdpEngine(world, clip=1.0, bf16=False)
         average = prepared(engine, found)
-        torch.testing.assert_close(steps(engine, average, *on_the_host, count=3), told[3:])
+        torch.testing.assert_close(steps(engine, average, count=3), told[3:])
 
 
-def test_the_whole_model_is_there_inside_and_shared_out_after(alone, on_the_host, tmp_path):
+def test_the_whole_model_is_there_inside_and_shared_out_after(alone, tmp_path):
     told, _ = alone
 
     def do(world: World) -> None:
         engine = ShardedEngine(world, clip=1.0, bf16=False)
         average = prepared(engine)
-        mine = steps(engine, average, *on_the_host, count=3)
+        mine = steps(engine, average, count=3)
         for averages in (average.shadow_params, None):
             with engine.full_parameters(averages), torch.no_grad():
                 if world.is_main:  # alone
-                    inside = engine.model.task(*on_the_host)["square"].sum
+                    inside = engine.model.task(*of_numbers(torch.ones(2, 4, 1, 1)))["square"].sum
                     weight = engine.model.task.editor["head"].weight
                     assert weight.shape == (3, 1) and not isinstance(weight, DTensor) and inside.isfinite()
             assert all(isinstance(each, DTensor) for each in engine.model.parameters())
-        mine += steps(engine, average, *on_the_host, count=3)
+        mine += steps(engine, average, count=3)
         torch.testing.assert_close(mine, told)
 
     in_processes(2, do, tmp_path)
@@ -239,12 +163,16 @@ def memory(line: str) -> float:
 
 
 def test_no_process_reads_what_another_holds(tmp_path):
-    """Measured: 0.60 to 0.72 of the whole in float32, of which a half is what a process shall hold; who reads
-    all of it and shares it out then has 1.0 and more."""
+    """Measured: 0.60 to 0.81 of the whole in float32: a half is what a process shall hold, up to a quarter are
+    pages of the file, which the system takes back. Who reads all and then shares out has 1.0 and more."""
     with torch.device("meta"):
         names = list(Wide().editor.state_dict())
     one = torch.randn(1024, 1024).half()
-    save_file({name: one + number for number, name in enumerate(names)}, tmp_path / "model.safetensors")
+
+    def write(_: World) -> None:
+        save_file({name: one + number for number, name in enumerate(names)}, tmp_path / "model.safetensors")
+
+    in_processes(1, write, tmp_path)  # so that nobody here has had it in memory
     whole = 4 * len(names) * one.numel()
 
     def do(world: World) -> None:
@@ -260,7 +188,7 @@ def test_no_process_reads_what_another_holds(tmp_path):
         optimizer = build_optimizer({"all": list(trained.values())}, ("all",), OptimConfig(lr=0.01))
         engine.prepare(task, optimizer, trained)
         used = (memory("VmHWM") - before) / whole
-        assert 0.5 <= used < 0.8
+        assert 0.5 <= used < 0.9
         for number in (0, 50, 95):
             shared = engine.trained[names[number]]
             assert shared.dtype == torch.float32 and shared.is_leaf and shared.requires_grad
