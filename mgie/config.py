@@ -67,8 +67,7 @@ class DataConfig:
     workers: Annotated[int, Range(ge=0, le=1024)] = 1
     """Loader processes per training process; 0 for none."""
     mixture: dict[str, Annotated[float, Range(gt=0, le=10**9)]] | None = None
-    """Folder: its share of the samples, to learn from several data sets; `path` is one of them, from which
-    previews are taken. Shares need not sum to 1."""
+    """Folder: its share of the samples (of any sum); `path`, from which previews are taken, is one of them."""
     pair_weights: bool = False
     """Let a pair come as often as its own weight says: 2 twice per epoch, 0 never."""
     buckets: Literal["length", "shape"] | None = None
@@ -84,8 +83,7 @@ class DataConfig:
     features: tuple[Literal["vae", "clip"], ...] = ()
     """What is taken from the stored features (`mgie prepare --store`) instead of computed from pixels."""
     crop: Annotated[float, Range(ge=0.1, le=1)] = 1.0
-    """Smallest share of each side that a random part of the pictures keeps, the same part before and after;
-    1 for whole pictures."""
+    """Smallest share of each side that a random part of the pictures keeps, before and after alike."""
     flip: Annotated[float, Range(ge=0, le=1)] = 0.0
     """Share of the samples that are mirrored; never one whose words name a side (left, right)."""
 
@@ -153,9 +151,8 @@ class TrainConfig:
     """Type of the weights that are not trained; `bfloat16` halves their memory, and wants precision=bf16.
     None: bfloat16 on a GPU with precision=bf16, float32 elsewhere."""
     strategy: Strategy = "ddp"
-    """What several processes share out: `ddp` only the samples; `zero1` the optimizer's state too, `zero2`
-    the gradients too, `zero3` the weights too, frozen ones included (ZeRO, Rajbhandari et al. 2020);
-    `fsdp2` all of that by torch's own means (FSDP, Zhao et al. 2023), checkpoints in shards, too."""
+    """What several processes share out: `ddp` samples; `zero1` the optimizer's state too, `zero2` gradients
+    too, `zero3` and `fsdp2` weights too, frozen ones included (mgie/training/)."""
     ema: Annotated[float, Range(ge=0, lt=1)] | None = None
     """Decay of the averaged weights. None: no average."""
     ema_schedule: AverageConfig = field(default_factory=AverageConfig)
@@ -164,9 +161,8 @@ class TrainConfig:
     """Recompute the language model's activations in the backward pass."""
     threads: Threads | None = None
     """Threads per process on a CPU. None: all cores shared among the processes."""
-
     timeout: Annotated[float, Range(gt=0, le=10**5)] = 180.0
-    """Minutes that processes wait for one of them, which may write a checkpoint or hang, before they end."""
+    """Minutes that processes wait for one of them, which may be saving or hang, before they end."""
 
     def __post_init__(self) -> None:
         """Put groups in the place of the names that stand for several."""

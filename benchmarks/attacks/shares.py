@@ -27,6 +27,7 @@ from mgie.config import RunConfig, load_run
 from mgie.data.batches import Batches
 from mgie.errors import UserError
 from mgie.train import fit
+from mgie.training import world as worlds
 from mgie.training.fsdp import ShardedEngine
 from mgie.training.task import AbstractTask
 from mgie.training.world import REQUEUE, Interrupted, World
@@ -117,6 +118,7 @@ def settings() -> RunConfig:
 def one_process() -> int:
     """What each process does, as `mgie train` does it; its exit code."""
     run, sentence = settings(), ""
+    worlds.PATIENCE = 1  # nobody reads along
     try:
         timeout = timedelta(seconds=TIMEOUT)
         with World(run.folder, threads=1, timeout=timeout) as world, world.holding(run.folder):

@@ -1,4 +1,4 @@
-"""One interface for training a task on one process or on many: ddp.py, deepspeed.py, fsdp.py."""
+"""One interface for training a task on one process or many: ddp.py, deepspeed.py, fsdp.py."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator

@@ -4,7 +4,7 @@ PyTorch FSDP (Zhao et al. 2023, section 3), as `fully_shard` has it: each proces
 tensor (a DTensor), frozen ones included; a block's are put together where it computes, and let go after it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
@@ -31,7 +31,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 class ShardedEngine(AbstractEngine):
     """`fully_shard` around a task and each of its repeated blocks; its checkpoints lie in shards, too."""
 
-    model: nn.Module
+    model: InTuples
     optimizer: torch.optim.Optimizer
     mesh: DeviceMesh
     """All processes, in one row."""
@@ -133,7 +133,7 @@ class ShardedEngine(AbstractEngine):
                     together[name].copy_(whole)
             yield
 
-    def _shared_out_again(self, units: list[FSDPModule]) -> None:
+    def _shared_out_again(self, units: Sequence[FSDPModule]) -> None:
         assert isinstance(self.model, FSDPModule)
         self.model.reset_iter_state()  # one process alone has computed: the others know nothing of its order
         for unit in units:

@@ -1,4 +1,4 @@
-"""Checkpoints whose tensors lie in shards, one file of each process: torch's distributed checkpoints.
+"""Tensors of checkpoints in shards, a file of each process: torch's distributed checkpoints.
 
 The files are safetensors, which say in their headers where in a whole tensor a shard belongs, so that any
 number of processes reads what any other number has written, each its own share; one without a process group

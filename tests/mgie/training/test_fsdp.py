@@ -163,8 +163,9 @@ def memory(line: str) -> float:
 
 
 def test_no_process_reads_what_another_holds(tmp_path):
-    """Measured: 0.60 to 0.81 of the whole in float32: a half is what a process shall hold, up to a quarter are
-    pages of the file, which the system takes back. Who reads all and then shares out has 1.0 and more."""
+    """Measured: 0.60 to 0.81 of the whole in float32: a half is what a process shall hold, up to a quarter
+    are pages of the file, which the system takes back. Who reads all and shares it out then has 1.0 and
+    more."""
     with torch.device("meta"):
         names = list(Wide().editor.state_dict())
     one = torch.randn(1024, 1024).half()
