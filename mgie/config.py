@@ -67,7 +67,7 @@ class DataConfig:
     workers: Annotated[int, Range(ge=0, le=1024)] = 1
     """Loader processes per training process; 0 for none."""
     mixture: dict[str, Annotated[float, Range(gt=0, le=10**9)]] | None = None
-    """Folder: its share of the samples (of any sum); `path`, from which previews are taken, is one of them."""
+    """Folder: its share of the samples (of any sum); `path`, whose previews are shown, is one of them."""
     pair_weights: bool = False
     """Let a pair come as often as its own weight says: 2 twice per epoch, 0 never."""
     buckets: Literal["length", "shape"] | None = None

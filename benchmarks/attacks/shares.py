@@ -1,4 +1,4 @@
-"""Runs of two and three processes that share out everything (FSDP2), and whatever may come to them.
+"""Runs whose processes share out everything (FSDP2), and whatever may come to them.
 
 A small task, but the program's own loop, engine and checkpoints. After each attack the same command again
 must reach, to the bit, what an undisturbed run does.
