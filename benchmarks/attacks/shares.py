@@ -135,8 +135,8 @@ def one_process() -> int:
         sentence = str(error)
     if not sentence:
         return 0
-    gc.collect()  # an open bar ends its line
-    os.write(2, f"mgie: {sentence}\n".encode())
+    gc.collect()
+    os.write(2, f"\nmgie: {sentence}\n".encode())  # bars of several processes stand on one line
     return 2
 
 
@@ -260,9 +260,9 @@ def tries(world: Any, count: int = 200) -> list[Try]:
     found = []
     for number in range(count):
         size, kind, how = (
-            2 + number % 2,
+            2 + (number + number // 10) % 2,
             KINDS[number % len(KINDS)],
-            DAMAGES[number % len(DAMAGES) - number // 10],
+            DAMAGES[(number + number // 10) % len(DAMAGES)],
         )
         told = f"{size} processes: {kind}{f', then {how} of the newest checkpoint' if how else ''}"
         doing = partial(attack, size=size, kind=kind, how=how, truth=truths[size] / "here")
