@@ -86,14 +86,15 @@ class World:
         Whoever waits for another one longer than `timeout` ends with a DeviceError.
         """
         together = processes() > 1
-        self.accelerator = Accelerator(
-            # Asked for by name: accelerate takes processes under torchrun that have no GPU for lone ones.
-            cpu=together and not torch.cuda.is_available(),
-            mixed_precision="no",  # that is the engine's
-            log_with=list(trackers) or None,
-            project_dir=str(folder),
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
-        )
+        with _meeting():
+            self.accelerator = Accelerator(
+                # Asked for by name: accelerate takes processes under torchrun that have no GPU for lone ones.
+                cpu=together and not torch.cuda.is_available(),
+                mixed_precision="no",  # that is the engine's
+                log_with=list(trackers) or None,
+                project_dir=str(folder),
+                kwargs_handlers=[InitProcessGroupKwargs(timeout=timeout)],
+            )
         self.rank: int = self.accelerator.process_index
         self.size: int = self.accelerator.num_processes
         self.device: torch.device = self.accelerator.device
@@ -216,6 +217,19 @@ class World:
             if self.size > 1:
                 time.sleep(PATIENCE)
             raise DeviceError(f"{fate}; the same command goes on from the last checkpoint.") from error
+
+
+@contextmanager
+def _meeting() -> Iterator[None]:
+    """Who waits for the others in vain tells so. Raises DeviceError."""
+    try:
+        yield
+    except dist.DistError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise DeviceError(
+            f"the processes of this run have not met ({reason}): see what the others said, and whether all "
+            "were started with one WORLD_SIZE, MASTER_ADDR and MASTER_PORT."
+        ) from error
 
 
 def pinned(record: Record) -> Record:
