@@ -83,6 +83,14 @@ def load_llava(
     return model, tokenizer
 
 
+def empty_llava(folder: str | Path, *, attn_implementation: str = "sdpa") -> Llava:
+    """A LLaVA without values, on the meta device, by its small files alone: for what only asks for sizes."""
+    config, tokenizer = LlavaConfig.from_pretrained(folder), LlavaTokenizer.from_pretrained(folder)
+    tokens = ImageTokens.of(tokenizer, use_im_start_end=config.use_im_start_end)
+    with torch.device("meta"):
+        return Llava(config, tokens, **build_parts(config, attn_implementation=attn_implementation))
+
+
 def start_llava(
     folder: str | Path,
     *,

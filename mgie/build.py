@@ -68,9 +68,20 @@ def build_editor(run: RunConfig, *, dtype: Dtypes = torch.float32, progress: boo
 
 
 def _checked(run: RunConfig, parts: Parts) -> Parts:
-    if run.train.gradient_checkpointing:
-        parts.editor.encoder.checkpoint_activations()
+    checkpoint_as_asked(run, parts.editor)
     return replace(parts, process=predicting(parts.process, run.train.loss.prediction))
+
+
+def checkpoint_as_asked(run: RunConfig, editor: Editor) -> None:
+    """Let the editor's halves recompute what the run says. Raises ConfigError where they cannot."""
+    train = run.train
+    # Where only rows of new tokens are trained, the language model keeps few activations anyway.
+    layers = {"language_model", "lora_language_model"}
+    rows_alone = "new_tokens" in train.groups and not layers & {*train.groups}
+    if train.gradient_checkpointing and not rows_alone:
+        editor.encoder.checkpoint_activations(every=train.checkpointing_every)
+    if train.denoiser_checkpointing != "none":
+        editor.denoiser.checkpoint_activations(whole=train.denoiser_checkpointing == "whole")
 
 
 def frozen_short(run: RunConfig, device: torch.device) -> bool:
@@ -100,13 +111,13 @@ def needs_whole(run: RunConfig) -> bool:
     return run.model.start is not None or bool(run.data.features) or bool(made)
 
 
-def make_trainable(run: RunConfig, parts: Parts, *, kept: bool = False) -> None:
+def make_trainable(run: RunConfig, editor: Editor, *, kept: bool = False) -> None:
     """Put into the editor what the groups of the run need beside its own parameters: rows of new tokens by
     themselves, adapters. `kept`: for reading what was trained, so nothing is kept in few bits.
 
     Raises ConfigError for groups that exclude each other, and for what a part cannot have.
     """
-    groups, lora, editor = run.train.groups, run.train.lora, parts.editor
+    groups, lora = run.train.groups, run.train.lora
     for inner, outer in (
         ("new_tokens", "embeddings"), ("new_tokens", "lm_head"), ("lora_denoiser", "denoiser"),
         ("lora_language_model", "language_model"),

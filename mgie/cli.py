@@ -29,10 +29,12 @@ from docstring_parser import parse as parse_docstring
 from jsonargparse import ArgumentParser
 
 from mgie.errors import ConfigError, explain, mended, one_kind_of_interrupt
+from mgie.ranges import NumberOrNone
 from mgie.verbs import EVERY_VERB, LEFT_OUT, LISTED, VERBS, Verb, by_place
 
-TRAINS_OWN = ("--config", "--from", "--dry_run", "--print_config", "--help", "-h")
-"""All that `train` takes besides the keys of its recipe. A word follows the first two."""
+WITH_WORD = ("--config", "--from", "--profile", "--gpu")
+TRAINS_OWN = (*WITH_WORD, "--dry_run", "--print_config", "--help", "-h")
+"""All that `train` takes besides the keys of its recipe. A word follows the first four."""
 
 GRACE = 3
 """Seconds that another process than the first waits before it tells of an error."""
@@ -117,17 +119,18 @@ def _train(words: list[str]) -> dict[str, Any] | None:
     own, keys = [], []
     for before, word in zip(["", *words], words):
         option = word.partition("=")[0]
-        (own if option in TRAINS_OWN or before in TRAINS_OWN[:2] else keys).append(word)
+        (own if option in TRAINS_OWN or before in WITH_WORD else keys).append(word)
     for option in (word.partition("=")[0] for word in keys if word.startswith("--") and "." not in word):
         if near := _nearest(f"--{option[2:].replace('-', '_')}", TRAINS_OWN, cutoff=0.8):
             raise ConfigError(f"`mgie train` has no option {option}: {near.strip()}")
-    run = recipe(keys, **arguments("train", own))
-    return None if run is None else resolve_name(VERBS["train"].story)(run)
+    told = arguments("train", own)
+    run = recipe(keys, **told)
+    return None if run is None else resolve_name(VERBS["train"].story)(run, profile=told["profile"])
 
 
 def recipe(
     keys: list[str], /, *, config: str | Path, from_: str | Path | None = None, dry_run: bool = False,
-    print_config: bool = False,
+    print_config: bool = False, profile: NumberOrNone = 0, gpu: str | None = None,
 ) -> Any:  # fmt: skip
     """The run to be trained; None where it was only to be shown.
 
@@ -138,7 +141,10 @@ def recipe(
         from_: Begin with the tensors of this run, checkpoint or release: short for --model.start.
         dry_run: Check and print the configuration, and stop.
         print_config: Print the configuration as a recipe, and stop.
+        profile: Time so many steps part by part; a table and a trace go into RUN/profile.
+        gpu: With --dry_run, memory of a GPU, such as 24GiB: print what training takes of it instead.
     """
+    del profile  # of the story
     from mgie.config import dump_run, load_run
 
     if from_ and any(key.partition("=")[0] == "--model.start" for key in keys):
@@ -146,6 +152,13 @@ def recipe(
     run = load_run(str(config), [*keys, *([f"--model.start={from_}"] if from_ else [])])
     if dry_run:
         run.validate()
+    if gpu and not dry_run:
+        raise ConfigError(f"--gpu is {gpu}: expected it with --dry_run; leave it out, or add that.")
+    if gpu:
+        from mgie.fits import fits
+
+        print(fits(run, gpu))
+        return None
     if dry_run or print_config:
         print(dump_run(run), end="")
         return None

@@ -80,8 +80,9 @@ class DataConfig:
     filled again from its own. None: straddle; for shape buckets, which cannot, pad."""
     streaming: bool = False
     """Read `path` in passing instead of from a disk: for hub ids, and sets larger than the disk."""
-    features: tuple[Literal["vae", "clip"], ...] = ()
-    """What is taken from the stored features (`mgie prepare --store`) instead of computed from pixels."""
+    features: tuple[Literal["vae", "clip"], ...] | None = None
+    """What is taken from the stored features (`mgie prepare --store`) instead of computed from pixels. None:
+    all that is stored and that nothing trained, cropped or mirrored would change; [] for none."""
     crop: Annotated[float, Range(ge=0.1, le=1)] = 1.0
     """Smallest share of each side that a random part of the pictures keeps, before and after alike."""
     flip: Annotated[float, Range(ge=0, le=1)] = 0.0
@@ -159,6 +160,10 @@ class TrainConfig:
     """How the decay begins."""
     gradient_checkpointing: bool = False
     """Recompute the language model's activations in the backward pass."""
+    checkpointing_every: Annotated[int, Range(ge=1, le=1024)] = 1
+    """Of every so many of its layers only, with `gradient_checkpointing`: more memory for less time."""
+    denoiser_checkpointing: Literal["none", "selective", "whole"] = "none"
+    """Recompute the denoiser's activations: none, those of its largest layers, or all."""
     threads: Threads | None = None
     """Threads per process on a CPU. None: all cores shared among the processes."""
     timeout: Annotated[float, Range(gt=0, le=10**5)] = 180.0

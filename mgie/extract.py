@@ -143,7 +143,7 @@ def _from_run(
     state = checkpoints.load_state(found)
     check_parts(run, state, found)
     parts = build_editor(run, dtype=dtype, progress=True)
-    make_trainable(run, parts, kept=True)
+    make_trainable(run, parts.editor, kept=True)
     trained = choose_trained(parts.editor, parts.editor.groups(), run.train.groups)
     tensors = checkpoints.load_tensors(found, ema=ema)
     checkpoints.load_into(tensors, trained, where=found)

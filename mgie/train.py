@@ -36,10 +36,12 @@ from mgie.build import (
 from mgie.config import RunConfig, dump_run, load_run
 from mgie.data.batches import Batches
 from mgie.data.datasets import identity
+from mgie.data.stored_features import stored_kinds
 from mgie.errors import ConfigError, WeightsError
 from mgie.evaluation.in_training import Watch
 from mgie.models.adapters import plainly
 from mgie.pipeline import MGIEPipeline
+from mgie.training.cpu import cpu_ways
 from mgie.training.ddp import DdpEngine
 from mgie.training.deepspeed import ZeroEngine
 from mgie.training.draws import draws_for, reference_draws
@@ -55,6 +57,7 @@ from mgie.training.optim import (
     choose_trained,
     set_rates,
 )
+from mgie.training.profile import watch_steps
 from mgie.training.task import AbstractTask, EditTask
 from mgie.training.world import Stopped, World, processes, stop_requests, stopping_at_once
 from mgie.types import Batch, Draws
@@ -63,8 +66,8 @@ from mgie.weights import checkpoint
 from mgie.weights.checkpoint import Found, TrainState
 
 
-def train(run: RunConfig) -> dict[str, Any]:
-    """Run, or go on with, the training that `run` describes.
+def train(run: RunConfig, *, profile: int = 0) -> dict[str, Any]:
+    """Run, or go on with, the training that `run` describes; `profile`: so many of its steps are timed.
 
     Its facts: run_dir, steps, samples, skipped, seconds, and its losses (loss_ce, loss_edit; loss_align where
     the condition is aligned). A run folder with checkpoints is resumed; one that is complete is left as it
@@ -83,15 +86,21 @@ def train(run: RunConfig) -> dict[str, Any]:
     ):
         # Everything that can be wrong is wrong now.
         engine = build_engine(run, world)
-        run, found, data = find_start(run, world)
+        asked, (run, found, data) = run.data.features, find_start(run, world)
+        if run.data.features and asked is None:
+            world.say(f"takes stored features: {', '.join(run.data.features)} (data.features=[] for none).")
         aside = {"data": run.data.path, "size": run.data.size}
         watch = Watch(run.evaluate, run.folder, **aside) if run.evaluate.every else None
         world.start_trackers(run.name)
 
+        if world.device.type == "cpu":
+            for sentence in cpu_ways(bf16=run.train.precision == "bf16"):
+                world.say(sentence)
+
         # Build.
         with engine.reading(whole=needs_whole(run)):
             parts = build_editor(run, dtype=dtypes_to_read(run, world.device), progress=world.is_main)
-        make_trainable(run, parts)
+        make_trainable(run, parts.editor)
         MGIEPipeline.from_release(build_release(parts, run))  # what cannot be extracted is not trained
         measure = partial(measured, run, parts, world, watch) if watch else None
         task = EditTask(
@@ -100,6 +109,8 @@ def train(run: RunConfig) -> dict[str, Any]:
             min_snr=run.train.loss.min_snr,
         )  # fmt: skip
         batches = build_batches(run, parts.prompts, rank=world.rank, world=world.size, editor=parts.editor)
+        if profile:
+            watch_steps(engine, task, batches, steps=profile, folder=run.folder / "profile", say=world.say)
         return fit(
             run, engine, task, parts.editor.groups(), batches, partial(draw_for, run, parts), found=found,
             begin=partial(begin_run, run, parts, data), look=partial(preview, run, parts, world.device),
@@ -302,7 +313,7 @@ def find_start(
         check_out(run.folder / "checkpoints" / "new", kind=checkpoint.CHECKPOINT)
         found = checkpoint.find(run.folder)
         learnt = data or identity(run.data.shares, streaming=run.data.streaming)
-        return found, settle_start(run, found.path), learnt
+        return found, settle_features(settle_start(run, found.path), found.path), learnt
 
     found, run, learnt = world.from_main(choose)
     for rank, problem in enumerate(world.from_all(found.otherwise_here())):
@@ -340,6 +351,23 @@ def settle_start(run: RunConfig, found: Path | None) -> RunConfig:
     return replace(run, model=replace(run.model, start=start))
 
 
+def settle_features(run: RunConfig, found: Path | None) -> RunConfig:
+    """The run with the stored features that it takes, decided once: one that goes on from `found` keeps its
+    own. By itself it takes all that is stored, of parts that are frozen, where pictures are neither cut nor
+    mirrored."""
+    data, trained = run.data, run.train.groups
+    if data.features is not None:
+        return run
+    if found:
+        kinds = yaml.safe_load((found / "run.yaml").read_text())["data"].get("features") or ()
+    elif data.streaming or data.crop < 1 or data.flip or data.buckets == "shape":
+        kinds = ()
+    else:
+        frozen = {"vae": "codec" not in trained, "clip": "vision_tower" not in trained}
+        kinds = tuple(kind for kind in stored_kinds(data.shares) if frozen[kind])
+    return replace(run, data=replace(data, features=tuple(kinds)))
+
+
 def check_same_run(run: RunConfig, found: Path, data: str) -> None:
     """Refuse to go on with a checkpoint of a run that would learn something else, or from other data.
 
@@ -369,6 +397,7 @@ def _comparable(text: str) -> dict[str, Any]:
     free = (
         "out", "data.path", "data.mixture", "data.workers", "train.samples", "train.epochs",
         "train.micro_batch_size", "train.threads", "train.strategy", "train.timeout",
+        "model.encoder.attention",
         "save", "log", "preview", "validation", "sampling", "evaluate",
     )  # fmt: skip
 

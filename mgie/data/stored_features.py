@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -160,7 +160,7 @@ class StoredFeatures(Dataset):
         for kind in self.kinds:
             if self.facts["made_by"][kind] != wanted.get(kind):
                 made = "were made by another model, or from pictures prepared otherwise"
-                wish = "store them again with --store and this model, or train from pixels"
+                wish = "store them again with --store and this model, or train from pixels (data.features=[])"
                 raise WeightsError(f"the {kind} features in {self.folder / FOLDER} {made}: {wish}.")
 
     def __len__(self) -> int:
@@ -172,6 +172,16 @@ class StoredFeatures(Dataset):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return partial(StoredFeatures, kinds=self.kinds), (self.folder, self.split)
+
+
+def stored_kinds(folders: Iterable[str | Path]) -> tuple[Kind, ...]:
+    """Kinds of features that all of these data sets have stored. Raises DataError for files that are not
+    whole."""
+    there = [Path(each) for each in folders]
+    if not all((folder / FOLDER / FACTS).is_file() for folder in there):
+        return ()
+    made = [_read_facts(folder)[0]["made_by"] for folder in there]
+    return tuple(kind for kind in get_args(Kind) if all(kind in each for each in made))
 
 
 def _read_facts(folder: str | Path) -> tuple[dict[str, Any], list[Shard]]:

@@ -91,6 +91,9 @@ class Codec(nn.Module):
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b c h w"]]:
         """Mean and standard deviation of the posterior, not scaled; zeros where there is none."""
         self.latent_shape(*pixels.shape[-2:])
+        # Convolutions have kernels of their own for this order in memory; in double precision they have none.
+        if pixels.dtype != torch.float64:
+            pixels = pixels.to(memory_format=torch.channels_last)
         encoded = self.vae.encode(pixels.to(self.vae.dtype))
         if not hasattr(encoded, "latent_dist"):
             latents = encoded[0].to(pixels.dtype)

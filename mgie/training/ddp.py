@@ -22,7 +22,7 @@ class DdpEngine(AbstractEngine):
 
     def __init__(self, world: World, *, clip: float, bf16: bool):
         super().__init__(world, clip=clip, bf16=bf16)
-        self.fused = world.device.type == "cuda"
+        self.fused = world.device.type in ("cuda", "cpu")
 
     def prepare(
         self, task: AbstractTask, optimizer: torch.optim.Optimizer, trained: dict[str, nn.Parameter]

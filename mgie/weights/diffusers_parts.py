@@ -74,6 +74,17 @@ def empty_unet(where: str | Path) -> UNet2DConditionModel:
         return empty_model(UNet2DConditionModel, folder, in_channels=2 * channels)
 
 
+def empty_diffusion(
+    where: str | Path,
+) -> tuple[UNet2DConditionModel, AutoencoderKL | AutoencoderTiny, DDPMScheduler]:
+    """What `load_diffusion` gives, without values and on the meta device. Raises WeightsError, also for a
+    single file, whose VAE has no configuration beside it."""
+    if is_single_file(where):
+        raise WeightsError(f"{where} tells its sizes only with its weights: give a diffusers folder.")
+    folder = _folder(where, "vae", stems=None)
+    return empty_unet(where), empty_model(codec_kind(folder), folder), load_scheduler(where)
+
+
 def check_fit(unet: UNet2DConditionModel, vae: AutoencoderKL | AutoencoderTiny, where: str | Path) -> None:
     """Refuse a UNet and a VAE of different latents. Raises WeightsError."""
     channels = unet.config.out_channels

@@ -1,6 +1,7 @@
 """MGIE's encoder on disk: a LLaVA-v1 folder, a new edit head, new visual tokens."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from llava_patch.loading import Dtypes, put
 from llava_patch.processor import CLIP_IMAGE_FILE, Processor
 from llava_patch.shards import each_shard, shard_files
 from llava_patch.sizes import no_larger_than
-from llava_patch.weights import load_llava, write_llava
+from llava_patch.weights import empty_llava, load_llava, write_llava
 from mgie.errors import ConfigError, WeightsError
 from mgie.models.encoders.clip_text import ClipTextEncoder
 from mgie.models.encoders.edit_head import EditHead, EditHeadConfig
@@ -34,6 +35,7 @@ PLACES = {
 }
 """Where the groups of parameters lie in a LLaVA."""
 REFERENCES = "references"
+Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flash_attention_3"]
 MOST_LAYERS = 100
 """Layers of an edit head; the published one has 4."""
 
@@ -51,8 +53,10 @@ class LlavaSettings:
     """Conversation template, a name from llava_patch.conversation."""
     question: str
     """What the model is asked; `{instruction}` stands for the user's words."""
-    attention: str = "sdpa"
-    """Attention kernel of the language model and the vision tower, as transformers names it."""
+    attention: Attention = "auto"
+    """Attention kernel of the language model and the vision tower, as transformers names it. auto:
+    flash_attention_2 where it is installed and the language model is kept in half precision on a GPU; sdpa
+    elsewhere."""
     references: bool = False
     """Whether instructions may contain pictures; what reads them is new, and trained as `references`."""
 
@@ -93,9 +97,8 @@ class LlavaPart(AbstractEncoderPart):
         No later initialiser touches what a file held (docs/coming-from-ml-mgie.md, Q1).
         """
         folder, count = resolve(settings.llava), settings.edit_head.visual_tokens
-        llava, _ = load_llava(
-            folder, dtype=_places(dtype), attn_implementation=settings.attention, progress=progress
-        )
+        kernel = attention_here(settings.attention, dtype_of(dtype, "language_model"))
+        llava, _ = load_llava(folder, dtype=_places(dtype), attn_implementation=kernel, progress=progress)
         processor = Processor.from_pretrained(folder, template=settings.template)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -107,6 +110,25 @@ class LlavaPart(AbstractEncoderPart):
         head = head.to(dtype_of(dtype, "edit_head"))
         encoder = LlavaEncoder(llava, head, visual_ids=prompts.visual_ids, seed=seed, **more)
         return encoder, prompts
+
+    def sizes(self, settings: LlavaSettings, *, condition_width: int) -> LlavaEncoder:
+        """From the small files of its folder."""
+        llava = empty_llava(resolve(settings.llava))
+        count, first = settings.edit_head.visual_tokens, llava.vocabulary
+        with torch.device("meta"):
+            llava.grow(count)
+            head = EditHead(settings.edit_head, d_in=llava.config.language.hidden_size, e_out=condition_width)
+        return LlavaEncoder(llava, head, visual_ids=tuple(range(first, first + count)))
+
+    def sizes_of(self, folder: Path) -> LlavaEncoder:
+        """From the small files of a release."""
+        llava = empty_llava(folder / "llava")
+        content = read_json(folder / "edit_head" / CONFIG_FILE)
+        d_in, e_out, _ = (content.pop(name, None) for name in ("d_in", "e_out", "own_embeddings"))
+        config, words = EditHeadConfig(**content), llava.vocabulary
+        with torch.device("meta"):
+            head = EditHead(config, d_in=d_in, e_out=e_out)
+        return LlavaEncoder(llava, head, visual_ids=tuple(range(words - config.visual_tokens, words)))
 
     def save(self, encoder: LlavaEncoder, prompts: LlavaPrompts, folder: Path) -> dict[str, Any]:
         """Tokenizer and preprocessing lie in llava/."""
@@ -166,6 +188,14 @@ class LlavaPart(AbstractEncoderPart):
         return ClipTextEncoder(
             text_model, silent_ids=silent, pooled=head.queries if head.queries < length else None
         )
+
+
+def attention_here(wanted: Attention, dtype: torch.dtype) -> str:
+    """The kernel that `auto` means for weights of this type on this machine; any other name is itself."""
+    if wanted != "auto":
+        return wanted
+    fits = dtype in (torch.bfloat16, torch.float16) and torch.cuda.is_available()
+    return "flash_attention_2" if fits and find_spec("flash_attn") else "sdpa"
 
 
 def _places(dtype: Dtypes) -> dict[str, torch.dtype]:

@@ -66,6 +66,17 @@ class AbstractEncoderPart(AbstractPart):
     ) -> tuple[AbstractInstructionEncoder, AbstractPrompts]:
         """What a recipe's settings say; what is new in it is drawn from `seed`. Raises WeightsError."""
 
+    def sizes(self, settings: Any, *, condition_width: int) -> AbstractInstructionEncoder:
+        """What `build` gives, on the meta device and without its weights. Raises ConfigError where it is not
+        told by small files."""
+        del settings, condition_width
+        raise ConfigError(f"--gpu: an encoder of the kind {self.kind} tells no sizes; leave it out.")
+
+    def sizes_of(self, folder: Path) -> AbstractInstructionEncoder:
+        """What `load` gives, likewise."""
+        del folder
+        raise ConfigError(f"--gpu: an encoder of the kind {self.kind} tells no sizes; leave it out.")
+
     @abstractmethod
     def save(self, encoder: Any, prompts: Any, folder: Path) -> dict[str, Any]:
         """Write it into the folder of a release; facts for the index, plain data for JSON."""
@@ -123,6 +134,12 @@ class AbstractDenoiserPart(AbstractPart):
         """The same on the meta device, told by small files; None where only the weights tell."""
         del folder, facts
         return None
+
+    def sizes(self, settings: Any) -> tuple[AbstractDenoiser, Codec, AbstractProcess]:
+        """What `build` gives, on the meta device and without its weights. Raises ConfigError where it is not
+        told by small files."""
+        del settings
+        raise ConfigError(f"--gpu: a denoiser of the kind {self.kind} tells no sizes; leave it out.")
 
     def text_model(self, settings: Any) -> Any:
         """The text encoder that it was pretrained with. Raises ConfigError and WeightsError."""

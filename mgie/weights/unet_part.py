@@ -12,7 +12,7 @@ from mgie.diffusion.process import AbstractProcess, process_of
 from mgie.errors import WeightsError
 from mgie.models.codec import Codec
 from mgie.models.denoisers.unet import UNetDenoiser
-from mgie.weights.diffusers_parts import check_fit, load_diffusion, load_text_model
+from mgie.weights.diffusers_parts import check_fit, empty_diffusion, load_diffusion, load_text_model
 from mgie.weights.models import codec_kind, empty_model, read_model
 from mgie.weights.parts import AbstractDenoiserPart, dtype_of, resolve
 
@@ -82,6 +82,11 @@ class UNetPart(AbstractDenoiserPart):
         unet = empty_model(UNet2DConditionModel, folder / "unet")
         vae = empty_model(codec_kind(folder / "vae"), folder / "vae")
         return UNetDenoiser(unet), Codec(vae)
+
+    def sizes(self, settings: UNetSettings) -> tuple[UNetDenoiser, Codec, AbstractProcess]:
+        """From the small files of its folder."""
+        unet, vae, schedule = empty_diffusion(resolve(settings.diffusion))
+        return UNetDenoiser(unet), Codec(vae), process_of(schedule)
 
     def text_model(self, settings: UNetSettings) -> Any:
         """That of the same folder."""

@@ -14,7 +14,7 @@ ROWS = [
     {"training", "evaluation", "personalization"},
     {"config"},
     {"build", "layouts", "masks", "request", "compare"},
-    {"prepare", "train", "watch", "extract", "pipeline", "edit", "evaluate", "toy.pretrain"},
+    {"prepare", "train", "watch", "fits", "extract", "pipeline", "edit", "evaluate", "toy.pretrain"},
     {"verbs"},
     {"cli"},
     {"__main__"},

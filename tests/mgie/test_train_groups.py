@@ -45,7 +45,7 @@ def lines(run) -> list[dict]:
 
 def built(run, dtype: torch.dtype = torch.float32) -> Parts:
     parts = build_editor(run, dtype=dtype)
-    make_trainable(run, parts)
+    make_trainable(run, parts.editor)
     choose_trained(parts.editor, parts.editor.groups(), run.train.groups)
     return parts
 

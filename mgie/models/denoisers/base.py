@@ -61,6 +61,14 @@ class AbstractDenoiser(nn.Module, ABC):
             f"train.groups has lora_denoiser: {type(self).__name__} takes no adapters; leave it out."
         )
 
+    def checkpoint_activations(self, *, whole: bool) -> None:
+        """Compute activations again in the backward pass from now on: all of them, or those of its largest
+        layers only. Raises ConfigError where it cannot."""
+        del whole
+        raise ConfigError(
+            f"train.denoiser_checkpointing: {type(self).__name__} keeps all activations; set it to none."
+        )
+
     @abstractmethod
     def forward(
         self,

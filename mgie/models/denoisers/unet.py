@@ -62,6 +62,16 @@ class UNetDenoiser(AbstractDenoiser):
         """All of it."""
         return self.unet
 
+    def checkpoint_activations(self, *, whole: bool) -> None:
+        """Of all blocks, or of the first and the last one, which are at the latents' full size."""
+        unet: Any = self.unet
+        unet.enable_gradient_checkpointing()
+        inner = [*unet.down_blocks[1:], *([unet.mid_block] if unet.mid_block else []), *unet.up_blocks[:-1]]
+        for block in () if whole else inner:
+            for module in block.modules():
+                if hasattr(module, "gradient_checkpointing"):
+                    module.gradient_checkpointing = False
+
     @property
     def numbers(self) -> int:
         """Those of its first level."""

@@ -78,11 +78,24 @@ class AbstractInstructionEncoder(nn.Module, ABC):
         """What else `image_features` depends on, plain data for JSON."""
         return {}
 
-    def checkpoint_activations(self) -> None:
-        """Compute activations again in the backward pass from now on. Raises ConfigError where it cannot."""
+    def checkpoint_activations(self, *, every: int = 1) -> None:
+        """Compute the activations of every such layer again in the backward pass from now on.
+
+        Raises ConfigError where it cannot.
+        """
+        del every
         raise ConfigError(
             f"train.gradient_checkpointing: {type(self).__name__} keeps all activations; set it to false."
         )
+
+    def rehearse(self, samples: int, *, length: int, words: int) -> tuple[Tensor, Tensor]:
+        """The work of `encode` and `lm_loss` on nothing, for `samples` conversations of `length` tokens of
+        which `words` have labels each: condition (b q e), and the loss. Only sizes matter.
+
+        Raises ConfigError where it is not known how.
+        """
+        del samples, length, words
+        raise ConfigError(f"--gpu: {type(self).__name__} cannot be rehearsed; leave it out.")
 
     @property
     def adaptable(self) -> nn.Module:
@@ -90,6 +103,11 @@ class AbstractInstructionEncoder(nn.Module, ABC):
         raise ConfigError(
             f"train.groups has lora_language_model: {type(self).__name__} takes no adapters; leave it out."
         )
+
+    @property
+    def stages(self) -> dict[str, nn.Module]:
+        """Modules that are called one after the other, by the names that a table of times gives them."""
+        return {}
 
     def split_new_tokens(self) -> None:
         """Give the visual tokens' rows parameters of their own, the group `new_tokens`.

@@ -8,6 +8,7 @@ from einops import repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import DynamicCache
 
 from llava_patch.model import Llava
 from llava_patch.rows import TableWithRows, join_rows, renew_rows, split_rows, split_tables
@@ -241,14 +242,56 @@ class LlavaEncoder(AbstractInstructionEncoder):
         """The layer that is read."""
         return {"layer": self.llava.config.vision_layer}
 
-    def checkpoint_activations(self) -> None:
+    def checkpoint_activations(self, *, every: int = 1) -> None:
         """Those of the language model."""
-        self.llava.language_model.activation_checkpointing_enable()
+        self.llava.language_model.activation_checkpointing_enable(every_n_layers=every)
 
     @property
     def adaptable(self) -> nn.Module:
         """The language model."""
         return self.llava.language_model
+
+    def rehearse(self, samples: int, *, length: int, words: int) -> tuple[Tensor, Tensor]:
+        """One picture for each conversation; the visual tokens come last. With rows alone in two passes."""
+        llava, count = self.llava, len(self.visual_ids)
+        ids = torch.zeros(samples, length, dtype=torch.long, device=self.device)
+        side, width = llava.config.vision.image_size, llava.config.vision.hidden_size
+        with torch.set_grad_enabled(any(p.requires_grad for p in llava.vision_tower.parameters())):
+            seen = llava.features(torch.zeros(samples, 3, side, side, device=self.device))
+        read = llava.language_model.model.embed_tokens(ids)
+        projected = llava.projector(seen.to(llava.projector.weight.dtype))
+        assert projected.shape[-1] == read.shape[-1] and seen.shape[-1] == width
+        read = read + F.pad(projected.to(read.dtype), (0, 0, 0, length - projected.shape[1]))
+
+        def passed(states: Tensor, before: int = 0, cache: Any = None) -> Any:
+            new, row = states.shape[1], torch.arange(before + states.shape[1], device=self.device)
+            mask = (row[None, :] <= row[before:, None])[None, None].expand(samples, 1, new, before + new)
+            return llava.language_model.model(
+                inputs_embeds=states, attention_mask=mask, position_ids=row[None, before:],
+                past_key_values=cache, use_cache=cache is not None,
+            ).last_hidden_state  # fmt: skip
+
+        if self.learns_rows_alone:
+            start, cache = length - count - 1, DynamicCache(config=llava.language_model.config)
+            with torch.no_grad():
+                first = passed(read[:, :start], 0, cache)
+            states = torch.cat([first, passed(read[:, start:], start, cache)], dim=1)
+        else:
+            states = passed(read)
+        labelled = states[:, -words - 1 : -1].flatten(0, 1)
+        loss = F.cross_entropy(llava.logits(labelled).float(), labelled.new_zeros(len(labelled)).long())
+        return self.condition(states[:, -count - 1 : -1].to(self.edit_head.dtype)).condition.tokens, loss
+
+    @property
+    def stages(self) -> dict[str, nn.Module]:
+        """Tower, language model, word scores, head."""
+        llava = self.llava
+        return {
+            "vision tower": llava.vision_tower,
+            "language model": llava.language_model.model,
+            "word scores": llava.language_model.lm_head,
+            "edit head": self.edit_head,
+        }
 
     def split_new_tokens(self) -> None:
         """In both tables. Raises ConfigError for a published head, which has rows of its own."""
@@ -274,9 +317,11 @@ class LlavaEncoder(AbstractInstructionEncoder):
 
         Then nothing that stands before them has a gradient, in the order of positions of our own.
         """
-        if not torch.is_grad_enabled() or self.compat == "reference":
-            return False
         llava = self.llava
+        # What recomputes activations keeps no cache.
+        again = llava.language_model.is_activation_checkpointing and self.training
+        if not torch.is_grad_enabled() or self.compat == "reference" or again:
+            return False
         inner = (llava.language_model.model, llava.projector, llava.vision_tower)
         moving = [p for module in inner for p in module.parameters() if p.requires_grad]
         rows = [split.rows for split in split_tables(llava.language_model)[:1]]
