@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import statistics
 import subprocess
 import sys
@@ -119,7 +120,7 @@ def main() -> None:
         workers = {}
         for name, (code, trained, more) in WAYS.items():
             words = [*fixed, *(ROWS if trained == "rows" else groups)]
-            words += [f"--data.path={stored if more else plain}", f"--name={name.replace(', ', '-')}"]
+            words += [f"--data.path={stored if more else plain}", "--name=" + re.sub("[^a-z_]+", "-", name)]
             workers[name] = Worker(given.before if code == "before" else ROOT, words, place)
         times: dict[str, list[float]] = {name: [] for name in WAYS}
         for turn in range(given.turns):

@@ -1,4 +1,4 @@
-"""Training that begins late in a conversation: what stands before is read once, without gradients.
+"""Training that begins late in a conversation: what stands before is read without gradients.
 
 Where neither the language model nor what it reads before a row's position `first` is trained, no gradient
 ends there: keys and values of these positions are computed once and kept, and only the few positions from

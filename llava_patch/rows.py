@@ -1,4 +1,4 @@
-"""Rows of both embedding tables that are trained by themselves, beside tables that stay as they are."""
+"""Rows of both embedding tables that are trained by themselves, beside frozen tables."""
 
 import torch
 from jaxtyping import Float, Int

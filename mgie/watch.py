@@ -1,4 +1,4 @@
-"""What a run shows of the editor that it trains: pictures to look at, losses of held-out pairs, figures."""
+"""What a run looks at on the way: a few edits, losses of held-out pairs, figures of suites."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

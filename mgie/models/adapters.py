@@ -1,7 +1,7 @@
-"""Low-rank adapters in a part of an editor (LoRA, Hu et al. 2022), by peft; frozen layers in few bits.
+"""Low-rank adapters in a part of an editor (LoRA), by peft; frozen layers in few bits.
 
-W x becomes W x + (alpha / rank) B A x, of which A and B are trained and B begins as zero. With few bits
-(QLoRA, Dettmers et al. 2023) bitsandbytes keeps the frozen W.
+W x becomes W x + (alpha / rank) B A x (Hu et al. 2022), of which A and B are trained and B begins as zero.
+With few bits (QLoRA, Dettmers et al. 2023) bitsandbytes keeps the frozen W.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""Where the time of a step goes: `mgie train --profile N` times N steps part by part, and traces one more."""
+"""Where the time of a step goes, part by part: `mgie train --profile N`."""
 
 import time
 from collections.abc import Callable, Iterator

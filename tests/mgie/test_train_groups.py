@@ -1,4 +1,4 @@
-"""Runs that train little: rows of new tokens, an edit head, adapters; resumed, extracted, begun with."""
+"""Runs that train little: rows of new tokens, adapters; resumed, extracted, begun with."""
 
 import json
 from dataclasses import fields, replace

@@ -1,4 +1,4 @@
-"""Other predictions, weights of losses, noise, averages, and the losses of pairs that are not learnt from."""
+"""Other predictions, weights of losses, noise, averages, and losses of held-out pairs."""
 
 import json
 
