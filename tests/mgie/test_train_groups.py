@@ -3,6 +3,7 @@
 import json
 from dataclasses import fields, replace
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 import torch
@@ -99,7 +100,7 @@ def test_nothing_before_the_visual_tokens_has_a_graph(new_tokens):
     def look(_, states) -> None:
         seen.append((states[0].shape[1], torch.is_grad_enabled()))
 
-    layer = parts.editor.encoder.llava.language_model.model.layers[0]
+    layer = parts.editor.get_submodule("encoder.llava.language_model.model.layers.0")
     layer.register_forward_pre_hook(
         lambda _, states: seen.append((states[0].shape[1], torch.is_grad_enabled()))
     )
@@ -117,8 +118,9 @@ def test_only_rows_head_and_painter_change_and_the_release_has_them_in_its_table
     assert len(rows) == 2 and all(len(each) == 8 for each in rows.values())
     assert not [name for name in trained if "language_model" in name and name not in rows]
     extract(run.folder, out=tmp_path / "release", ema=False)
-    model = read_release(tmp_path / "release").editor.encoder.llava.language_model
-    before = build_editor(run).editor.encoder.llava.language_model
+    after: Any = read_release(tmp_path / "release").editor.encoder
+    first: Any = build_editor(run).editor.encoder
+    model, before = after.llava.language_model, first.llava.language_model
     for name, own in rows.items():
         table = model.get_submodule(name.removeprefix("encoder.llava.language_model.").removesuffix(".rows"))
         assert torch.equal(table.weight[-8:], own)

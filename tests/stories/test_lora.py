@@ -47,10 +47,10 @@ def test_a_newcomer_s_adapters_become_a_release_and_a_second_run_goes_on(root, p
     words = [root / "scripts" / "lora_24gb.sh", pairs, tmp_path / "release", "mine", *SMALL]
     place = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(root),
              "DATA": str(tmp_path / "data"), "CKPT": str(tmp_path / "ckpt")}  # fmt: skip
-    for _ in range(2):
-        done = subprocess.run(words, env=os.environ | place, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    assert "complete: all 16 samples are done." in done.stderr
+    how: dict = {"env": os.environ | place, "cwd": tmp_path, "capture_output": True, "text": True}
+    first, second = (subprocess.run(words, **how) for _ in range(2))
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert "complete: all 16 samples are done." in second.stderr
     log = (tmp_path / "ckpt" / "runs" / "mine" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["samples"] for line in log] == [4, 8, 12, 16]
     taught = read_release(tmp_path / "ckpt" / "mine").editor.state_dict()

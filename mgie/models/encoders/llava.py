@@ -255,7 +255,8 @@ class LlavaEncoder(AbstractInstructionEncoder):
         """One picture for each conversation; the visual tokens come last. With rows alone in two passes."""
         llava, count = self.llava, len(self.visual_ids)
         ids = torch.zeros(samples, length, dtype=torch.long, device=self.device)
-        side, width = llava.config.vision.image_size, llava.config.vision.hidden_size
+        vision: Any = llava.config.vision
+        side, width = vision.image_size, vision.hidden_size
         with torch.set_grad_enabled(any(p.requires_grad for p in llava.vision_tower.parameters())):
             seen = llava.features(torch.zeros(samples, 3, side, side, device=self.device))
         read = llava.language_model.model.embed_tokens(ids)
@@ -331,8 +332,8 @@ class LlavaEncoder(AbstractInstructionEncoder):
         """The two tables apart from the layers, as they are trained apart."""
         language_model = self.llava.language_model
         tables: dict[str, list[nn.Parameter]] = {
-            "embeddings": [language_model.model.embed_tokens.weight],
-            "lm_head": [language_model.lm_head.weight],
+            "embeddings": [language_model.model.get_parameter("embed_tokens.weight")],
+            "lm_head": [language_model.get_parameter("lm_head.weight")],
         }
         if split := split_tables(language_model):
             tables["new_tokens"] = [each.rows for each in split]
