@@ -315,7 +315,7 @@ def fitted_mask(mask: Any, size: Size, *, name: str = "the photo") -> Bool[np.nd
             "of an array), a box (x0, y0, x1, y1) in parts of the photo's width and height, or 'auto'."
         )
     grey = mask.mode == "L" or mask.mode.startswith("I")  # 8 or 16 bits
-    most = mask.getextrema()[1] if grey else 0
+    most: Any = mask.getextrema()[1] if grey else 0
     mask = mask if mask.mode == "L" and not mask.getexif() else upright_mask(mask, name="the mask")
     most = max(most, mask.getextrema()[1])
     if most > 0 and mask.getextrema()[1] < WHITE:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import Blip2QFormerModel, Blip2VisionModel, T5EncoderModel
 
-from mgie.errors import DataError, WeightsError
+from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.encoders.base import AbstractInstructionEncoder
 from mgie.models.encoders.fusion import FeatureFusion, patch_tokens
 from mgie.types import Answer, Asked, Batch, Condition, Context, Pictures
@@ -207,8 +207,12 @@ class QFormerT5Encoder(AbstractInstructionEncoder):
         """EVA-CLIP's, as in BLIP-2."""
         return self.vision
 
-    def checkpoint_activations(self) -> None:
-        """Those of T5."""
+    def checkpoint_activations(self, *, every: int = 1) -> None:
+        """Those of T5, in all of its layers. Raises ConfigError for some of them."""
+        if every != 1:
+            raise ConfigError(
+                f"train.checkpointing_every={every}: T5 computes all of its layers again or none; say 1."
+            )
         self.text.gradient_checkpointing_enable()
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
