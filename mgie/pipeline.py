@@ -27,7 +27,6 @@ from mgie.controllers.layout_options import LayoutOptions
 from mgie.controllers.region import Preserve, RegionOptions
 from mgie.controllers.session import LayoutSession
 from mgie.data.examples import ExampleBuilder
-from mgie.data.express import clean_up
 from mgie.data.images import fitted_size, quick_resize, square, to_pixels, upright
 from mgie.diffusion.guidance import rows_of
 from mgie.diffusion.process import AbstractProcess
@@ -46,20 +45,20 @@ from mgie.request import (
     Shown,
     check_shown,
     check_source,
+    cleaned,
+    edited_size,
     generators_of,
     inside_of,
+    literal,
     pairs_of,
     pictures_of,
     questions_of,
     shown,
 )
 from mgie.types import Asked, Context, ControlPlan, Region
-from mgie.weights.apple import MLLM, read_apple
 from mgie.weights.limits import Limits
-from mgie.weights.mige_part import FILE as MIGE
-from mgie.weights.mige_part import read_published
-from mgie.weights.release import HUB, Release, fetch, identity_of, read_release, write_release
-from mgie.weights.stable_diffusion import is_stable_diffusion, read_stable_diffusion
+from mgie.weights.opening import open_folder
+from mgie.weights.release import HUB, Release, fetch, identity_of, write_release
 
 Callback = Callable[..., dict[str, Any] | None]
 Inside = Sequence[Image.Image] | Sequence[Sequence[Image.Image]] | None
@@ -127,14 +126,10 @@ class MGIEPipeline(DiffusionPipeline):
             prompts=prompts, controllers=controllers or None,
         )  # fmt: skip
         self.register_to_config(
-            size=size,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            image_guidance_scale=image_guidance_scale,
-            max_new_tokens=max_new_tokens,
-            no_repeat_ngram_size=no_repeat_ngram_size,
-            compat=compat,
-        )
+            size=size, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
+            image_guidance_scale=image_guidance_scale, max_new_tokens=max_new_tokens,
+            no_repeat_ngram_size=no_repeat_ngram_size, compat=compat,
+        )  # fmt: skip
         self._run_yaml = self._card = ""
 
     # Weights.
@@ -171,26 +166,12 @@ class MGIEPipeline(DiffusionPipeline):
             hint = f"did you mean {near[0]}?" if near else f"expected some of {', '.join(known)}."
             raise ConfigError(f"from_pretrained has no option {unknown[0]}: {hint}")
         folder = fetch(where, **hub)
-        options: dict[str, Any] = {
-            "dtype": torch_dtype or torch.float32, "attention": attn_implementation,
-            "progress": progress, "verify": verify,
-        }  # fmt: skip
-        if (folder / MLLM).is_file():
-            if controller:
-                raise ConfigError("controller is for releases and Stable Diffusion, not for Apple's files.")
-            return cls.from_release(read_apple(folder, llava=llava, diffusion=diffusion, **options))
-        if (folder / MIGE).is_file() and llava is None:
-            read = {"dtype": options["dtype"], "progress": progress, "diffusion": diffusion}
-            return cls.from_release(read_published(folder, **read))
-        if llava or diffusion:
-            raise ConfigError(
-                f"llava and diffusion are for Apple's files, but {where} is a release and has both: leave "
-                "them out."
-            )
-        if is_stable_diffusion(folder):
-            read = {name: options[name] for name in ("dtype", "progress")}
-            return cls.from_release(read_stable_diffusion(folder, controller=controller, **read))
-        return cls.from_release(read_release(folder, controller=controller, **options))
+        release = open_folder(
+            folder, llava=llava, diffusion=diffusion, controller=controller,
+            dtype=torch_dtype or torch.float32, attention=attn_implementation, progress=progress,
+            verify=verify,
+        )  # fmt: skip
+        return cls.from_release(release)
 
     @classmethod
     def from_release(cls, release: Release) -> "MGIEPipeline":
@@ -413,9 +394,9 @@ class MGIEPipeline(DiffusionPipeline):
         )
         if sampling.compat == "reference":
             whole = [[*asked.input_ids, *new] for asked, new in zip(questions, answer.said)]
-            said = [_literal(prompts.text(ids, literal=True)) for ids in whole]
+            said = [literal(prompts.text(ids, literal=True)) for ids in whole]
         else:
-            said = [_cleaned(prompts.text(ids)) for ids in answer.said]
+            said = [cleaned(prompts.text(ids)) for ids in answer.said]
         return Imagined(context=answer.context, said=said, forced=list(answer.forced), pooled=answer.pooled)
 
     def _heard(
@@ -588,7 +569,8 @@ class MGIEPipeline(DiffusionPipeline):
         side, multiple = sampling.size, self._limits.multiple
         canvas = Image.new("RGB", fitted_size((side, side), side=side, multiple=multiple))
         read = [canvas if picture is None else self._read(picture, sampling) for picture in pictures]
-        sizes = [self._size(picture, sampling) for picture in read]
+        factor = self.codec.space.factor
+        sizes = [edited_size(each.size, sampling, factor=factor, multiple=multiple) for each in read]
         pixels = max(width * height * count for (width, height), count in Counter(sizes).items())
         self._limits.check_memory(pixels, dtype=self.denoiser.dtype, device=self._execution_device)
         if sampling.compat == "reference":
@@ -603,19 +585,6 @@ class MGIEPipeline(DiffusionPipeline):
             return picture.convert("RGB")
         return upright(picture, name="a picture")
 
-    def _size(self, picture: Image.Image, sampling: Sampling) -> tuple[int, int]:
-        """Width and height that the picture is edited at."""
-        if sampling.compat == "reference":
-            factor = self.codec.space.factor
-            sides = (picture.width // factor * factor, picture.height // factor * factor)
-            if not all(sides):
-                raise DataError(
-                    f"a picture of {picture.width} x {picture.height} pixels is too small: expected at least "
-                    f"{factor} x {factor}."
-                )
-            return sides
-        return fitted_size(picture.size, side=sampling.size, multiple=self._limits.multiple)
-
     @property
     def _limits(self) -> Limits:
         return Limits.of(self.denoiser, self.codec, self.scheduler.config)
@@ -628,17 +597,3 @@ class MGIEPipeline(DiffusionPipeline):
         hook = getattr(getattr(self, name), "_hf_hook", None)
         if hook is not None:
             hook.pre_forward(getattr(self, name))
-
-
-def _cleaned(words: str) -> str:
-    """What was said, by the default rule; a full stop that was not said is not put into the model's mouth."""
-    cleaned, words = clean_up(words), " ".join(words.split())
-    return words if cleaned == words + "." else cleaned
-
-
-def _literal(conversation: str) -> str:
-    """What was said, by the reference's rule; it has no answer for an empty text."""
-    try:
-        return clean_up(conversation, compat="reference")
-    except IndexError:
-        return ""

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from llava_patch.ranges import check_ranges
 from mgie.data.examples import ExampleBuilder
-from mgie.data.images import resize, to_image
+from mgie.data.express import clean_up
+from mgie.data.images import fitted_size, resize, to_image
 from mgie.data.validation import check_instruction
 from mgie.diffusion.sampling import Generators
 from mgie.errors import ConfigError, DataError
@@ -214,3 +215,30 @@ def shown(edited: list[Tensor], kind: str, sizes: list[tuple[int, int] | None]) 
         return torch.stack(edited) if alike else edited
     arrays = [pixels.permute(1, 2, 0).cpu().numpy() for pixels in edited]
     return torch.stack([pixels.permute(1, 2, 0).cpu() for pixels in edited]).numpy() if alike else arrays
+
+
+def edited_size(size: tuple[int, int], sampling: Sampling, *, factor: int, multiple: int) -> tuple[int, int]:
+    """Width and height that a picture of this one is edited at. Raises DataError for one that is too small
+    for the reference, which edits at the picture's own, but for what a latent of `factor` pixels leaves."""
+    if sampling.compat != "reference":
+        return fitted_size(size, side=sampling.size, multiple=multiple)
+    width, height = (side // factor * factor for side in size)
+    if not (width and height):
+        raise DataError(
+            f"a picture of {size[0]} x {size[1]} pixels is too small: expected at least {factor} x {factor}."
+        )
+    return width, height
+
+
+def cleaned(words: str) -> str:
+    """What was said, by the default rule; a full stop that was not said is not put into the model's mouth."""
+    cleaned, words = clean_up(words), " ".join(words.split())
+    return words if cleaned == words + "." else cleaned
+
+
+def literal(conversation: str) -> str:
+    """What was said, by the reference's rule; it has no answer for an empty text."""
+    try:
+        return clean_up(conversation, compat="reference")
+    except IndexError:
+        return ""

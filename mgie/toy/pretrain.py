@@ -24,7 +24,7 @@ from typing import Any, Literal
 import sentencepiece
 import torch
 import yaml
-from diffusers import AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderDC, DDPMScheduler, UNet2DConditionModel
 from jsonargparse import CLI
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, LlamaConfig
@@ -46,11 +46,12 @@ from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.models.editor import Editor
 from mgie.models.encoders.clip_text import ClipTextEncoder
 from mgie.ranges import Threads
+from mgie.start import find_start
 from mgie.tokens import IGNORE
 from mgie.toy.pairs import DESCRIBE, ToyPairs, corpus
 from mgie.toy.tasks import CodecTask, LanguageTask
 from mgie.toy.world import Scene
-from mgie.train import build_engine, find_start, fit
+from mgie.train import build_engine, fit
 from mgie.training.draws import draws_for
 from mgie.training.optim import Groups
 from mgie.training.task import AbstractTask, EditTask
@@ -197,7 +198,7 @@ def new_process(settings: dict[str, Any]) -> VarianceProcess:
 
 def new_codec(settings: dict[str, Any]) -> Codec:
     """An untrained autoencoder."""
-    return Codec(AutoencoderTiny(**settings["vae"]))
+    return Codec(AutoencoderDC(**settings["vae"]))
 
 
 def new_llava(settings: dict[str, Any]) -> tuple[Llava, Processor]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from llava_patch.config import CONFIG_FILE, checked
@@ -39,7 +39,7 @@ def load_diffusion(
     vae_dtype: torch.dtype | None = None,
     progress: bool = False,
     widened: bool = True,
-) -> tuple[UNet2DConditionModel, AutoencoderKL | AutoencoderTiny, DDPMScheduler]:
+) -> tuple[UNet2DConditionModel, Any, DDPMScheduler]:
     """UNet (widened where it was made for text alone), VAE and training schedule, in `dtype`.
 
     `vae_dtype` is the VAE's where it has another one. Not `widened`, the UNet stays as it is.
@@ -52,9 +52,7 @@ def load_diffusion(
     return widen(unet) if widened else unet, vae, scheduler
 
 
-def load_vae(
-    where: str | Path, *, dtype: torch.dtype = torch.float32, progress: bool = False
-) -> AutoencoderKL | AutoencoderTiny:
+def load_vae(where: str | Path, *, dtype: torch.dtype = torch.float32, progress: bool = False) -> Any:
     """The VAE alone. Raises WeightsError."""
     return _load(AutoencoderKL, where, "vae", dtype, progress)
 
@@ -76,7 +74,7 @@ def empty_unet(where: str | Path) -> UNet2DConditionModel:
 
 def empty_diffusion(
     where: str | Path,
-) -> tuple[UNet2DConditionModel, AutoencoderKL | AutoencoderTiny, DDPMScheduler]:
+) -> tuple[UNet2DConditionModel, Any, DDPMScheduler]:
     """What `load_diffusion` gives, without values and on the meta device. Raises WeightsError, also for a
     single file, whose VAE has no configuration beside it."""
     if is_single_file(where):
@@ -85,7 +83,7 @@ def empty_diffusion(
     return empty_unet(where), empty_model(codec_kind(folder), folder), load_scheduler(where)
 
 
-def check_fit(unet: UNet2DConditionModel, vae: AutoencoderKL | AutoencoderTiny, where: str | Path) -> None:
+def check_fit(unet: UNet2DConditionModel, vae: Any, where: str | Path) -> None:
     """Refuse a UNet and a VAE of different latents. Raises WeightsError."""
     channels = unet.config.out_channels
     if vae.config.latent_channels != channels or unet.config.in_channels not in (channels, 2 * channels):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny
 from torch import nn
 
 from llava_patch.config import CONFIG_FILE
@@ -20,7 +20,7 @@ DIFFUSERS_STEM = "diffusion_pytorch_model"
 LONGEST_SCHEDULE = 100_000
 """Most training steps of a schedule; published ones have 1000, and tables of that length are made at once."""
 
-CODECS = {"AutoencoderKL": AutoencoderKL, "AutoencoderTiny": AutoencoderTiny}
+CODECS = {kind.__name__: kind for kind in (AutoencoderKL, AutoencoderTiny, AutoencoderDC)}
 """Autoencoders that stand in a folder `vae`, by the name that their config.json has for them."""
 _OLDER = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 _Module = TypeVar("_Module", bound=nn.Module)
@@ -60,13 +60,13 @@ def configured(kind: type[_Module], content: dict[str, Any], *, where: str | Pat
         ) from error
 
 
-def codec_kind(folder: Path) -> type[AutoencoderKL] | type[AutoencoderTiny]:
+def codec_kind(folder: Path) -> type[nn.Module]:
     """Which autoencoder a folder holds; Stable Diffusion's where it does not say. Raises WeightsError."""
     name = read_json(folder / CONFIG_FILE).get("_class_name", "AutoencoderKL")
     if name not in CODECS:
         raise WeightsError(
-            f"{folder}/{CONFIG_FILE} is of the class {name}: expected {' or '.join(CODECS)}; give another "
-            "autoencoder."
+            f"{folder}/{CONFIG_FILE} is of the class {name}: expected one of "
+            f"{', '.join(CODECS)}; give another autoencoder."
         )
     return CODECS[name]
 

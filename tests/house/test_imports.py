@@ -14,7 +14,7 @@ ROWS = [
     {"training", "evaluation", "personalization"},
     {"config"},
     {"build", "layouts", "masks", "request", "compare"},
-    {"prepare", "train", "watch", "fits", "extract", "pipeline", "edit", "evaluate", "toy.pretrain"},
+    {"prepare", "start", "train", "watch", "fits", "extract", "pipeline", "edit", "evaluate", "toy.pretrain"},
     {"verbs"},
     {"cli"},
     {"__main__"},
@@ -24,9 +24,11 @@ ROWS = [
 ALSO = {
     ("edit", "pipeline"),
     ("train", "pipeline"),  # what cannot be extracted is not trained
+    ("train", "start"),
     ("train", "watch"),
     ("watch", "pipeline"),  # previews, evaluations
     ("evaluate", "pipeline"),
+    ("toy.pretrain", "start"),
     ("toy.pretrain", "train"),
     ("layouts", "masks"),  # for its type: what lies outside a mask cannot show
     ("data", "toy"),  # the toy world is a source
@@ -66,7 +68,6 @@ HOMES = {
 
 
 USED_BY_OTHERS = {
-    "scipy": "transformers prepares pictures for OWLv2 by it",
     "protobuf": "transformers reads the sentencepiece files of a summariser by it",
     "scikit-image": "mgie/toy/photos.py opens its pictures",
     "scikit-learn": "mgie/toy/photos.py opens its pictures",

@@ -19,7 +19,7 @@ from mgie.diffusion.process import VarianceProcess
 from mgie.errors import ConfigError
 from mgie.prepare import prepare
 from mgie.prompts import LlavaPrompts
-from mgie.train import check_same_run
+from mgie.start import check_same_run
 from mgie.training.draws import draws_for
 from mgie.types import Region
 

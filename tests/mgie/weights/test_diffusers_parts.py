@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderDC, AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import CLIPTextModel
@@ -46,23 +46,34 @@ def test_every_tensor_equals_its_file(folder: Path):
         assert not [name for name in stored if not torch.equal(stored[name], loaded[name])]
 
 
-def test_a_folder_may_hold_a_tiny_autoencoder(folder: Path):
-    channels = json.loads((folder / "vae" / "config.json").read_text())["latent_channels"]
-    shutil.rmtree(folder / "vae")
-    tiny = AutoencoderTiny(
+OTHERS = {
+    "tiny": lambda channels: AutoencoderTiny(
         encoder_block_out_channels=(4, 4), decoder_block_out_channels=(4, 4), num_encoder_blocks=(0, 1),
         num_decoder_blocks=(1, 0), latent_channels=channels,
-    )  # fmt: skip
-    tiny.save_pretrained(folder / "vae")
+    ),
+    "dc": lambda channels: AutoencoderDC(
+        encoder_block_out_channels=(16, 16), decoder_block_out_channels=(16, 16), latent_channels=channels,
+        encoder_layers_per_block=(0, 1), decoder_layers_per_block=(0, 1), encoder_qkv_multiscales=((), ()),
+        decoder_qkv_multiscales=((), ()),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_folder_may_hold_another_autoencoder(folder: Path, kind: str):
+    channels = json.loads((folder / "vae" / "config.json").read_text())["latent_channels"]
+    shutil.rmtree(folder / "vae")
+    other = OTHERS[kind](channels)
+    other.save_pretrained(folder / "vae")
     _, vae, _ = load_diffusion(folder)
-    assert isinstance(vae, AutoencoderTiny)
-    assert all(torch.equal(vae.state_dict()[name], tensor) for name, tensor in tiny.state_dict().items())
+    assert type(vae) is type(other)
+    assert all(torch.equal(vae.state_dict()[name], tensor) for name, tensor in other.state_dict().items())
 
 
 def test_an_autoencoder_that_is_none_of_these(folder: Path):
     config = folder / "vae" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"_class_name": "VQModel"}))
-    with pytest.raises(WeightsError, match="class VQModel: expected AutoencoderKL or AutoencoderTiny"):
+    with pytest.raises(WeightsError, match="class VQModel: expected one of AutoencoderKL, AutoencoderTiny"):
         load_diffusion(folder)
 
 
