@@ -136,7 +136,7 @@ def test_a_shell_completes_verbs_options_and_keys(capsys, tmp_path):
         (["delta", ""], "apply make"),
         (["prepare", "toy", "--o"], "--out --overwrite"),
         (["prepare", "toy", "--format", ""], "arrow parquet legacy"),
-        (["train", "--optim.sch"], "--optim.schedule"),
+        (["train", "--optim.sch"], "--optim.schedule --optim.schedules"),
         (["train", "--optim.schedule", ""], "cosine constant"),
         (["edit", "ph"], "photos"),
         (["evaluate", "--data", "ph"], "photos"),

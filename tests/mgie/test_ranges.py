@@ -89,8 +89,9 @@ def with_value(record: Any, key: str, value: Any) -> Any:
     old = getattr(record, first)
     if rest:
         return replace(record, **{first: with_value(old, rest, value)})
-    if first in ("lrs", "mixture"):
-        value = {**(old or {}), TINY.data.path: 1.0, "denoiser": value}
+    if first in ("lrs", "mixture", "warmups"):
+        others = {TINY.data.path: 1.0} if first == "mixture" else {}
+        value = {**(old or {}), **others, "denoiser": value}
     return replace(record, **{first: (old[0], value) if isinstance(old, tuple) else value})
 
 
@@ -145,7 +146,12 @@ def as_words(value: Any) -> str:
 
 def overriding(key: Number, value: Any) -> str:
     """The words that put a value at a key."""
-    own = {"optim.betas": "[0.9, {}]", "optim.lrs": "{{denoiser: {}}}", "data.mixture": "{{_data/toy: {}}}"}
+    own = {
+        "optim.betas": "[0.9, {}]",
+        "optim.lrs": "{{denoiser: {}}}",
+        "optim.warmups": "{{denoiser: {}}}",
+        "data.mixture": "{{_data/toy: {}}}",
+    }
     return f"--{key.name}=" + own.get(key.name, "{}").format(as_words(value))
 
 
