@@ -1,5 +1,6 @@
 """Results -> a folder: numbers, a table, a page, and a sheet of pictures."""
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -52,7 +53,7 @@ class Item:
     """Metric -> what is to be known of its number, or why there is none."""
     cluster: str = ""
     """Items of one cluster are no independent samples: the session, where there is one, else the picture that
-    they begin with."""
+    they begin with. Empty: by the pixels of `source`."""
     file: str = ""
     """Where the output lies, in the folder of the evaluation."""
     caption: str = ""
@@ -67,7 +68,8 @@ class Item:
 
     def facts(self) -> dict[str, Any]:
         """All but the pictures."""
-        return {name: getattr(self, name) for name in self.__slots__ if name not in ROLES}
+        told = {name: getattr(self, name) for name in self.__slots__ if name not in ROLES}
+        return told | {"cluster": self.cluster or (fingerprint(self.source) if self.source else "")}
 
 
 def write_report(
@@ -101,6 +103,12 @@ def write_report(
     keys, head = [("", key) for key in shown], _head(facts, len(shown))
     page_of = [read_run(folder, "after")]
     write_page(folder / "report.html", page_of, keys, title=_title(facts), head=head)
+
+
+def fingerprint(picture: Image.Image) -> str:
+    """Equal for equal pictures: the first 16 digits of the SHA-256 of size and pixels."""
+    seen = picture.convert("RGB")
+    return hashlib.sha256(repr(seen.size).encode() + seen.tobytes()).hexdigest()[:16]
 
 
 def chosen(items: Sequence[Item], count: int) -> list[Item]:
