@@ -44,7 +44,7 @@ def prepared(engine: AbstractEngine, found: Path | None = None) -> Average:
     task = Stack()
     members = [each for each in task.editor.parameters() if each.requires_grad]
     trained = {name: each for name, each in task.editor.named_parameters() if each.requires_grad}
-    optimizer = build_optimizer({"all": members}, ("all",), OptimConfig(lr=0.01))
+    optimizer = build_optimizer({"all": members}, ("all",), OptimConfig(lr=0.01), fused=engine.fused)
     if found:
         engine.read(found, trained)
     engine.prepare(task, optimizer, trained)

@@ -52,6 +52,19 @@ KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "optim.weight_decay": WEIGHT,
     "optim.clip": (("0.5", "1"), ("0", "-1")),
     "optim.warmup": (("0", "0.03"), ("-0.1", "5", "1.1")),
+    "train.lora.rank": COUNT,
+    "train.lora.alpha": ABOVE_ZERO,
+    "train.loss.offset_noise": SHARE,
+    "train.ema_schedule.after": COUNT_OR_NONE,
+    "train.ema_schedule.least": (("0", "0.5"), ("-0.1", "1.1", "2")),
+    "train.checkpointing_every": COUNT,
+    "train.timeout": (("1", "30"), ("0", "-1")),
+    "validation.every": COUNT_OR_NONE,
+    "validation.count": COUNT,
+    "evaluate.every": COUNT_OR_NONE,
+    "evaluate.count": COUNT,
+    "evaluate.seed": SEED,
+    "evaluate.batch_size": COUNT,
     "save.every": COUNT,
     "save.keep": (("1", "3"), ("-1", "1.5")),
     "log.every": COUNT,
@@ -77,7 +90,16 @@ VERBS: dict[str, tuple[list[str], tuple[str, ...], dict]] = {
     "evaluate": (
         EVALUATE,
         ("release",),
-        SAMPLING | {"count": (("2",), ("0", "-3", "1.5")), "batch_size": (("1", "100"), ("0", "-1", "1.5"))},
+        SAMPLING
+        | {
+            "count": (("2",), ("0", "-3", "1.5")),
+            "batch_size": (("1", "100"), ("0", "-1", "1.5")),
+            # Good ones want a suite that is judged.
+            "judge_repeats": ((), ("0", "-1", "1.5")),
+            "judge_controls": ((), ("-1", "1.5")),
+            "judge_budget": ((), ("-1", "1.5")),
+            "judge_timeout": ((), ("0", "-1")),
+        },
     ),
     "prepare": (
         PREPARE,

@@ -103,4 +103,4 @@ def test_only_trained_weights_have_gradients_and_moments():
         everything = sum(4 * p.numel() for p in sizes(run).parameters())
     rows = 2 * 8 * 128 * 4
     assert need.frozen + need.trained == everything + rows
-    assert need.trained < everything / 2 and need.activations[1] > 0
+    assert 0 < need.trained < everything and need.activations[1] > 0

@@ -112,7 +112,7 @@ def test_a_part_may_be_made_of_another(page):  # noqa: ARG001 - its classes
 
 
 def test_a_kind_that_nobody_has_imported_is_a_sentence(recipe, tmp_path):
-    with pytest.raises(ConfigError, match=r"model\.encoder\.kind is 'bites': expected llava or .*bytes"):
+    with pytest.raises(ConfigError, match=r"model\.encoder\.kind is 'bites': expected .*llava or .*bytes"):
         load_run(str(recipe), ["--model.encoder.kind=bites"])
     (tmp_path / "model_index.json").write_text(
         '{"_class_name": "MGIEPipeline", "_encoder": {"kind": "os"}, "_denoiser": {"kind": "unet"}}'

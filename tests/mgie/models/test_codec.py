@@ -89,7 +89,8 @@ def test_an_autoencoder_without_a_posterior_has_its_mode_alone(vae):
     latents = codec.encode(PIXELS, torch.randn(shape))
     assert latents.shape == shape and torch.equal(latents, codec.encode_source(PIXELS))
     with torch.no_grad():
-        assert torch.allclose(latents, vae.encode(PIXELS)[0] * vae.config.scaling_factor)
+        # Another order in memory, other sums. Worst measured: 2e-7.
+        assert torch.allclose(latents, vae.encode(PIXELS)[0] * vae.config.scaling_factor, atol=1e-6)
         assert torch.equal(codec.decode(latents), vae.decode(latents / vae.config.scaling_factor)[0])
 
 

@@ -294,7 +294,7 @@ def test_a_text_that_is_none(folder: Path):
         ({"revision_": "v1"}, "no option revision_: did you mean revision"),
         ({"revision": "v1"}, "revision='v1' is for the hub, but .* is a folder here"),
         ({"force_download": True}, "force_download=True is for the hub"),
-        ({"llava": "x"}, "llava and diffusion are for Apple's files"),
+        ({"llava": "x"}, "llava and diffusion are for published files"),
     ],
 )
 def test_what_from_pretrained_cannot_heed(folder: Path, options: dict, sentence: str):
