@@ -42,8 +42,8 @@ def test_pictures_that_are_none_and_lists_that_do_not_fit(pipe: MGIEPipeline):
     for prompt in (None, ["darker", 1]):
         with pytest.raises(DataError, match=r"is a (NoneType|int): expected one instruction, or a list"):
             pairs(photo(), prompt)
-    assert [len(each) for each in pairs([photo()] * 2, "darker")] == [2, 2, 2]
-    assert [len(each) for each in pairs(photo(), ["darker", "warmer"])] == [2, 2, 2]
+    assert [len(each) for each in pairs([photo()] * 2, "darker")] == [2, 2]
+    assert [len(each) for each in pairs(photo(), ["darker", "warmer"])] == [2, 2]
     with pytest.raises(DataError, match="2 pictures and 3 instructions"):
         pipe([photo()] * 2, ["darker"] * 3)
     with pytest.raises(DataError, match="0 pictures"):
