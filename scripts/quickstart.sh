@@ -43,9 +43,7 @@ edit pink "make the background pink" 32 $examples/scene-{1,2,3}.png
 
 step "5/5 evaluate: fresh held-out pairs, each output judged"
 if older $report/results.json $model/model_index.json; then
-    if [ -f $report/plan.json ] && older $report/plan.json $model/model_index.json; then
-        rm -rf $report # an evaluation of an older release; one of this release goes on
-    fi
+    [ $report/plan.json -nt $model/model_index.json ] || rm -rf $report # what an older release made
     mgie evaluate --model $model --suite toy --out $report > /dev/null
 fi
 cat $report/report.md - << END
