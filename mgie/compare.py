@@ -12,10 +12,11 @@ from typing import Any
 
 from llava_patch.folders import check_out, whole_folder
 from mgie.errors import ConfigError
-from mgie.evaluation import answers, comparison
-from mgie.evaluation.ab import AB, KEY, write_ab
+from mgie.evaluation.comparing import report as comparison
+from mgie.evaluation.finished import pair_up, read_reports
+from mgie.evaluation.people import answers
+from mgie.evaluation.people.ab import AB, KEY, write_ab
 from mgie.evaluation.report import REPORT
-from mgie.evaluation.runs import pair_up, read_runs
 
 HEEDED = ("reports", "ab", "results", "out", "seed")
 """All options of `mgie evaluate` that a comparison looks at, and --count where people are asked."""
@@ -61,7 +62,7 @@ def compare_reports(
             raise ConfigError(
                 f"{ab} lies in {out}, where the key will be: choose another folder for the page."
             )
-    runs = read_runs(reports)
+    runs = read_reports(reports)
     paired = pair_up(runs)
 
     # Compare, and ask.

@@ -18,15 +18,15 @@ from llava_patch.ranges import in_range
 from mgie.compare import compare_reports
 from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError, WeightsError
-from mgie.evaluation.benchmark import check_eyes, check_texts
-from mgie.evaluation.eyes import Eyes
 from mgie.evaluation.judges.kinds import JudgeOptions, check_judged
 from mgie.evaluation.judges.rubric import rubric_names
-from mgie.evaluation.layouts import is_published, outputs_of, read_layout
 from mgie.evaluation.making import Editing, Making
+from mgie.evaluation.measures.eyes import Eyes
 from mgie.evaluation.pair_suites import PairBenchmark
-from mgie.evaluation.protocol import Protocol, find_protocol, protocol_names
-from mgie.evaluation.published import PublishedBenchmark
+from mgie.evaluation.published.benchmark import PublishedBenchmark
+from mgie.evaluation.published.data import is_published, outputs_of, read_layout
+from mgie.evaluation.published.protocol import Protocol, find_protocol, protocol_names
+from mgie.evaluation.published.rows import check_eyes, check_texts
 from mgie.evaluation.run_folder import RunFolder, file_sha, sha
 from mgie.evaluation.scoring import AbstractBenchmark
 from mgie.evaluation.shards import Shard

@@ -15,10 +15,10 @@ from typing import Any, Literal
 import torch
 
 from mgie.errors import ConfigError
-from mgie.evaluation.eyes import Eyes
 from mgie.evaluation.making import Editing, Making
+from mgie.evaluation.measures.eyes import Eyes
 from mgie.evaluation.pair_suites import PairBenchmark
-from mgie.evaluation.protocol import Metric
+from mgie.evaluation.published.protocol import Metric
 from mgie.evaluation.run_folder import PLAN, RESULTS, RunFolder
 from mgie.evaluation.shards import Shard
 from mgie.evaluation.stages import Run, carry_out

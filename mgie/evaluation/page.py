@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mgie.evaluation.figures import figure
-from mgie.evaluation.runs import Key, Run
+from mgie.evaluation.finished import Key, Report
 
 POLICY = (
     "default-src 'none'; img-src 'self' file: data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
@@ -20,7 +20,7 @@ POLICY = (
 """What a browser lets the page do."""
 
 
-def write_page(path: Path, runs: Sequence[Run], keys: Sequence[Key], *, title: str, head: str) -> None:
+def write_page(path: Path, runs: Sequence[Report], keys: Sequence[Key], *, title: str, head: str) -> None:
     """Write the page of these items, in this order. Pictures lie in the page's folder; `head` is HTML that
     stands above them."""
     cards = "".join(_card(runs, key) for key in keys)
@@ -61,7 +61,7 @@ def html_table(cells: Sequence[Sequence[str]], *, caption: str = "", whole: int 
     return f'<div class="wide" tabindex="0"><table>{named}<tr>{above}</tr>{below}</table></div>'
 
 
-def _controls(runs: Sequence[Run], keys: Sequence[Key]) -> str:
+def _controls(runs: Sequence[Report], keys: Sequence[Key]) -> str:
     """What cards can be chosen and ordered by; a choice that makes no difference is not offered."""
     rows = [run.items[key] for run in runs for key in keys]
     kinds, views = sorted({row["kind"] for row in rows}), sorted({view for view, _ in keys})
@@ -101,7 +101,7 @@ def _select(name: str, label: str, options: Sequence[tuple[str, str]]) -> str:
     return f'<label>{text(label)}<select name="{name}">{inside}</select></label>'
 
 
-def _card(runs: Sequence[Run], key: Key) -> str:
+def _card(runs: Sequence[Report], key: Key) -> str:
     """One item: what was asked, the pictures, what each system said and got."""
     rows = [run.items[key] for run in runs]
     verdicts = [row.get("right") for row in rows]

@@ -11,13 +11,13 @@ from PIL import Image
 
 from mgie.data.images import decode, decode_plain, fitted_size, resize
 from mgie.errors import DataError
-from mgie.evaluation.benchmark import scores_of, told
-from mgie.evaluation.eyes import Eyes
 from mgie.evaluation.making import Job
-from mgie.evaluation.protocol import Metric
+from mgie.evaluation.measures.eyes import Eyes
+from mgie.evaluation.measures.scores import Case, Score, means, score
+from mgie.evaluation.published.protocol import Metric
+from mgie.evaluation.published.rows import scores_of, told
 from mgie.evaluation.report import FEW, Item, as_table, write_report
 from mgie.evaluation.run_folder import OUTPUTS
-from mgie.evaluation.scores import Case, Score, means, score
 from mgie.evaluation.scoring import AbstractBenchmark, Look, Sample
 from mgie.evaluation.suites import Request, Suite, caption_of
 from mgie.toy.judge import neighbours

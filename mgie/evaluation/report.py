@@ -11,8 +11,8 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from mgie.evaluation.figures import FIGURES
+from mgie.evaluation.finished import RESULTS, read_report
 from mgie.evaluation.page import html_table, text, write_page
-from mgie.evaluation.runs import RESULTS, read_run
 
 REPORT = "report"
 """Kind of the folder."""
@@ -101,7 +101,7 @@ def write_report(
     (folder / "report.md").write_text(page, encoding="utf-8")
     sheet(on_sheet, _title(facts)).save(folder / "sheet.png")
     keys, head = [("", key) for key in shown], _head(facts, len(shown))
-    page_of = [read_run(folder, "after")]
+    page_of = [read_report(folder, "after")]
     write_page(folder / "report.html", page_of, keys, title=_title(facts), head=head)
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from PIL.Image import Image
 
 from mgie.errors import ConfigError, DataError
-from mgie.evaluation.eyes import Eyes
-from mgie.evaluation.protocol import Metric, protocol_names
+from mgie.evaluation.measures.eyes import Eyes
+from mgie.evaluation.published.protocol import Metric, protocol_names
 from mgie.toy.judge import WORLDS, Verdict, judge
 from mgie.toy.scenes import toy_pairs
 from mgie.types import EditPair

@@ -9,9 +9,9 @@ from evaluated import Noisy, Unneeded, content
 from mgie.data.images import decode
 from mgie.errors import ConfigError, DataError
 from mgie.evaluate import evaluate
-from mgie.evaluation.layouts import read_layout
 from mgie.evaluation.making import item_seed
-from mgie.evaluation.protocol import find_protocol
+from mgie.evaluation.published.data import read_layout
+from mgie.evaluation.published.protocol import find_protocol
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ import torch
 from goldens import arrays, facts, golden_folder, relative, seeded
 from PIL import Image
 
-from mgie.evaluation.benchmark import score_all
-from mgie.evaluation.blocks import prepared
-from mgie.evaluation.features import Clip, Dino
-from mgie.evaluation.layouts import outputs_of, read_layout
-from mgie.evaluation.protocol import find_protocol
-from mgie.evaluation.scores import Eyes
+from mgie.evaluation.measures.blocks import prepared
+from mgie.evaluation.measures.features import Clip, Dino
+from mgie.evaluation.measures.scores import Eyes
+from mgie.evaluation.published.data import outputs_of, read_layout
+from mgie.evaluation.published.protocol import find_protocol
+from mgie.evaluation.published.rows import score_all
 
 FEATURE = 2e-6
 """Relative to a feature's greatest entry. Worst measured: 8e-7, of other sums in float32."""

@@ -32,7 +32,13 @@ from mgie.controllers.layout_masks import (
     reduced,
 )
 from mgie.data.phrases import lowest_phrases, repeated
-from mgie.evaluation.coco_mig import InstanceScore, Wanted, colour_fraction, score_instance, summary
+from mgie.evaluation.controlled.coco_mig import (
+    InstanceScore,
+    Wanted,
+    colour_fraction,
+    score_instance,
+    summary,
+)
 from mgie.models.finders import Detection
 from mgie.weights.migc import read_blocks, write_blocks
 

@@ -13,7 +13,7 @@ import torch
 from goldens import arrays, facts, golden_folder, tensor
 from PIL import Image
 
-from mgie.evaluation.detect_and_compare import (
+from mgie.evaluation.controlled.detect_and_compare import (
     apart_score,
     assign,
     compare,

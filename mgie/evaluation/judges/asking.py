@@ -15,7 +15,7 @@ from mgie.data.images import decode_plain
 from mgie.errors import DataError, DeviceError
 from mgie.evaluation.judges.answers import Answers
 from mgie.evaluation.judges.base import Ask, Encoding, Judge, Picture, shown
-from mgie.evaluation.judges.layouts import Item, Stored
+from mgie.evaluation.judges.data import Item, Stored
 from mgie.evaluation.judges.parsers import PARSERS, checked
 from mgie.evaluation.judges.rubric import Case, Rubric
 

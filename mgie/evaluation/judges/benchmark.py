@@ -23,8 +23,8 @@ from mgie.evaluation.judges.controls import (
     control_pictures,
     verdict_of,
 )
+from mgie.evaluation.judges.data import Item, find_outputs, identity, read_items
 from mgie.evaluation.judges.kinds import JudgeOptions, open_judge
-from mgie.evaluation.judges.layouts import Item, find_outputs, identity, read_items
 from mgie.evaluation.judges.page import as_judged, write_judged
 from mgie.evaluation.judges.results import Judged, by_group, counted, gathered, lines, noise, summary
 from mgie.evaluation.judges.rubric import OWN, Rubric, find_rubric, with_prompts

@@ -13,7 +13,7 @@ from typing import Any
 from mgie.evaluation.judges.answers import Answers
 from mgie.evaluation.judges.asking import Shown, pictures_of
 from mgie.evaluation.judges.base import Ask, Judge
-from mgie.evaluation.judges.layouts import Item, Stored
+from mgie.evaluation.judges.data import Item, Stored
 from mgie.evaluation.judges.parsers import verdict
 from mgie.evaluation.judges.results import Judged, summary
 from mgie.evaluation.judges.rubric import Rubric

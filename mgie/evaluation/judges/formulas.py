@@ -6,8 +6,8 @@ Scores that were not asked for are absent; one that could not be read is None, a
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from mgie.evaluation.averages import macro, micro
 from mgie.evaluation.judges.rubric import Number
+from mgie.evaluation.measures.averages import macro, micro
 
 Scores = Mapping[str, float | None]
 

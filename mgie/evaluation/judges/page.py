@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mgie.evaluation.finished import RESULTS
 from mgie.evaluation.report import as_markdown, title_of
-from mgie.evaluation.runs import RESULTS
 
 NOT_USABLE = "This judge is not usable here"
 

@@ -21,7 +21,7 @@ import yaml
 from mgie.errors import ConfigError
 from mgie.evaluation.judges.base import Encoding, canonical
 from mgie.evaluation.judges.prompt_files import Prompts, read_prompts
-from mgie.evaluation.protocol import from_fields, nearest, without_empty
+from mgie.evaluation.published.protocol import from_fields, nearest, without_empty
 
 Real = int | float
 OWN = "own wording"

@@ -5,8 +5,8 @@ import json
 import pytest
 from report_data import HOSTILE, Page, item, write_run
 
+from mgie.evaluation.finished import read_reports
 from mgie.evaluation.page import document, text, write_page
-from mgie.evaluation.runs import read_runs
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_several_reports_are_filtered_by_disagreement_and_sorted_by_difference(t
         write_run(tmp_path / name, [item(0), item(1, right=right)])
         for name, right in (("A", True), ("B", False))
     ]
-    runs = read_runs(folders)
+    runs = read_reports(folders)
     write_page(tmp_path / "page.html", runs, list(runs[0].items), title="A & B", head="")
     found = Page((tmp_path / "page.html").read_text())
     cards = found.all("article")

@@ -3,7 +3,7 @@
 import pytest
 
 from mgie.errors import ConfigError
-from mgie.evaluation.metrics import PIXEL_METRICS
+from mgie.evaluation.measures.metrics import PIXEL_METRICS
 from mgie.evaluation.suites import SUITES, Request, find_suite
 from mgie.toy.scenes import toy_pairs
 

@@ -1,0 +1,1 @@
+"""Finished reports beside each other: intervals, differences, one page of them."""

@@ -1,0 +1,1 @@
+"""Benchmarks of what controls promise: regions, layouts, subjects, pictures in instructions."""

@@ -1,0 +1,1 @@
+"""One output and what it is held against become numbers: pixels, features, texts, means."""

@@ -1,0 +1,1 @@
+"""What people choose on a blind page, and how far they agree."""

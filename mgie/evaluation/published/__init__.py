@@ -1,0 +1,1 @@
+"""Published protocols: what they measure, how their data lie, and their rows of numbers."""

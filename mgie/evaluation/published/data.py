@@ -1,0 +1,350 @@
+"""How published benchmarks lie on a disk: their items, and what outputs of them are called."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from mgie.data.files import MALFORMED, is_name, read_json, reason
+from mgie.errors import DataError
+from mgie.evaluation.published.protocol import Protocol
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One item of one view."""
+
+    key: str
+    """Unique in its view."""
+    instruction: str
+    source: "Path | Cell"
+    """What doing nothing would give: the picture that the view's first edit begins with."""
+    output: str
+    """Official name of the output's file, in the folder of a system's pictures."""
+    target: "Path | Cell | None" = None
+    caption: str = ""
+    """What the target shows, in words."""
+    source_caption: str = ""
+    kind: str = ""
+    cluster: str = ""
+    """Items of one cluster are no independent samples (turns of one session)."""
+    mask: Path | None = None
+    """Where the edit belongs, white."""
+    way: "tuple[Turn, ...]" = ()
+    """Earlier turns, from whose outputs this one is made: not scored here, but they must be there."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """An edit on the way to the one that is scored."""
+
+    key: str
+    instruction: str
+    output: str
+
+
+Views = dict[str, list[Entry]]
+"""View -> its items, in the order in which they are read best."""
+Counts = dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A picture in a Parquet file; neighbours are read together."""
+
+    file: Path
+    group: int
+    row: int
+    column: str
+
+    def read_bytes(self) -> bytes:
+        """The picture's file; empty where there is none. Raises DataError."""
+        try:
+            return (_group(self.file, self.group, self.column)[self.row] or {}).get("bytes") or b""
+        except MALFORMED as error:
+            raise DataError(f"{self} cannot be read ({reason(error)}): download it again.") from error
+
+    def __str__(self) -> str:
+        return f"{self.file.name}, {self.column} of row {self.row} of group {self.group}"
+
+
+def is_published(protocol: Protocol, views: Views) -> bool:
+    """Whether there are as many items as were published."""
+    return dict(protocol.counts) == LAYOUTS[protocol.layout].count(views)
+
+
+def read_layout(protocol: Protocol, folder: Path, *, unpinned: bool = False) -> Views:
+    """The items of a benchmark. Raises DataError where the folder holds something else, and for other numbers
+    of items than were published, unless those are to be taken (`unpinned`)."""
+    layout = LAYOUTS[protocol.layout]
+    views = layout.read(protocol, folder)
+    for name in (name for entries in views.values() for entry in entries for name in files_of(entry)):
+        if not is_name(name):
+            raise DataError(
+                f"{folder} has an item with the output {name!r}: expected a name inside a folder."
+            )
+    for view, entries in views.items():
+        names = Counter(entry.key for entry in entries)
+        if twice := [name for name, count in names.items() if count > 1]:
+            raise DataError(
+                f"{folder} has {len(twice)} names twice, such as {twice[0]} (view {view}): download it again."
+            )
+    if not views or not all(views.values()):
+        raise DataError(f"{folder} holds no item of {protocol.name}: choose another --data.")
+    counts = layout.count(views)
+    if protocol.counts and dict(protocol.counts) != counts and not unpinned:
+        told = ", ".join(f"{counts.get(name, 0)} {name}" for name in protocol.counts)
+        expected = ", ".join(f"{count} {name}" for name, count in protocol.counts.items())
+        raise DataError(
+            f"{folder} holds {told} and the published data of {protocol.name} {expected}: choose another "
+            "--data, or say --unpinned, and the numbers will say that they are of other data."
+        )
+    return views
+
+
+def identity(views: Views) -> str:
+    """SHA-256 of which items there are, whatever lies in them."""
+    keys = sorted(f"{view}/{entry.key}\n" for view, entries in views.items() for entry in entries)
+    return hashlib.sha256("".join(keys).encode()).hexdigest()
+
+
+def _magicbrush(protocol: Protocol, folder: Path) -> Views:
+    """The evaluation layout, which `mgie prepare magicbrush:DIR` reads too; in the folder or in its test/."""
+    folder = folder if (folder / "edit_sessions.json").is_file() else folder / "test"
+    if not (folder / "edit_sessions.json").is_file():
+        raise DataError(
+            f"{folder.parent} has no edit_sessions.json: --data expects MagicBrush's test set as published, "
+            "with images/, edit_sessions.json and its descriptions."
+        )
+    form = '{id: [{"input": FILE, "output": FILE, "instruction": TEXT}]}'
+    sessions = read_json(folder / "edit_sessions.json", _sessions, form)
+    captions = read_json(
+        folder / f"{protocol.captions}_descriptions.json", _captions, "{id: {file: caption}}"
+    )
+    views: Views = {}
+    for name, view in protocol.views.items():
+        for session, turns in sessions.items():
+            files = [
+                view.output[min(turn, 1)].format(session=session, turn=turn + 1) for turn in range(len(turns))
+            ]
+            way = [
+                Turn(key=f"{session}-{turn + 1}", instruction=turns[turn]["instruction"], output=files[turn])
+                for turn in range(len(turns))
+            ]
+            places = range(len(turns))[-1:] if view.items == "last" else range(len(turns))
+            for place in places:
+                own, turn = view.input == "own_output", turns[place]
+                first, lying = turns[0] if own else turn, folder / "images" / session
+                entry = Entry(
+                    key=f"{session}-{place + 1}", cluster=session, instruction=turn["instruction"],
+                    source=lying / first["input"], target=lying / turn["output"],
+                    output=files[place], way=tuple(way[:place]) if own else (),
+                    caption=captions.get(session, {}).get(turn["output"], ""),
+                    source_caption=captions.get(session, {}).get(first["input"], ""),
+                )  # fmt: skip
+                views.setdefault(name, []).append(entry)
+    return views
+
+
+def _sessions(found: Any) -> dict[str, list[dict[str, str]]]:
+    fields = ("input", "output", "instruction")
+    sessions = {
+        str(name): [{field: str(turn[field]) for field in fields} for turn in turns]
+        for name, turns in found.items()
+    }
+    names = [turn[field] for turns in sessions.values() for turn in turns for field in ("input", "output")]
+    for name in (*sessions, *names):
+        if not is_name(name):
+            raise ValueError(f"{name!r} names no file")
+    return {name: turns for name, turns in sessions.items() if turns}
+
+
+def _captions(found: Any) -> dict[str, dict[str, str]]:
+    return {str(name): {str(file): str(text) for file, text in each.items()} for name, each in found.items()}
+
+
+EMU_EDIT = ("hash", "instruction", "task", "input_caption", "output_caption", "image")
+EMU_EDIT_SPLITS = {"test": 3589, "validation": 2022}
+"""Its rows. A companion set of generations has the two names swapped."""
+
+
+def _emu_edit(protocol: Protocol, folder: Path) -> Views:
+    """A download of facebook/emu_edit_test_set: the Parquet files of its split `test`."""
+    files = sorted({*folder.glob("test-*.parquet"), *folder.glob("data/test-*.parquet")})
+    if not files:
+        raise DataError(f"{folder} has no test-*.parquet: --data expects a download of Emu Edit's test set.")
+    found: list[Entry] = []
+    ((name, view),) = protocol.views.items()
+    for file in files:
+        for group, row, told in _emu_rows(file):
+            if not is_name(told["hash"]):
+                raise DataError(f"{file} has the hash {told['hash']!r}: expected the name of a row.")
+            entry = Entry(
+                key=told["hash"], cluster=told["hash"], kind=told["task"], instruction=told["instruction"],
+                source=Cell(file, group, row, "image"),
+                caption=told["output_caption"], source_caption=told["input_caption"],
+                output=view.output[0].format(key=told["hash"]),
+            )  # fmt: skip
+            found.append(entry)
+    if len(found) == EMU_EDIT_SPLITS["validation"]:
+        raise DataError(
+            f"{folder}: its split test has {len(found)} rows, as many as validation of Emu Edit's test set: "
+            "the splits' names are swapped, as in the companion set of generations; give the test set itself."
+        )
+    return {name: found}
+
+
+def _emu_rows(file: Path) -> Iterator[tuple[int, int, dict[str, str]]]:
+    """Group, place in it and texts of each row of a file. Raises DataError."""
+    import pyarrow.parquet as parquet
+
+    try:
+        opened = parquet.ParquetFile(file)
+        if missing := set(EMU_EDIT) - set(opened.schema_arrow.names):
+            raise DataError(f"{file} has no column {min(missing)}: expected {', '.join(EMU_EDIT)}.")
+        for group in range(opened.num_row_groups):
+            texts = opened.read_row_group(group, columns=list(EMU_EDIT[:-1])).to_pylist()
+            for row, told in enumerate(texts):
+                yield group, row, {name: str(value or "") for name, value in told.items()}
+    except MALFORMED as error:
+        raise DataError(f"{file} cannot be read ({reason(error)}): download it again.") from error
+
+
+@lru_cache(maxsize=2)
+def _group(file: Path, group: int, column: str) -> list[dict[str, Any]]:
+    import pyarrow.parquet as parquet
+
+    return parquet.ParquetFile(file).read_row_group(group, columns=[column])[column].to_pylist()
+
+
+IP2P_TEST = 0.95
+"""Where the test split begins, as a part of the list of prompts."""
+IP2P_DRAWS = 5000
+
+
+def _ip2p(protocol: Protocol, folder: Path) -> Views:
+    """InstructPix2Pix's own files: seeds.json, and a folder for each prompt. Of each of 5000 prompts of the
+    test split one of its pictures is drawn, by torch's generator of seed 0 (the published script's generator
+    is also used up by its sampler, so its draws cannot be repeated)."""
+    import torch
+
+    form = "[[folder, [seed, ...]], ...]: --data expects InstructPix2Pix as published"
+    listed = read_json(folder / "seeds.json", lambda rows: [(str(n), [*map(str, s)]) for n, s in rows], form)
+    tested = listed[int(IP2P_TEST * len(listed)) :]
+    draw = torch.Generator().manual_seed(0)
+    found: list[tuple[str, str, dict[str, str]]] = []
+    for place in torch.randperm(len(tested), generator=draw)[:IP2P_DRAWS].tolist():
+        name, seeds = tested[place]
+        seed = seeds[int(torch.randint(len(seeds), (), generator=draw))]
+        if not (is_name(name) and is_name(seed)):
+            raise DataError(f"{folder / 'seeds.json'} names {name!r}: expected names of folders beside it.")
+        told = read_json(
+            folder / name / "prompt.json", _prompt, '{"edit": TEXT, "input": ..., "output": ...}'
+        )
+        found.append((name, seed, told))
+    views: Views = {}
+    for label, view in protocol.views.items():
+        for name, seed, told in found:
+            key = f"{name.replace('/', '_')}_{seed}"
+            entry = Entry(
+                key=key, cluster=name, instruction=told["edit"], source=folder / name / f"{seed}_0.jpg",
+                caption=told["output"], source_caption=told["input"], output=view.output[0].format(key=key),
+            )  # fmt: skip
+            views.setdefault(label, []).append(entry)
+    return views
+
+
+def _prompt(found: Any) -> dict[str, str]:
+    return {name: str(found[name]) for name in ("edit", "input", "output")}
+
+
+REASONING = "Reasoning"
+"""How the folder of Reason-Edit begins whose items are no matter of understanding alone."""
+WORDS = "CLIP:"
+"""What stands between an instruction and the words for what should be seen."""
+
+
+def _reason_edit(protocol: Protocol, folder: Path) -> Views:
+    """Reason-Edit's folders, each with pictures, masks and one text. The n-th line of the text belongs to the
+    n-th picture by name; a mask is found by its picture's name (the published program takes the n-th)."""
+    views: Views = {}
+    for place in sorted(path for path in folder.glob("*") if path.is_dir()):
+        pictures, texts = sorted(place.glob("*.png")), sorted(place.glob("*.txt"))
+        if not pictures:
+            continue
+        try:
+            lines = [line for line in texts[0].read_text(encoding="utf-8").splitlines() if line.strip()]
+            pairs = [line.split(WORDS) for line in lines]
+            told = [(before.strip(), words.strip()) for before, words in pairs]
+        except (OSError, ValueError, LookupError) as error:
+            raise DataError(
+                f"{place} has no readable text: expected one .txt with a line `instruction {WORDS} words` "
+                "for each picture."
+            ) from error
+        if len(told) != len(pictures):
+            raise DataError(f"{place} has {len(pictures)} pictures and {len(told)} lines: expected as many.")
+        view = "reasoning" if place.name.startswith(REASONING) else "understanding"
+        for picture, (instruction, words) in zip(pictures, told):
+            mask = picture.with_name(f"{picture.stem}_mask.jpg")
+            if not mask.is_file():
+                raise DataError(f"{mask} is missing: download Reason-Edit again.")
+            entry = Entry(
+                key=f"{place.name}/{picture.stem}", cluster=picture.stem, kind=place.name, mask=mask,
+                instruction=instruction, source=picture, caption=words,
+                output=protocol.views[view].output[0].format(session=place.name, key=picture.stem),
+            )  # fmt: skip
+            views.setdefault(view, []).append(entry)
+    return views
+
+
+def _items(name: str) -> Callable[[Views], Counts]:
+    return lambda views: {name: len(next(iter(views.values())))}
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One way in which published data lie."""
+
+    read: Callable[[Protocol, Path], Views]
+    count: Callable[[Views], Counts]
+    """Of what is counted, how many there are."""
+
+
+LAYOUTS = {
+    "magicbrush": Layout(
+        _magicbrush, lambda views: {"sessions": len(views["multi"]), "turns": len(views["single"])}
+    ),
+    "emu_edit": Layout(_emu_edit, _items("items")),
+    "ip2p": Layout(_ip2p, _items("prompts")),
+    "reason_edit": Layout(_reason_edit, lambda views: {view: len(found) for view, found in views.items()}),
+}
+"""Name -> layout."""
+
+
+def files_of(entry: Entry) -> tuple[str, ...]:
+    """All outputs that an item needs, that which is scored first."""
+    return (entry.output, *(turn.output for turn in entry.way))
+
+
+def outputs_of(folder: Path, views: Views) -> tuple[Callable[[str, Entry], Path], list[str]]:
+    """Where each output lies in a folder of a system's pictures, in the official layout, and the names of
+    files that nothing asks for. Raises DataError, before anything is scored, if an output is missing."""
+    wanted = {name for entries in views.values() for entry in entries for name in files_of(entry)}
+    missing = sorted(
+        name for name in wanted if not (folder / name).is_file() or not (folder / name).stat().st_size
+    )
+    if missing:
+        raise DataError(
+            f"{folder} lacks {len(missing)} of {len(wanted)} outputs, such as {', '.join(missing[:3])}: "
+            "nothing is scored until all are there."
+        )
+    lying = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    return (lambda _, entry: folder / entry.output), sorted(lying - wanted)
+
+
+def kinds(entries: Sequence[Entry]) -> dict[str, list[str]]:
+    """What means may be grouped by -> of each item its group."""
+    return {"kind": [entry.kind for entry in entries], "cluster": [entry.cluster for entry in entries]}
