@@ -18,29 +18,28 @@ from llava_patch.ranges import in_range
 from mgie.compare import compare_reports
 from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError, WeightsError
+from mgie.evaluation.controlled.suites import CONTROLLED
 from mgie.evaluation.judges.kinds import JudgeOptions, check_judged
 from mgie.evaluation.judges.rubric import rubric_names
 from mgie.evaluation.making import Editing, Making
 from mgie.evaluation.measures.eyes import Eyes
+from mgie.evaluation.opening import (
+    MAKING,
+    OWN_WAY,
+    PICTURES,
+    check_asked,
+    check_finders_asked,
+    controlled,
+    published,
+)
 from mgie.evaluation.pair_suites import PairBenchmark
-from mgie.evaluation.published.benchmark import PublishedBenchmark
-from mgie.evaluation.published.data import is_published, outputs_of, read_layout
-from mgie.evaluation.published.protocol import Protocol, find_protocol, protocol_names
-from mgie.evaluation.published.rows import check_eyes, check_texts
+from mgie.evaluation.published.protocol import find_protocol, protocol_names
 from mgie.evaluation.run_folder import RunFolder, file_sha, sha
 from mgie.evaluation.scoring import AbstractBenchmark
 from mgie.evaluation.shards import Shard
 from mgie.evaluation.stages import Run, Stage, carry_out
 from mgie.evaluation.suites import Request, find_metrics, find_suite
 from mgie.ranges import Count, Few, Number, Scale, Seconds, Seed, Side, Steps
-
-PICTURES = "pictures:"
-"""What stands before a folder of ready pictures, in place of a model."""
-OWN_WAY = ("count", "control", "metrics")
-"""Options that no published protocol heeds; of ready pictures it heeds none of MAKING either."""
-MAKING = (
-    "stage", "seed", "batch_size", "steps", "guidance", "image_guidance", "size", "dtype", "verify",
-)  # fmt: skip
 
 
 @in_range
@@ -63,6 +62,8 @@ def evaluate(
     clip: str | Path | None = None,
     dino: str | Path | None = None,
     lpips: str | None = None,
+    detector: str | Path | None = None,
+    segmenter: str | Path | None = None,
     unpinned: bool = False,
     judge: str = "",
     judge_model: str = "",
@@ -103,7 +104,8 @@ def evaluate(
         model: Release folder, as `mgie extract` writes it, or a hub id; or pictures:DIR, ready pictures that
             have a published benchmark's names. In Python also a pipeline.
         suite: Benchmark: toy (judged, and made fresh from the seed) or pairs (against the targets of --data).
-            Default: pairs where --data is given, else toy. Or a published protocol, such as magicbrush.
+            Default: pairs where --data is given, else toy. Or a published protocol, such as magicbrush; or
+            one of controls: regions, coco_mig, coco_position, counting, subjects.
         data: Data set that `mgie prepare` wrote; its test split is used instead of fresh pairs. For a
             published protocol its data as they were published.
         out: Folder of the evaluation: results.json, items.jsonl, report.md and what they rest on. One of the
@@ -119,6 +121,9 @@ def evaluate(
             their target (MagicBrush's local ones, InstructPix2Pix's).
         dino: Local folder of a DINO model, for DINO.
         lpips: Network and local file of its weights, for LPIPS, such as "alex:alexnet-owt-7be5be79.pth".
+        detector: Local folder of OWLv2 or Grounding DINO, for suites that look for things in pictures:
+            coco_mig, coco_position, counting, subjects.
+        segmenter: Local folder of SAM, for coco_mig.
         unpinned: Let a published protocol measure other data or weights than its own; the figures say so.
         judge: Who scores a judged benchmark, such as gedit: local:DIR (a model of transformers), an
             endpoint's URL (pictures are sent there), replay:FILE (recorded answers), scripted:FILE (tests).
@@ -166,8 +171,10 @@ def evaluate(
         return judge_pictures(model, suite, data, out, options, device, dtype, unheeded, unpinned=unpinned)
     protocol = find_protocol(suite) if suite in protocol_names() else None
     ready = Path(str(model).removeprefix(PICTURES)) if str(model).startswith(PICTURES) else None
-    bench = None if protocol else find_suite(suite, data)
+    bench = None if protocol or suite in CONTROLLED else find_suite(suite, data)
     check_asked(suite, protocol, ready, given, unpinned=unpinned)
+    finders = {"detector": detector, "segmenter": segmenter}
+    check_finders_asked(suite, finders)
     process, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     mine = Shard.of(shard, process=process, processes=processes)
     folder = RunFolder(out)
@@ -186,6 +193,10 @@ def evaluate(
     if protocol:
         whole = published(suite, protocol, data, ready, eyes, unpinned=unpinned, scored=stage != "generate")
         side = None
+    elif suite in CONTROLLED:
+        whole, side = controlled(suite, data, count, finders, eyes, place, scored=stage != "generate"), None
+        if ready:
+            whole.check_outputs(ready)
     else:
         assert bench and system
         side = size or system.size
@@ -213,60 +224,8 @@ def evaluate(
     if not complete:
         return facts
     print(whole.table(facts))
-    written = {"report": "report.html", "sheet": "sheet.png"} if bench else {"report": "report.md"}
+    written = {"report": "report.html"} | ({"sheet": "sheet.png"} if bench else {})
     return facts | {name: str(folder.out / file) for name, file in written.items()}
-
-
-def check_asked(
-    suite: str, protocol: Protocol | None, ready: Path | None, given: Sequence[str], *, unpinned: bool
-) -> None:
-    """Refuse options that would not be heeded. Raises ConfigError."""
-    if protocol is None:
-        if unpinned:
-            raise ConfigError(
-                f"unpinned is for published protocols, and {suite} is a suite of this program: leave it out."
-            )
-        if ready:
-            raise ConfigError(
-                f"the suite {suite} wants pictures made for it, and {PICTURES}{ready} are ready ones: give a "
-                "release, or a published protocol as --suite."
-            )
-        return
-    unheeded = [name for name in given if name in OWN_WAY or (ready and name in MAKING)]
-    if ready and unheeded:
-        raise ConfigError(
-            f"{unheeded[0]} has no place here: the protocol {suite} measures ready pictures its own way."
-        )
-    if unheeded:
-        raise ConfigError(
-            f"{unheeded[0]} has no place here: the protocol {suite} measures all its items its own way."
-        )
-    if "image_guidance" in given and any(view.image_guidance is not None for view in protocol.views.values()):
-        raise ConfigError(f"image_guidance has no place here: the views of {suite} are made with one each.")
-
-
-def published(
-    suite: str,
-    protocol: Protocol,
-    data: str | Path | None,
-    ready: Path | None,
-    eyes: Eyes,
-    *,
-    unpinned: bool,
-    scored: bool,
-) -> PublishedBenchmark:
-    """A published protocol on its data, of ready pictures or of ones that are to be made; `scored` says
-    whether its models are needed."""
-    if data is None:
-        raise ConfigError(f"the protocol {suite} needs its published data: give --data DIR.")
-    views = read_layout(protocol, Path(data), unpinned=unpinned)
-    facts = {"not_asked_for": len(outputs_of(ready, views)[1])} if ready else {}
-    open_questions = check_eyes(protocol, eyes, unpinned=unpinned) if scored else []
-    if scored:
-        check_texts(protocol, views, eyes)
-    reasons = [f"the weights of {name}" for name in open_questions]
-    reasons += [] if is_published(protocol, views) else ["the data"]
-    return PublishedBenchmark(suite, protocol, views, eyes, unpinned=reasons, facts=facts)
 
 
 def plan_of(

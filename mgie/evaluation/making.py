@@ -41,8 +41,11 @@ class Editing(Protocol):
     size: int
     """Side in pixels that pictures are edited at."""
 
-    def __call__(self, image: list[Image], prompt: list[str], /, *, seed: list[int], **options: Any) -> Edits:
-        """Edit each picture by the instruction at its place, with noise from the seed at its place."""
+    def __call__(
+        self, image: list[Image] | None, prompt: list[str], /, *, seed: list[int], **options: Any
+    ) -> Edits:
+        """Edit each picture by the instruction at its place, with noise from the seed at its place; None:
+        paint new ones."""
         ...
 
 
@@ -57,12 +60,15 @@ class Job:
     unit: str
     """What is made by one process: the turns of a session, an edit and its control."""
     instruction: str
-    source: Callable[[], bytes]
-    """File of the picture that is edited."""
+    source: Callable[[], bytes] | None
+    """File of the picture that is edited. None: there is none, a new one is painted."""
     after: str = ""
     """Output of an earlier turn, which is edited instead of the source."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """What the call is given over the options of the run."""
+    controls: Mapping[str, Any] = field(default_factory=dict)
+    """What the call is given of this picture alone, by the call's names: its mask, its regions, the pictures
+    in its instruction. A benchmark's plan knows them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,13 +116,16 @@ def generate(
 
 
 def batches(jobs: Iterable[Job], chunks: Mapping[str, int], size: int) -> list[list[Job]]:
-    """What is made in one call each: of one chunk, one turn and one set of options; earlier turns first."""
+    """What is made in one call each: of one chunk, one turn and one set of options, all of them edits or all
+    of them new pictures; earlier turns first."""
     depths: dict[str, int] = {}
     groups: dict[tuple[Any, ...], list[Job]] = defaultdict(list)
     for job in jobs:
         depths[job.output] = depths[job.after] + 1 if job.after else 0
-        groups[chunks[job.unit], depths[job.output], tuple(sorted(job.options.items()))].append(job)
-    order = sorted(groups, key=lambda group: group[:2])
+        new = job.source is None and not job.after
+        asked = (*sorted(job.options.items()), *sorted(job.controls))
+        groups[chunks[job.unit], depths[job.output], new, asked].append(job)
+    order = sorted(groups, key=lambda group: group[:3])
     return [groups[key][start : start + size] for key in order for start in range(0, len(groups[key]), size)]
 
 
@@ -124,17 +133,20 @@ def _make(
     folder: RunFolder, batch: list[Job], making: Making, system: Callable[[], Editing]
 ) -> dict[str, dict[str, Any]]:
     """Whatever of a batch is missing; all of it is edited, for a batch of others may give other bytes."""
-    files = [(folder.out / OUTPUTS / job.after).read_bytes() if job.after else job.source() for job in batch]
+    files = [_file(folder, job) for job in batch]
     known = [_known(folder, job, sha(file)) for job, file in zip(batch, files)]
     if None not in known:
         return {job.output: facts for job, facts in zip(batch, known) if facts}
-    pictures = [decode(file, name=job.key) for job, file in zip(batch, files)]
+    pictures = [decode(file, name=job.key) for job, file in zip(batch, files) if file] or None
     if making.side is not None:
-        pictures = [resize(each, fitted_size(each.size, side=making.side)) for each in pictures]
+        pictures = pictures and [resize(each, fitted_size(each.size, side=making.side)) for each in pictures]
     seeds = [item_seed(making.seed, job.key) for job in batch]
     editing, options = system(), {**making.options, **batch[0].options}
+    if pictures is None and making.side is not None:
+        options["size"] = making.side
     started = time.monotonic()
-    edited = editing(pictures, [job.instruction for job in batch], seed=seeds, **options)
+    own = {name: [job.controls[name] for job in batch] for name in batch[0].controls}
+    edited = editing(pictures, [job.instruction for job in batch], seed=seeds, **options, **own)
     seconds = (time.monotonic() - started) / len(batch)
     if not len(edited.images) == len(edited.said) == len(edited.forced) == len(batch):
         told = ", ".join(str(len(each)) for each in (edited.images, edited.said, edited.forced))
@@ -156,6 +168,13 @@ def _make(
             folder.record(f"{MADE}/{job.output}", facts)
             known[at] = facts
     return {job.output: facts for job, facts in zip(batch, known) if facts}
+
+
+def _file(folder: RunFolder, job: Job) -> bytes:
+    """What is edited; nothing for a new picture."""
+    if job.after:
+        return (folder.out / OUTPUTS / job.after).read_bytes()
+    return job.source() if job.source else b""
 
 
 def _known(folder: RunFolder, job: Job, source: str) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ SHOWN = 24
 """How many items the sheet shows; they are chosen by their place in the suite, never by their result."""
 PAGED = 200
 """How many items the page shows, and keeps pictures of; chosen in the same way."""
+LARGEST = 512
+"""Longest side in pixels of a published benchmark's picture on a page."""
 ROLES = ("source", "output", "target")
 """The pictures of an item."""
 FEW = 20
@@ -93,9 +95,10 @@ def write_report(
             if item.key in shown:
                 seen = pictures(item)
                 on_sheet += [seen] if item.key in first else []
-                for role in ROLES:
-                    names[role] = f"pictures/{shown[item.key]:04d}_{role}.png"
-                    getattr(seen, role).convert("RGB").save(folder / names[role])
+                for role, picture in ((role, getattr(seen, role)) for role in ROLES):
+                    if picture:
+                        names[role] = f"pictures/{shown[item.key]:04d}_{role}.png"
+                        picture.convert("RGB").save(folder / names[role])
             lines.write(json.dumps(item.facts() | {"pictures": names}, ensure_ascii=False) + "\n")
     page = f"# {markdown(_title(facts))}\n\n{as_table(facts)}\n"
     (folder / "report.md").write_text(page, encoding="utf-8")
@@ -113,10 +116,27 @@ def fingerprint(picture: Image.Image) -> str:
 
 def chosen(items: Sequence[Item], count: int) -> list[Item]:
     """The first item of each kind, then the first of the others; in the order of the suite."""
-    first = {item.kind: place for place, item in reversed(list(enumerate(items)))}
+    return [items[place] for place in chosen_places([item.kind for item in items], count)]
+
+
+def chosen_places(kinds: Sequence[str], count: int) -> list[int]:
+    """The places of the first item of each kind, then of the first of the others; in order."""
+    first = {kind: place for place, kind in reversed(list(enumerate(kinds)))}
     places = sorted(first.values())
-    others = [place for place in range(len(items)) if place not in set(places)]
-    return [items[place] for place in sorted((places + others)[:count])]
+    others = [place for place in range(len(kinds)) if place not in set(places)]
+    return sorted((places + others)[:count])
+
+
+def keep_pictures(folder: Path, number: int, pictures: Mapping[str, Image.Image]) -> dict[str, str]:
+    """Keep an item's pictures beside the page, at most `LARGEST` pixels a side; role -> name."""
+    (folder / "pictures").mkdir(exist_ok=True)
+    names = {}
+    for role, picture in pictures.items():
+        names[role] = f"pictures/{number:04d}_{role}.png"
+        shown = picture.convert("RGB")
+        shown.thumbnail((LARGEST, LARGEST))
+        shown.save(folder / names[role])
+    return names
 
 
 def as_table(facts: dict[str, Any]) -> str:
@@ -243,8 +263,10 @@ def _wrapped(text: str, wide: int, font: Any, most: int = 3) -> list[str]:
 
 
 def _tile(picture: Image.Image | None) -> Image.Image:
-    """The picture at TILE, whole; small ones are enlarged by whole pixels, so that each pixel is seen."""
-    assert picture, "an item that is shown has its pictures"
+    """The picture at TILE, whole; small ones are enlarged by whole pixels, so that each pixel is seen. White
+    where a new picture has nothing before it."""
+    if picture is None:
+        return Image.new("RGB", (TILE, TILE), "white")
     picture = picture.convert("RGB")
     scale = TILE / max(picture.size)
     size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))

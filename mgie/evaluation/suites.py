@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL.Image import Image
 
 from mgie.errors import ConfigError, DataError
+from mgie.evaluation.controlled.suites import CONTROLLED
 from mgie.evaluation.measures.eyes import Eyes
 from mgie.evaluation.published.protocol import Metric, protocol_names
 from mgie.toy.judge import WORLDS, Verdict, judge
@@ -90,7 +91,7 @@ def find_suite(name: str, data: str | Path | None = None) -> Suite:
     """The suite of that name, to be measured on `data`. Raises ConfigError with the nearest names, and where
     it needs data."""
     if name not in SUITES:
-        known = [*SUITES, *protocol_names()]
+        known = [*SUITES, *protocol_names(), *CONTROLLED]
         near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else "choose one of them."
         raise ConfigError(f"There is no suite '{name}': expected one of {', '.join(known)}; {hint}")

@@ -32,6 +32,7 @@ ALSO = {
     ("toy.pretrain", "train"),
     ("layouts", "masks"),  # for its type: what lies outside a mask cannot show
     ("data", "toy"),  # the toy world is a source
+    ("evaluation", "personalization"),  # subjects are measured as they are learnt: from one folder
     ("toy", "data"),  # whose pictures are read as any
 }
 """Imports within one row that are wanted: one story told through another."""

@@ -36,7 +36,8 @@ def value_of(name: str, row: Mapping[str, Any]) -> tuple[float | None, float]:
         return (float(row["said"].strip() == row["expected"]) if row["expected"] else None), 1.0
     if name == "l1_ratio":
         return scores.get("l1"), scores.get("copy_l1", math.nan)
-    return scores.get(name), 1.0
+    weight = float(row.get("of", {}).get(name, 1))  # of how many instances in a picture it is the mean
+    return (scores[name] * weight if name in scores else None), weight
 
 
 def metrics_of(runs: Sequence[Report], keys: Sequence[Key]) -> list[Measured]:
