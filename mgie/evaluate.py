@@ -30,6 +30,7 @@ from mgie.evaluation.opening import (
     check_asked,
     check_finders_asked,
     controlled,
+    cutter,
     published,
 )
 from mgie.evaluation.pair_suites import PairBenchmark
@@ -122,8 +123,8 @@ def evaluate(
         dino: Local folder of a DINO model, for DINO.
         lpips: Network and local file of its weights, for LPIPS, such as "alex:alexnet-owt-7be5be79.pth".
         detector: Local folder of OWLv2 or Grounding DINO, for suites that look for things in pictures:
-            coco_mig, coco_position, counting, subjects.
-        segmenter: Local folder of SAM, for coco_mig.
+            coco_mig, coco_position, counting, subjects, migebench.
+        segmenter: Local folder of SAM, for coco_mig and migebench.
         unpinned: Let a published protocol measure other data or weights than its own; the figures say so.
         judge: Who scores a judged benchmark, such as gedit: local:DIR (a model of transformers), an
             endpoint's URL (pictures are sent there), replay:FILE (recorded answers), scripted:FILE (tests).
@@ -187,6 +188,7 @@ def evaluate(
         check_request(model, [], pictures=pictures, steps=steps, size=size, dtype=kind, device=place)
     open_eyes = partial(Eyes.open, clip, dino, lpips, place)
     eyes = Eyes() if stage == "generate" else open_eyes()
+    eyes.cutter = None if stage == "generate" else cutter(suite, finders, place)
     system = None if ready else System(model, place, dtype, verify=verify)
 
     # What is to be made and measured.

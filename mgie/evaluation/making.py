@@ -66,9 +66,9 @@ class Job:
     """Output of an earlier turn, which is edited instead of the source."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """What the call is given over the options of the run."""
-    controls: Mapping[str, Any] = field(default_factory=dict)
+    controls: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
     """What the call is given of this picture alone, by the call's names: its mask, its regions, the pictures
-    in its instruction. A benchmark's plan knows them."""
+    in its instruction; read when it is made. A benchmark's plan knows them."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +145,7 @@ def _make(
     if pictures is None and making.side is not None:
         options["size"] = making.side
     started = time.monotonic()
-    own = {name: [job.controls[name] for job in batch] for name in batch[0].controls}
+    own = {name: [job.controls[name]() for job in batch] for name in batch[0].controls}
     edited = editing(pictures, [job.instruction for job in batch], seed=seeds, **options, **own)
     seconds = (time.monotonic() - started) / len(batch)
     if not len(edited.images) == len(edited.said) == len(edited.forced) == len(batch):

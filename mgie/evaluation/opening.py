@@ -7,11 +7,13 @@ import torch
 
 from mgie.errors import ConfigError
 from mgie.evaluation.controlled.benchmark import ControlledBenchmark
+from mgie.evaluation.controlled.found import Found
 from mgie.evaluation.controlled.suites import CONTROLLED, Asked, open_controlled
+from mgie.evaluation.measures.cutting import Cutter
 from mgie.evaluation.measures.eyes import Eyes
 from mgie.evaluation.published.benchmark import PublishedBenchmark
 from mgie.evaluation.published.data import is_published, outputs_of, read_layout
-from mgie.evaluation.published.protocol import Protocol
+from mgie.evaluation.published.protocol import Protocol, find_protocol, protocol_names
 from mgie.evaluation.published.rows import check_eyes, check_texts
 
 PICTURES = "pictures:"
@@ -46,10 +48,25 @@ def controlled(
     )  # fmt: skip
 
 
+def cuts(suite: str) -> bool:
+    """Whether a published protocol cuts a thing out of outputs, where it is given what finds it."""
+    protocol = find_protocol(suite) if suite in protocol_names() else None
+    return bool(protocol) and any("subject" in metric.of for metric in protocol.metrics.values())
+
+
+def cutter(suite: str, finders: dict[str, str | Path | None], place: torch.device) -> Cutter | None:
+    """What cuts things out of outputs; None where no finders are given. Raises ConfigError for one of two."""
+    if not cuts(suite) or not any(finders.values()):
+        return None
+    found = Found.open(suite, tuple(finders), finders, place)
+    hashes = {f"{option}/{file}": sha for option, own in found.hashes.items() for file, sha in own.items()}
+    return Cutter(detector=found.detector, segmenter=found.segmenter, hashes=hashes)
+
+
 def check_finders_asked(suite: str, finders: dict[str, str | Path | None]) -> None:
     """Refuse finders where nothing is looked for. Raises ConfigError."""
     given = [option for option, folder in finders.items() if folder is not None]
-    if given and suite not in CONTROLLED:
+    if given and suite not in CONTROLLED and not cuts(suite):
         raise ConfigError(
             f"{given[0]} has no place here: {suite} looks for no things in pictures; leave it out."
         )

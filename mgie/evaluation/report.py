@@ -24,6 +24,7 @@ PAGED = 200
 """How many items the page shows, and keeps pictures of; chosen in the same way."""
 LARGEST = 512
 """Longest side in pixels of a published benchmark's picture on a page."""
+LICENCE = "The page holds pictures of the benchmark, whose licence says who may be shown them."
 ROLES = ("source", "output", "target")
 """The pictures of an item."""
 FEW = 20
@@ -149,6 +150,11 @@ def as_table(facts: dict[str, Any]) -> str:
 def as_published(facts: dict[str, Any]) -> str:
     """The figures of a published protocol as a Markdown table: a row for each view and each row of the
     result, a column for each metric, with its own n where it is of fewer items; below it the protocol."""
+    lines = [as_markdown(_published_cells(facts)), "", f"Protocol {facts['protocol']}."]
+    return "\n".join(lines + [f"Not known to be as published: {reason}." for reason in facts["unpinned"]])
+
+
+def _published_cells(facts: dict[str, Any]) -> list[list[str]]:
     metrics = list(facts["metrics"])
     cells = [["view", "row", "items", *metrics]]
     for row, views in facts["rows"].items():
@@ -157,9 +163,7 @@ def as_published(facts: dict[str, Any]) -> str:
             shown = ["" if found[m] is None else f"{found[m]:.4f}" for m in metrics]
             shown = [f"{text} (n {own[m]})" if m in own else text for m, text in zip(metrics, shown)]
             cells.append([view, row, str(found["n"]), *shown])
-    cells[1:] = sorted(cells[1:], key=lambda row: row[0])
-    lines = [as_markdown(cells), "", f"Protocol {facts['protocol']}."]
-    return "\n".join(lines + [f"Not known to be as published: {reason}." for reason in facts["unpinned"]])
+    return [cells[0], *sorted(cells[1:], key=lambda row: row[0])]
 
 
 def write_published(folder: Path, facts: dict[str, Any], items: Sequence[dict[str, Any]]) -> None:
@@ -169,8 +173,17 @@ def write_published(folder: Path, facts: dict[str, Any], items: Sequence[dict[st
     rows = sorted(items, key=lambda item: (item["view"], item["key"], item["row"]))
     lines = (json.dumps(item, ensure_ascii=False) + "\n" for item in rows)
     (folder / "items.jsonl").write_text("".join(lines), encoding="utf-8")
-    title = markdown(printable(f"{facts['model']} on {facts['protocol']}"))
-    (folder / "report.md").write_text(f"# {title}\n\n{as_published(facts)}\n", encoding="utf-8")
+    title = printable(f"{facts['model']} on {facts['protocol']}")
+    page = f"# {markdown(title)}\n\n{as_published(facts)}\n"
+    (folder / "report.md").write_text(page, encoding="utf-8")
+    head = html_table(_published_cells(facts), caption=f"Protocol {facts['protocol']}")
+    head += "".join(
+        f'<p class="wrong">Not known to be as published: {text(reason)}.</p>' for reason in facts["unpinned"]
+    )
+    told = read_report(folder, "after")
+    keys = [key for key, row in told.items.items() if row["pictures"]]
+    head += f"<p>{len(keys)} of {len(told.items)} outputs. {LICENCE}</p>"
+    write_page(folder / "report.html", [told], keys, title=title, head=head)
 
 
 def as_markdown(cells: list[list[str]]) -> str:

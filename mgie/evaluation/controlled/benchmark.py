@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ class Task:
     source: bytes | None = None
     """The photo that is edited. None: a new picture is painted."""
     target: bytes | None = None
-    controls: Mapping[str, Any] = field(default_factory=dict)
-    """What the editor's call is given of it, by the call's names."""
+    controls: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
+    """What the editor's call is given of it, by the call's names; read when it is made."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """All that is measured against, as JSON holds it: it tells one data set from another."""
     mask: bytes | None = None

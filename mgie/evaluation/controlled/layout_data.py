@@ -78,7 +78,7 @@ def layout_task(key: str, prompt: str, instances: Sequence[tuple[str, Box]], *, 
     """A new picture of a prompt, with phrases in boxes."""
     regions = [Region(phrase=phrase, box=box) for phrase, box in instances]
     facts = {"instances": [{"phrase": phrase, "box": list(box)} for phrase, box in instances]}
-    return Task(key=key, instruction=prompt, controls={"regions": regions}, facts=facts, kind=kind)
+    return Task(key=key, instruction=prompt, controls={"regions": lambda: regions}, facts=facts, kind=kind)
 
 
 def instances_of(task: Task) -> list[tuple[str, Box]]:

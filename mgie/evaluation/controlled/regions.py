@@ -48,10 +48,12 @@ def read_regions(folder: Path, count: int) -> list[Task]:
 
 def _task(key: str, pair: EditPair) -> Task:
     assert pair.mask is not None
-    mask = decode_mask(pair.mask, name=f"the mask of {pair.key}")
+    mask = pair.mask
+    decode_mask(mask, name=f"the mask of {pair.key}")  # one that cannot be read is told now
     return Task(
         key=key, instruction=pair.instruction, source=pair.source, target=pair.target, mask=pair.mask,
-        controls={"mask": mask}, facts={"pair": pair.key}, kind=pair.kind, cluster=pair.session,
+        controls={"mask": lambda: decode_mask(mask, name=key)}, facts={"pair": pair.key},
+        kind=pair.kind, cluster=pair.session,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from mgie.data.files import is_name, read_json
 from mgie.errors import DataError
 from mgie.evaluation.judges.rubric import Rubric
-from mgie.evaluation.published.data import Cell
+from mgie.evaluation.published.entries import Cell
 
 Stored = Path | Cell
 SORTED = "sorted:"

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mgie.errors import ConfigError
+from mgie.evaluation.measures.cutting import Cutter
 from mgie.evaluation.measures.features import Clip, Dino
 from mgie.evaluation.measures.lpips import Lpips
 
@@ -23,6 +24,8 @@ class Eyes:
     clip: Clip | None = None
     dino: Dino | None = None
     lpips: Lpips | None = None
+    cutter: Cutter | None = None
+    """What cuts a thing out of an output."""
     kept: dict[tuple[Any, ...], Feature] = field(default_factory=dict)
 
     @classmethod
@@ -45,7 +48,7 @@ class Eyes:
     @property
     def hashes(self) -> dict[str, dict[str, str]]:
         """Model -> file of weights -> SHA-256."""
-        given = {"clip": self.clip, "dino": self.dino, "lpips": self.lpips}
+        given = {"clip": self.clip, "dino": self.dino, "lpips": self.lpips, "subject": self.cutter}
         return {name: model.hashes for name, model in given.items() if model}
 
     def once(self, key: tuple[Any, ...], compute: Callable[[], Feature]) -> Feature:

@@ -36,10 +36,19 @@ class Case:
     source_caption: str = ""
     mask: Image | None = None
     """Where the edit belongs, white."""
+    entity: Image | None = None
+    """The thing that the instruction shows, on black."""
+    subject: Image | None = None
+    """That thing, cut out of the output."""
+    found: bool = True
+    """Whether it was found there."""
+    references: tuple[Image, ...] = ()
+    """Photos of the subject that should be seen."""
 
     def has(self, part: Part) -> bool:
         """Whether it is there."""
-        return bool(getattr(self, part)) if part in TEXTS else getattr(self, part) is not None
+        several = part in TEXTS or part == "references"
+        return bool(getattr(self, part)) if several else getattr(self, part) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +69,20 @@ def score(metric: Metric, case: Case, eyes: Eyes) -> Score:
             return Score(None, (f"no {part.replace('_', ' ')}",))
     if "equal_captions" in metric.leave_out and case.caption == case.source_caption:
         return Score(None, ("equal captions",))
+    if "references" in metric.of:
+        return _over_references(metric, case, eyes)
     if metric.region is not None:
         return _in_region(metric, case, eyes)
     return MEASURES[metric.measure](metric, case, eyes)
+
+
+def _over_references(metric: Metric, case: Case, eyes: Eyes) -> Score:
+    """The mean over the photos of a subject."""
+    one = replace(metric, of=tuple("target" if part == "references" else part for part in metric.of))
+    found = [score(one, replace(case, target=photo), eyes) for photo in case.references]
+    values = [each.value for each in found if each.value is not None]
+    notes = tuple(dict.fromkeys(note for each in found for note in each.notes))
+    return Score(micro(values).value, notes)
 
 
 def _in_region(metric: Metric, case: Case, eyes: Eyes) -> Score:
@@ -92,7 +112,8 @@ def _pixels(metric: Metric, case: Case, eyes: Eyes) -> Score:
 
 def _likeness(metric: Metric, case: Case, eyes: Eyes) -> Score:
     (first, second), notes = _features(metric, case, eyes)
-    return Score(float(cosine(first, second)), (*notes, *_empty(first, second)))
+    lost = ("not found",) if "subject" in metric.of and not case.found else ()
+    return Score(float(cosine(first, second)), (*notes, *lost, *_empty(first, second)))
 
 
 def _direction(metric: Metric, case: Case, eyes: Eyes) -> Score:

@@ -6,13 +6,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from PIL.Image import Image
+
 from mgie.data.images import decode_plain
 from mgie.evaluation.making import Job
 from mgie.evaluation.measures.eyes import Eyes
-from mgie.evaluation.published.data import Cell, Entry, Views, files_of, identity
+from mgie.evaluation.published.data import files_of, identity
+from mgie.evaluation.published.entries import Cell, Entry, Views
 from mgie.evaluation.published.protocol import Protocol
-from mgie.evaluation.published.rows import gathered, read_file, score_entry
-from mgie.evaluation.report import as_published, write_published
+from mgie.evaluation.published.rows import gathered, read, read_file, score_entry
+from mgie.evaluation.report import PAGED, as_published, chosen_places, keep_pictures, write_published
 from mgie.evaluation.run_folder import OUTPUTS
 from mgie.evaluation.scoring import AbstractBenchmark, Look, Sample
 
@@ -55,6 +58,8 @@ class PublishedBenchmark(AbstractBenchmark):
             way = [(turn.key, turn.instruction, turn.output) for turn in entry.way]
             told = (name, entry.instruction, entry.caption, entry.source_caption, entry.output, way)
             digest.update(repr(told).encode(errors="backslashreplace"))
+            for picture in entry.images:
+                digest.update(hashlib.sha256(read_file(picture)).digest())
         return {"suite": self.suite, "protocol": self.protocol.sha256, "data": digest.hexdigest()}
 
     @property
@@ -66,7 +71,8 @@ class PublishedBenchmark(AbstractBenchmark):
     def material(self, sample: Sample) -> list[bytes]:
         """Source, target, captions."""
         entry = self.entries[sample.name]
-        files = [read_file(each) for each in (entry.source, entry.target) if each is not None]
+        own = (entry.source, entry.target, entry.entity, *entry.references)
+        files = [read_file(each) for each in own if each is not None]
         return [
             *files,
             *(text.encode(errors="surrogatepass") for text in (entry.caption, entry.source_caption)),
@@ -88,7 +94,6 @@ class PublishedBenchmark(AbstractBenchmark):
         look: Look,
     ) -> dict[str, Any]:
         """Numbers, items, page: model, protocol, rows, unpinned."""
-        del look
         by_view = {(view, each.key): found[f"{view}/{each.key}"] for view, each in self._all()}
         scored = gathered(self.protocol, self.views, by_view, made=f"{OUTPUTS}/" if made else "")
         facts = {
@@ -98,6 +103,11 @@ class PublishedBenchmark(AbstractBenchmark):
             "rows": scored.facts,
         }  # fmt: skip
         facts |= {name: value for name, value in told.items() if name not in facts}
+        outputs = [item for item in scored.items if item["row"] == "outputs"]
+        for place in chosen_places([f"{item['view']}/{item['kind']}" for item in outputs], PAGED):
+            item = outputs[place]
+            entry = self.entries[f"{item['view']}/{item['key']}"]
+            item["pictures"] = keep_pictures(folder, place, _pictures(entry, look))
         write_published(folder, facts, scored.items)
         return facts
 
@@ -112,16 +122,25 @@ class PublishedBenchmark(AbstractBenchmark):
 def _jobs(entry: Entry, image_guidance: float | None) -> list[Job]:
     """An item's turns, the first one first."""
     options = {} if image_guidance is None else {"image_guidance_scale": image_guidance}
+    controls = {"images": lambda: [read(each) for each in entry.images]} if entry.images else {}
     turns = [(turn.key, turn.instruction, turn.output) for turn in entry.way]
     before, jobs = "", []
     for key, instruction, output in [*turns, (entry.key, entry.instruction, entry.output)]:
         job = Job(
             output=output, key=key, unit=entry.cluster or entry.key, instruction=instruction,
-            source=_reading(entry.source), after=before, options=options,
+            source=None if entry.source is None else _reading(entry.source), after=before,
+            options=options, controls=controls,
         )  # fmt: skip
         jobs.append(job)
         before = output
     return jobs
+
+
+def _pictures(entry: Entry, look: Look) -> dict[str, Image]:
+    """What a page shows of an item."""
+    pictures = {} if entry.source is None else {"source": read(entry.source)}
+    pictures["output"] = decode_plain(look(entry.output), name=entry.output)
+    return pictures | ({} if entry.target is None else {"target": read(entry.target)})
 
 
 def _reading(stored: Path | Cell) -> Callable[[], bytes]:

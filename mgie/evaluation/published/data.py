@@ -4,71 +4,14 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from mgie.data.files import MALFORMED, is_name, read_json, reason
 from mgie.errors import DataError
+from mgie.evaluation.published.entries import Cell, Counts, Entry, Turn, Views
+from mgie.evaluation.published.pictured import read_dreambench, read_migebench
 from mgie.evaluation.published.protocol import Protocol
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
-    """One item of one view."""
-
-    key: str
-    """Unique in its view."""
-    instruction: str
-    source: "Path | Cell"
-    """What doing nothing would give: the picture that the view's first edit begins with."""
-    output: str
-    """Official name of the output's file, in the folder of a system's pictures."""
-    target: "Path | Cell | None" = None
-    caption: str = ""
-    """What the target shows, in words."""
-    source_caption: str = ""
-    kind: str = ""
-    cluster: str = ""
-    """Items of one cluster are no independent samples (turns of one session)."""
-    mask: Path | None = None
-    """Where the edit belongs, white."""
-    way: "tuple[Turn, ...]" = ()
-    """Earlier turns, from whose outputs this one is made: not scored here, but they must be there."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Turn:
-    """An edit on the way to the one that is scored."""
-
-    key: str
-    instruction: str
-    output: str
-
-
-Views = dict[str, list[Entry]]
-"""View -> its items, in the order in which they are read best."""
-Counts = dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A picture in a Parquet file; neighbours are read together."""
-
-    file: Path
-    group: int
-    row: int
-    column: str
-
-    def read_bytes(self) -> bytes:
-        """The picture's file; empty where there is none. Raises DataError."""
-        try:
-            return (_group(self.file, self.group, self.column)[self.row] or {}).get("bytes") or b""
-        except MALFORMED as error:
-            raise DataError(f"{self} cannot be read ({reason(error)}): download it again.") from error
-
-    def __str__(self) -> str:
-        return f"{self.file.name}, {self.column} of row {self.row} of group {self.group}"
 
 
 def is_published(protocol: Protocol, views: Views) -> bool:
@@ -213,13 +156,6 @@ def _emu_rows(file: Path) -> Iterator[tuple[int, int, dict[str, str]]]:
         raise DataError(f"{file} cannot be read ({reason(error)}): download it again.") from error
 
 
-@lru_cache(maxsize=2)
-def _group(file: Path, group: int, column: str) -> list[dict[str, Any]]:
-    import pyarrow.parquet as parquet
-
-    return parquet.ParquetFile(file).read_row_group(group, columns=[column])[column].to_pylist()
-
-
 IP2P_TEST = 0.95
 """Where the test split begins, as a part of the list of prompts."""
 IP2P_DRAWS = 5000
@@ -300,6 +236,10 @@ def _reason_edit(protocol: Protocol, folder: Path) -> Views:
     return views
 
 
+def _views(views: Views) -> Counts:
+    return {view: len(found) for view, found in views.items()}
+
+
 def _items(name: str) -> Callable[[Views], Counts]:
     return lambda views: {name: len(next(iter(views.values())))}
 
@@ -319,7 +259,9 @@ LAYOUTS = {
     ),
     "emu_edit": Layout(_emu_edit, _items("items")),
     "ip2p": Layout(_ip2p, _items("prompts")),
-    "reason_edit": Layout(_reason_edit, lambda views: {view: len(found) for view, found in views.items()}),
+    "migebench": Layout(read_migebench, _views),
+    "dreambench": Layout(read_dreambench, _items("prompts")),
+    "reason_edit": Layout(_reason_edit, _views),
 }
 """Name -> layout."""
 

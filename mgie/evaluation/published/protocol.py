@@ -24,7 +24,9 @@ Filter = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 Colours = Literal["clip", "imagenet"]
 """Whose mean and deviation."""
 Measure = Literal["l1", "l2", "psnr", "ssim", "lpips", "clip", "dino", "direction"]
-Part = Literal["source", "output", "target", "caption", "source_caption"]
+Part = Literal["source", "output", "target", "caption", "source_caption", "entity", "subject", "references"]
+"""`entity`: the thing that an instruction shows; `subject`: that thing, cut out of the output; `references`:
+several pictures, with which the mean is taken."""
 Record = TypeVar("Record")
 
 PICTURES, TEXTS = ("source", "output", "target"), ("caption", "source_caption")
@@ -113,7 +115,7 @@ class Protocol:
     name: str
     version: int
     about: str
-    layout: Literal["magicbrush", "emu_edit", "ip2p", "reason_edit"]
+    layout: Literal["magicbrush", "emu_edit", "ip2p", "reason_edit", "migebench", "dreambench"]
     """How its data lie."""
     views: Mapping[str, View]
     metrics: Mapping[str, Metric]

@@ -7,7 +7,7 @@ target itself, where there is one.
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from PIL.Image import Image
 from mgie.data.images import decode_plain
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.evaluation.measures.scores import Case, Eyes, Score, means, score
-from mgie.evaluation.published.data import Cell, Entry, Views, kinds
+from mgie.evaluation.published.data import kinds
+from mgie.evaluation.published.entries import Cell, Entry, Views
 from mgie.evaluation.published.protocol import TEXTS, Protocol
 
 ROWS = ("outputs", "copy", "oracle")
@@ -98,7 +99,7 @@ def score_entry(protocol: Protocol, entry: Entry, output: Image, eyes: Eyes) -> 
     """Row -> scores and notes of one item. Raises DataError for a picture that cannot be read."""
     return {
         row: told({name: score(metric, case, eyes) for name, metric in protocol.metrics.items()})
-        for row, case in _cases(entry, output)
+        for row, case in _cases(entry, output, eyes)
     }
 
 
@@ -121,7 +122,7 @@ def gathered(
                 }  # fmt: skip
                 if row == "outputs":
                     file = f"{made}{entry.output}"
-                    about |= {"file": file, "pictures": {"output": file} if made else {}}
+                    about |= {"file": file, "pictures": {}}
                 items.append(about | scored)
             if whole:
                 values = [scores_of(scored, protocol.metrics) for _, scored in whole]
@@ -131,8 +132,9 @@ def gathered(
 
 def _cluster(entry: Entry) -> str:
     """What an item belongs to: its session, or the picture that it begins with, which others may share."""
-    alone = entry.cluster in ("", entry.key)
-    return hashlib.sha256(read_file(entry.source)).hexdigest()[:16] if alone else entry.cluster
+    if entry.source is None or entry.cluster not in ("", entry.key):
+        return entry.cluster or entry.key
+    return hashlib.sha256(read_file(entry.source)).hexdigest()[:16]
 
 
 def told(found: dict[str, Score]) -> dict[str, Any]:
@@ -161,14 +163,22 @@ def read_file(stored: Path | Cell) -> bytes:
         raise DataError(f"{stored} is missing: download the benchmark's data again.") from error
 
 
-def _cases(entry: Entry, output: Image) -> Iterator[tuple[str, Case]]:
+def _cases(entry: Entry, output: Image, eyes: Eyes) -> Iterator[tuple[str, Case]]:
     """Each row's output, and what it is measured against."""
-    source, target = read(entry.source), None if entry.target is None else read(entry.target)
+    source, target, entity = (
+        None if each is None else read(each) for each in (entry.source, entry.target, entry.entity)
+    )
     mask = None if entry.mask is None else read(entry.mask).convert("L")
-    texts: dict[str, Any] = {
-        "caption": entry.caption, "source_caption": entry.source_caption, "mask": mask
-    }  # fmt: skip
-    yield "outputs", Case(output=output, source=source, target=target, **texts)
-    yield "copy", Case(output=source, source=source, target=target, **texts)
-    if target is not None:
-        yield "oracle", Case(output=target, source=source, target=target, **texts)
+    whole = Case(
+        output=output, source=source, target=target, caption=entry.caption,
+        source_caption=entry.source_caption, mask=mask, entity=entity,
+        references=tuple(read(each) for each in entry.references),
+    )  # fmt: skip
+    for row, picture in (("outputs", output), ("copy", source), ("oracle", target)):
+        if picture is None:
+            continue
+        case = replace(whole, output=picture)
+        if eyes.cutter and entry.thing:
+            subject, found = eyes.cutter(picture, entry.thing)
+            case = replace(case, subject=subject, found=found)
+        yield row, case

@@ -10,7 +10,7 @@ from mgie.errors import DataError
 from mgie.evaluation.judges.asking import Question, Shown, ask_of, check_prompts, questions
 from mgie.evaluation.judges.data import find_outputs, identity, read_items
 from mgie.evaluation.judges.rubric import find_rubric
-from mgie.evaluation.published.data import Cell
+from mgie.evaluation.published.entries import Cell
 
 
 def read(name, folder):
