@@ -52,6 +52,7 @@ from mgie.training.optim import (
     choose_trained,
     set_rates,
 )
+from mgie.training.pace import Pace
 from mgie.training.profile import watch_steps
 from mgie.training.task import AbstractTask, EditTask
 from mgie.training.world import Stopped, World, processes, stop_requests, stopping_at_once
@@ -186,16 +187,18 @@ def fit(
     means = Means(task.weights, world.device)
     left_out = LeftOut(world.device, before=state.skipped)
     began, seconds = time.monotonic(), state.seconds
+    pace = Pace(world, done=state.samples, peak=run.log.peak_tflops)
 
     with stop_requests() as stop:
-        for micros in batches.steps(state.samples, total):
+        for micros in pace.waiting(batches.steps(state.samples, total)):
             # One optimizer step. Its means are over all processes and micro-batches: no split matters.
             counts = total_counts(task, micros, world)
             set_rates(optimizer, state.samples / total, run.optim)
             for micro in micros:
                 batch, draws = world.put(micro), world.put(draw(micro))
                 with engine.accumulating(last=micro is micros[-1]):
-                    losses = engine(batch, draws)
+                    with pace.counting(len(micro.keys)):
+                        losses = engine(batch, draws)
                     engine.backward(task.weighted(losses, counts))
                 means.add(losses)
             # A step whose gradient is not finite is left out, as if it had not been.
@@ -211,6 +214,7 @@ def fit(
             # Once in a while: say how it goes, save, look at pictures. Reading numbers waits for the device.
             # Who is asked to stop does it now, whatever is due.
             asked = world.asked_to_stop(stop)
+            pace.stepped()
             done, row = bool(asked) or state.samples >= total, 0
             measuring = measure is not None and due(run.evaluate.every, before, state)
             saving = due(run.save.every, before, state)
@@ -221,7 +225,8 @@ def fit(
                 state = replace(state, skipped=skipped)
             if due(run.log.every, before, state) or done:
                 state = replace(state, losses=state.losses | means.read(world))
-                log.step(state, grad_norm=float(norm), lr=optimizer.param_groups[0]["lr"])
+                rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+                log.step(state, grad_norm=float(norm), rates=rates, pace=pace.read(state.samples))
             # Before it is saved: a run that is killed meanwhile measures again.
             if measure and measuring:
                 with engine.full_parameters(shadow):

@@ -35,6 +35,11 @@ VERBS = {
         story="mgie.train:train",
         example="mgie train --config tiny --optim.lr 1e-3 --name my_run",
     ),
+    "plot": Verb(
+        about="draw the curves and previews of training runs on one page",
+        story="mgie.plot:plot",
+        example="mgie plot _ckpt/runs/tiny _ckpt/runs/longer --out runs.html",
+    ),
     "extract": Verb(
         about="turn a training run into a release",
         story="mgie.extract:extract",

@@ -1,4 +1,4 @@
-"""Points with intervals -> a plot as SVG, which pages and papers show without a library."""
+"""Points with intervals, or curves -> a plot as SVG, which pages and papers show without a library."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -10,6 +10,8 @@ WIDE, HIGH, LEFT, BELOW, MARGIN = 640, 400, 72, 56, 24
 """Of a plot, and of what its axes take, in units of the SVG."""
 COLOURS = ("#1a56b0", "#b3470f", "#0f6b33", "#7a2f8f", "#8a6d00", "#0f6d78", "#a11d4d", "#4d4d55")
 SHAPES = ("circle", "square", "diamond", "up")
+DASHES = ("", "7 3", "2 3")
+_PALE = 'stroke="#b9b9c2" stroke-width="1"'
 """Colours and shapes go round with different lengths, so that a point is known without its colour."""
 
 
@@ -23,6 +25,15 @@ class Point:
     low: float | None = None
     high: float | None = None
     """Interval of y."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Curve:
+    """What one system did over time."""
+
+    number: int
+    """Which system, from 0: it has the same look in all plots."""
+    points: Sequence[tuple[float, float]]
 
 
 Span = tuple[float, float]
@@ -65,6 +76,58 @@ def plot(series: Sequence[Sequence[Point]], *, title: str, x: str, y: str) -> st
         f'font-family="sans-serif" font-size="13"><title>{text(title)}</title><desc>{text(told)}</desc>'
         f'<rect width="{WIDE}" height="{HIGH}" fill="#fff"/>{"".join(drawn)}</svg>\n'
     )
+
+
+def curves(series: Sequence[Curve], *, title: str, x: str, y: str) -> str:
+    """An SVG of curves: what was measured, pale, and over it the mean of what lies around each point, in the
+    system's `stroke`. Every number is finite, and each curve has a point."""
+    xs = _span([point[0] for curve in series for point in curve.points])
+    ys = _span([point[1] for curve in series for point in curve.points])
+
+    def at(horizontal: float, vertical: float) -> tuple[float, float]:
+        right = LEFT + (horizontal - xs[0]) / (xs[1] - xs[0]) * (WIDE - LEFT - MARGIN)
+        return right, HIGH - BELOW - (vertical - ys[0]) / (ys[1] - ys[0]) * (HIGH - BELOW - MARGIN)
+
+    drawn = [_axes(xs, ys, at, x, y)]
+    ways = [(curve, thinned(curve.points)) for curve in series]
+    for smooth in (False, True):
+        for curve, points in ways:
+            shown = smoothed(points) if smooth else points
+            way = " ".join("{:.1f},{:.1f}".format(*at(*point)) for point in shown)
+            look = f'{stroke(curve.number)} stroke-width="2"' if smooth else _PALE
+            if len(points) > 1:
+                drawn.append(f'<polyline points="{way}" fill="none" {look}/>')
+            elif smooth:
+                drawn.append(_mark("circle", *at(*points[0]), COLOURS[curve.number % len(COLOURS)]))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDE} {HIGH}" role="img" '
+        f'font-family="sans-serif" font-size="13"><title>{text(title)}</title>'
+        f'<rect width="{WIDE}" height="{HIGH}" fill="#fff"/>{"".join(drawn)}</svg>\n'
+    )
+
+
+def stroke(number: int) -> str:
+    """How the curves of a system look, as attributes: colours go round with another length than dashes."""
+    dashes = DASHES[number % len(DASHES)]
+    dashed = f' stroke-dasharray="{dashes}"' if dashes else ""
+    return f'stroke="{COLOURS[number % len(COLOURS)]}"{dashed}'
+
+
+def thinned(points: Sequence[tuple[float, float]], most: int = 400) -> list[tuple[float, float]]:
+    """At most so many points: means of those beside each other."""
+    size = -(-len(points) // most)
+    parts = [points[start : start + size] for start in range(0, len(points), size)]
+    return [(sum(x for x, _ in part) / len(part), sum(y for _, y in part) / len(part)) for part in parts]
+
+
+def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The mean of each point and those around it, a tenth of all at most; the ends stay near themselves."""
+    most, last, found = len(points) // 20, len(points) - 1, []
+    for place, (x, _) in enumerate(points):
+        reach = min(most, place, last - place)
+        around = points[place - reach : place + reach + 1]
+        found.append((x, sum(y for _, y in around) / len(around)))
+    return found
 
 
 def _span(values: Sequence[float]) -> Span:

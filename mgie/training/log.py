@@ -6,17 +6,17 @@ Names of all metrics are here.
 import json
 import math
 import sys
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from llava_patch.ranges import Range
 from mgie.ranges import Few, Number, NumberOrNone
 from mgie.training.optim import OptimConfig, rate_factor
 from mgie.training.world import World
@@ -36,6 +36,9 @@ class LogConfig:
     """Samples between log lines."""
     trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
     """Where the numbers go besides the console and log.jsonl."""
+    peak_tflops: Annotated[float, Range(gt=0, le=10**6)] | None = None
+    """What a device can do, in 10^12 operations a second: `mfu` is the share of it that is used. None: what
+    the maker says of a known card in bfloat16 (mgie/training/pace.py)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +84,7 @@ class RunLog:
     def __init__(self, folder: Path, world: World, *, total: int, done: int, run_yaml: str):
         self.world = world
         self.folder = folder
-        self.started = time.monotonic()
-        self.done_before, self.total = done, total
+        self.total = total
         self.told_time = False
         self.bar = tqdm(
             total=total, initial=done, unit="sample", desc="train", disable=not world.is_main, smoothing=0.05
@@ -97,23 +99,24 @@ class RunLog:
         """Move the bar."""
         self.bar.update(samples)
 
-    def step(self, state: TrainState, *, grad_norm: float, lr: float) -> None:
-        """One line: losses are means over the steps taken since the last one, `skipped` counts all that were
-        left out, `samples_per_second` is since this process began.
+    def step(
+        self, state: TrainState, *, grad_norm: float, rates: dict[str, float], pace: dict[str, float]
+    ) -> None:
+        """One line: losses are means over the steps taken since the last one, `rates` the learning rates of
+        the groups, `skipped` counts all steps that were left out; `pace` is what Pace has read.
 
         The first one of a process says how long the rest will take.
         """
-        seconds = time.monotonic() - self.started
-        rate = (state.samples - self.done_before) / max(seconds, 1e-9)
         line = {
             "step": state.steps,
             "samples": state.samples,
             **{f"loss_{name}": loss for name, loss in state.losses.items()},
             "grad_norm": grad_norm if math.isfinite(grad_norm) else None,
-            "lr": lr,
+            **{f"lr_{name}": rate for name, rate in rates.items()},
             "skipped": state.skipped,
-            "samples_per_second": round(rate, 2),
+            **pace,
         }
+        rate = pace.get("samples_per_second", 0)
         self.bar.set_postfix({name: f"{loss:.4f}" for name, loss in state.losses.items()}, refresh=False)
         if self.world.is_main:
             with (self.folder / LINES).open("a") as file:

@@ -4,10 +4,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import fields, replace
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from llava_patch.folders import locked
 from mgie.data.batches import STOPS
-from mgie.errors import DeviceError, UserError
+from mgie.errors import ConfigError, DeviceError, UserError
 from mgie.types import Batch, Draws
 
 Answer = TypeVar("Answer")
@@ -70,6 +71,16 @@ def processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def check_trackers(names: Iterable[str]) -> None:
+    """Refuse trackers whose package is missing, which accelerate would leave out. Raises ConfigError."""
+    for name in names:
+        if not find_spec(name):
+            raise ConfigError(
+                f"log.trackers names {name}, and the package {name} is not installed: pip install {name}, or "
+                "leave it out."
+            )
+
+
 class World:
     """Ranks, devices, trackers, and what processes tell each other outside of the model."""
 
@@ -83,9 +94,11 @@ class World:
     ):
         """Meet the other processes. What the run keeps lies in `folder`.
 
-        Whoever waits for another one longer than `timeout` ends with a DeviceError.
+        Whoever waits for another one longer than `timeout` ends with a DeviceError. Raises ConfigError where
+        the package of a tracker is missing.
         """
         together = processes() > 1
+        check_trackers(trackers)
         with _meeting():
             self.accelerator = Accelerator(
                 # Asked for by name: accelerate takes processes under torchrun that have no GPU for lone ones.

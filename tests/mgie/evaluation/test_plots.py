@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 from report_data import HOSTILE
 
-from mgie.evaluation.plots import Point, plot, ticks
+from mgie.evaluation.plots import Curve, Point, curves, plot, smoothed, thinned, ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -44,3 +44,18 @@ def test_one_point_and_equal_points_are_drawn():
 def test_ticks_are_few_and_inside(span):
     found = ticks(*span)
     assert 2 <= len(found) <= 7 and span[0] <= found[0] and found[-1] <= span[1]
+
+
+def test_a_curve_goes_through_means_and_each_system_has_its_look():
+    slope = [(float(x), 2.0 * x) for x in range(1000)]
+    assert thinned(slope, most=500) == [(x + 0.5, 2 * x + 1.0) for x in range(0, 1000, 2)]
+    few = [(0.0, 1.0), (1.0, 5.0)]
+    assert thinned(few) == smoothed(few) == few
+    assert [y for _, y in smoothed(slope)] == pytest.approx([y for _, y in slope])
+    noisy = [(float(x), float(x % 2)) for x in range(100)]
+    assert {round(y, 1) for _, y in smoothed(noisy)[5:-5]} <= {0.5, 0.6, 0.4, 0.7, 0.3}
+    series = [Curve(number=number, points=slope) for number in (0, 1, 9)]
+    ways = list(ElementTree.fromstring(curves(series, title="t", x="x", y="y")).iter(f"{SVG}polyline"))
+    assert len(ways) == 6 and len({(way.get("stroke"), way.get("stroke-dasharray")) for way in ways[3:]}) == 3
+    one = curves([Curve(number=0, points=[(1.0, 2.0)])], title="t", x="x", y="y")
+    assert len(list(ElementTree.fromstring(one).iter(f"{SVG}circle"))) == 1

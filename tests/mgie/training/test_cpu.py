@@ -1,0 +1,52 @@
+"""Training on a CPU: memory is kept, and what will be slow is said."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from mgie.training import cpu
+from mgie.training.cpu import cpu_ways, has_bfloat16, keep_memory
+
+FREED = """
+import resource, sys, torch
+from mgie.training.cpu import keep_memory
+
+if sys.argv[1] == "keep":
+    assert keep_memory()
+
+def step():
+    given = [torch.ones(6 << 20) for _ in range(3)]  # 72 MiB
+    return sum(each[0] for each in given)
+
+step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_what_is_freed_is_kept_for_the_next_step():
+    """Pages that the system has to clear and map again in four steps of 72 MiB."""
+    pages = {}
+    for way in ("plain", "keep"):
+        words = [sys.executable, "-c", FREED, way]
+        pages[way] = int(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    assert pages["keep"] < 100 < pages["plain"]
+
+
+def test_other_c_libraries_are_left_alone(monkeypatch):
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert not keep_memory() and not list(cpu_ways(bf16=False))
+
+
+def test_a_slow_type_is_told(monkeypatch):
+    monkeypatch.setattr(cpu, "keep_memory", lambda: False)
+    monkeypatch.setattr(cpu, "has_bfloat16", lambda: False)
+    (told,) = cpu_ways(bf16=True)
+    assert "train.precision=bf16 will be slower here than fp32" in told and not list(cpu_ways(bf16=False))
+    monkeypatch.undo()
+    assert isinstance(has_bfloat16(), bool)
