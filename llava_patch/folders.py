@@ -210,6 +210,12 @@ def locked(place: Path) -> Iterator[None]:
         lock.release()
 
 
+def break_lock(place: Path) -> None:
+    """Take away the lock of a holder that is dead although the disk does not know it."""
+    for path in _lock_files(place):
+        path.unlink(missing_ok=True)
+
+
 def sweep(folder: Path, *, held: str = "") -> None:
     """Clean up what killed processes left in `folder`; what a live one writes stays.
 

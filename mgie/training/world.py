@@ -20,9 +20,9 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import InitProcessGroupKwargs
 from torch import Tensor
 
-from llava_patch.folders import locked
 from mgie.data.batches import STOPS
 from mgie.errors import ConfigError, DeviceError, UserError
+from mgie.training.hold import held
 from mgie.types import Batch, Draws
 
 Answer = TypeVar("Answer")
@@ -177,16 +177,16 @@ class World:
 
     @contextmanager
     def holding(self, folder: Path) -> Iterator[None]:
-        """Hold a run's folder against other runs, for all processes.
+        """Hold a run's folder against other runs, for all processes (hold.py).
 
         Raises ConfigError that tells who holds it.
         """
 
         def hold() -> None:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            held.enter_context(locked(folder.resolve()))
+            stack.enter_context(held(folder.resolve(), say=self.say))
 
-        with ExitStack() as held:
+        with ExitStack() as stack:
             self.from_main(hold)
             yield
 

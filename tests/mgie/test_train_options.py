@@ -69,7 +69,7 @@ def test_kernels_of_attention_teach_the_same(tiny_run, plain):
 
 def test_a_kernel_that_cannot_be_is_a_sentence(tiny_run):
     with pytest.raises(
-        ConfigError, match="attention 'flash_attention_2' cannot be used here .*choose 'sdpa'"
+        ConfigError, match=r"attention 'flash_attention_2' cannot be used here .*choose 'sdpa'"
     ):
         train(tiny_run("--model.encoder.attention=flash_attention_2"))
 
