@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mgie.edit import edit as edit
     from mgie.evaluate import evaluate as evaluate
     from mgie.extract import extract as extract
+    from mgie.personalize import personalize as personalize
     from mgie.pipeline import EditOutput as EditOutput
     from mgie.pipeline import MGIEPipeline as MGIEPipeline
     from mgie.prepare import prepare as prepare
@@ -29,6 +30,7 @@ _HOMES = {
     "evaluate": "mgie.evaluate",
     "extract": "mgie.extract",
     "load_run": "mgie.config",
+    "personalize": "mgie.personalize",
     "prepare": "mgie.prepare",
     "train": "mgie.train",
 }
@@ -41,6 +43,7 @@ __all__ = [
     "evaluate",
     "extract",
     "load_run",
+    "personalize",
     "prepare",
     "train",
 ]

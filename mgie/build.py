@@ -15,7 +15,7 @@ from mgie.data.augment import augmentations
 from mgie.data.batches import Batches
 from mgie.data.datasets import open_sets, with_features
 from mgie.data.examples import ExampleBuilder
-from mgie.data.orders import OrderConfig, aspect_shapes
+from mgie.data.orders import InOrder, OrderConfig, aspect_shapes
 from mgie.data.stored_features import FeatureExtractor
 from mgie.data.stored_pairs import StoredPairs, stored_splits
 from mgie.data.streamed import StreamedPairs
@@ -24,11 +24,18 @@ from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.adapters import add_adapters, keep_in_bits, plainly
 from mgie.models.editor import Editor
 from mgie.models.encoders.base import AbstractInstructionEncoder
+from mgie.personalization.pairs import SubjectPairs
+from mgie.personalization.subjects import load_prior, load_subjects
 from mgie.prompts import AbstractPrompts
 from mgie.weights import checkpoint
 from mgie.weights.checkpoint import TrainState
 from mgie.weights.parts import denoiser_part, encoder_part
 from mgie.weights.release import INDEX, Release, read_release, release_identity
+from mgie.weights.stable_diffusion import folder_identity, is_stable_diffusion, read_stable_diffusion
+
+EQUAL = {"subject": 2.0, "prior": 2.0}
+"""How photos and prior pictures count, half of a step each, unless it is said: its loss is the sum of both
+means."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +56,12 @@ def build_editor(run: RunConfig, *, dtype: Dtypes = torch.float32, progress: boo
     """
     model = run.model
     if model.release is not None:
-        release = read_release(model.release, compat=run.compat, dtype=dtype, progress=progress)
+        opened = partial(read_release, compat=run.compat)
+        if is_stable_diffusion(model.release):
+            opened = read_stable_diffusion
+            if run.compat != "default":
+                raise ConfigError(f"compat={run.compat!r} is for MGIE's encoder; leave it out.")
+        release = opened(model.release, dtype=dtype, progress=progress)
         return _checked(run, Parts(
             editor=release.editor.train(), prompts=release.prompts, process=release.process,
         ))  # fmt: skip
@@ -199,7 +211,10 @@ def begin_run(run: RunConfig, parts: Parts, data: str) -> tuple[TrainState, dict
 
 def identity_of_parts(run: RunConfig) -> str:
     """Which release a run is read over; nothing of a run whose parts lie in folders of their own."""
-    return release_identity(run.model.release) if run.model.release else ""
+    if not run.model.release:
+        return ""
+    of = folder_identity if is_stable_diffusion(run.model.release) else release_identity
+    return of(run.model.release)
 
 
 def check_parts(run: RunConfig, state: TrainState, where: str | Path) -> None:
@@ -234,6 +249,8 @@ def build_examples(run: RunConfig, prompts: AbstractPrompts) -> ExampleBuilder:
         compat=run.compat,
         shapes=aspect_shapes(data.size, step=data.shape_step) if data.buckets == "shape" else None,
         transforms=augmentations(crop=data.crop, flip=data.flip),
+        masked=run.train.loss.mask_floor < 1,
+        task_weights=run.train.loss.task_weights or (EQUAL if data.subjects and data.subjects.prior else {}),
     )
 
 
@@ -259,6 +276,9 @@ def build_batches(
         world=world,
         workers=data.workers,
     )
+    if data.subjects:
+        pairs = build_subjects(run)
+        return batches(pairs, builder, order=InOrder(len(pairs)))
     if data.streaming:
         _check_previews(run, prompts)
         stream = StreamedPairs(data.path, memory=run.folder / "stream.json", notes=rank == 0)
@@ -292,6 +312,19 @@ def build_batches(
         encoder=editor.encoder if "clip" in data.features else None,
     )
     return batches(with_features(stored, data.features, extractor), builder, order=order)
+
+
+def build_subjects(run: RunConfig) -> SubjectPairs:
+    """The pairs of a run on one's own subjects. Raises DataError and ConfigError."""
+    data = run.data
+    assert data.subjects
+    segmix, prior = data.subjects.segmix, data.subjects.prior
+    masks = segmix.prob > 0
+    subjects = load_subjects(data.path, masks=masks)
+    return SubjectPairs(
+        subjects, size=data.size, seed=run.seed, batch_size=run.train.batch_size, segmix=segmix,
+        prior=None if prior is None else load_prior(prior, subjects, masks=masks),
+    )  # fmt: skip
 
 
 def _check_readable(pairs: StoredPairs, asking: Sequence[str], prompts: AbstractPrompts) -> None:

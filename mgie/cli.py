@@ -16,7 +16,7 @@ import traceback
 from argparse import SUPPRESS, ArgumentError
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from functools import reduce
+from functools import partial, reduce
 from importlib.util import find_spec
 from inspect import Parameter, signature
 from operator import or_
@@ -30,7 +30,7 @@ from jsonargparse import ArgumentParser
 
 from mgie.errors import ConfigError, explain, mended, one_kind_of_interrupt
 from mgie.ranges import NumberOrNone
-from mgie.verbs import EVERY_VERB, LEFT_OUT, LISTED, VERBS, Verb, by_place
+from mgie.verbs import EVERY_VERB, KEYED, LEFT_OUT, LISTED, REPEATED, VERBS, Verb, by_place
 
 WITH_WORD = ("--config", "--from", "--profile", "--gpu")
 TRAINS_OWN = (*WITH_WORD, "--dry_run", "--print_config", "--help", "-h")
@@ -97,7 +97,11 @@ def _run(words: list[str]) -> tuple[Verb, dict[str, Any]] | None:
     name = next((name for name in (" ".join(words[:2]), *words[:1]) if name in VERBS), None)
     if name is not None:
         own = words[len(name.split()) :]
-        facts = _train(own) if name == "train" else resolve_name(VERBS[name].story)(**arguments(name, own))
+        keys: dict[str, list[str]] = {}
+        if name in KEYED:
+            own, keys["keys"] = _keys_apart(own)
+        tell = partial(resolve_name(VERBS[name].story), **keys) if name != "train" else None
+        facts = tell(**arguments(name, own)) if tell else _train(own)
         return None if facts is None else (VERBS[name], facts if isinstance(facts, dict) else asdict(facts))
     if not words or {"-h", "--help"} & {*words[:2]}:
         print(_overview())
@@ -126,6 +130,16 @@ def _train(words: list[str]) -> dict[str, Any] | None:
     told = arguments("train", own)
     run = recipe(keys, **told)
     return None if run is None else resolve_name(VERBS["train"].story)(run, profile=told["profile"])
+
+
+def _keys_apart(words: list[str]) -> tuple[list[str], list[str]]:
+    """A verb's own words, and keys of a recipe (--a.b VALUE) among them."""
+    own, keys = [], []
+    for before, word in zip(["", *words], words):
+        is_key = word.startswith("--") and "." in word.partition("=")[0]
+        follows = bool(keys) and keys[-1] is before and "=" not in before and not word.startswith("--")
+        (keys if is_key or follows else own).append(word)
+    return own, keys
 
 
 def recipe(
@@ -208,6 +222,8 @@ def _parser(name: str, new: bool = False) -> ArgumentParser:
                 several = {"type": get_args(hint)[0], "nargs": "*" if optional else "+"}
                 several |= {"default": facts.default} if parameter in LISTED else {}
             parser.add_argument(parameter, **about | several)
+        elif parameter in REPEATED:
+            parser.add_argument(option, action="append", default=None, **about | {"type": str})
         elif hint is bool and not facts.default:
             parser.add_argument(option, action="store_true", help=about["help"])
         else:

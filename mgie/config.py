@@ -20,6 +20,7 @@ from mgie.errors import ConfigError, mended
 from mgie.evaluation.in_training import EvaluateConfig
 from mgie.keys import check_keys, flatten, is_known, keys_of
 from mgie.models.adapters import AdapterConfig
+from mgie.personalization.pairs import SubjectsConfig
 from mgie.ranges import Few, NewTokens, Ngram, Number, NumberOrNone, Scale, Seed, Side, Steps, Threads, Weight
 from mgie.training.engine import Strategy
 from mgie.training.groups import spelt_out
@@ -87,6 +88,8 @@ class DataConfig:
     """Smallest share of each side that a random part of the pictures keeps, before and after alike."""
     flip: Annotated[float, Range(ge=0, le=1)] = 0.0
     """Share of the samples that are mirrored; never one whose words name a side (left, right)."""
+    subjects: SubjectsConfig | None = None
+    """How one's own subjects are learnt: then `path` is a folder of them (docs/controls.md)."""
 
     @property
     def shares(self) -> dict[str, float]:
@@ -98,6 +101,7 @@ class DataConfig:
         sole = {
             "streaming": ("mixture", "pair_weights", "buckets", "last", "features"),
             "pair_weights": ("buckets", "last"),
+            "subjects": ("streaming", "mixture", "pair_weights", "buckets", "last", "features"),
         }
         for name, others in sole.items():
             clash = [other for other in others if getattr(self, name) and getattr(self, other)]
@@ -276,9 +280,27 @@ class RunConfig:
                     f"optim.{key} names {', '.join(unknown)}: expected some of the trained groups "
                     f"{', '.join(train.groups)}; --optim.{key} {{}} has none."
                 )
+        self._check_objective()
         if train.align_weight and self.model.release is not None:
             told = f"train.align_weight={train.align_weight} with model.release"
             raise ConfigError(f"{told}: a release has no text encoder; set it to 0.")
+
+    def _check_objective(self) -> None:
+        """Refuse what dco and subjects cannot be had with. Raises ConfigError."""
+        train, subjects = self.train, self.data.subjects
+        if train.loss.objective == "dco":
+            alone = "dco holds an adapter to the model without it"
+            if train.groups != ("lora_denoiser",) or train.strategy != "ddp":
+                told = f"train.loss.objective=dco with {', '.join(train.groups)} and {train.strategy}"
+                raise ConfigError(f"{told}: {alone}; expected train.groups=[lora_denoiser] and ddp.")
+            if subjects and subjects.prior and not train.loss.dco_with_prior:
+                told = "train.loss.objective=dco with data.subjects.prior"
+                raise ConfigError(f"{told}: the one does the other's work; set train.loss.dco_with_prior.")
+        looks = {"preview": self.preview.every, "validation": self.validation.every}
+        looks["evaluate"] = self.evaluate.every
+        if subjects and (wanted := next((name for name, every in looks.items() if every), None)):
+            told = f"{wanted}.every={looks[wanted]} with data.subjects"
+            raise ConfigError(f"{told}: a folder of subjects has no held-out pairs; set it to 0.")
 
 
 def load_run(config: str, overrides: Sequence[str] = ()) -> RunConfig:

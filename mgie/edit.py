@@ -23,6 +23,7 @@ from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.layouts import check_blocks, check_inside, check_layout, check_regions, read_regions
 from mgie.masks import Mask, Phrase, check_finding, check_where, fitted_mask, read_mask
 from mgie.models.finders import open_finder
+from mgie.personalization.start_options import SubjectStart
 from mgie.ranges import Scale, Seed, Side, Steps
 from mgie.types import Region
 
@@ -50,6 +51,8 @@ def edit(
     regions: str | Path | None = None,
     layout: LayoutOptions | None = None,
     controller: str | Path | None = None,
+    subjects: Sequence[str | Path] | None = None,
+    start: SubjectStart | None = None,
     new: bool = False,
     steps: Steps | None = None,
     guidance: Scale | None = None,
@@ -79,6 +82,8 @@ def edit(
         regions: What belongs where: a JSON file with a list of phrases and their boxes or masks.
         layout: How those regions are painted, such as --layout.until 0.5.
         controller: Published file of MIGC or MIGC++, or a folder of a release's controllers, for regions.
+        subjects: Adapter of one's own things (`mgie personalize`); it may come several times.
+        start: How noise shows them from the first, where the words name two or more: --start.gamma 0.1.
         new: Paint a new picture: the words are all that is given, and no photo.
         steps: Sampling steps. Default: the release's.
         guidance: How strongly the words count. Default: the release's.
@@ -105,13 +110,16 @@ def edit(
     _check_writable({target.parent for target in targets})
 
     # Seconds of imports: not before the request is known to be sound.
+    from mgie.personalization.wearing import check_adapters
     from mgie.pipeline import MGIEPipeline
     from mgie.request import check_request
 
     how = {"steps": steps, "size": size, "dtype": kind, "device": place, "new": new}
     check_request(release, [instruction], pictures=1, inside=None if held is None else len(held), **how)
     check_blocks(release, controller, placed, layout)
+    check_adapters(subjects or (), start, instruction)
     started, read = time.monotonic(), {"controller": controller, "progress": True, "verify": verify}
+    read["subjects"] = subjects or ()
     given: list[Path | None] = [None] if new else [*photos]
     masks = _masks(given, allowed, detector, segmenter, device=place)
     pipeline = MGIEPipeline.from_pretrained(release, torch_dtype=kind, **read).to(place)
@@ -119,7 +127,7 @@ def edit(
     asked = {
         "num_inference_steps": steps, "guidance_scale": guidance, "image_guidance_scale": image_guidance,
         "size": size, "images": held, "preserve": preserve, "region": region, "regions": placed,
-        "layout": layout,
+        "layout": layout, "start": start,
     }  # fmt: skip
     rows = []
     bar = tqdm(given, desc="edit", unit="photo", disable=len(given) == 1)

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from difflib import SequenceMatcher
-from typing import Any
+from typing import Any, get_args
 
 from mgie.errors import ConfigError
 
@@ -18,8 +18,9 @@ def keys_of(kind: type, prefix: str = "") -> dict[str, bool]:
     for f in fields(kind):
         name = prefix + f.name
         found[name] = f.type is dict or str(f.type).startswith("dict")
-        if isinstance(f.type, type) and is_dataclass(f.type):
-            found |= keys_of(f.type, name + ".")
+        for held in get_args(f.type) or (f.type,):  # one that may be left out, too
+            if isinstance(held, type) and is_dataclass(held):
+                found |= keys_of(held, name + ".")
     return found
 
 

@@ -31,6 +31,7 @@ from mgie.types import Box, Context, ControlBatch, ControlPlan, Region, Size
 if TYPE_CHECKING:
     from mgie.controllers.layout import LayoutBlocks
     from mgie.masks import Where
+    from mgie.personalization.start import Start
 
 FORM = 'a list such as [{"phrase": "a red ball", "box": [0.1, 0.5, 0.4, 0.9]}]'
 FIELDS = {"phrase", "box", "mask", "scales"}
@@ -127,6 +128,7 @@ class Controls:
     where: "Where | None" = None
     layout: tuple[Layout, Heard] | None = None
     session: LayoutSession | None = None
+    start: "Start | None" = None
 
     def joined(
         self,

@@ -8,7 +8,7 @@ result.images[0], result.said[0]
 import copy
 import difflib
 import inspect
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from mgie.controllers.layout_options import LayoutOptions
 from mgie.controllers.region import Preserve, RegionOptions
 from mgie.controllers.session import LayoutSession
 from mgie.data.examples import ExampleBuilder
-from mgie.data.images import fitted_size, quick_resize, square, to_pixels, upright
+from mgie.data.images import square, to_pixels
 from mgie.diffusion.guidance import rows_of
 from mgie.diffusion.process import AbstractProcess
 from mgie.diffusion.sampling import Generators, reference_of, sample, start_noise
@@ -38,24 +38,30 @@ from mgie.models.codec import Codec
 from mgie.models.denoisers.base import AbstractDenoiser
 from mgie.models.editor import Controllers, Editor
 from mgie.models.encoders.base import AbstractInstructionEncoder
+from mgie.personalization.start import Start, start_of
+from mgie.personalization.start_options import SubjectStart
+from mgie.personalization.wearing import check_bare, take_off, wear
 from mgie.prompts import AbstractPrompts, Compat
 from mgie.ranges import NewTokens, Scale, Seed, Side, Steps
 from mgie.request import (
+    Imagined,
     Sampling,
     Shown,
+    asked_of,
     check_shown,
     check_source,
     cleaned,
-    edited_size,
+    fitted_pictures,
     generators_of,
-    inside_of,
     literal,
-    pairs_of,
     pictures_of,
     questions_of,
+    read_picture,
+    seeds_of,
     shown,
 )
 from mgie.types import Asked, Context, ControlPlan, Region
+from mgie.weights.adapter import Adapter
 from mgie.weights.limits import Limits
 from mgie.weights.opening import open_folder
 from mgie.weights.release import HUB, Release, fetch, identity_of, write_release
@@ -80,17 +86,6 @@ class EditOutput(BaseOutput):
     outside_change: list[float] | None = None
     """Greatest change of a value outside mask and feather, from 0 (none) to 1; None without a mask, and of
     latents."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Imagined:
-    """What the model understood of pictures and instructions: can be painted many times."""
-
-    context: Context
-    said: list[str]
-    forced: list[bool]
-    pooled: Tensor | None = None
-    """One state for each sample's words, of encoders that have such."""
 
 
 class MGIEPipeline(DiffusionPipeline):
@@ -131,6 +126,7 @@ class MGIEPipeline(DiffusionPipeline):
             no_repeat_ngram_size=no_repeat_ngram_size, compat=compat,
         )  # fmt: skip
         self._run_yaml = self._card = ""
+        self.adapters: tuple[Adapter, ...] = ()
 
     # Weights.
 
@@ -144,6 +140,7 @@ class MGIEPipeline(DiffusionPipeline):
         llava: str | Path | None = None,
         diffusion: str | Path | None = None,
         controller: str | Path | None = None,
+        subjects: str | Path | Sequence[str | Path] = (),
         progress: bool = False,
         verify: bool = True,
         **hub: Any,
@@ -157,8 +154,9 @@ class MGIEPipeline(DiffusionPipeline):
         timbrooks/instruct-pix2pix). MIGE's folder (model.pth) loads over a `diffusion` with its autoencoder
         and tokenizer (default: PixArt-alpha/PixArt-XL-2-512x512). Folders of Stable Diffusion, XL and
         InstructPix2Pix load as they are; `controller` is a published file of MIGC or MIGC++ for them, or a
-        controller's folder of a release. `hub` goes to the hub's client: revision, cache_dir, token,
-        local_files_only, force_download. Raises WeightsError, and ConfigError for what is not an option.
+        controller's folder of a release, and `subjects` are adapters (load_subjects). `hub` goes to the hub's
+        client: revision, cache_dir, token, local_files_only, force_download. Raises WeightsError, and
+        ConfigError for what is not an option.
         """
         known = [*list(inspect.signature(cls.from_pretrained).parameters)[1:-1], *HUB]
         if unknown := [name for name in hub if name not in known]:
@@ -171,7 +169,7 @@ class MGIEPipeline(DiffusionPipeline):
             dtype=torch_dtype or torch.float32, attention=attn_implementation, progress=progress,
             verify=verify,
         )  # fmt: skip
-        return cls.from_release(release)
+        return cls.from_release(release).load_subjects(subjects)
 
     @classmethod
     def from_release(cls, release: Release) -> "MGIEPipeline":
@@ -188,9 +186,22 @@ class MGIEPipeline(DiffusionPipeline):
         pipeline._run_yaml, pipeline._card = release.run_yaml, release.card
         return pipeline
 
+    def load_subjects(
+        self, where: str | Path | Sequence[str | Path], *, scale: float = 1.0
+    ) -> "MGIEPipeline":
+        """Put adapters beside those that are there, each `scale` times: folders of `mgie personalize`, or
+        LoRA files of a UNet by diffusers' names. Raises WeightsError and ConfigError."""
+        self.adapters = wear(self.denoiser, where, beside=self.adapters, scale=scale)
+        return self
+
+    def unload_subjects(self) -> None:
+        """Take all adapters off: the editor is to the bit what it was before."""
+        self.adapters = take_off(self.denoiser)
+
     # Fewer options than the library's: a release has one form.
     def save_pretrained(self, save_directory: str | Path) -> None:  # pyright: ignore
-        """Write a release folder; what was loaded from one comes back bit for bit."""
+        """Write a release folder; what was loaded from one comes back bit for bit. None of adapters."""
+        check_bare(self.adapters)
         write_release(self.as_release(), save_directory)
 
     def as_release(self) -> Release:
@@ -238,6 +249,7 @@ class MGIEPipeline(DiffusionPipeline):
         regions: Sequence[Region] | Sequence[Sequence[Region]] | None = None,
         layout: LayoutOptions | None = None,
         session: LayoutSession | None = None,
+        start: SubjectStart | None = None,
         num_inference_steps: Steps | None = None,
         guidance_scale: Scale | None = None,
         image_guidance_scale: Scale | None = None,
@@ -272,13 +284,13 @@ class MGIEPipeline(DiffusionPipeline):
         editor has some, else a fuser without weights, as `layout` says. A `session` remembers the picture:
         the next call with it, of the same seed, keeps what its regions do not change.
 
+        `start` puts cut-outs of subjects (`load_subjects`) into the noise, where words name two or more.
+
         `images` are what `<image>` stands for in the instruction, one after the other, and `<source>` is the
         picture itself, for models that read instructions with pictures; a list for all instructions, or a
         list of lists. Raises DataError and ConfigError.
         """
-        places = self.prompts.reads_pictures
-        pictures, instructions = pairs_of(image, prompt, places=places or images is not None)
-        inside = inside_of(images, instructions, places=places)
+        pictures, instructions, inside = asked_of(image, prompt, images, places=self.prompts.reads_pictures)
         sampling = self._sampling(
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
             image_guidance_scale=image_guidance_scale, size=size, max_new_tokens=max_new_tokens,
@@ -290,6 +302,10 @@ class MGIEPipeline(DiffusionPipeline):
             image is not None, masked=mask is not None, sees=self.denoiser.sees_source, compat=sampling.compat
         )
         hooks = regions is not None or session is not None
+        started = start_of(
+            start, self.adapters, instructions, seeds_of(len(pictures), seed, generator),
+            session=session is not None, compat=sampling.compat,
+        )  # fmt: skip
         where = self._where(mask, pictures, sampling, preserve, region, output_type, hooks=hooks)
         check_session(session is not None, len(pictures), masked=mask is not None, compat=sampling.compat)
         fitted = self._fitted(pictures, sampling)
@@ -302,7 +318,7 @@ class MGIEPipeline(DiffusionPipeline):
         painted = self._paint(
             fitted, imagined.context, sampling, generators, output_type, callback_on_step_end,
             callback_on_step_end_tensor_inputs, where=where, layout=phrases, session=session,
-            new=image is None,
+            start=started, new=image is None,
         )  # fmt: skip
         self.maybe_free_model_hooks()
         output = EditOutput(**painted, said=imagined.said, forced=imagined.forced)
@@ -320,9 +336,7 @@ class MGIEPipeline(DiffusionPipeline):
         compat: Compat | None = None,
     ) -> Imagined:
         """The first half of an edit: what the model understands, to be painted with any seeds and scales."""
-        places = self.prompts.reads_pictures
-        pictures, instructions = pairs_of(image, prompt, places=places or images is not None)
-        inside = inside_of(images, instructions, places=places)
+        pictures, instructions, inside = asked_of(image, prompt, images, places=self.prompts.reads_pictures)
         sampling = self._sampling(max_new_tokens=max_new_tokens, compat=compat)
         imagined = self._imagine(pictures, instructions, inside, sampling)
         self.maybe_free_model_hooks()
@@ -381,8 +395,8 @@ class MGIEPipeline(DiffusionPipeline):
         """What the model says of each picture, or of none, and the condition that follows."""
         prompts = self.prompts
         builder = ExampleBuilder(prompts, size=sampling.size, max_length=1, compat=sampling.compat)
-        photos = [None if picture is None else self._read(picture, sampling) for picture in pictures]
-        others = [[self._read(each, sampling) for each in held] for held in inside]
+        photos = [None if picture is None else read_picture(picture, sampling) for picture in pictures]
+        others = [[read_picture(each, sampling) for each in held] for held in inside]
         questions, looked, placed = questions_of(prompts, builder, instructions, photos, others)
         asked = self._with_latents(prompts.asked(questions, looked).to(self._execution_device), placed)
         self._onload("encoder")
@@ -432,6 +446,7 @@ class MGIEPipeline(DiffusionPipeline):
         where: Where | None = None,
         layout: tuple[Layout, Heard] | None = None,
         session: LayoutSession | None = None,
+        start: Start | None = None,
         new: bool = False,
     ) -> dict[str, Any]:
         """The pictures as `output_type` says, those of one size painted together; and what is known of their
@@ -454,7 +469,7 @@ class MGIEPipeline(DiffusionPipeline):
                 [generators[row] for row in rows] if isinstance(generators, list) else generators,
                 callback,
                 callback_inputs,
-                Controls(rows=rows, plan=plan, where=where, layout=layout, session=session),
+                Controls(rows=rows, plan=plan, where=where, layout=layout, session=session, start=start),
                 new=new,
             )
             if output_type != "latent":
@@ -498,7 +513,10 @@ class MGIEPipeline(DiffusionPipeline):
             copy.deepcopy(self.scheduler), sampling.num_inference_steps, tokens=shape[-2] * shape[-1],
             device=device,
         )  # fmt: skip
-        noise = start_noise(shape, context, generators)
+        begin = noise = start_noise(shape, context, generators)
+        if controls.start is not None:
+            self._onload("codec")
+            begin = controls.start.shifted(self.codec, noise, controls.rows, (width, height))
         reference = None
         if controls.where is not None and mean is not None:
             # Scaled, unlike the source beside the noise.
@@ -521,7 +539,7 @@ class MGIEPipeline(DiffusionPipeline):
             painted = sample(
                 self.denoiser, scheduler, shape, source, context,
                 guidance=sampling.guidance_scale, image_guidance=sampling.image_guidance_scale,
-                plan=plan, generators=generators, noise=noise, reference=reference, watch=watch,
+                plan=plan, generators=generators, noise=begin, reference=reference, watch=watch,
             )  # fmt: skip
         return painted, () if plan is None else plan.finish
 
@@ -553,7 +571,7 @@ class MGIEPipeline(DiffusionPipeline):
         """Where the pictures may change; `hooks`: other controls need hooks, too. Raises DataError and
         ConfigError."""
         check_heeds(region, hooks, self.denoiser.heeds)
-        read = [] if mask is None else [self._read(picture, sampling) for picture in pictures]
+        read = [] if mask is None else [read_picture(picture, sampling) for picture in pictures]
         return where_of(
             mask, read, preserve=preserve, options=region, output_type=output_type, compat=sampling.compat
         )
@@ -561,29 +579,11 @@ class MGIEPipeline(DiffusionPipeline):
     def _fitted(
         self, pictures: Sequence[Image.Image | None], sampling: Sampling
     ) -> list[tuple[Image.Image, tuple[int, int] | None]]:
-        """Each picture at the size that it is edited at, and the size that it is brought back to; of a new
-        one a canvas, which stays as large.
-
-        Raises DataError, and ConfigError for more than memory holds.
-        """
-        side, multiple = sampling.size, self._limits.multiple
-        canvas = Image.new("RGB", fitted_size((side, side), side=side, multiple=multiple))
-        read = [canvas if picture is None else self._read(picture, sampling) for picture in pictures]
-        factor = self.codec.space.factor
-        sizes = [edited_size(each.size, sampling, factor=factor, multiple=multiple) for each in read]
-        pixels = max(width * height * count for (width, height), count in Counter(sizes).items())
-        self._limits.check_memory(pixels, dtype=self.denoiser.dtype, device=self._execution_device)
-        if sampling.compat == "reference":
-            kind = Image.Resampling.LANCZOS
-            return [(each.resize(size, kind), None) for each, size in zip(read, sizes)]
-        back = [None if picture is None else each.size for picture, each in zip(pictures, read)]
-        return [(quick_resize(each, *size), old) for each, size, old in zip(read, sizes, back)]
-
-    def _read(self, picture: Image.Image, sampling: Sampling) -> Image.Image:
-        """The picture in colours, upright, on white; the reference drops what is beside the colours."""
-        if sampling.compat == "reference":
-            return picture.convert("RGB")
-        return upright(picture, name="a picture")
+        """As `fitted_pictures`. Raises DataError, and ConfigError for more than memory holds."""
+        return fitted_pictures(
+            pictures, sampling, self._limits, factor=self.codec.space.factor, dtype=self.denoiser.dtype,
+            device=self._execution_device,
+        )  # fmt: skip
 
     @property
     def _limits(self) -> Limits:

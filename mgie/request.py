@@ -1,5 +1,6 @@
 """What an edit may be asked for: held to its rules here, whoever asks."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -12,13 +13,14 @@ from torch import Tensor
 from llava_patch.ranges import check_ranges
 from mgie.data.examples import ExampleBuilder
 from mgie.data.express import clean_up
-from mgie.data.images import fitted_size, resize, to_image
+from mgie.data.images import fitted_size, quick_resize, resize, to_image, upright
 from mgie.data.validation import check_instruction
 from mgie.diffusion.sampling import Generators
 from mgie.errors import ConfigError, DataError
 from mgie.instructions import PLACE, check_counts
 from mgie.prompts import AbstractPrompts, Compat, Conversation
 from mgie.ranges import NewTokens, Ngram, Scale, Side, Steps
+from mgie.types import Context
 from mgie.weights import limits
 from mgie.weights.limits import Limits
 
@@ -51,6 +53,17 @@ class Sampling:
         return sampling
 
 
+@dataclass(frozen=True, kw_only=True)
+class Imagined:
+    """What the model understood of pictures and instructions: can be painted many times."""
+
+    context: Context
+    said: list[str]
+    forced: list[bool]
+    pooled: Tensor | None = None
+    """One state for each sample's words, of encoders that have such."""
+
+
 def check_request(
     model: str | Path,
     instructions: Sequence[str],
@@ -73,6 +86,15 @@ def check_request(
     sees = limits.check_release(model, steps=steps, size=size, pictures=pictures, dtype=dtype, device=device)
     if sees is not None:
         check_source(not new, masked=False, sees=sees, compat="default")
+
+
+def asked_of(
+    image: Any, prompt: Any, images: Any, *, places: bool
+) -> tuple[list[Any], list[str], list[list[Image.Image]]]:
+    """Pictures, instructions and the pictures inside these, one entry for each; `places`: whether a model
+    reads such. Raises DataError."""
+    pictures, instructions = pairs_of(image, prompt, places=places or images is not None)
+    return pictures, instructions, inside_of(images, instructions, places=places)
 
 
 def pairs_of(
@@ -192,6 +214,18 @@ def generators_of(count: int, seed: int | Sequence[int] | None, given: Generator
     return [torch.Generator().manual_seed(each) for each in seeds]
 
 
+def seeds_of(count: int, seed: int | Sequence[int] | None, given: Generators) -> list[int]:
+    """What is drawn besides noise begins with these, one for each picture: a seed, or a generator's first
+    one."""
+    if seed is not None:
+        return [seed] * count if isinstance(seed, int) else list(seed)
+    if given is None:
+        return torch.randint(2**62, (count,)).tolist()
+    if isinstance(given, torch.Generator):
+        return [(given.initial_seed() + place) % 2**63 for place in range(count)]
+    return [each.initial_seed() % 2**63 for each in given]
+
+
 def check_shown(output_type: str, callback_inputs: Sequence[str]) -> None:
     """Refuse outputs and inputs of callbacks that there are not. Raises ConfigError."""
     shown = Shown.__args__  # type: ignore[attr-defined]
@@ -228,6 +262,40 @@ def edited_size(size: tuple[int, int], sampling: Sampling, *, factor: int, multi
             f"a picture of {size[0]} x {size[1]} pixels is too small: expected at least {factor} x {factor}."
         )
     return width, height
+
+
+def fitted_pictures(
+    pictures: Sequence[Image.Image | None],
+    sampling: Sampling,
+    limits: Limits,
+    *,
+    factor: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> list[tuple[Image.Image, tuple[int, int] | None]]:
+    """Each picture at the size that it is edited at, and the size that it is brought back to; of a new
+    one a canvas, which stays as large. A latent has `factor` pixels.
+
+    Raises DataError, and ConfigError for more than memory holds.
+    """
+    side, multiple = sampling.size, limits.multiple
+    canvas = Image.new("RGB", fitted_size((side, side), side=side, multiple=multiple))
+    read = [canvas if picture is None else read_picture(picture, sampling) for picture in pictures]
+    sizes = [edited_size(each.size, sampling, factor=factor, multiple=multiple) for each in read]
+    pixels = max(width * height * count for (width, height), count in Counter(sizes).items())
+    limits.check_memory(pixels, dtype=dtype, device=device)
+    if sampling.compat == "reference":
+        kind = Image.Resampling.LANCZOS
+        return [(each.resize(size, kind), None) for each, size in zip(read, sizes)]
+    back = [None if picture is None else each.size for picture, each in zip(pictures, read)]
+    return [(quick_resize(each, *size), old) for each, size, old in zip(read, sizes, back)]
+
+
+def read_picture(picture: Image.Image, sampling: Sampling) -> Image.Image:
+    """The picture in colours, upright, on white; the reference drops what is beside the colours."""
+    if sampling.compat == "reference":
+        return picture.convert("RGB")
+    return upright(picture, name="a picture")
 
 
 def cleaned(words: str) -> str:

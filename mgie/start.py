@@ -12,6 +12,7 @@ from mgie.config import RunConfig, dump_run, load_run
 from mgie.data.datasets import identity
 from mgie.data.stored_features import stored_kinds
 from mgie.errors import ConfigError, WeightsError
+from mgie.personalization import subjects
 from mgie.training.world import World
 from mgie.weights import checkpoint
 from mgie.weights.checkpoint import Found
@@ -30,7 +31,7 @@ def find_start(
     def choose() -> tuple[Found, RunConfig, str]:
         check_out(run.folder / "checkpoints" / "new", kind=checkpoint.CHECKPOINT)
         found = checkpoint.find(run.folder)
-        learnt = data or identity(run.data.shares, streaming=run.data.streaming)
+        learnt = data or _learnt(run)
         return found, settle_features(settle_start(run, found.path), found.path), learnt
 
     found, run, learnt = world.from_main(choose)
@@ -45,6 +46,13 @@ def find_start(
         world.say(f"skipped {damaged}.")
     world.say(f"goes on from {found.path} at sample {found.samples}.")
     return run, found.path, learnt
+
+
+def _learnt(run: RunConfig) -> str:
+    """Identity of what a run learns from. Raises DataError."""
+    if run.data.subjects:
+        return subjects.identity(run.data.path, run.data.subjects.prior)
+    return identity(run.data.shares, streaming=run.data.streaming)
 
 
 def settle_start(run: RunConfig, found: Path | None) -> RunConfig:
@@ -70,7 +78,7 @@ def settle_features(run: RunConfig, found: Path | None) -> RunConfig:
         return run
     if found:
         kinds = yaml.safe_load((found / "run.yaml").read_text())["data"].get("features") or ()
-    elif data.streaming or data.crop < 1 or data.flip or data.buckets == "shape":
+    elif data.streaming or data.subjects or data.crop < 1 or data.flip or data.buckets == "shape":
         kinds = ()
     else:
         frozen = {"vae": "codec" not in trained, "clip": "vision_tower" not in trained}
@@ -105,7 +113,8 @@ def check_same_run(run: RunConfig, found: Path, data: str) -> None:
 def _comparable(text: str) -> dict[str, Any]:
     """Flat settings that decide what is learnt."""
     free = (
-        "out", "data.path", "data.mixture", "data.workers", "train.samples", "train.epochs",
+        "out", "data.path", "data.mixture", "data.subjects.prior", "data.workers",
+        "train.samples", "train.epochs",
         "train.micro_batch_size", "train.threads", "train.strategy", "train.timeout",
         "model.encoder.attention",
         "save", "log", "preview", "validation", "sampling", "evaluate",

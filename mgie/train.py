@@ -102,7 +102,7 @@ def train(run: RunConfig, *, profile: int = 0) -> dict[str, Any]:
         task = EditTask(
             parts.editor, parts.process, drop=run.train.drop, edit_weight=run.train.edit_weight,
             align_weight=run.train.align_weight, teacher=build_teacher(run, parts),
-            min_snr=run.train.loss.min_snr,
+            loss=run.train.loss,
         )  # fmt: skip
         batches = build_batches(run, parts.prompts, rank=world.rank, world=world.size, editor=parts.editor)
         if profile:

@@ -124,6 +124,10 @@ class Example:
     """The first position of each."""
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     """As in `Asked`."""
+    loss_mask: Float[Tensor, "1 y x"] | None = None
+    """1 where errors of the painting count in full. None: everywhere."""
+    weight: float = 1.0
+    """How much those of this example count."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -184,6 +188,10 @@ class Batch:
     pictures: Pictures | None = None
     extras: Mapping[str, Tensor] = field(default_factory=dict)
     """As in `Asked`."""
+    loss_mask: Float[Tensor, "b 1 y x"] | None = None
+    """1 where errors of the painting count in full. None: everywhere."""
+    weight: Float[Tensor, " b"] | None = None
+    """How much those of each sample count. None: all alike."""
 
     @property
     def label_tokens(self) -> int:

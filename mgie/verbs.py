@@ -51,6 +51,11 @@ VERBS = {
         example='mgie edit photo.jpg "make it black and white" --model _ckpt/tiny --out out.png',
         show="mgie.edit:table",
     ),
+    "personalize": Verb(
+        about="learn one's own things from photos, as an adapter",
+        story="mgie.personalize:personalize",
+        example="mgie personalize my_toys --model stable-diffusion-v1-5 --out _ckpt/my_toys",
+    ),
     "evaluate": Verb(
         about="measure how good a release is, or compare finished reports",
         story="mgie.evaluate:evaluate",
@@ -75,8 +80,15 @@ EVERY_VERB = {
 }
 """Options that belong to all verbs, and to no story."""
 
-LEFT_OUT = {"progress"}
-"""Parameters of stories that are not options: a bar hides itself where it would disturb."""
+LEFT_OUT = {"progress", "keys"}
+"""Parameters of stories that are not options: a bar hides itself where it would disturb; keys of a recipe
+(--a.b VALUE) come as they are."""
+
+KEYED = {"personalize"}
+"""Verbs that take such keys beside their options."""
+
+REPEATED = {"subjects"}
+"""Options that may come several times."""
 
 LISTED = {"reports"}
 """Parameters that are words without a name on the command line, none of which is needed."""

@@ -178,8 +178,17 @@ def collate(examples: Sequence[Example], *, positions: tuple[int, ...], pad_id: 
         source=torch.stack(each("source")), has_source=torch.tensor(each("has_source")),
         target=torch.stack(each("target")), source_mean=moments("source_moments")[0],
         target_mean=target_mean, target_std=target_std, keys=tuple(each("key")), positions=positions,
-        pictures=_inside(examples),
+        pictures=_inside(examples), loss_mask=_masks(each("loss_mask")),
+        weight=torch.tensor(each("weight")) if {*each("weight")} != {1.0} else None,
     )  # fmt: skip
+
+
+def _masks(masks: Sequence[Tensor | None]) -> Tensor | None:
+    """Masks side by side; ones for who has none. None where nobody has one."""
+    like = next((mask for mask in masks if mask is not None), None)
+    if like is None:
+        return None
+    return torch.stack([torch.ones_like(like) if mask is None else mask for mask in masks])
 
 
 def _inside(examples: Sequence[Example]) -> Pictures | None:

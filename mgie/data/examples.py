@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from mgie.data.augment import Transform
-from mgie.data.images import cover, decode, quick_resize, to_pixels, upright_size
+from mgie.data.images import cover, decode, decode_mask, quick_resize, to_pixels, upright_size
 from mgie.data.orders import nearest_shapes
 from mgie.errors import DataError, UserError
 from mgie.prompts import AbstractPrompts, Compat, Conversation
@@ -36,6 +36,10 @@ class ExampleBuilder:
     """Widths and heights, of which the pictures of a pair get that nearest to its target's. None: squares."""
     transforms: Sequence[Transform] = ()
     """What changes a pair before anything is made of it."""
+    masked: bool = False
+    """Whether a pair's mask says where errors of the painting count."""
+    task_weights: Mapping[str, float] = field(default_factory=dict)
+    """How much the pairs of a task count, where that is not 1."""
 
     def __post_init__(self):
         self.pad_id = self.prompts.pad_id
@@ -83,6 +87,7 @@ class ExampleBuilder:
             clip_pixels=self._looks(pair, shown, source) if clip is None else self.clip_pixels(None),
             clip_features=None if clip is None else clip[None][: int(has_source)],
             source=torch.zeros_like(pixels) if source is None or moments else self.pixels(source),
+            loss_mask=self._mask(pair, shape), weight=self.task_weights.get(pair.task, 1.0),
             **moments,
         )  # fmt: skip
 
@@ -97,6 +102,14 @@ class ExampleBuilder:
             )
         except UserError as error:
             raise DataError(f"pair {pair.key}: {error}") from error
+
+    def _mask(self, pair: EditPair, shape: Size | None) -> Float[Tensor, "1 y x"] | None:
+        """Where its errors count, as large as its pixels, cut out as they are."""
+        if not self.masked or pair.mask is None:
+            return None
+        mask = self.crop(decode_mask(pair.mask, name=f"mask of {pair.key}"), shape)
+        mask = mask if self.shapes else mask.resize((self.size, self.size), Image.Resampling.BOX)
+        return torch.from_numpy(np.array(mask, np.float32) / 255)[None]
 
     def clip_pixels(self, image: Image.Image | None) -> Looks:
         """What the vision tower sees of a picture: all of it, squeezed into a square; nothing of None. The

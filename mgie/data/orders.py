@@ -58,6 +58,16 @@ class Shuffled(AbstractOrder):
         return np.resize(generator(self._seed, number).permutation(self._count), self.epoch)
 
 
+class InOrder(AbstractOrder):
+    """Every position is its own number: of pairs that are a function of it (one's own subjects)."""
+
+    def __init__(self, epoch: int):
+        self.epoch = epoch
+
+    def _block(self, number: int) -> np.ndarray:
+        return np.arange(number * self.epoch, (number + 1) * self.epoch)
+
+
 class Bucketed(AbstractOrder):
     """Every pair once per epoch, in steps whose pairs are alike; steps in a new order each epoch. `buckets`
     gives each pair the number of its bucket: pairs of different buckets never share a step, so the last step

@@ -5,15 +5,17 @@ With few bits (QLoRA, Dettmers et al. 2023) bitsandbytes keeps the frozen W.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from llava_patch.ranges import Range
 from mgie.errors import ConfigError, WeightsError
@@ -21,6 +23,8 @@ from mgie.keys import nearest
 
 NAME = "default"
 """What peft calls an adapter that nobody gave a name."""
+PREFIX = "unet."
+"""Before the names of a UNet's layers in diffusers' files."""
 Bits = Literal[4, 8]
 
 
@@ -36,6 +40,9 @@ class AdapterConfig:
     """Layers of the language model, by the end of their names."""
     denoiser: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     """Layers of the denoiser, likewise."""
+    init: Literal["uniform", "gaussian"] = "uniform"
+    """What A is drawn from: as other layers are (He et al. 2015), or a normal distribution of deviation
+    1 / rank, as diffusers' programs for Stable Diffusion do."""
     bits: Bits | None = None
     """Bits in which the frozen layers of the language model are kept while it is trained; 4 for the group
     `qlora` unless it is said here. None: as other frozen weights."""
@@ -60,7 +67,10 @@ def add_adapters(
                 f"{key} names {target or 'no layer'}, so its adapter would train nothing: did you mean "
                 f"{' or '.join(near)}?"
             )
-    lora = LoraConfig(r=config.rank, lora_alpha=config.alpha, target_modules=list(targets))  # type: ignore[arg-type]
+    lora = LoraConfig(
+        r=config.rank, lora_alpha=config.alpha, target_modules=list(targets),  # type: ignore[arg-type]
+        init_lora_weights="gaussian" if config.init == "gaussian" else True,
+    )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(lora, part)
@@ -71,6 +81,79 @@ def add_adapters(
 def adapter_parameters(part: nn.Module) -> list[nn.Parameter]:
     """Those of the adapters in it; none where there are no adapters."""
     return [parameter for name, parameter in part.named_parameters() if ".lora_" in name]
+
+
+@contextmanager
+def without_adapters(part: nn.Module) -> Iterator[None]:
+    """Meanwhile `part` computes what it would without adapters; which of them are trained stays as it is."""
+    from peft.tuners.lora import LoraLayer
+
+    trained = [parameter for parameter in adapter_parameters(part) if parameter.requires_grad]
+    layers = [layer for layer in part.modules() if isinstance(layer, LoraLayer)]
+    try:
+        for layer in layers:
+            layer.enable_adapters(False)  # type: ignore[operator]
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(True)  # type: ignore[operator]
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+def wear_adapter(
+    part: Any, tensors: Mapping[str, Tensor], *, name: str, where: str, scale: float = 1.0
+) -> None:
+    """Put the adapter of a diffusers file, whose tensors these are, beside those that `part` wears already;
+    all of them act together, none is trained.
+
+    Raises WeightsError for one of another model, calling it by `where` it lies.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    modules = dict(part.named_modules())
+    for key, tensor in tensors.items():
+        layer, _, last = key.removeprefix(PREFIX).partition(".lora_")
+        own = modules.get(layer)
+        own = own.get_base_layer() if isinstance(own, LoraLayer) else own
+        weight = getattr(own, "weight", None)
+        side = {"A.weight": 1, "B.weight": 0}.get(last)
+        if not key.startswith(PREFIX) or side is None or weight is None:
+            raise WeightsError(
+                f"the adapter {where} is for another model: this one has no place for {key}; take its own."
+            )
+        if tensor.shape[side] != weight.shape[side]:
+            raise WeightsError(
+                f"the adapter {where} is for another model: its {key} has {tuple(tensor.shape)}, and the "
+                f"layer here {tuple(weight.shape)}; take its own base."
+            )
+    worn = [*getattr(part, "peft_config", {})]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")  # several are meant
+        part.load_lora_adapter(dict(tensors), prefix=PREFIX[:-1], adapter_name=name)
+    for layer in part.modules():
+        if isinstance(layer, LoraLayer):
+            layer.set_adapter([*worn, name])  # type: ignore[operator]
+            if name in layer.scaling:  # type: ignore[operator]
+                layer.set_scale(name, scale)  # type: ignore[operator]
+    for parameter in adapter_parameters(part):
+        parameter.requires_grad_(False)
+        parameter.data = parameter.data.to(part.dtype)
+
+
+def diffusers_tensors(trained: Mapping[str, Tensor], config: AdapterConfig) -> dict[str, Tensor]:
+    """What a run has trained of a UNet's adapter, by its names there, as diffusers calls it within the UNet.
+
+    Such a file is read with an alpha that is its rank: what ours makes of it is in B.
+    """
+    found = {}
+    for name, tensor in trained.items():
+        if ".lora_" not in name:
+            continue
+        key = name.partition(f".{PREFIX}")[2].replace(f".{NAME}.", ".")
+        scale = config.alpha / config.rank if ".lora_B." in key else 1.0
+        found[key] = (tensor * scale).contiguous()
+    return found
 
 
 def merge_adapters(part: nn.Module) -> None:

@@ -1,6 +1,7 @@
 """What a run on one's own subjects learns from, drawn anew for each position of its order."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -11,8 +12,20 @@ from mgie.data.images import encode
 from mgie.data.orders import generator
 from mgie.errors import ConfigError, DataError
 from mgie.personalization.segmix import SegMixConfig, Style, compose, cut_out, mixed_caption, sample_placement
-from mgie.personalization.subjects import Photo, Subject, is_thing
+from mgie.personalization.subjects import Photo, Subject
 from mgie.types import EditPair
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectsConfig:
+    """How one's own subjects are learnt, when `data.path` is a folder of them."""
+
+    prior: str | None = None
+    """Folder with pictures of what the subjects are instances of (class_metadata.jsonl): half of the samples.
+    None: there are none."""
+    segmix: SegMixConfig = field(default_factory=SegMixConfig)
+    """How often, and how, cut-outs are mixed."""
+
 
 STREAM = 0x5E6
 """Sets these draws apart from all others of the same seed."""
@@ -92,15 +105,15 @@ class SubjectPairs(Dataset[EditPair]):
         task = "subject" if subjects is self.subjects else "prior"
         if mixes:
             image, mask, caption, shown = self._mixed(rng, subjects, number, photo, level=task == "prior")
-        else:
-            image, mask, shown = *_cropped(rng, photo, self.size), [number]
+        else:  # as published: all of a photo counts, its ground too
+            image, mask, shown = _cropped(rng, photo, self.size), None, [number]
             caption = _one(rng, photo.captions)
         return EditPair(
             key=f"{task}-{position}",
             instruction=caption,
             expressive=caption,
             target=encode(image, "BMP"),
-            mask=encode(mask, "PNG"),
+            mask=mask and encode(mask, "BMP"),
             subjects=tuple(self.subjects[each].name for each in shown) if task == "subject" else (),
             task=task,
             kind="mixed" if mixes else "photo",
@@ -142,17 +155,13 @@ class SubjectPairs(Dataset[EditPair]):
                     )
 
 
-def _cropped(rng: np.random.Generator, photo: Photo, size: int) -> tuple[Image.Image, Image.Image]:
-    """A square part of a photo, whose shorter side becomes `size`, and what of it is the thing; all of it
-    where nobody has drawn the thing."""
+def _cropped(rng: np.random.Generator, photo: Photo, size: int) -> Image.Image:
+    """A square part of a photo, whose shorter side becomes `size`."""
     scale = size / min(photo.image.size)
     fitted = (max(size, round(photo.image.width * scale)), max(size, round(photo.image.height * scale)))
     left, top = (int(rng.integers(side - size + 1)) for side in fitted)
     box = (left, top, left + size, top + size)
-    image = photo.image.resize(fitted, Image.Resampling.BILINEAR).crop(box)
-    if photo.mask is None:
-        return image, Image.new("1", (size, size), 1)
-    return image, Image.fromarray(is_thing(photo.mask.resize(fitted, Image.Resampling.BILINEAR).crop(box)))
+    return photo.image.resize(fitted, Image.Resampling.BILINEAR).crop(box)
 
 
 def _one(rng: np.random.Generator, choices: Sequence[Choice]) -> Choice:

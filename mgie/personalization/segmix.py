@@ -18,6 +18,7 @@ from llava_patch.ranges import Range
 from mgie.errors import ConfigError
 from mgie.personalization.subjects import Photo, is_thing
 from mgie.ranges import NumberOrNone, Share
+from mgie.types import Size
 
 Style = Literal["mudi", "flux", "corners"]
 """How a canvas looks and what is said of it. mudi: white, as published. flux: the authors' later form, white
@@ -131,12 +132,13 @@ def cut_out(photo: Photo, *, legacy: bool = False) -> CutOut:
 
 
 def compose(
-    cut_outs: Sequence[CutOut], placement: Placement, canvas: int, *, legacy: bool = False
+    cut_outs: Sequence[CutOut], placement: Placement, canvas: int | Size, *, legacy: bool = False
 ) -> Composed:
-    """Paste the cut-outs, bicubically resized, onto a canvas of `canvas` x `canvas` pixels. No pixel is a
-    mixture of two: a mask's edge is cut where it reaches one half."""
-    image = Image.new("RGB", (canvas, canvas), "black" if placement.black else "white")
-    masks = np.zeros((len(cut_outs), canvas, canvas), bool)
+    """Paste the cut-outs, bicubically resized, onto a canvas of `canvas` x `canvas` pixels, or of that width
+    and height. No pixel is a mixture of two: a mask's edge is cut where it reaches one half."""
+    width, height = (canvas, canvas) if isinstance(canvas, int) else canvas
+    image = Image.new("RGB", (width, height), "black" if placement.black else "white")
+    masks = np.zeros((len(cut_outs), height, width), bool)
     for number in placement.order:
         place, cut = placement.places[number], cut_outs[number]
         size = (place.width, place.height)
@@ -258,7 +260,7 @@ def _in_style(placement: Placement, draws: np.ndarray, style: Style) -> Placemen
 def _sides(placement: Placement) -> list[str]:
     """Where each thing is, in words."""
     middles = [place.x + place.width / 2 for place in placement.places]
-    ranks = [sorted(middles).index(middle) for middle in middles]
+    ranks = np.argsort(np.argsort(middles, kind="stable")).tolist()
     if len(ranks) <= 3:
         words = (
             ["on the left", "on the right"]

@@ -2,12 +2,14 @@
 
     DIR/metadata.jsonl        {"id": {"a": "olis russian blue", ...}}, then a line for each photo:
                               {"id": "a", "file_name": FILE, "mask_path": FILE, "text": TEXT or [TEXT, ...]}
+                              (without mask_path, the mask of a.jpg is mask_a.png)
     DIR/class_metadata.jsonl  the same with phrases that any such thing has ("russian blue")
 
 The layout is MuDI's (Jang et al., NeurIPS 2024). A phrase begins with a rare word that the thing will be
 called by, and goes on with what it is.
 """
 
+import hashlib
 import json
 import warnings
 from collections.abc import Sequence
@@ -18,6 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from llava_patch.folders import file_hash
 from mgie.data.files import is_name, reason
 from mgie.data.images import decode, decode_mask
 from mgie.errors import DataError
@@ -36,6 +39,8 @@ class Photo:
     """Of its file, for messages."""
     image: Image.Image
     """RGB, upright."""
+    mask_path: Path
+    """Where its mask is, or belongs."""
     mask: Image.Image | None
     """As large, one channel, white where the thing is. None: nobody has drawn it yet."""
     captions: tuple[str, ...]
@@ -88,6 +93,30 @@ def load_prior(folder: str | Path, subjects: Sequence[Subject], *, masks: bool =
             "expected the same ones."
         )
     return [prior[name] for name in names]
+
+
+def common_phrase(phrase: str) -> str:
+    """What a subject is called by everybody: its phrase without the rare word.
+
+    >>> common_phrase("olis russian blue")
+    'russian blue'
+    """
+    return phrase.partition(" ")[2] or phrase
+
+
+def identity(folder: str | Path, *others: str | Path | None) -> str:
+    """What is learnt from, in 16 letters: all photos, masks and captions of a folder of subjects, and of
+    folders of prior pictures, wherever they lie. Raises DataError."""
+    digest = hashlib.sha256()
+    for place, file in ((folder, SUBJECTS), *((other, PRIOR) for other in others if other is not None)):
+        place = Path(place)
+        for number, line in _lines(place / file):
+            digest.update(json.dumps(line, sort_keys=True).encode())
+            names = [line.get("file_name"), line.get("mask_path", mask_name(str(line.get("file_name"))))]
+            for path in (_inside(place, name, f"line {number} of {place / file}", "file_name") for name in
+                         names if name is not None and "file_name" in line):  # fmt: skip
+                digest.update(file_hash(path).encode() if path.is_file() else b"-")
+    return digest.hexdigest()[:16]
 
 
 def is_thing(mask: Image.Image) -> np.ndarray:
@@ -144,12 +173,23 @@ def _photo(folder: Path, line: dict[str, Any], where: str, phrase: str, *, masks
         if phrase.casefold() not in caption.casefold():
             said = f"{where} has a caption without {phrase!r}: {caption!r} will not teach what it is called."
             warnings.warn(said, stacklevel=4)
-    mask, path = None, line.get("mask_path")
-    if masks or (path is not None and _inside(folder, path, where, "mask_path").is_file()):
+    name, mask = str(line["file_name"]), None
+    path = line.get("mask_path", mask_name(name))
+    place = _inside(folder, path, where, "mask_path")
+    if masks or place.is_file():
         mask = decode_mask(_bytes(folder, path, where, "mask_path"), name=f"the mask of {where}")
         _check_mask(mask, image, where)
-    name = str(line["file_name"])
-    return Photo(name=name, image=image, mask=mask, captions=tuple(captions))
+    return Photo(name=name, image=image, mask_path=place, mask=mask, captions=tuple(captions))
+
+
+def mask_name(file: str) -> str:
+    """The name of a photo's mask, where its line does not say one.
+
+    >>> mask_name("toys/a.jpg")
+    'toys/mask_a.png'
+    """
+    folder, slash, name = file.rpartition("/")
+    return f"{folder}{slash}mask_{name.rpartition('.')[0] or name}.png"
 
 
 def _check_mask(mask: Image.Image, image: Image.Image, where: str) -> None:

@@ -5,8 +5,8 @@ All that there is to know of a loss (its name, its weight, what it is divided by
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,11 +16,13 @@ from llava_patch.ranges import Range
 from mgie.diffusion.guidance import DropConfig, drop_conditions
 from mgie.diffusion.process import AbstractProcess, Prediction
 from mgie.diffusion.variational import Posterior
+from mgie.errors import DataError
+from mgie.models.adapters import without_adapters
 from mgie.models.editor import Editor
 from mgie.models.encoders.base import AbstractInstructionEncoder
-from mgie.ranges import Share
-from mgie.training.objective import squared_error
-from mgie.types import Batch, Context, Draws, Losses, Term
+from mgie.ranges import Share, Weight
+from mgie.training.objective import Reduction, dco, softened, squared_error
+from mgie.types import Batch, Context, Draws, Guess, Losses, Source, Term
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,20 @@ class LossConfig:
     offset_noise: Share = 0.0
     """Deviation of noise that is the same all over a channel, added to the other; with 0.1 very dark and very
     bright pictures are learnt (Lin et al. 2024, section 2, tell of it). 0: none."""
+    objective: Literal["mse", "dco"] = "mse"
+    """What is made of the painting's errors: their mean; or dco, for adapters: to be better than the model
+    without them, but not by being anything else (direct consistency optimisation, Lee et al. 2024)."""
+    dco_beta: Annotated[float, Range(gt=0, le=10**6)] = 1000.0
+    """How steep dco is."""
+    mask_floor: Share = 1.0
+    """How much errors outside a pair's mask count, beside those within. 1: masks weigh nothing."""
+    mask_reduction: Reduction = "mean"
+    """What weighed errors are divided by: all places, as published (mean), or their weights (weighted), so
+    that small things count as much as large ones."""
+    task_weights: dict[str, Weight] = field(default_factory=dict)
+    """How much the painting of the pairs of a task counts, by its name; 1 where it is not said."""
+    dco_with_prior: bool = False
+    """Whether dco and prior pictures, of which one does the work of the other, are wanted together."""
 
 
 class AbstractTask(nn.Module, ABC):
@@ -76,15 +92,16 @@ class EditTask(AbstractTask):
         edit_weight: float = 1.0,
         align_weight: float = 1.0,
         teacher: AbstractInstructionEncoder | None = None,
-        min_snr: float | None = None,
+        loss: LossConfig | None = None,
     ):
         """`edit_weight`: of the painting beside the words; `align_weight`: of the third loss beside that;
-        `min_snr`: as in LossConfig."""
+        `loss`: how errors of the painting count. What it says of prediction and noise is the process' and the
+        draws'."""
         super().__init__()
         self.editor = editor
         self.process = process
         self.drop = drop
-        self.min_snr = min_snr
+        self.loss = loss or LossConfig()
         self.teacher = None if teacher is None else teacher.requires_grad_(False)
         self.weights = {"ce": 1.0, "edit": edit_weight}
         self.posterior = None
@@ -95,7 +112,14 @@ class EditTask(AbstractTask):
             self.weights["align"] = edit_weight * align_weight
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """Label tokens for the words, samples for the rest."""
+        """Label tokens for the words, samples for the rest. Raises DataError for a picture that the denoiser
+        cannot see."""
+        if not self.editor.denoiser.sees_source and batch.has_source.any():
+            key = batch.keys[int(batch.has_source.int().argmax())]
+            raise DataError(
+                f"pair {key} has a picture before the edit, and this denoiser paints new pictures only: "
+                "leave such pairs out, or train an editor."
+            )
         return {name: batch.label_tokens if name == "ce" else len(batch.keys) for name in self.weights}
 
     def forward(self, batch: Batch, draws: Draws) -> Losses:
@@ -104,7 +128,7 @@ class EditTask(AbstractTask):
         context = editor.encoder.encode(self.with_latents(batch, draws))
         target, source = self.latents(batch, draws)  # b c h w
         context = self.at_size(context, target)
-        source = source * batch.has_source[:, None, None, None]
+        source = self.shown(source, batch)
 
         # Guidance needs a model that has also seen "no words" and "no picture".
         condition, source, told = drop_conditions(context, source, draws.keep, drop=self.drop)
@@ -112,12 +136,17 @@ class EditTask(AbstractTask):
         noisy = process.corrupt(target, draws.noise, draws.t)
         plan = editor.encoder.plan(context, told)
         more = {} if plan is None else {"plan": plan}
-        guess = editor.denoiser(noisy, draws.t, source, condition, **more)
         wanted = process.wanted(target, draws.noise, draws.t)
-        each = squared_error(guess.mean, wanted)
-        if self.min_snr is not None:
-            each = each * process.min_snr(draws.t, self.min_snr, wanted).float()
-        edit = each.sum()
+        plain = None
+        if self.loss.objective == "dco":
+            with torch.no_grad(), without_adapters(editor.denoiser):
+                plain = self.errors(editor.denoiser(noisy, draws.t, source, condition, **more), wanted, batch,
+                                    draws)  # fmt: skip
+        guess = editor.denoiser(noisy, draws.t, source, condition, **more)
+        each = self.errors(guess, wanted, batch, draws)
+        if plain is not None:
+            each = dco(each, plain, beta=self.loss.dco_beta)
+        edit = (each if batch.weight is None else each * batch.weight).sum()
 
         losses = {"ce": editor.encoder.lm_loss(context, batch.labels), "edit": Term(sum=edit, count=samples)}
         if self.posterior is not None:
@@ -126,6 +155,26 @@ class EditTask(AbstractTask):
         if self.teacher is not None:
             losses["align"] = Term(sum=align_loss(context, self.teacher.encode(batch)), count=samples)
         return losses
+
+    def errors(
+        self, guess: Guess, wanted: Float[Tensor, "b c h w"], batch: Batch, draws: Draws
+    ) -> Float[Tensor, " b"]:
+        """Those of the painting, of each sample, weighed by place and time."""
+        loss, weight = self.loss, None
+        if batch.loss_mask is not None and loss.mask_floor < 1:
+            grid = (wanted.shape[-2], wanted.shape[-1])
+            weight = softened(batch.loss_mask, grid, floor=loss.mask_floor)
+        each = squared_error(guess.mean, wanted, weight, reduction=loss.mask_reduction)
+        if loss.min_snr is None:
+            return each
+        return each * self.process.min_snr(draws.t, loss.min_snr, wanted).float()
+
+    def shown(self, source: Float[Tensor, "b c h w"], batch: Batch) -> Source:
+        """What the denoiser sees of the pictures before the edit, zeros where there is none; None for one
+        that sees no such."""
+        if not self.editor.denoiser.sees_source:
+            return None
+        return source * batch.has_source[:, None, None, None]
 
     @torch.no_grad()
     def held_out(self, batch: Batch, draws: Draws, levels: Sequence[float]) -> Losses:
@@ -136,7 +185,7 @@ class EditTask(AbstractTask):
         losses = {"ce": editor.encoder.lm_loss(context, batch.labels)}
         target, source = self.latents(batch, draws)
         context = self.at_size(context, target)
-        source = source * batch.has_source[:, None, None, None]
+        source = self.shown(source, batch)
         for level in levels:
             t = process.times(torch.full_like(draws.keep, level))
             noisy = process.corrupt(target, draws.noise, t)
@@ -171,7 +220,10 @@ class EditTask(AbstractTask):
             assert batch.target_std is not None and batch.source_mean is not None
             target = codec.target_latents(batch.target_mean, batch.target_std, draws.posterior)
             return target, codec.source_latents(batch.source_mean)
-        return codec.encode(batch.target, draws.posterior), codec.encode_source(batch.source)
+        target = codec.encode(batch.target, draws.posterior)
+        if not self.editor.denoiser.sees_source:
+            return target, torch.zeros_like(target)
+        return target, codec.encode_source(batch.source)
 
 
 def align_loss(context: Context, wanted: Context) -> Float[Tensor, ""]:

@@ -26,6 +26,7 @@ ROWS = [
         "evaluate",
         "plot",
         "toy.pretrain",
+        "personalize",
     },
     {"verbs"},
     {"cli"},
@@ -40,6 +41,8 @@ ALSO = {
     ("train", "watch"),
     ("watch", "pipeline"),  # previews, evaluations
     ("evaluate", "pipeline"),
+    ("personalize", "pipeline"),  # prior pictures
+    ("personalize", "train"),
     ("toy.pretrain", "start"),
     ("toy.pretrain", "train"),
     ("layouts", "masks"),  # for its type: what lies outside a mask cannot show
