@@ -3,6 +3,8 @@
 mgie evaluate _ckpt/report-a _ckpt/report-b --out _ckpt/compared
 mgie evaluate _ckpt/report-a _ckpt/report-b --ab _ckpt/page --out _ckpt/compared
 mgie evaluate _ckpt/compared --results _ckpt/answers --out _ckpt/people
+
+Answers to several pages, such as A against B, B against C and A against C, put all their systems in order.
 """
 
 import json
@@ -13,8 +15,9 @@ from typing import Any
 from llava_patch.folders import check_out, whole_folder
 from mgie.errors import ConfigError
 from mgie.evaluation.comparing import report as comparison
+from mgie.evaluation.comparing.ranking import rank
 from mgie.evaluation.finished import pair_up, read_reports
-from mgie.evaluation.people import answers
+from mgie.evaluation.people import answers, outcome
 from mgie.evaluation.people.ab import AB, KEY, write_ab
 from mgie.evaluation.report import REPORT
 
@@ -47,11 +50,12 @@ def compare_reports(
             )
     check_out(out, kind=REPORT)
     if results:
-        if ab or len(reports) > 1:
+        if ab:
             raise ConfigError(
-                "results are of one blind page: name the folder of the comparison that made it alone."
+                "results are of blind pages that were made before: leave ab out, and name the folders of the "
+                "comparisons that made them."
             )
-        return _answered(reports[0], results, out, seed=seed)
+        return _answered(reports, results, out, seed=seed)
     if len(reports) < 2:
         raise ConfigError(f"{reports[0]} is one report: name two or more to compare them.")
     if ab and len(reports) > 2:
@@ -77,11 +81,24 @@ def compare_reports(
     return facts | {"report": str(Path(out, "report.html"))}
 
 
-def _answered(report: str | Path, results: str | Path, out: str | Path, *, seed: int) -> dict[str, Any]:
-    """What people answered, in a report of its own."""
-    key = answers.read_key(Path(report))
-    facts = answers.judge_answers(key, answers.read_answers(results, key), seed=seed)
+def _answered(
+    reports: Sequence[str | Path], results: str | Path, out: str | Path, *, seed: int
+) -> dict[str, Any]:
+    """What people answered on the pages of comparisons, in a report of its own; of several pages also the
+    order of all their systems."""
+    keys = [answers.read_key(Path(report)) for report in reports]
+    raters = answers.read_answers(results, *keys)
+    pages = [answers.judge_answers(key, own, seed=seed) for key, own in zip(keys, raters)]
+    facts: dict[str, Any] = {"pages": pages, "seed": seed, "draws": pages[0]["draws"]}
+    if len(pages) > 1:
+        matches = [match for key, own in zip(keys, raters) for match in answers.matches_of(key, own)]
+        asked = dict.fromkeys(match.question for match in matches)
+        facts["ranking"] = {"all questions": rank(matches, seed=seed)} | {
+            each: rank([match for match in matches if match.question == each], seed=seed) for each in asked
+        }
+    found = {Path(report).resolve().name: outcome.read_numbers(Path(report)) for report in reports}
     with whole_folder(out, kind=REPORT) as folder:
-        answers.write_answers(folder, facts)
-    print(answers.as_text(facts))
-    return facts | {"report": str(Path(out, "report.md"))}
+        outcome.write_outcome(folder, facts, {name: each for name, each in found.items() if each})
+    print(outcome.as_text(facts))
+    told = facts if len(pages) > 1 else facts | pages[0]
+    return told | {"report": str(Path(out, "report.html"))}

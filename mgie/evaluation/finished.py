@@ -9,9 +9,8 @@ from typing import Any
 
 from mgie.data.files import MALFORMED, is_name, read_json, reason, regular
 from mgie.errors import DataError
+from mgie.evaluation.run_folder import PLAN, RESULTS
 
-RESULTS = "results.json"
-"""In a report's folder: its figures."""
 Key = tuple[str, str]
 """View and key of an item; suites of this program have one view, without a name."""
 SAME = 1e-6
@@ -53,6 +52,11 @@ def read_reports(folders: Sequence[str | Path]) -> list[Report]:
 
 def read_report(folder: Path, name: str) -> Report:
     """One report. Raises DataError where the folder holds none, or a damaged one."""
+    if not (folder / RESULTS).exists() and (folder / PLAN).is_file():
+        raise DataError(
+            f"{folder} is an evaluation that is not finished (it has {PLAN} and no {RESULTS}): run its "
+            "command again, all shards of it, and compare then."
+        )
     if not (folder / RESULTS).exists():
         raise DataError(f"{folder} has no {RESULTS}: expected {EXPECTED}.")
     facts = read_json(folder / RESULTS, _facts, EXPECTED)

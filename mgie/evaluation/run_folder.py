@@ -138,6 +138,7 @@ class RunFolder:
             folder = self._scratch / "report"
             folder.mkdir()
             yield folder
+            (self.out / RESULTS).unlink(missing_ok=True)  # what is told by halves is not told
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             for path in sorted(files, key=lambda path: path.name == RESULTS):
                 target = self.out / path.relative_to(folder)

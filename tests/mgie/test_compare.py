@@ -63,6 +63,42 @@ def test_a_blind_page_and_its_answers(reports, tmp_path, capsys):
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert facts["questions"]["follows"]["won"] == 5 and facts["raters"]["ann"]["counts"]
     assert (tmp_path / "people" / "answers.json").is_file()
+    # What the numbers say of the same systems stands beside.
+    for name in ("report.md", "report.html"):
+        assert "By numbers, out. " in (tmp_path / "people" / name).read_text()
+
+
+def test_answers_to_several_pages_put_systems_in_order(reports, tmp_path, capsys):
+    """B before A, C before B, by everybody."""
+    (tmp_path / "answers").mkdir()
+    outs = []
+    for one, two in ((0, 1), (1, 2)):
+        out = tmp_path / f"out{one}"
+        words = [
+            "evaluate",
+            reports[one],
+            reports[two],
+            "--out",
+            str(out),
+            "--ab",
+            str(tmp_path / f"page{one}"),
+        ]
+        assert main([*words, "--count", "4"]) == 0
+        key = json.loads((out / "key.json").read_text())
+        answers = [
+            {"task": name, "question": "keeps", "choice": "left" if task["left"] in (1, "copy") else "right"}
+            for name, task in key["tasks"].items()
+        ]
+        said = {"page": key["page"], "rater": "ann", "answers": answers}
+        (tmp_path / "answers" / f"{one}.json").write_text(json.dumps(said))
+        outs.append(str(out))
+    capsys.readouterr()
+    words = ["evaluate", *outs, "--results", str(tmp_path / "answers"), "--out", str(tmp_path / "people")]
+    assert main([*words, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out.splitlines()[-1])
+    order = facts["ranking"]["keeps"]
+    assert list(order) == ["C", "B", "A"] and order["C"]["elo"] > 1000 > order["A"]["elo"]
+    assert len(facts["pages"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -74,7 +110,8 @@ def test_a_blind_page_and_its_answers(reports, tmp_path, capsys):
         ([0, 1, "--model", "x"], "model has no place beside"),
         ([0, 1, 2, "--ab", "page"], "3 are named: name two"),
         ([0, 1, "--ab", "out/page"], "lies in out"),
-        ([0, 1, "--results", "x"], "results are of one blind page"),
+        ([0, 1, "--results", "x"], "has no key.json"),
+        ([0, "--results", "x", "--ab", "page"], "results are of blind pages that were made before"),
         ([0, "--results", "x"], "has no key.json"),
         ([0, "nowhere"], "nowhere has no results.json"),
         ([], "nothing is named that could be measured"),

@@ -1,6 +1,5 @@
 """What raters answered on a blind page -> who won, how surely, and who can be believed."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,12 +11,10 @@ import numpy as np
 from mgie.data.files import read_json
 from mgie.errors import DataError
 from mgie.evaluation.comparing.bootstrap import DRAWS, Clusters, detectable, interval
+from mgie.evaluation.comparing.ranking import Match
 from mgie.evaluation.people.ab import CHOICES, KEY, QUESTIONS
 from mgie.evaluation.people.agreement import agreement, sign_test
-from mgie.evaluation.report import as_markdown, markdown, printable
 
-ANSWERS = "answers.json"
-"""In the folder of an outcome: its figures."""
 PASSES = 0.8
 """Share of attention tasks that a rater must get right to count."""
 EXPECTED = (
@@ -53,24 +50,26 @@ def _key(found: Any) -> dict[str, Any]:
     return {**found, "systems": [str(first), str(second)], "page": str(found["page"]), "tasks": tasks}
 
 
-def read_answers(place: str | Path, key: Mapping[str, Any]) -> list[Rater]:
-    """The raters' files: one, or all *.json of a folder. Raises DataError for a file of another page, an
-    answer to what was not asked, a rater who comes twice."""
-    place = Path(place)
+def read_answers(place: str | Path, *keys: Mapping[str, Any]) -> list[list[Rater]]:
+    """The raters' files, one or all *.json of a folder, for each page by its key. Raises DataError for a file
+    of another page, an answer to what was not asked, a rater who answers one page twice."""
+    place, pages = Path(place), {key["page"]: key for key in keys}
     files = sorted(place.glob("*.json")) if place.is_dir() else [place]
     if not files:
         raise DataError(f"{place} holds no *.json: expected the files that raters downloaded from the page.")
-    raters: dict[str, Path] = {}
-    found = []
+    raters: dict[tuple[str, str], Path] = {}
+    found: dict[str, list[Rater]] = {page: [] for page in pages}
     for file in files:
         told = read_json(file, _told, EXPECTED)
-        if told["page"] != key["page"]:
+        if told["page"] not in pages:
+            known = ", ".join(page[:12] for page in pages)
             raise DataError(
-                f"{file} was answered on another page ({told['page'][:12]}, and the key is of "
-                f"{key['page'][:12]}): expected answers to the page that this comparison wrote."
+                f"{file} was answered on another page ({told['page'][:12]}, and the key is of {known}): "
+                "expected answers to the page that this comparison wrote."
             )
-        if told["rater"] in raters:
-            other = raters[told["rater"]]
+        key, by = pages[told["page"]], (told["page"], told["rater"])
+        if by in raters:
+            other = raters[by]
             raise DataError(f"{file} and {other} are both by {told['rater']!r}: expected one file of each.")
         choices: dict[tuple[str, str], str] = {}
         for task, question, choice in told["answers"]:
@@ -82,9 +81,9 @@ def read_answers(place: str | Path, key: Mapping[str, Any]) -> list[Rater]:
                     "and question of the page."
                 )
             choices[task, question] = choice
-        raters[told["rater"]] = file
-        found.append(Rater(name=told["rater"], choices=choices))
-    return found
+        raters[by] = file
+        found[told["page"]].append(Rater(name=told["rater"], choices=choices))
+    return [found[key["page"]] for key in keys]
 
 
 def _told(found: Any) -> dict[str, Any]:
@@ -193,45 +192,15 @@ def _question(
     return facts | ({"agreement": agreement(ratings)} if len(raters) > 1 else {})
 
 
-def write_answers(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write the outcome into a folder that is there."""
-    whole = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
-    (folder / ANSWERS).write_text(whole, encoding="utf-8", errors="backslashreplace")
-    title = markdown(printable(" and ".join(facts["systems"])))
-    (folder / "report.md").write_text(
-        f"# {title}, as people see them\n\n{as_text(facts)}\n", encoding="utf-8"
-    )
-
-
-def as_text(facts: Mapping[str, Any]) -> str:
-    """The outcome as Markdown: a table of questions, one of raters."""
-    first, second = map(printable, facts["systems"])
-    cells = [["question", "answers", "items", first, "tied", "both bad", second, f"win rate of {first}",
-              "Krippendorff", "Cohen", "Fleiss"]]  # fmt: skip
-    for name, each in facts["questions"].items():
-        rate, agreed = each.get("win_rate"), each.get("agreement", {})
-        shown = ""
-        if rate:
-            span = "" if rate["low"] is None else f" ({rate['low']:.1%} to {rate['high']:.1%})"
-            shown = f"{rate['value']:.1%}{span}"
-        kappas = [_number(agreed.get(kind)) for kind in ("krippendorff", "cohen", "fleiss")]
-        counts = [str(each[kind]) for kind in ("n", "items", "won", "tied", "both_bad", "lost")]
-        cells.append([QUESTIONS[name], *counts, shown, *kappas])
-    people = [["rater", "answers", "attention", "consistent", "left", "right", "p of the sides", "counts"]]
-    for name, each in facts["raters"].items():
-        shares = ["" if each[kind] is None else f"{each[kind]:.0%}" for kind in ("attention", "consistent")]
-        sides = [str(each["left"]), str(each["right"]), f"{each['side_p']:.4f}"]
-        people.append(
-            [printable(name), str(each["answers"]), *shares, *sides, "yes" if each["counts"] else "no"]
+def matches_of(key: Mapping[str, Any], raters: Sequence[Rater]) -> list[Match]:
+    """What the raters who count said of a page's pairs, as matches of its systems; both bad is a tie."""
+    first, second = key["systems"]
+    return [
+        Match(
+            first=first, second=second, question=question, cluster=key["tasks"][task]["cluster"],
+            outcome=whom if whom in ("first", "second") else "tie",
         )
-    parts = [as_markdown(cells), as_markdown(people)]
-    parts += [markdown(f"Note: {printable(each)}.") for each in facts["warnings"]]
-    how = (
-        f"In parentheses: 95 % intervals of {facts['draws']} draws of clusters of items, with all that "
-        f"raters said of them, seed {facts['seed']}. A tie and both bad are half a win."
-    )
-    return "\n\n".join([*parts, how])
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+        for rater in raters if _checked(key, rater)["counts"]
+        for (task, question), choice in sorted(rater.choices.items())
+        if key["tasks"][task]["sort"] == "pair" and (whom := _side(key, task, choice))
+    ]  # fmt: skip

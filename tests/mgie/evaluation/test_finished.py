@@ -107,6 +107,12 @@ def test_damaged_reports_are_told(tmp_path, lines, says):
         read_report(tmp_path / "a", "a")
 
 
+def test_an_evaluation_that_is_not_finished_is_told(tmp_path):
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(DataError, match=r"is an evaluation that is not finished .*: run its command again"):
+        read_report(tmp_path, "a")
+
+
 def test_what_is_no_report_is_told(tmp_path):
     with pytest.raises(DataError, match=r"has no results\.json"):
         read_report(tmp_path, "a")

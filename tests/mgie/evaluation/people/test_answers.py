@@ -6,7 +6,7 @@ import pytest
 
 from mgie.errors import DataError
 from mgie.evaluation.people.ab import KEY, QUESTIONS
-from mgie.evaluation.people.answers import as_text, judge_answers, read_answers, read_key, write_answers
+from mgie.evaluation.people.answers import Rater, judge_answers, matches_of, read_answers, read_key
 
 PAIRS = 30
 
@@ -58,7 +58,7 @@ def number(task):
 
 def test_sides_are_mapped_back_to_systems(key, tmp_path):
     path = file(tmp_path / "r", key, "ann", lambda task, _: 0 if number(task) < 21 else 1)
-    facts = judge_answers(key, read_answers(path, key), seed=0, draws=500)
+    facts = judge_answers(key, read_answers(path, key)[0], seed=0, draws=500)
     for each in facts["questions"].values():
         assert (each["n"], each["items"], each["won"], each["lost"], each["tied"]) == (30, 30, 21, 9, 0)
         rate = each["win_rate"]
@@ -74,7 +74,7 @@ def test_ties_and_both_bad_are_half_a_win(key, tmp_path):
         return 0 if facts["sort"] == "attention" else ("tie", "bad", 0)[number(task) % 3]
 
     path = file(tmp_path / "r", key, "ann", choose)
-    each = judge_answers(key, read_answers(path, key), seed=0, draws=100)["questions"]["looks"]
+    each = judge_answers(key, read_answers(path, key)[0], seed=0, draws=100)["questions"]["looks"]
     assert (each["tied"], each["both_bad"], each["won"]) == (10, 10, 10)
     assert each["win_rate"]["value"] == pytest.approx(2 / 3)
 
@@ -82,7 +82,7 @@ def test_ties_and_both_bad_are_half_a_win(key, tmp_path):
 def test_who_does_not_look_does_not_count(key, tmp_path):
     file(tmp_path / "r", key, "ann", lambda *_: 0)
     file(tmp_path / "r", key, "left", lambda *_: "left")
-    facts = judge_answers(key, read_answers(tmp_path / "r", key), seed=0, draws=100)
+    facts = judge_answers(key, read_answers(tmp_path / "r", key)[0], seed=0, draws=100)
     left = facts["raters"]["left"]
     assert (left["attention"], left["counts"], left["consistent"]) == (0.5, False, 0)
     assert left["side_p"] < 1e-6 and left["right"] == 0
@@ -90,7 +90,7 @@ def test_who_does_not_look_does_not_count(key, tmp_path):
     assert any("left failed the attention tasks" in warning for warning in facts["warnings"])
     assert any("2 items with equal outputs" in warning for warning in facts["warnings"])
     with pytest.raises(DataError, match="none of 1 raters"):
-        judge_answers(key, read_answers(tmp_path / "r" / "results-left.json", key), seed=0)
+        judge_answers(key, read_answers(tmp_path / "r" / "results-left.json", key)[0], seed=0)
 
 
 def test_raters_of_one_item_are_drawn_together(key, tmp_path):
@@ -99,7 +99,7 @@ def test_raters_of_one_item_are_drawn_together(key, tmp_path):
     for count in (1, 5):
         for place in range(count):
             file(tmp_path / f"{count}", key, f"r{place}", lambda task, _: 0 if number(task) < 21 else 1)
-        raters = read_answers(tmp_path / f"{count}", key)
+        raters = read_answers(tmp_path / f"{count}", key)[0]
         found.append(judge_answers(key, raters, seed=0, draws=500)["questions"]["looks"])
     assert found[1]["n"] == 5 * found[0]["n"]
     assert found[0]["win_rate"] == pytest.approx(found[1]["win_rate"]) and "agreement" not in found[0]
@@ -109,7 +109,7 @@ def test_raters_of_one_item_are_drawn_together(key, tmp_path):
 def test_raters_who_disagree_by_chance(key, tmp_path):
     file(tmp_path / "r", key, "a", lambda task, _: number(task) % 2)
     file(tmp_path / "r", key, "b", lambda task, _: number(task) // 2 % 2)
-    agreed = judge_answers(key, read_answers(tmp_path / "r", key), seed=0, draws=50)["questions"]["looks"][
+    agreed = judge_answers(key, read_answers(tmp_path / "r", key)[0], seed=0, draws=50)["questions"]["looks"][
         "agreement"
     ]
     assert all(abs(value) < 0.1 for value in agreed.values())
@@ -117,7 +117,7 @@ def test_raters_who_disagree_by_chance(key, tmp_path):
 
 def test_half_a_file_counts_as_far_as_it_goes(key, tmp_path):
     path = file(tmp_path / "r", key, "ann", lambda task, _: 0 if task < "p10" and task > "b" else None)
-    facts = judge_answers(key, read_answers(path, key), seed=0, draws=50)
+    facts = judge_answers(key, read_answers(path, key)[0], seed=0, draws=50)
     assert facts["questions"]["looks"]["n"] == 10
     assert facts["raters"]["ann"]["attention"] is None and facts["raters"]["ann"]["consistent"] is None
 
@@ -148,10 +148,10 @@ def test_nobody_answers_twice(key, tmp_path):
     for name in ("1", "2"):
         file(tmp_path / "r", key, "ann", lambda *_: 0, name=name)
     with pytest.raises(DataError, match="both by 'ann'"):
-        read_answers(tmp_path / "r", key)
+        read_answers(tmp_path / "r", key)[0]
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match=r"holds no \*\.json"):
-        read_answers(tmp_path / "none", key)
+        read_answers(tmp_path / "none", key)[0]
 
 
 def test_what_is_no_key_is_told(tmp_path):
@@ -162,10 +162,24 @@ def test_what_is_no_key_is_told(tmp_path):
         read_key(tmp_path)
 
 
-def test_the_outcome_is_written(key, tmp_path):
-    file(tmp_path / "r", key, "a|b", lambda *_: 0)
-    facts = judge_answers(key, read_answers(tmp_path / "r", key), seed=0, draws=50)
-    write_answers(tmp_path, facts)
-    assert json.loads((tmp_path / "answers.json").read_text()) == facts
-    page = (tmp_path / "report.md").read_text()
-    assert "<b>" not in page and "a\\|b" in page and QUESTIONS["keeps"] in as_text(facts)
+def test_several_pages_make_one_order(key):
+    """Both bad is a tie; repeats and who does not look count nowhere."""
+    ann = Rater(
+        name="ann", choices={("p00", "looks"): "left", ("p01", "looks"): "bad", ("r0", "looks"): "left"}
+    )
+    found = matches_of(key, [ann])
+    assert [(m.first, m.second, m.outcome, m.cluster) for m in found] == [
+        ("A", "<b>", "first", "c0"), ("A", "<b>", "tie", "c1")
+    ]  # fmt: skip
+    blind = Rater(name="bob", choices={("a0", "keeps"): "right", ("p00", "keeps"): "left"})
+    assert not matches_of(key, [blind])
+
+
+def test_each_page_has_its_own_raters(key, tmp_path):
+    other = key | {"page": "e" * 64, "systems": ["A", "C"]}
+    file(tmp_path / "r", key, "ann", lambda *_: 0)
+    file(tmp_path / "r", other, "ann", lambda *_: 1, name="ann-2")
+    first, second = read_answers(tmp_path / "r", key, other)
+    assert [rater.name for rater in (*first, *second)] == ["ann", "ann"]
+    with pytest.raises(DataError, match="was answered on another page"):
+        read_answers(tmp_path / "r", key)
