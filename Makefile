@@ -4,7 +4,7 @@ WORKERS ?= 2
 PROCESSES ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest
 
-.PHONY: check format test test-slow test-gpu test-dist golden bench bench-full-size bench-chaos
+.PHONY: check format test test-slow test-gpu test-dist golden bench bench-full-size bench-chaos bench-gpu
 
 # Format, lint, types, spelling and the quick house rules.
 check:
@@ -33,11 +33,15 @@ test-dist:
 
 # Each script answers one question and writes a dated report.
 bench:
-	set -e; for script in $(filter-out benchmarks/full_size.py benchmarks/chaos.py,$(wildcard benchmarks/*.py)); do OMP_NUM_THREADS=1 $(PYTHON) $$script; done
+	set -e; for script in $(filter-out benchmarks/full_size.py benchmarks/chaos.py benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do OMP_NUM_THREADS=1 $(PYTHON) $$script; done
 
 # LLaVA-7B's size: fifty gigabytes of disk, twenty of memory.
 bench-full-size:
 	$(PYTHON) benchmarks/full_size.py --folder .
+
+# Training on a GPU: under ten minutes, nothing is fetched.
+bench-gpu:
+	$(PYTHON) benchmarks/gpu.py
 
 # Kills, damage and nonsense, some two thousand times: 40 minutes on two cores.
 bench-chaos:

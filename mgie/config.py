@@ -22,6 +22,7 @@ from mgie.keys import check_keys, flatten, is_known, keys_of
 from mgie.models.adapters import AdapterConfig
 from mgie.personalization.pairs import SubjectsConfig
 from mgie.ranges import Few, NewTokens, Ngram, Number, NumberOrNone, Scale, Seed, Side, Steps, Threads, Weight
+from mgie.training.deepspeed import OffloadConfig
 from mgie.training.engine import Strategy
 from mgie.training.groups import spelt_out
 from mgie.training.log import LogConfig, PreviewConfig
@@ -158,6 +159,8 @@ class TrainConfig:
     strategy: Strategy = "ddp"
     """What several processes share out: `ddp` samples; `zero1` the optimizer's state too, `zero2` gradients
     too, `zero3` and `fsdp2` weights too, frozen ones included (mgie/training/)."""
+    offload: OffloadConfig = field(default_factory=OffloadConfig)
+    """What zero1 to zero3 keep on the CPU or on a disk."""
     ema: Annotated[float, Range(ge=0, lt=1)] | None = None
     """Decay of the averaged weights. None: no average."""
     ema_schedule: AverageConfig = field(default_factory=AverageConfig)
@@ -259,6 +262,7 @@ class RunConfig:
                 f"train.batch_size={train.batch_size} with train.micro_batch_size={share} on {world_size} "
                 f"process(es): the batch must be a multiple of {per_round}; change one of them."
             )
+        train.offload.check(train.strategy, averaged=train.ema is not None)
         if train.frozen_dtype == "bfloat16" and train.precision != "bf16":
             raise ConfigError(
                 f"train.frozen_dtype=bfloat16 with train.precision={train.precision}: such weights are for "

@@ -115,7 +115,7 @@ def _comparable(text: str) -> dict[str, Any]:
     free = (
         "out", "data.path", "data.mixture", "data.subjects.prior", "data.workers",
         "train.samples", "train.epochs",
-        "train.micro_batch_size", "train.threads", "train.strategy", "train.timeout",
+        "train.micro_batch_size", "train.threads", "train.strategy", "train.offload", "train.timeout",
         "model.encoder.attention",
         "save", "log", "preview", "validation", "sampling", "evaluate",
     )  # fmt: skip

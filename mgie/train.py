@@ -117,15 +117,16 @@ def train(run: RunConfig, *, profile: int = 0) -> dict[str, Any]:
 def build_engine(run: RunConfig, world: World) -> AbstractEngine:
     """What trains as `train.strategy` says; a process by itself has nobody to share out with."""
     train, how = run.train, {"clip": run.optim.clip, "bf16": run.train.precision == "bf16"}
-    if train.strategy != "ddp" and world.size == 1:
+    alone = world.size == 1 and not train.offload.any
+    if train.strategy != "ddp" and alone:
         world.say(f"one process has nobody to share out with: it trains without {train.strategy}.")
-    if train.strategy == "ddp" or world.size == 1:
+    if train.strategy == "ddp" or alone:
         return DdpEngine(world, **how)
     if train.strategy == "fsdp2":
         return ShardedEngine(world, **how)
     return ZeroEngine(
         world, **how, stage=int(train.strategy[-1]), batch_size=train.batch_size,
-        micro_batch_size=train.micro_batch(world.size),
+        micro_batch_size=train.micro_batch(world.size), offload=train.offload,
     )  # fmt: skip
 
 

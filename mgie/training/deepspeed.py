@@ -9,7 +9,8 @@ and `lazy_init_hp_params_optimizer_state`; tests/mgie/training/test_deepspeed.py
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -23,6 +24,47 @@ from mgie.training.world import World
 from mgie.types import Batch, Draws, Losses
 from mgie.weights.checkpoint import Snapshot
 
+Place = Literal["none", "cpu", "nvme"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OffloadConfig:
+    """Where ZeRO keeps what a GPU has no room for (ZeRO-Offload, Ren et al. 2021; ZeRO-Infinity, Rajbhandari
+    et al. 2021). A step takes longer, as all of it travels."""
+
+    optimizer: Place = "none"
+    """The trained weights in float32 and their moments, which are stepped there: with zero1 to zero3 on the
+    `cpu`, with zero3 on `nvme`."""
+    parameters: Place = "none"
+    """With zero3, the weights, frozen ones included, while they are not computed with."""
+    nvme: str | None = None
+    """Folder on a disk of the machine itself, for `nvme`; DeepSpeed reads and writes it by libaio."""
+
+    @property
+    def any(self) -> bool:
+        """Whether there is something to be kept elsewhere."""
+        return self.optimizer != "none" or self.parameters != "none"
+
+    def check(self, strategy: str, *, averaged: bool) -> None:
+        """Refuse what DeepSpeed cannot do with this strategy, or this program cannot do with DeepSpeed: the
+        average (`averaged`) of what is elsewhere. Raises ConfigError."""
+        told = f"train.offload with train.strategy={strategy}"
+        if self.any and not strategy.startswith("zero"):
+            raise ConfigError(f"{told}: only zero1, zero2 and zero3 keep things elsewhere; take one of them.")
+        infinite = self.parameters != "none" or self.optimizer == "nvme"
+        if infinite and strategy != "zero3":
+            raise ConfigError(f"{told}: parameters, and anything on nvme, want zero3; take that.")
+        if ("nvme" in (self.optimizer, self.parameters)) != (self.nvme is not None):
+            raise ConfigError(
+                f"train.offload.nvme is {self.nvme}: expected the folder of a disk where something is put on "
+                "nvme, and only there."
+            )
+        if self.optimizer != "none" and averaged:
+            raise ConfigError(
+                "train.ema with train.offload.optimizer: the average follows weights on the GPU, and these "
+                "are stepped elsewhere; set train.ema to null."
+            )
+
 
 class ZeroEngine(AbstractEngine):
     """DeepSpeed's engine around a task; the run's own AdamW steps, on each process's share."""
@@ -35,11 +77,12 @@ class ZeroEngine(AbstractEngine):
     """Of the trained tensors, whole."""
 
     def __init__(
-        self, world: World, *, clip: float, bf16: bool, stage: int, batch_size: int, micro_batch_size: int
-    ):
-        """Sizes are the run's: DeepSpeed wants to know them beforehand.
+        self, world: World, *, clip: float, bf16: bool, stage: int, batch_size: int, micro_batch_size: int,
+        offload: OffloadConfig | None = None,
+    ):  # fmt: skip
+        """Sizes are the run's: DeepSpeed wants to know them beforehand. `offload` has been checked.
 
-        Raises ConfigError where DeepSpeed is not installed.
+        Raises ConfigError where DeepSpeed is not installed, and where there is no GPU to offload from.
         """
         super().__init__(world, clip=clip, bf16=bf16)
         try:
@@ -49,10 +92,18 @@ class ZeroEngine(AbstractEngine):
                 f"train.strategy=zero{stage} needs DeepSpeed ({error}): pip install 'mgie[train]', or take "
                 "train.strategy=ddp."
             ) from error
+        if offload and offload.any and world.device.type != "cuda":
+            raise ConfigError(
+                f"train.offload on {world.device.type}: what is kept elsewhere is kept off a GPU, and there "
+                "is none here; leave it out."
+            )
+        if world.size == 1:
+            world.meet_alone()
         self.stage = stage
         self.config = deepspeed_config(
-            stage, processes=world.size, batch_size=batch_size, micro_batch_size=micro_batch_size, clip=clip
-        )
+            stage, processes=world.size, batch_size=batch_size, micro_batch_size=micro_batch_size, clip=clip,
+            offload=offload,
+        )  # fmt: skip
 
     def prepare(
         self, task: AbstractTask, optimizer: torch.optim.Optimizer, trained: dict[str, nn.Parameter]
@@ -179,9 +230,16 @@ class ZeroEngine(AbstractEngine):
 
 
 def deepspeed_config(
-    stage: int, *, processes: int, batch_size: int, micro_batch_size: int, clip: float
-) -> dict[str, Any]:
+    stage: int, *, processes: int, batch_size: int, micro_batch_size: int, clip: float,
+    offload: OffloadConfig | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """DeepSpeed's dictionary of a run."""
+    elsewhere: dict[str, Any] = {}
+    for key, place in (("offload_optimizer", offload and offload.optimizer),
+                       ("offload_param", offload and offload.parameters)):  # fmt: skip
+        if offload and place not in (None, "none"):
+            disk = {"nvme_path": offload.nvme} if place == "nvme" else {}
+            elsewhere[key] = {"device": place, "pin_memory": True, **disk}
     return {
         "train_batch_size": batch_size,
         "train_micro_batch_size_per_gpu": micro_batch_size,
@@ -192,6 +250,7 @@ def deepspeed_config(
             "overlap_comm": torch.cuda.is_available(),
             # Linear layers stay torch's: DeepSpeed's rounds twice in bfloat16, a product and its bias.
             "memory_efficient_linear": False,
+            **elsewhere,
         },
         # The run's own AdamW steps, on each process's share.
         "zero_allow_untested_optimizer": True,

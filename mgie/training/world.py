@@ -37,6 +37,11 @@ FATES = {
 }
 """What torch says, in the midst of a longer text, when a process is gone; and what to say."""
 
+NO_MEMORY = (
+    "the GPU's memory is used up: lower train.micro_batch_size, or ask `mgie train ... --dry_run --gpu "
+    "24GiB` what would fit"
+)
+
 TIMEOUT = timedelta(hours=3)
 """How long the processes wait for one that reads or writes: a checkpoint of 7 billion trained weights, with
 moments and average, has 110 GB to be written, synced and hashed."""
@@ -121,6 +126,13 @@ class World:
     def new_group(self) -> Any:
         """All processes once more, for another thread, or for what lies on the CPU."""
         return dist.new_group(backend="gloo", timeout=self.timeout)
+
+    def meet_alone(self) -> None:
+        """Make the group that engines expect, of this process only, where there is none."""
+        if not dist.is_initialized():
+            backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
+            alone = {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+            dist.init_process_group(backend, timeout=self.timeout, **alone)
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum of a small tensor on the device over all processes."""
@@ -215,7 +227,7 @@ class World:
         """Flush the trackers and leave the process group.
 
         All leave together, as one that leaves early kills the others; but one that fails does not wait.
-        Raises DeviceError where the error is that another process is gone.
+        Raises DeviceError where the error is that another process is gone, or a GPU's memory.
         """
         if kind is None or issubclass(kind, Stopped):
             if dist.is_initialized():
@@ -226,6 +238,7 @@ class World:
         # The next run of this process (in a notebook, say) may want other trackers.
         AcceleratorState._reset_state(reset_partial_state=True)
         fate = next((FATES[words] for words in FATES if words in str(error)), None)
+        fate = NO_MEMORY if isinstance(error, torch.OutOfMemoryError) else fate
         if fate and isinstance(error, RuntimeError):
             if self.size > 1:
                 time.sleep(PATIENCE)

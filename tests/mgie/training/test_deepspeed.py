@@ -12,7 +12,7 @@ from mgie.errors import ConfigError
 from mgie.train import build_engine
 from mgie.training import deepspeed as ours
 from mgie.training.ddp import DdpEngine
-from mgie.training.deepspeed import ZeroEngine, deepspeed_config
+from mgie.training.deepspeed import OffloadConfig, ZeroEngine, deepspeed_config
 
 SIZES = {"stage": 3, "batch_size": 4, "micro_batch_size": 2, "clip": 1.0, "bf16": False}
 
@@ -87,6 +87,47 @@ def test_the_dictionary_follows_from_the_run():
     assert (config["train_batch_size"], config["train_micro_batch_size_per_gpu"]) == (32, 2)
     assert config["gradient_clipping"] == 0.5
     assert config["zero_optimization"]["stage"] == 2
+
+
+def test_what_is_kept_elsewhere_is_told_deepspeed():
+    config = pytest.importorskip("deepspeed.runtime.zero.config")
+    sizes = {"processes": 1, "batch_size": 8, "micro_batch_size": 2, "clip": 1.0}
+    plain = deepspeed_config(3, **sizes, offload=OffloadConfig())
+    assert plain == deepspeed_config(3, **sizes)
+    assert not any(key.startswith("offload") for key in plain["zero_optimization"])
+    far = OffloadConfig(optimizer="cpu", parameters="nvme", nvme="/disk")
+    told = deepspeed_config(3, **sizes, offload=far)["zero_optimization"]
+    assert told["offload_optimizer"] == {"device": "cpu", "pin_memory": True}
+    assert told["offload_param"] == {"device": "nvme", "pin_memory": True, "nvme_path": "/disk"}
+    read = config.DeepSpeedZeroConfig(**told)
+    assert (read.offload_optimizer.device, read.offload_param.device) == ("cpu", "nvme")
+    assert str(read.offload_param.nvme_path) == "/disk"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["optimizer=cpu"], r"train\.strategy=ddp: only zero1, zero2 and zero3"),
+        (["optimizer=nvme", "nvme=/disk", "strategy=zero2"], "anything on nvme, want zero3"),
+        (["parameters=cpu", "strategy=zero2"], "parameters, and anything on nvme, want zero3"),
+        (["optimizer=nvme", "strategy=zero3"], r"train\.offload\.nvme is None: expected the folder"),
+        (["optimizer=cpu", "nvme=/disk", "strategy=zero3"], "expected the folder of a disk where"),
+        (["optimizer=cpu", "strategy=zero1", "ema=0.5"], r"set train\.ema to null"),
+    ],
+)
+def test_what_cannot_be_kept_elsewhere_is_refused(tiny_run, words, said):
+    own = ("ema", "strategy")
+    keys = [f"--train.{'' if word.startswith(own) else 'offload.'}{word}" for word in ["ema=null", *words]]
+    with pytest.raises(ConfigError, match=said):
+        tiny_run(*keys).validate()
+
+
+def test_a_cpu_has_no_gpu_to_keep_things_off(tiny_run, world):
+    pytest.importorskip("deepspeed")
+    run = tiny_run("--train.ema=null", "--train.strategy=zero2", "--train.offload.optimizer=cpu")
+    run.validate()
+    with pytest.raises(ConfigError, match=r"train\.offload on cpu: .*there is none here"):
+        build_engine(run, world)
 
 
 def test_a_missing_deepspeed_is_a_sentence(world, monkeypatch):

@@ -75,3 +75,23 @@ def test_every_engine_learns_the_same_and_goes_on_with_any_other_s(tmp_path):
         go_on(world)
     for size in (2, 3):
         in_processes(size, go_on, tmp_path)
+
+
+@pytest.mark.dist
+@pytest.mark.parametrize("strategy", ["zero2", "zero3", "fsdp2"])
+def test_a_process_by_itself_can_have_the_engine_of_several(tmp_path, strategy):
+    """As one GPU has, which keeps moments elsewhere."""
+
+    def learn(world: World) -> None:
+        plain = DdpEngine(world, clip=1.0, bf16=False)
+        average = prepared(plain)
+        told = steps(plain, average, count=4)
+        world.meet_alone()
+        own = engine_of(strategy, world)
+        average = prepared(own)
+        assert steps(own, average, count=4) == pytest.approx(told, rel=SAME)
+        save(own, average, tmp_path, 4)
+        own.finish_saving()
+
+    in_processes(1, learn, tmp_path)
+    assert checkpoint.latest(tmp_path) is not None
