@@ -11,6 +11,7 @@ from torch.utils.data import ConcatDataset
 
 from llava_patch.loading import Dtypes
 from mgie.config import RunConfig, dump_run
+from mgie.controllers.layout_learning import LayoutLearning
 from mgie.data.augment import augmentations
 from mgie.data.batches import Batches
 from mgie.data.datasets import open_sets, with_features
@@ -27,8 +28,10 @@ from mgie.models.encoders.base import AbstractInstructionEncoder
 from mgie.personalization.pairs import SubjectPairs
 from mgie.personalization.subjects import load_prior, load_subjects
 from mgie.prompts import AbstractPrompts
+from mgie.training.layouts import learning_of, phrase_ids
 from mgie.weights import checkpoint
 from mgie.weights.checkpoint import TrainState
+from mgie.weights.controllers import add_layout
 from mgie.weights.parts import denoiser_part, encoder_part
 from mgie.weights.release import INDEX, Release, read_release, release_identity
 from mgie.weights.stable_diffusion import folder_identity, is_stable_diffusion, read_stable_diffusion
@@ -64,7 +67,7 @@ def build_editor(run: RunConfig, *, dtype: Dtypes = torch.float32, progress: boo
         release = opened(model.release, dtype=dtype, progress=progress)
         return _checked(run, Parts(
             editor=release.editor.train(), prompts=release.prompts, process=release.process,
-        ))  # fmt: skip
+        ), dtype)  # fmt: skip
     painter, maker = denoiser_part(model.denoiser.kind), encoder_part(model.encoder.kind)
     denoiser, codec, process = painter.build(model.denoiser, dtype=dtype, progress=progress)
     encoder, prompts = maker.build(
@@ -76,10 +79,12 @@ def build_editor(run: RunConfig, *, dtype: Dtypes = torch.float32, progress: boo
         progress=progress,
     )
     editor = Editor(encoder=encoder, denoiser=denoiser, codec=codec)
-    return _checked(run, Parts(editor=editor, prompts=prompts, process=process))
+    return _checked(run, Parts(editor=editor, prompts=prompts, process=process), dtype)
 
 
-def _checked(run: RunConfig, parts: Parts) -> Parts:
+def _checked(run: RunConfig, parts: Parts, dtype: Dtypes) -> Parts:
+    if "layout" in run.train.groups:
+        add_layout(parts.editor, parts.prompts, run.train.layout, seed=run.seed, dtype=dtype)
     checkpoint_as_asked(run, parts.editor)
     return replace(parts, process=predicting(parts.process, run.train.loss.prediction))
 
@@ -118,8 +123,9 @@ def dtypes_to_read(run: RunConfig, device: torch.device) -> Dtypes:
 
 
 def needs_whole(run: RunConfig) -> bool:
-    """Whether a run begins with what is made of whole parameters: other weights, features, rows, adapters."""
-    made = {"new_tokens", "lora_denoiser", "lora_language_model"}.intersection(run.train.groups)
+    """Whether a run begins with what is made of whole parameters: other weights, features, rows, adapters,
+    blocks."""
+    made = {"new_tokens", "lora_denoiser", "lora_language_model", "layout"}.intersection(run.train.groups)
     return run.model.start is not None or bool(run.data.features) or bool(made)
 
 
@@ -239,18 +245,30 @@ def build_teacher(run: RunConfig, parts: Parts) -> AbstractInstructionEncoder | 
     return encoder_part(model.encoder.kind).teacher(model.encoder, parts.prompts, text_model)
 
 
-def build_examples(run: RunConfig, prompts: AbstractPrompts) -> ExampleBuilder:
-    """What turns a pair into an example for this run's model."""
-    data = run.data
+def build_layout(run: RunConfig, parts: Parts) -> LayoutLearning | None:
+    """What the run needs to learn layouts, if it does. Raises ConfigError for losses that teach nothing."""
+    if "layout" not in run.train.groups:
+        return None
+    return learning_of(parts.editor, parts.prompts, run.train.layout)
+
+
+def build_examples(run: RunConfig, prompts: AbstractPrompts, editor: Editor | None = None) -> ExampleBuilder:
+    """What turns a pair into an example for this run's model; with its editor, regions too if it learns
+    them."""
+    data, learns = run.data, "layout" in run.train.groups
+    phrases = phrase_ids(editor, prompts) if editor is not None and learns else None
     return ExampleBuilder(
         prompts,
         size=data.size,
         max_length=data.max_length,
         compat=run.compat,
         shapes=aspect_shapes(data.size, step=data.shape_step) if data.buckets == "shape" else None,
-        transforms=augmentations(crop=data.crop, flip=data.flip),
+        transforms=augmentations(
+            crop=data.crop, flip=data.flip, regions=None if phrases is None else run.train.layout.most
+        ),
         masked=run.train.loss.mask_floor < 1,
         task_weights=run.train.loss.task_weights or (EQUAL if data.subjects and data.subjects.prior else {}),
+        phrase_ids=phrases,
     )
 
 
@@ -262,7 +280,7 @@ def build_batches(
     `editor` is whoever will read them: stored features must be those of its parts, and shapes of pictures
     such as it can read. Raises ConfigError, DataError or WeightsError where they are not.
     """
-    data, builder = run.data, build_examples(run, prompts)
+    data, builder = run.data, build_examples(run, prompts, editor)
     if editor is None and (data.features or builder.shapes):
         raise ConfigError(
             "stored features and shape buckets are for one editor: give build_batches its editor."
@@ -293,6 +311,8 @@ def build_batches(
     stored, order = open_sets(data.shares, arrangement, seed=run.seed)
     for pairs in stored:
         _check_readable(pairs, pairs.with_pictures, prompts)
+    if editor is not None:
+        _check_learnable(stored, editor, regions=builder.phrase_ids is not None)
     _check_previews(run, prompts)
     if editor is None:
         return batches(ConcatDataset(stored), builder, order=order)
@@ -311,7 +331,8 @@ def build_batches(
         codec=editor.codec if "vae" in data.features else None,
         encoder=editor.encoder if "clip" in data.features else None,
     )
-    return batches(with_features(stored, data.features, extractor), builder, order=order)
+    learnt = with_features(stored, data.features, extractor, regions=builder.phrase_ids is not None)
+    return batches(learnt, builder, order=order)
 
 
 def build_subjects(run: RunConfig) -> SubjectPairs:
@@ -335,6 +356,24 @@ def _check_readable(pairs: StoredPairs, asking: Sequence[str], prompts: Abstract
             f"{len(asking)} of {len(pairs)} pairs of {pairs.folder / pairs.split} have pictures in their "
             f"instructions, such as {asking[0]}, and this model reads none there: prepare the data set "
             "without them, or take another model."
+        )
+
+
+def _check_learnable(stored: Sequence[StoredPairs], editor: Editor, *, regions: bool) -> None:
+    """Refuse pairs that an editor cannot learn from: with a source, if it sees none; without regions, if it
+    shall learn `regions`."""
+    for pairs in stored if not editor.denoiser.sees_source else ():
+        if pairs.with_sources:
+            raise DataError(
+                f"{pairs.with_sources} of {len(pairs)} pairs of {pairs.folder / pairs.split} have a picture "
+                "before the edit, and this denoiser sees none: prepare the data set without them, or take an "
+                "editor."
+            )
+    if regions and not any(pairs.with_regions for pairs in stored):
+        raise DataError(
+            f"train.groups has layout, and no pair of {' nor of '.join(str(each.folder) for each in stored)} "
+            "has regions, so it would learn nothing: prepare pairs with regions (docs/data.md), or leave "
+            "layout out."
         )
 
 

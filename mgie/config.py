@@ -15,6 +15,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from llava_patch.ranges import Range, check_ranges
+from mgie.controllers.layout_options import LayoutTraining
 from mgie.diffusion.guidance import DropConfig
 from mgie.errors import ConfigError, mended
 from mgie.evaluation.in_training import EvaluateConfig
@@ -140,6 +141,8 @@ class TrainConfig:
     (mgie/training/groups.py: reference, new_tokens_only, head_only, lora, qlora) stands for several."""
     lora: AdapterConfig = field(default_factory=AdapterConfig)
     """Adapters of the groups lora_language_model and lora_denoiser."""
+    layout: LayoutTraining = field(default_factory=LayoutTraining)
+    """Blocks of the group layout, which paint regions with phrases."""
     edit_weight: Weight = 0.5
     """Weight of the diffusion loss beside the language loss (MGIE, Fu et al. 2024, section 3.3)."""
     align_weight: Weight = 0.0
@@ -273,6 +276,8 @@ class RunConfig:
             raise ConfigError(f"{told}: the original draws all times alike; set train.timestep_shift to 1.")
         if self.compat == "reference" and train.loss != LossConfig():
             raise ConfigError("train.loss with compat=reference: the original has none of it; leave it out.")
+        if self.compat == "reference" and "layout" in train.groups:
+            raise ConfigError("train.groups has layout with compat=reference: the original has no regions.")
         if not re.fullmatch(r"[\w-][\w.-]*", self.name):
             wish = "use letters, digits, '-', '_' and, not first, '.'"
             raise ConfigError(f"name={self.name!r} is no folder name: {wish}.")

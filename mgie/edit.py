@@ -17,10 +17,11 @@ from llava_patch.ranges import in_range
 from mgie.controllers.layout_options import LayoutOptions
 from mgie.controllers.region import Preserve, RegionOptions
 from mgie.data.images import decode
+from mgie.data.regions import read_regions
 from mgie.data.validation import check_instruction
 from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError, DataError, WeightsError
-from mgie.layouts import check_blocks, check_inside, check_layout, check_regions, read_regions
+from mgie.layouts import check_blocks, check_inside, check_layout, check_regions
 from mgie.masks import Mask, Phrase, check_finding, check_where, fitted_mask, read_mask
 from mgie.models.finders import open_finder
 from mgie.personalization.start_options import SubjectStart
@@ -79,7 +80,8 @@ def edit(
         segmenter: Local folder of SAM, which cuts out what is in them, or of CLIPSeg, which needs none.
         preserve: How the rest is kept: exact (to the byte), soft, or none.
         region: How an edit is kept inside its mask, such as --region.feather 12.
-        regions: What belongs where: a JSON file with a list of phrases and their boxes or masks.
+        regions: What belongs where: a JSON file with a list of phrases and their boxes or masks; or
+            COCO-MIG's annotations, of which the instruction is a prompt.
         layout: How those regions are painted, such as --layout.until 0.5.
         controller: Published file of MIGC or MIGC++, or a folder of a release's controllers, for regions.
         subjects: Adapter of one's own things (`mgie personalize`); it may come several times.
@@ -102,7 +104,7 @@ def edit(
     targets = _targets(photos, Path(out), is_folder=str(out).endswith("/"), new=new)
     check_where(mask is not None, preserve, region)
     allowed = None if mask is None else read_mask(mask)
-    placed = _placed(regions, layout, side=(size or SIDE) if new else None)
+    placed = _placed(regions, layout, instruction, side=(size or SIDE) if new else None)
     check_finding(allowed, detector, segmenter)
     for photo, target in zip(photos, targets):
         _check_pair(photo, target, allowed, placed or (), exact=preserve == "exact")
@@ -215,11 +217,11 @@ def _check_new(photos: list[Path], *, new: bool, masked: bool) -> None:
 
 
 def _placed(
-    regions: str | Path | None, layout: LayoutOptions | None, *, side: int | None
+    regions: str | Path | None, layout: LayoutOptions | None, instruction: str, *, side: int | None
 ) -> tuple[Region, ...] | None:
     """The regions of a file; for a new picture of this side they can be looked at now."""
     check_layout(regions is not None, layout)
-    placed = None if regions is None else read_regions(regions)
+    placed = None if regions is None else read_regions(regions, prompt=instruction)
     if placed is not None and side is not None:
         check_regions(placed, (side, side))
     return placed

@@ -32,11 +32,13 @@ from mgie.weights.apple import (
     read_training_checkpoint,
     write_apple,
 )
+from mgie.weights.controllers import CONTROLLER, write_controller
 from mgie.weights.llava_part import LlavaSettings
 from mgie.weights.release import INDEX, RELEASE, RUN, Release, read_release, write_release
 
-KINDS = {"release": RELEASE, "apple": APPLE}
+KINDS = {"release": RELEASE, "apple": APPLE, "controller": CONTROLLER}
 """The kind of folder that each format is."""
+ALONE = "expected the group layout alone, whose blocks fit other editors; take --format release"
 IN_APPLE = ("embeddings", "lm_head", "edit_head", "denoiser")
 """Groups that mllm.pt and unet.pt have a place for; the language side's others are in a LLaVA folder."""
 
@@ -46,7 +48,7 @@ def extract(
     run_dir: str | Path,
     *,
     out: str | Path,
-    format: Literal["release", "apple"] = "release",
+    format: Literal["release", "apple", "controller"] = "release",
     dtype: Dtype | None = None,
     checkpoint: str = "latest",
     ema: bool = True,
@@ -65,8 +67,10 @@ def extract(
     Args:
         run_dir: Folder of a run, of a checkpoint of the original program, or of either format.
         out: Folder to write; one of the same format that stands there is replaced.
-        format: release, a diffusers pipeline folder; or apple, mllm.pt and unet.pt for the original demo
-            (and llava/, unless it is known that nothing else of the language side was trained).
+        format: release, a diffusers pipeline folder; apple, mllm.pt and unet.pt for the original demo
+            (and llava/, unless it is known that nothing else of the language side was trained); or
+            controller, the blocks for regions alone, which `mgie edit --controller` takes beside any editor
+            of the same denoiser.
         dtype: Type of the release's tensors, and of all that is held in memory. Default: float32.
             Apple's files are always float16.
         checkpoint: Which checkpoint of the run: latest, or the name of its folder.
@@ -82,11 +86,11 @@ def extract(
     """
     run_dir = Path(run_dir)
     if format not in KINDS:
-        raise ConfigError(f"--format is {format}: expected {' or '.join(KINDS)}.")
+        raise ConfigError(f"--format is {format}: expected {', '.join(KINDS)}.")
     kind = find_dtype(dtype or ("float16" if format == "apple" else "float32"))
     if format == "apple" and kind != torch.float16:
         raise ConfigError(f"--dtype is {dtype}: Apple's files are float16; leave it out.")
-    if sampling and (format == "apple" or not (run_dir / "checkpoints").is_dir()):
+    if sampling and (format != "release" or not (run_dir / "checkpoints").is_dir()):
         raise ConfigError("--sampling is for the release of a run: name a run's folder, or leave it out.")
     check_out(out, kind=KINDS[format])
     shards = next(
@@ -108,6 +112,8 @@ def extract(
         mended += _moved(load_run(str(found / "run.yaml")), llava, diffusion, release)
         run = load_run(str(found / "run.yaml"), mended)
         groups = run.train.groups
+        if format == "controller" and groups != ("layout",):
+            raise ConfigError(f"--format is controller, but the run trained {', '.join(groups)}: {ALONE}.")
         if format == "apple" and isinstance(run.model.encoder, LlavaSettings):
             check_layout(run.model.encoder.edit_head.heads, groups)
         apart = adapters == "apart"
@@ -116,12 +122,25 @@ def extract(
             raise ConfigError(f"{told}: expected a run with adapters and --format release; leave it out.")
         made, facts = _from_run(run, found, ema, kind, apart=apart)
     _check_finite(made, run_dir)
+    _write(made, out, format, groups, run_dir)
+    return {"out": str(out), "format": format, "run_dir": str(run_dir), **facts}
+
+
+def _write(
+    made: Release, out: str | Path, format: str, groups: tuple[str, ...] | None, run_dir: Path
+) -> None:
+    """Write it in its format; `groups` are what was trained of it, where that is known. Raises ConfigError
+    for what the format has no place for."""
     if format == "release":
         write_release(made, out)
-    else:
+    elif format == "apple":
         check_layout(published_parts(made)[0].edit_head.config.heads, groups or ())
         write_apple(made, out, llava=groups is None or not set(groups) <= set(IN_APPLE))
-    return {"out": str(out), "format": format, "run_dir": str(run_dir), **facts}
+    else:
+        blocks = made.editor.controllers.for_layout
+        if blocks is None:
+            raise ConfigError(f"--format is controller, but {run_dir} has no blocks for regions: train some.")
+        write_controller(blocks, out)
 
 
 def _moved(run: RunConfig, llava: str | None, diffusion: str | None, release: str | None) -> list[str]:

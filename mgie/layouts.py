@@ -4,7 +4,6 @@ A file of them is a list: [{"phrase": "a red ball", "box": [0.1, 0.5, 0.4, 0.9]}
 whose numbers are parts of width and height, a region may have a mask, the name of a picture beside that file.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import Tensor
 from llava_patch.ranges import check_ranges
 from mgie.controllers.base import Setting, join
 from mgie.controllers.layout_masks import boxes_of
-from mgie.controllers.layout_options import LayoutOptions
+from mgie.controllers.layout_options import LayoutOptions, worded
 from mgie.controllers.masking import sized
 from mgie.controllers.session import LayoutSession
 from mgie.data.images import decode_mask
@@ -32,9 +31,6 @@ if TYPE_CHECKING:
     from mgie.controllers.layout import LayoutBlocks
     from mgie.masks import Where
     from mgie.personalization.start import Start
-
-FORM = 'a list such as [{"phrase": "a red ball", "box": [0.1, 0.5, 0.4, 0.9]}]'
-FIELDS = {"phrase", "box", "mask", "scales"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +57,21 @@ class Layout:
 
     @property
     def phrases(self) -> list[str]:
-        """All phrases, picture after picture."""
-        return [region.phrase for regions in self.regions for region in regions]
+        """All phrases, picture after picture, as who reads them is told."""
+        told = [region.phrase for regions in self.regions for region in regions]
+        return told if self.blocks is None else [worded(self.blocks.way, phrase) for phrase in told]
+
+    def heard(self) -> Heard | None:
+        """What the blocks' own reader makes of the phrases; None where the editor's encoder reads them.
+        Raises DataError for a phrase that is too long."""
+        reader: Any = None if self.blocks is None else self.blocks.reader
+        if reader is None:
+            return None
+        read = reader(reader.tokens(self.phrases)).condition
+        plain = replace(read, pooled=None)
+        return Heard(
+            context=Context(condition=plain, null=plain), pooled=read.pooled
+        )  # its null is not heard
 
     def plan(
         self, rows: Sequence[int], heard: Heard, context: Context, *, grid: Size, pixels: Size, multiple: int
@@ -104,10 +113,9 @@ def _controls(chosen: Sequence[Sequence[Region]], most: int, pixels: Size) -> Co
         for place, region in enumerate(regions):
             present[row, place], scales[row, place] = True, torch.tensor(region.scales)
             if region.mask is not None and stencils is not None:
-                stencils[row, place] = stencil = _stencil(region.mask, pixels)
-                boxes[row, place] = boxes_of(stencil)
-            else:
-                boxes[row, place] = torch.tensor(region.box, dtype=torch.float64)
+                stencils[row, place] = _stencil(region.mask, pixels)
+            # Of the mask as it came: at the picture's size a small one may have vanished.
+            boxes[row, place] = torch.tensor(box_of(region), dtype=torch.float64)
     return ControlBatch(
         boxes=boxes, present=present, scales=scales, stencils=stencils,
         phrases=torch.zeros(count, most, 0, dtype=torch.long),  # read by whoever reads the instruction
@@ -199,6 +207,11 @@ def layout_of(
     if not isinstance(given, Sequence) or isinstance(given, str):
         raise DataError(f"{given!r:.60} is a {type(given).__name__}: expected a list of regions.")
     for_all = all(isinstance(each, Region) for each in given)
+    if odd := [] if for_all else [some for some in given if not isinstance(some, list | tuple)]:
+        raise DataError(
+            f"{odd[0]!r:.60} is a {type(odd[0]).__name__}: expected regions for all pictures, or a list of "
+            "them for each."
+        )
     each = [tuple(given)] * len(sizes) if for_all else [tuple(regions) for regions in given]
     if len(each) != len(sizes):
         raise DataError(
@@ -206,19 +219,20 @@ def layout_of(
             "for each."
         )
     asked = options or LayoutOptions()
+    acting = blocks if blocks is not None and asked.over(blocks.way).until else None
     for row, (regions, size) in enumerate(zip(each, sizes)):
         check_regions(regions, size)
-        check_count(regions, asked, None if blocks is None else blocks.most)
+        check_count(regions, asked, None if acting is None else acting.most)
         if where is not None:
             check_inside(regions, where.masks[row])
-    return Layout(regions=tuple(each), options=asked, blocks=blocks if asked.until else None)
+    return Layout(regions=tuple(each), options=asked, blocks=acting)
 
 
 def check_layout(given: bool, options: LayoutOptions | None, *, compat: str = "default") -> None:
     """Refuse what no layout can do, before anything is loaded. Raises ConfigError."""
     if options is not None:
         check_ranges(options, name="layout")
-        if options.around not in ("words", "nothing"):
+        if options.around not in (None, "words", "nothing"):
             raise ConfigError(f"layout.around is {options.around!r}: expected words or nothing.")
         if not given:
             raise ConfigError("layout says how regions are painted, but there are none: give some.")
@@ -246,7 +260,7 @@ def check_regions(regions: Sequence[Any], size: Size) -> None:
 
 def check_count(regions: Sequence[Region], options: LayoutOptions, most: int | None) -> None:
     """Refuse more regions than the layout's blocks take, where there are some. Raises ConfigError."""
-    if most is not None and options.until and len(regions) > most:
+    if most is not None and options.until != 0 and len(regions) > most:
         raise ConfigError(
             f"there are {len(regions)} regions for one picture: expected at most {most} with this "
             "controller; leave some out, or set layout.until to 0 for the fuser alone."
@@ -293,41 +307,3 @@ def check_inside(regions: Sequence[Region], mask: Bool[np.ndarray, "y x"]) -> No
                 f"region {number} lies wholly outside the mask, where nothing may change: move it, or make "
                 "the mask larger."
             )
-
-
-def read_regions(path: str | Path) -> tuple[Region, ...]:
-    """The regions of a file of the command line. Raises DataError."""
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"there are no regions {path}: expected a JSON file with {FORM}.")
-    try:
-        held = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is no JSON ({error}): expected {FORM}.") from error
-    if not isinstance(held, list) or not all(isinstance(each, dict) for each in held):
-        raise DataError(f"{path} holds a {type(held).__name__}: expected {FORM}.")
-    return tuple(_region(each, number, path) for number, each in enumerate(held, 1))
-
-
-def _region(told: dict[str, Any], number: int, path: Path) -> Region:
-    if unknown := sorted(set(told) - FIELDS):
-        raise DataError(
-            f"region {number} of {path} has {unknown[0]}: expected some of {', '.join(sorted(FIELDS))}."
-        )
-    try:
-        phrase, name = told.get("phrase", ""), told.get("mask")
-        box, scales = told.get("box"), tuple(float(each) for each in told.get("scales", (1, 1, 1)))
-        box = None if box is None else tuple(float(each) for each in box)
-        if len(box or "four") != 4 or len(scales) != 3 or not isinstance(phrase, str):
-            raise ValueError("another number or type of values")
-        if not isinstance(name, str | None):
-            raise ValueError("a mask that is no name of a file")
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DataError(f"region {number} of {path} is no region ({error}): expected {FORM}.") from error
-    mask = None
-    if name is not None:
-        place = path.parent / name
-        if not place.is_file():
-            raise DataError(f"region {number} of {path} has the mask {place}, but there is no such file.")
-        mask = place.read_bytes()
-    return Region(phrase=phrase, box=box, mask=mask, scales=scales)  # pyright: ignore - counted above

@@ -420,7 +420,7 @@ class MGIEPipeline(DiffusionPipeline):
         if layout is None or not layout.phrases:
             return None
         none = [[] for _ in layout.phrases]
-        read = self._imagine(layout.of_each(pictures), layout.phrases, none, sampling)
+        read = layout.heard() or self._imagine(layout.of_each(pictures), layout.phrases, none, sampling)
         return layout, Heard(context=read.context, pooled=read.pooled)
 
     def _with_latents(self, asked: Asked, pictures: list[Image.Image]) -> Asked:

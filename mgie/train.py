@@ -22,6 +22,7 @@ from mgie.build import (
     begin_run,
     build_batches,
     build_editor,
+    build_layout,
     build_release,
     build_teacher,
     dtypes_to_read,
@@ -102,7 +103,7 @@ def train(run: RunConfig, *, profile: int = 0) -> dict[str, Any]:
         task = EditTask(
             parts.editor, parts.process, drop=run.train.drop, edit_weight=run.train.edit_weight,
             align_weight=run.train.align_weight, teacher=build_teacher(run, parts),
-            loss=run.train.loss,
+            loss=run.train.loss, layout=build_layout(run, parts),
         )  # fmt: skip
         batches = build_batches(run, parts.prompts, rank=world.rank, world=world.size, editor=parts.editor)
         if profile:
@@ -277,6 +278,8 @@ def draw_for(run: RunConfig, parts: Parts, batch: Batch) -> Draws:
     if run.compat == "reference":
         return reference_draws(run.seed, batch.positions, latent_shape=shape, steps=process.length)
     more: dict[str, Any] = {"shift": run.train.timestep_shift, "offset": run.train.loss.offset_noise}
+    if batch.controls is not None and (blocks := parts.editor.controllers.for_layout) is not None:
+        more["slots"] = blocks.most
     if batch.pictures is not None and batch.pictures.pixels is not None:
         y, x = batch.pictures.pixels.shape[-2:]
         more["inside_shape"] = parts.editor.codec.latent_shape(y, x)

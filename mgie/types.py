@@ -99,6 +99,23 @@ class EditPair:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ControlBatch:
+    """Where things belong, in the pictures of a batch; padded to the most instances of a picture."""
+
+    boxes: Float[Tensor, "b n 4"]
+    """As `Box`."""
+    present: Bool[Tensor, "b n"]
+    """False on padding."""
+    phrases: Int[Tensor, "b n l"]
+    """In the tokens of who reads them, -1 behind the last; no column where they are read elsewhere."""
+    scales: Float[Tensor, "b n 3"]
+    stencils: UInt8[Tensor, "b n y x"] | None = None
+    """Masks of the instances; None where all are boxes."""
+    mask: Float[Tensor, "b 1 y x"] | None = None
+    """1 where the edit is allowed. None: everywhere."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
     """One pair, ready to be batched. Lengths differ between examples."""
 
@@ -128,23 +145,8 @@ class Example:
     """1 where errors of the painting count in full. None: everywhere."""
     weight: float = 1.0
     """How much those of this example count."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ControlBatch:
-    """Where things belong, in the pictures of a batch; padded to the most instances of a picture."""
-
-    boxes: Float[Tensor, "b n 4"]
-    """As `Box`."""
-    present: Bool[Tensor, "b n"]
-    """False on padding."""
-    phrases: Int[Tensor, "b n l"]
-    """In the tokens of the denoiser's own text encoder."""
-    scales: Float[Tensor, "b n 3"]
-    stencils: UInt8[Tensor, "b n y x"] | None = None
-    """Masks of the instances; None where all are boxes."""
-    mask: Float[Tensor, "b 1 y x"] | None = None
-    """1 where the edit is allowed. None: everywhere."""
+    controls: ControlBatch | None = None
+    """Its regions, where they are learnt: a batch of one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -438,6 +440,10 @@ class Draws:
     """Uniform in [0, 1); decides which conditions are dropped."""
     pictures: Float[Tensor, "j c _ _"] | None = None
     """Standard normal that turns the codec's posteriors of pictures inside instructions into samples."""
+    slots: Int[Tensor, "b s"] | None = None
+    """Which slot each slot of a layout's aggregation is compared as, where a layout is learnt."""
+    placed: Float[Tensor, " b"] | None = None
+    """Uniform in [0, 1), with `slots`; decides whose regions are left out."""
 
     def to(self, device: torch.device | str) -> "Draws":
         """The same draws on `device`."""

@@ -97,7 +97,7 @@ def held_out_losses(run: RunConfig, parts: Parts, task: EditTask, device: torch.
 
     Pairs, noise and levels are the same whenever it is asked, whatever else the run draws.
     """
-    builder = replace(build_examples(run, parts.prompts), shapes=None, transforms=())
+    builder = replace(build_examples(run, parts.prompts, parts.editor), shapes=None, transforms=())
     pairs, step = StoredPairs(run.data.path, "test"), run.train.micro_batch(1)
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
@@ -105,7 +105,9 @@ def held_out_losses(run: RunConfig, parts: Parts, task: EditTask, device: torch.
     with at_rest(parts.editor), short:
         for start in range(0, min(run.validation.count, len(pairs)), step):
             positions = tuple(range(start, min(start + step, run.validation.count, len(pairs))))
-            examples = [builder(pairs[index]) for index in positions]
+            some = (pairs[index] for index in positions)
+            most = run.train.layout.most
+            examples = [builder(replace(pair, regions=pair.regions[:most])) for pair in some]
             batch: Batch = collate(examples, positions=positions, pad_id=builder.pad_id)
             batch = replace(batch, extras=builder.together([each.extras for each in examples], batch.mask))
             shape = parts.editor.codec.latent_shape(*batch.target.shape[-2:])

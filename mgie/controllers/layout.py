@@ -8,16 +8,17 @@ CVPR 2024, TPAMI 2024), these do it in their layers, for the first part of the s
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from mgie.controllers.base import AbstractController, Setting
 from mgie.controllers.layout_blocks import AbstractLayoutBlock, Instances, fused
 from mgie.controllers.layout_masks import background, instance_masks, made_visible, reduced
-from mgie.controllers.layout_options import LayoutOptions
+from mgie.controllers.layout_options import LayoutOptions, LayoutWay
 from mgie.controllers.masking import as_bias
 from mgie.diffusion.guidance import same_shape
 from mgie.errors import ConfigError, WeightsError
@@ -31,9 +32,18 @@ Masks = tuple[Float[Tensor, "b n h w"], Float[Tensor, "b 1 h w"]]
 class LayoutBlocks(nn.Module):
     """Trained blocks, each with the attention that it takes the place of."""
 
-    def __init__(self, blocks: Mapping[str, AbstractLayoutBlock]):
-        """By names such as "mid_block.attentions.0.transformer_blocks.0.attn2"."""
+    def __init__(
+        self,
+        blocks: Mapping[str, AbstractLayoutBlock],
+        *,
+        way: LayoutWay | None = None,
+        reader: nn.Module | None = None,
+    ):
+        """By names such as "mid_block.attentions.0.transformer_blocks.0.attn2"; `way` is the one that they
+        were trained for, `reader` a PhraseReader, for editors whose own encoder has no state for each
+        phrase."""
         super().__init__()
+        self.way, self.reader = way or LayoutWay(), reader
         # A ModuleDict takes no dots.
         self.blocks = nn.ModuleDict({site.replace(".", "-"): block for site, block in blocks.items()})
 
@@ -67,7 +77,8 @@ class LayoutController(AbstractController):
     def __init__(self, options: LayoutOptions, *, blocks: LayoutBlocks | None = None, depth: int = 3):
         """`depth`: how often the denoiser halves its latents."""
         super().__init__()
-        self.options, self.trained, self.depth = options, blocks, depth
+        self.options = options.over(LayoutWay() if blocks is None else blocks.way)
+        self.trained, self.depth = blocks, depth
 
     def plan(self, controls: ControlBatch, setting: Setting) -> ControlPlan:
         """Blocks at their sites first, then the fuser; elsewhere the fuser; all of it for the rows T alone.
@@ -79,11 +90,20 @@ class LayoutController(AbstractController):
         blocks = {} if self.trained is None or not options.until else self.trained.by_site
         if not controls.present.any():
             return ControlPlan()
-        layout = self._placed(controls, setting)
+        layout = self.placed(controls, setting)
+        if layout.missed.any():
+            picture, region = layout.missed.nonzero()[0].tolist()
+            warnings.warn(
+                f"{int(layout.missed.sum())} regions are thinner than the grid of some layers, such as "
+                f"region {region + 1} of picture {picture + 1}: there they have the one cell in their "
+                "middle; draw them larger, or paint at a larger size.",
+                stacklevel=2,
+            )
         if blocks and layout.pooled is None:
             raise ConfigError(
                 "the blocks of a layout need one state for each phrase, and this editor's encoder gives "
-                "none: use an editor with a text encoder, or set layout.until to 0 for the fuser alone."
+                "none: give them as a folder with a text encoder, as `mgie extract --format controller` "
+                "writes it, or set layout.until to 0 for the fuser alone."
             )
         hooks: list[BlockShading | Fusing] = []
         if blocks:
@@ -95,7 +115,8 @@ class LayoutController(AbstractController):
             hooks.append(Fusing(layout=layout, sites=frozenset(blocks), during=during))
         return ControlPlan(attention=tuple(hooks))
 
-    def _placed(self, controls: ControlBatch, setting: Setting) -> "Placed":
+    def placed(self, controls: ControlBatch, setting: Setting) -> "Placed":
+        """The instances, ready for all layers. Raises ConfigError as `plan` does."""
         phrases, condition = setting.phrases, setting.context.condition
         rows = controls.present.numel()
         if phrases is None or len(phrases.tokens) != rows:
@@ -115,23 +136,22 @@ class LayoutController(AbstractController):
         whole = instance_masks(controls.boxes, controls.present, (pixels[0], pixels[1]), controls.stencils)
         masks, behind = reduced(whole, setting.grid), reduced(background(whole), setting.grid)
         null = same_shape(setting.context)[1] if self.options.around == "nothing" else None
+        layers, missed = self._at_layers(masks, behind, controls, setting.grid)
         return Placed(
             phrases=phrases,
             pooled=None if phrases.pooled is None else phrases.pooled.unflatten(0, controls.present.shape),
             boxes=controls.boxes.float().to(device),
             present=controls.present.to(device),
             scales=controls.scales.to(device),
-            masks={
-                grid: (some.to(device), rest.to(device))
-                for grid, (some, rest) in self._at_layers(masks, behind, controls, setting.grid).items()
-            },
+            masks={grid: (some.to(device), rest.to(device)) for grid, (some, rest) in layers.items()},
+            missed=missed,
             null=null,
         )
 
     def _at_layers(
         self, masks: Tensor, behind: Tensor, controls: ControlBatch, grid: Size
-    ) -> dict[Size, Masks]:
-        """Masks at the sizes of the denoiser's layers."""
+    ) -> tuple[dict[Size, Masks], Bool[Tensor, "b n"]]:
+        """Masks at the sizes of the denoiser's layers, and which regions some grid misses."""
         found: dict[Size, Masks] = {}
         missed = torch.zeros_like(controls.present)
         for _ in range(self.depth + 1):
@@ -142,15 +162,7 @@ class LayoutController(AbstractController):
                 small = seen
             found[grid] = (small, reduced(behind, grid))
             grid = ((grid[0] + 1) // 2, (grid[1] + 1) // 2)
-        if missed.any():
-            picture, region = missed.nonzero()[0].tolist()
-            warnings.warn(
-                f"{int(missed.sum())} regions are thinner than the grid of some layers, such as region "
-                f"{region + 1} of picture {picture + 1}: there they have the one cell in their middle; draw "
-                "them larger, or paint at a larger size.",
-                stacklevel=2,
-            )
-        return found
+        return found, missed
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -165,6 +177,8 @@ class Placed:
     scales: Float[Tensor, "b n 3"]
     masks: Mapping[Size, Masks]
     """By the height and width of layers."""
+    missed: Bool[Tensor, "b n"]
+    """Whose masks vanish in the grid of some layer, where they have one cell instead."""
     null: Condition | None = None
     """What is heard outside instead of the words for the whole, if anything: a row a sample."""
 
@@ -204,6 +218,8 @@ class BlockShading:
     layout: Placed
     blocks: Mapping[str, AbstractLayoutBlock]
     """By the name of the attention."""
+    slots: Int[Tensor, "b s"] | None = None
+    """In training, which slot each slot of the aggregation is compared as; None: none is moved."""
     during: tuple[float, float] = (0.0, 1.0)
     order: int = 20
 
@@ -213,7 +229,7 @@ class BlockShading:
 
     def __call__(self, call: AttentionCall, attend: Attend) -> Float[Tensor, "r p c"]:
         """All rows as they are, then those of T anew. What the block gives is what the layer gives."""
-        block = self.blocks[call.site.name]
+        block = partial(self.blocks[call.site.name], order=self.slots)
         return _in_rows_told(call, attend, self.layout, block)
 
 

@@ -63,9 +63,25 @@ class RandomFlip:
         return _redrawn(pair, ImageOps.mirror, lambda box: (1 - box[2], box[1], 1 - box[0], box[3]))
 
 
-def augmentations(*, crop: float, flip: float) -> tuple[Transform, ...]:
-    """The transforms that a recipe asks for; none for a least share of 1 and no share to be mirrored."""
-    return (RandomCrop(crop),) * (crop < 1) + (RandomFlip(flip),) * (flip > 0)
+@dataclass(frozen=True)
+class FewerRegions:
+    """So many regions of those that have more, in their order (MIGC, Zhou et al. 2024, takes six)."""
+
+    most: int
+
+    def __call__(self, pair: EditPair, rng: np.random.Generator) -> EditPair:
+        """A pair with at most so many."""
+        if len(pair.regions) <= self.most:
+            return pair
+        kept = sorted(rng.permutation(len(pair.regions))[: self.most].tolist())
+        return replace(pair, regions=tuple(pair.regions[place] for place in kept))
+
+
+def augmentations(*, crop: float, flip: float, regions: int | None = None) -> tuple[Transform, ...]:
+    """The transforms that a recipe asks for; none for a least share of 1 and no share to be mirrored, and for
+    no number of `regions`."""
+    fewer = () if regions is None else (FewerRegions(regions),)
+    return (RandomCrop(crop),) * (crop < 1) + (RandomFlip(flip),) * (flip > 0) + fewer
 
 
 def _redrawn(

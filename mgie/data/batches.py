@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mgie.data.orders import AbstractOrder, Shuffled, sample_generator
 from mgie.data.prefetch import prefetch_map
+from mgie.data.regions import together
 from mgie.data.streamed import StreamedPairs
 from mgie.errors import ConfigError, UserError
 from mgie.tokens import IGNORE
@@ -180,6 +181,7 @@ def collate(examples: Sequence[Example], *, positions: tuple[int, ...], pad_id: 
         target_mean=target_mean, target_std=target_std, keys=tuple(each("key")), positions=positions,
         pictures=_inside(examples), loss_mask=_masks(each("loss_mask")),
         weight=torch.tensor(each("weight")) if {*each("weight")} != {1.0} else None,
+        controls=together(each("controls")) if examples[0].controls is not None else None,
     )  # fmt: skip
 
 

@@ -29,13 +29,15 @@ def open_sets(
     return stored, Mixed(stored, [*shares.values()], seed=seed, arrange=arrange, unit=unit)
 
 
-def with_features(sets: Sequence[StoredPairs], kinds: Sequence[Kind], extractor: FeatureExtractor) -> Dataset:
-    """The same pairs end to end, without pictures where nobody needs them, beside their stored features.
-    Raises WeightsError unless `extractor` made them."""
+def with_features(
+    sets: Sequence[StoredPairs], kinds: Sequence[Kind], extractor: FeatureExtractor, *, regions: bool = False
+) -> Dataset:
+    """The same pairs end to end, without pictures where nobody needs them (`regions` do), beside their stored
+    features. Raises WeightsError unless `extractor` made them."""
     features = [StoredFeatures(pairs.folder, pairs.split, kinds=kinds) for pairs in sets]
     for each in features:
         each.require(extractor)
-    pictures = set(kinds) != set(get_args(Kind))
+    pictures = regions or set(kinds) != set(get_args(Kind))
     pairs = [StoredPairs(each.folder, each.split, pictures=pictures) for each in sets]
     return StackDataset(ConcatDataset(pairs), ConcatDataset(features))
 

@@ -1,6 +1,7 @@
-"""EditPair -> Example: the conversation, where visual tokens are read, the pixels."""
+"""EditPair -> Example: the conversation, where visual tokens are read, pixels, regions."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,10 +14,12 @@ from torch import Tensor
 from mgie.data.augment import Transform
 from mgie.data.images import cover, decode, decode_mask, quick_resize, to_pixels, upright_size
 from mgie.data.orders import nearest_shapes
+from mgie.data.regions import placed
 from mgie.errors import DataError, UserError
 from mgie.prompts import AbstractPrompts, Compat, Conversation
-from mgie.types import SOURCE, EditPair, Example, Looks, Size
+from mgie.types import SOURCE, ControlBatch, EditPair, Example, Looks, Size
 
+log = logging.getLogger(__name__)
 REFERENCE_SIDE = 512
 """The reference makes every picture this large before it makes it smaller."""
 
@@ -40,6 +43,8 @@ class ExampleBuilder:
     """Whether a pair's mask says where errors of the painting count."""
     task_weights: Mapping[str, float] = field(default_factory=dict)
     """How much the pairs of a task count, where that is not 1."""
+    phrase_ids: Callable[[str], list[int]] | None = None
+    """The words of a region's phrase, where regions are learnt. None: they are not looked at."""
 
     def __post_init__(self):
         self.pad_id = self.prompts.pad_id
@@ -88,6 +93,7 @@ class ExampleBuilder:
             clip_features=None if clip is None else clip[None][: int(has_source)],
             source=torch.zeros_like(pixels) if source is None or moments else self.pixels(source),
             loss_mask=self._mask(pair, shape), weight=self.task_weights.get(pair.task, 1.0),
+            controls=None if self.phrase_ids is None else self._regions(pair, shape, self.phrase_ids),
             **moments,
         )  # fmt: skip
 
@@ -165,6 +171,21 @@ class ExampleBuilder:
                 "prepare the data again."
             )
         return pair.pictures[which], f"picture {which + 1} of {pair.key}"
+
+    def _regions(self, pair: EditPair, shape: Size | None, ids: Callable[[str], list[int]]) -> ControlBatch:
+        """The regions of a pair in its pictures as they are seen; those whose phrase is too long are left
+        out, and told."""
+        known: dict[str, list[int]] = {}
+        for region in pair.regions:
+            try:
+                known[region.phrase] = ids(region.phrase)
+            except UserError as error:
+                log.warning(f"a region of {pair.key} is left out: {error}")
+        size = upright_size(pair.target, name=f"target of {pair.key}")
+        return placed(
+            [region for region in pair.regions if region.phrase in known], known.__getitem__, size=size,
+            shape=self._cropped(size, shape), pixels=shape or (self.size, self.size),
+        )  # fmt: skip
 
     def picture(self, data: bytes, *, name: str, shape: Size | None = None) -> Image.Image:
         """Decode once, to the part of the picture from which both the CLIP pixels and the pixels are made."""

@@ -100,10 +100,16 @@ def square(image: Image.Image, size: int) -> Image.Image:
 
 def cover(image: Image.Image, width: int, height: int) -> Image.Image:
     """The largest centred part of a picture with the shape width : height, at that size."""
-    scale = min(image.width / width, image.height / height)
-    crop = (min(round(width * scale), image.width), min(round(height * scale), image.height))
-    left, top = (image.width - crop[0]) // 2, (image.height - crop[1]) // 2
-    return resize(image, (width, height), box=(left, top, left + crop[0], top + crop[1]))
+    return resize(image, (width, height), box=covered(image.size, width, height))
+
+
+def covered(size: Size, width: int, height: int) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom, in pixels, of the largest centred part with the shape width : height of a
+    picture of this width and height."""
+    scale = min(size[0] / width, size[1] / height)
+    crop = (min(round(width * scale), size[0]), min(round(height * scale), size[1]))
+    left, top = (size[0] - crop[0]) // 2, (size[1] - crop[1]) // 2
+    return left, top, left + crop[0], top + crop[1]
 
 
 def letterboxed(image: Image.Image, side: int) -> Image.Image:

@@ -147,6 +147,18 @@ class StoredPairs(Dataset):
         return self._table.column("key").filter(asked).to_pylist()
 
     @property
+    def with_sources(self) -> int:
+        """How many pairs have a picture before the edit."""
+        return len(self) - self._table.column("source").null_count
+
+    @property
+    def with_regions(self) -> int:
+        """How many pairs say what belongs where."""
+        if "regions" not in self._table.column_names:
+            return 0
+        return pc.sum(pc.not_equal(self._table.column("regions"), "")).as_py() or 0
+
+    @property
     def keys(self) -> list[str]:
         """The names of all pairs, in order."""
         return self._table.column("key").to_pylist()

@@ -63,9 +63,14 @@ class Editor(nn.Module):
         if self.controllers.for_layout is not None:
             self.controllers.for_layout.check(denoiser.attentions)
 
+    def take_layout(self, blocks: LayoutBlocks) -> None:
+        """Have these blocks for layouts from now on. Raises WeightsError for those of another denoiser."""
+        blocks.check(self.denoiser.attentions)
+        self.controllers["layout"] = blocks
+
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Named groups, each parameter in exactly one: the encoder's own groups, `denoiser`, `codec`, and one
-        for each controller.
+        for each controller; the text encoder that reads a layout's phrases is `phrase_reader`.
 
         Adapters, where there are some, are apart: `lora_language_model`, `lora_denoiser`.
         """
@@ -75,6 +80,9 @@ class Editor(nn.Module):
             "codec": list(self.codec.parameters()),
             **{name: list(controller.parameters()) for name, controller in self.controllers.items()},
         }
+        if (blocks := self.controllers.for_layout) is not None and blocks.reader is not None:
+            groups["layout"] = list(blocks.blocks.parameters())
+            groups["phrase_reader"] = list(blocks.reader.parameters())
         for name, part in (("lora_language_model", self.encoder), ("lora_denoiser", self.denoiser)):
             if added := adapter_parameters(part):
                 apart = {id(parameter) for parameter in added}

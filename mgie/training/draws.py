@@ -26,13 +26,14 @@ def draws_for(
     offset: float = 0.0,
     inside: Sequence[int] = (),
     inside_shape: tuple[int, int, int] | None = None,
+    slots: int = 0,
 ) -> Draws:
     """Draw for the samples at `positions` of the data order.
 
     `latent_shape` is (c, h, w); `process` draws the times, and `shift` moves them towards noise (1: uniform).
     `offset` is the deviation of noise that is the same all over a channel, added to the other. `inside` are
     the samples that pictures inside instructions belong to, by their place in `positions`: what is drawn for
-    these, of `inside_shape`, comes from streams of their own.
+    these, of `inside_shape`, comes from streams of their own, and so do orders of a layout's `slots`.
     The order within a sample is the reference's: posterior, noise, time, dropout; then the offset.
     """
     posterior, noise, uniform = [], [], []
@@ -50,6 +51,7 @@ def draws_for(
         t=process.times(u[:, 0], shift=shift),
         keep=u[:, 1],
         pictures=_of_pictures(seed, [positions[row] for row in inside], inside_shape or latent_shape),
+        **_of_layouts(seed, positions, slots),
     )
 
 
@@ -65,6 +67,19 @@ def _of_pictures(
     }
     drawn = [streams[position].standard_normal(shape, dtype=np.float32) for position in positions]
     return torch.from_numpy(np.stack(drawn))
+
+
+def _of_layouts(seed: int, positions: Sequence[int], slots: int) -> dict[str, Tensor]:
+    """Orders of so many slots, and whose regions are left out; nothing of no slots."""
+    if not slots:
+        return {}
+    streams = [
+        np.random.Generator(np.random.Philox(key=[seed, position], counter=[0, 0, 0, 2]))
+        for position in positions
+    ]
+    orders = np.stack([stream.permutation(slots) for stream in streams])
+    left = np.array([stream.random(dtype=np.float32) for stream in streams])
+    return {"slots": torch.from_numpy(orders), "placed": torch.from_numpy(left)}
 
 
 def reference_draws(

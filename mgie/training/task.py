@@ -9,10 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from llava_patch.ranges import Range
+from mgie.controllers.base import join
+from mgie.controllers.layout_learning import LayoutLearning
 from mgie.diffusion.guidance import DropConfig, drop_conditions
 from mgie.diffusion.process import AbstractProcess, Prediction
 from mgie.diffusion.variational import Posterior
@@ -22,7 +24,7 @@ from mgie.models.editor import Editor
 from mgie.models.encoders.base import AbstractInstructionEncoder
 from mgie.ranges import Share, Weight
 from mgie.training.objective import Reduction, dco, softened, squared_error
-from mgie.types import Batch, Context, Draws, Guess, Losses, Source, Term
+from mgie.types import Batch, Context, ControlPlan, Draws, Guess, Losses, Source, Term
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +95,11 @@ class EditTask(AbstractTask):
         align_weight: float = 1.0,
         teacher: AbstractInstructionEncoder | None = None,
         loss: LossConfig | None = None,
+        layout: LayoutLearning | None = None,
     ):
         """`edit_weight`: of the painting beside the words; `align_weight`: of the third loss beside that;
         `loss`: how errors of the painting count. What it says of prediction and noise is the process' and the
-        draws'."""
+        draws'. `layout`: the regions of the batches are learnt."""
         super().__init__()
         self.editor = editor
         self.process = process
@@ -110,17 +113,22 @@ class EditTask(AbstractTask):
             self.weights["variational"] = edit_weight
         if teacher is not None:
             self.weights["align"] = edit_weight * align_weight
+        self.layout = layout
+        if layout is not None:
+            self.weights |= {name: edit_weight * weight for name, weight in layout.weights.items()}
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """Label tokens for the words, samples for the rest. Raises DataError for a picture that the denoiser
-        cannot see."""
+        """Label tokens for the words, instances for a layout's own losses, samples for the rest. Raises
+        DataError for a picture that the denoiser cannot see."""
         if not self.editor.denoiser.sees_source and batch.has_source.any():
             key = batch.keys[int(batch.has_source.int().argmax())]
             raise DataError(
                 f"pair {key} has a picture before the edit, and this denoiser paints new pictures only: "
                 "leave such pairs out, or train an editor."
             )
-        return {name: batch.label_tokens if name == "ce" else len(batch.keys) for name in self.weights}
+        counts = dict.fromkeys(self.weights, len(batch.keys)) | {"ce": batch.label_tokens}
+        instances = 0 if batch.controls is None else int(batch.controls.present.sum())
+        return counts | dict.fromkeys(() if self.layout is None else self.layout.weights, instances)
 
     def forward(self, batch: Batch, draws: Draws) -> Losses:
         """Cross-entropy of the words, error of the painting and, with a teacher, of the condition."""
@@ -134,8 +142,8 @@ class EditTask(AbstractTask):
         condition, source, told = drop_conditions(context, source, draws.keep, drop=self.drop)
 
         noisy = process.corrupt(target, draws.noise, draws.t)
-        plan = editor.encoder.plan(context, told)
-        more = {} if plan is None else {"plan": plan}
+        plan = self.plan(batch, context, draws, told, target)
+        more = {} if plan is None else {"plan": plan.inner}
         wanted = process.wanted(target, draws.noise, draws.t)
         plain = None
         if self.loss.objective == "dco":
@@ -154,6 +162,9 @@ class EditTask(AbstractTask):
             losses["variational"] = Term(sum=bound, count=samples)
         if self.teacher is not None:
             losses["align"] = Term(sum=align_loss(context, self.teacher.encode(batch)), count=samples)
+        if plan is not None and plan.losses and batch.controls is not None:
+            instances = batch.controls.present.sum()
+            losses |= {name: Term(sum=loss(), count=instances) for name, loss in plan.losses.items()}
         return losses
 
     def errors(
@@ -168,6 +179,17 @@ class EditTask(AbstractTask):
         if loss.min_snr is None:
             return each
         return each * self.process.min_snr(draws.t, loss.min_snr, wanted).float()
+
+    def plan(
+        self, batch: Batch, context: Context, draws: Draws, told: Bool[Tensor, " b"], latents: Tensor
+    ) -> ControlPlan | None:
+        """What the denoiser is to heed besides the condition: what the encoder says, and regions."""
+        plan = self.editor.encoder.plan(context, told)
+        if self.layout is None or batch.controls is None:
+            return plan
+        grid = (latents.shape[-2], latents.shape[-1])
+        placed = self.layout.plan(batch.controls, context, draws, told, grid)
+        return placed if plan is None else join({"references": plan, "layout": placed})
 
     def shown(self, source: Float[Tensor, "b c h w"], batch: Batch) -> Source:
         """What the denoiser sees of the pictures before the edit, zeros where there is none; None for one
@@ -186,10 +208,12 @@ class EditTask(AbstractTask):
         target, source = self.latents(batch, draws)
         context = self.at_size(context, target)
         source = self.shown(source, batch)
+        plan = self.plan(batch, context, draws, torch.ones_like(batch.has_source), target)
+        more = {} if plan is None else {"plan": plan.inner}
         for level in levels:
             t = process.times(torch.full_like(draws.keep, level))
             noisy = process.corrupt(target, draws.noise, t)
-            guess = editor.denoiser(noisy, t, source, context.condition)
+            guess = editor.denoiser(noisy, t, source, context.condition, **more)
             wanted = process.wanted(target, draws.noise, t)
             error = squared_error(guess.mean, wanted).sum()
             losses[f"edit_{level:g}"] = Term(sum=error, count=samples)

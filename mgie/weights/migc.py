@@ -85,13 +85,10 @@ def write_blocks(blocks: Blocks, path: str | Path) -> Path:
 
     Raises ConfigError for kinds that are mixed, and for attentions that the kind's file has no name for.
     """
-    kinds = {type(block) for block in blocks.values()}
-    if len(kinds) != 1:
-        told = " and ".join(sorted(kind.__name__ for kind in kinds)) or "none"
-        raise ConfigError(f"{path} cannot hold blocks of {told}: expected some, all of one kind.")
-    (kind,) = kinds
+    names = published_names(blocks)
+    kind = type(next(iter(blocks.values())))
     tensors = {
-        _published(site, name, kind): value.detach().cpu().contiguous()
+        names[site, name]: value.detach().cpu().contiguous()
         for site, block in blocks.items()
         for name, value in block.state_dict().items()
     }
@@ -108,6 +105,23 @@ def write_blocks(blocks: Blocks, path: str | Path) -> Path:
     finally:
         partial.unlink(missing_ok=True)
     return path
+
+
+def published_names(blocks: Blocks) -> dict[tuple[str, str], str]:
+    """How a published file calls the parameters of blocks, by their attention and their own name.
+
+    Raises ConfigError for kinds that are mixed, and for attentions that the kind's file has no name for.
+    """
+    kinds = {type(block) for block in blocks.values()}
+    if len(kinds) != 1:
+        told = " and ".join(sorted(kind.__name__ for kind in kinds)) or "none"
+        raise ConfigError(f"a published file cannot hold blocks of {told}: expected some, all of one kind.")
+    (kind,) = kinds
+    return {
+        (site, name): _published(site, name, kind)
+        for site, block in blocks.items()
+        for name in block.state_dict()
+    }
 
 
 def _plus_place(name: str) -> tuple[str, str] | None:

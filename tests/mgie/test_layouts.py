@@ -6,23 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline
+from layout_data import SITE, WIDTH, write_stable
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from mgie.cli import main
 from mgie.controllers.layout_blocks import LayoutBlockConfig, MIGCBlock, MIGCPlusBlock
 from mgie.controllers.layout_options import LayoutOptions
 from mgie.controllers.session import LayoutSession
+from mgie.data.regions import read_regions
 from mgie.errors import ConfigError, DataError, WeightsError
-from mgie.layouts import layout_of, read_regions
+from mgie.layouts import _controls, layout_of
 from mgie.pipeline import MGIEPipeline
 from mgie.types import Region
 from mgie.weights.controllers import most_regions
 from mgie.weights.migc import write_blocks
 
-PLACES, WIDTH = 12, 16
-SITE = "mid_block.attentions.0.transformer_blocks.0.attn2"
 RED = Region(phrase="red", box=(0.0, 0.0, 0.5, 1.0))
 BLUE = Region(phrase="blue", box=(0.5, 0.0, 1.0, 1.0))
 FEW = {"num_inference_steps": 2, "seed": 3, "output_type": "pt"}
@@ -41,37 +40,7 @@ def png(image: Image.Image) -> bytes:
 
 @pytest.fixture(scope="module")
 def stable(tmp_path_factory) -> Path:
-    """Stable Diffusion, small and of random weights, as diffusers writes it."""
-    folder = tmp_path_factory.mktemp("stable")
-    letters = [*"!abcdefghijklmnopqrstuvwxyz"]
-    names = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    tokenizer = CLIPTokenizer(vocab={name: place for place, name in enumerate(names)}, merges=[])
-    tokenizer.model_max_length = PLACES
-    torch.manual_seed(0)
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=24, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=PLACES,
-        bos_token_id=0, eos_token_id=2, pad_token_id=1,
-    )  # fmt: skip
-    unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(8, 32), layers_per_block=1, norm_num_groups=4,
-        cross_attention_dim=WIDTH, attention_head_dim=2,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )  # fmt: skip
-    vae = AutoencoderKL(
-        block_out_channels=(4, 8), norm_num_groups=2, latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-    )  # fmt: skip
-    sampler = DDIMScheduler(
-        beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
-    )
-    StableDiffusionPipeline(
-        vae=vae, text_encoder=CLIPTextModel(text).eval(), tokenizer=tokenizer, unet=unet,
-        scheduler=sampler,
-        safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-    ).save_pretrained(folder)  # fmt: skip
-    return folder
+    return write_stable(tmp_path_factory.mktemp("stable"))
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +84,17 @@ def test_regions_matter_where_they_are(stable):
     mask.paste(255, (0, 0, 8, 16))
     drawn = [Region(phrase=RED.phrase, mask=png(mask)), BLUE]
     assert torch.equal(painted, pipeline(None, "a cat", regions=drawn, **FEW).images)
+
+
+def test_a_mask_that_vanishes_at_the_pictures_size_stays_where_it_is():
+    mask = Image.new("L", (512, 512))
+    mask.paste(255, (509, 509, 512, 512))
+    (box,) = controls_of(Region(phrase="red", mask=png(mask)))
+    assert box.tolist() == [509 / 512, 509 / 512, 511 / 512, 511 / 512]
+
+
+def controls_of(region: Region) -> torch.Tensor:
+    return _controls([[region]], 1, (16, 16)).boxes[0]
 
 
 def test_each_picture_has_regions_of_its_own(stable):
@@ -211,7 +191,11 @@ def test_regions_that_cannot_be(stable, regions, told):
 
 @pytest.mark.parametrize(
     ("given", "told"),
-    [("red", "expected a list of regions"), ([["red"]], "'red' is a str: expected a Region")],
+    [
+        ("red", "expected a list of regions"),
+        ([["red"]], "'red' is a str: expected a Region"),
+        ([RED, [RED]], "is a Region: expected regions for all pictures, or a list of them for each"),
+    ],
 )
 def test_what_is_no_region(given, told):
     with pytest.raises(DataError, match=told):

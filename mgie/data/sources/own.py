@@ -2,10 +2,12 @@
 
     DIR/before/*, DIR/after/*, DIR/instructions.csv
                   columns file, instruction[, expressive, mask, task, weight, split]; UTF-8
+    DIR/masks/*, DIR/layouts/*.json
+                  of a row's file, where they are: what may change, and what is where (data/regions.py)
     FILE.jsonl, or DIR/pairs.jsonl
                   {"source", "target", "instruction"[, "expressive", "mask", "regions", ...]}
 
-Paths in a file of JSON lines are relative to it.
+Paths in a file of JSON lines are relative to it; its regions may be the name of a file of regions.
 """
 
 import csv
@@ -14,11 +16,13 @@ import glob
 import io
 import itertools
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from mgie.data.files import is_name, reason
+from mgie.data.regions import region_fields, region_rows
 from mgie.data.shards import check_set
 from mgie.data.sources.base import Options, Splits, hold_out, read_file, split_name
 from mgie.data.sources.tables import read_set
@@ -124,12 +128,20 @@ def _table(path: Path, data: bytes) -> Iterator[tuple[int, Any] | Rejected]:
             same = folder / "after" / file
             others = () if same.exists() else sorted(same.parent.glob(glob.escape(stem) + ".*"))
             target = next(iter(others), same).relative_to(folder).as_posix()
-            row = {"source": f"before/{file}", "target": target, "key": key} | row
+            row = {"source": f"before/{file}", "target": target, "key": key, **_beside(folder, stem)} | row
         yield number, row
     there = {found.name for found in (folder / "before").glob("*") if found.suffix.lower() in PICTURES}
     for extra in sorted(there - used) if column else ():
         detail = f"before/{extra} is not named in {path.name}: expected a row with its instruction."
         yield Rejected(extra, "no instruction", detail)
+
+
+def _beside(folder: Path, stem: str) -> dict[str, str]:
+    """The mask and the file of regions of a picture, where they are."""
+    masks = sorted(each for each in (folder / "masks").glob(glob.escape(stem) + ".*"))
+    layout = Path("layouts", f"{stem}.json")
+    found = {"mask": f"masks/{masks[0].name}"} if masks else {}
+    return found | ({"regions": layout.as_posix()} if (folder / layout).is_file() else {})
 
 
 def _cells(path: Path, data: bytes) -> list[list[str]]:
@@ -175,6 +187,13 @@ def _line(row: Any, place: str, path: Path, number: int) -> dict[str, Any]:
         if name not in row:
             raise bad(f"no {name}: expected a text")
     texts = [(name, row[name]) for name in (*PATHS, *TEXTS) if name in row]
+    beside = None
+    if isinstance(row.get("regions"), str):
+        beside = absolute("regions", row["regions"])
+        try:
+            row["regions"] = region_rows(beside)
+        except DataError as error:
+            raise Rejected(place, "bad row", f"{place}: {error}") from error
     for name in LISTS:
         if not isinstance(row.setdefault(name, []), list):
             raise bad(f"no list under {name}")
@@ -184,7 +203,8 @@ def _line(row: Any, place: str, path: Path, number: int) -> dict[str, Any]:
             raise bad(f"no text under {name}")
     try:
         row |= {name: kind(row[name]) for name, kind in NUMBERS.items() if name in row}
-        row["regions"] = [_region(**about) for about in row["regions"]]
+        regions = [region_fields(**about) for about in row["regions"]]
+        row["regions"] = [_masked(each, beside, path) for each in regions]
     except (ValueError, TypeError, OverflowError) as error:
         raise bad(f"no number under weight or turn, or no region like {REGION} ({error})") from error
     try:
@@ -196,13 +216,11 @@ def _line(row: Any, place: str, path: Path, number: int) -> dict[str, Any]:
     return _with_pictures({"key": f"{path.stem}-{number:06d}"} | row, absolute)
 
 
-def _region(phrase: Any, box: Any = None, mask: Any = None, scales: Any = (1, 1, 1)) -> dict[str, Any]:
-    """The fields of Region. Raises ValueError, TypeError or OverflowError for what is none."""
-    box, scales = box and tuple(map(float, box)), tuple(map(float, scales))
-    types = isinstance(phrase, str) and isinstance(mask, str | None)
-    if not types or len(scales) != 3 or len(box or "four") != 4:
-        raise ValueError("another type or number of values")
-    return {"phrase": phrase, "box": box, "mask": mask, "scales": scales}
+def _masked(region: dict[str, Any], beside: Path | None, table: Path) -> dict[str, Any]:
+    """A region with its mask as the table would name it; of a file of regions, it lies beside that."""
+    if beside is None or region["mask"] is None:
+        return region
+    return region | {"mask": os.path.relpath(beside.parent / region["mask"], table.parent)}
 
 
 def _with_pictures(line: dict[str, Any], change: Callable[[str, Any], Any]) -> dict[str, Any]:

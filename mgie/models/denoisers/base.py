@@ -44,6 +44,10 @@ class AbstractDenoiser(nn.Module, ABC):
         """By name, its attentions to the condition that hooks go around: their width, and the condition's."""
         return {}
 
+    def beside(self, name: str) -> tuple[nn.Module, nn.Module]:
+        """One of `attentions` by its name, and the self-attention of the same transformer block."""
+        raise LookupError(f"{type(self).__name__} has no attention {name} that hooks go around")
+
     @property
     def multiple(self) -> int:
         """What the sides of its latents are multiples of."""

@@ -42,6 +42,11 @@ class UNetDenoiser(AbstractDenoiser):
         named = {name: module for name, module in self.unet.named_modules() if name.endswith("attn2")}
         return {name: (module.query_dim, module.cross_attention_dim) for name, module in named.items()}
 
+    def beside(self, name: str) -> tuple[nn.Module, nn.Module]:
+        """The second and the first of a transformer block."""
+        block = self.unet.get_submodule(name.removesuffix(".attn2"))
+        return block.attn2, block.attn1  # pyright: ignore - modules
+
     @property
     def latent_channels(self) -> int:
         """Channels of the picture that is painted."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel
 
 from mgie.models.encoders.base import AbstractInstructionEncoder
+from mgie.models.encoders.phrases import Phrases
 from mgie.tokens import IGNORE
 from mgie.types import Answer, Asked, Batch, Condition, Context
 
@@ -68,11 +69,27 @@ class ClipTextEncoder(AbstractInstructionEncoder):
         del max_new_tokens, no_repeat_ngram_size, compat
         rows = len(asked.input_ids)
         words, mask = self._to_front(asked.input_ids, asked.mask)
-        context, pooled = self.read(words, mask), None
-        if not self.pooled:
-            last = mask.sum(1) + (self.begin is not None)
-            pooled = context.condition.tokens[torch.arange(rows, device=last.device), last]
+        context = self.read(words, mask)
+        pooled = None if self.pooled else self._last(context.condition.tokens, mask)
         return Answer(context=context, said=((),) * rows, forced=(False,) * rows, pooled=pooled)
+
+    def phrases(self, ids: Int[Tensor, "r l"]) -> Phrases:
+        """Rows of words, and behind the last one -1."""
+        words, mask = self._to_front(ids.clamp(min=0), ids >= 0)
+        tokens, described = self.read(words, mask).condition.tokens, None
+        if not self.pooled:
+            places = torch.arange(tokens.shape[1], device=mask.device) - int(self.begin is not None)
+            described = (places >= 0) & (places <= mask.sum(1, keepdim=True))
+        return Phrases(
+            condition=Condition(tokens=tokens, pooled=self._last(tokens, mask)), described=described
+        )
+
+    def _last(self, tokens: Float[Tensor, "r q e"], mask: Bool[Tensor, "r _"]) -> Float[Tensor, "r e"]:
+        """The state that has seen all words: at the token behind them, or the last of those that are kept."""
+        if self.pooled:
+            return tokens[:, -1]
+        last = mask.sum(1) + (self.begin is not None)
+        return tokens[torch.arange(len(tokens), device=last.device), last]
 
     def read(self, words: Int[Tensor, "b q"], mask: Bool[Tensor, "b q"]) -> Context:
         """Encode rows of words (True in `mask`, at the front), as long as the text model's positions.

@@ -344,3 +344,32 @@ def test_bytes_that_are_no_text_set_their_row_aside(lines, tmp_path):
     with pytest.raises(DataError, match="bad text 1") as caught:
         prepare(f"pairs:{path}", tmp_path / "other", test=0)
     str(caught.value).encode()  # can be printed
+
+
+def test_masks_and_layouts_lie_beside_the_pictures(folder, make_picture):
+    for name in ("masks", "layouts"):
+        (folder / name).mkdir()
+    (folder / "masks" / "a.png").write_bytes(make_picture(seed=9))
+    (folder / "layouts" / "cup.png").write_bytes(make_picture(seed=8))
+    told = [{"phrase": "a red cup", "box": [0, 0, 0.5, 1]}, {"phrase": "a spoon", "mask": "cup.png"}]
+    (folder / "layouts" / "a.json").write_text(json.dumps(told))
+    (folder / "layouts" / "b.json").write_text('[{"phrase": "a"')
+    found = {row.key: row for row in rows(folder)}
+    assert found["a"].mask == make_picture(seed=9)
+    assert found["a"].regions == (
+        Region(phrase="a red cup", box=(0.0, 0.0, 0.5, 1.0)),
+        Region(phrase="a spoon", mask=make_picture(seed=8)),
+    )
+    assert found["c"].mask is None and not found["c"].regions
+    (wrong,) = (row for row in found.values() if isinstance(row, Rejected))
+    assert wrong.reason == "bad row" and "b.json is no JSON" in wrong.detail
+
+
+def test_a_line_may_name_a_file_of_regions(lines, folder, make_picture):
+    (folder / "layouts").mkdir()
+    (folder / "layouts" / "cup.png").write_bytes(make_picture(seed=8))
+    (folder / "layouts" / "a.json").write_text('[{"phrase": "a spoon", "mask": "cup.png"}]')
+    (pair,) = rows(lines(ROW | {"regions": "layouts/a.json"}))
+    assert pair.regions == (Region(phrase="a spoon", mask=make_picture(seed=8)),)
+    (wrong,) = rows(lines(ROW | {"regions": "none.json"}))
+    assert isinstance(wrong, Rejected) and "there are no regions" in wrong.detail
