@@ -129,6 +129,10 @@ def needs(run: RunConfig, micros: tuple[int, ...]) -> Need:
     """What one process takes that has everything, for these micro-batches. Raises ConfigError."""
     editor = sizes(run)
     make_trainable(run, editor, kept=True)
+    if "layout" in run.train.groups:
+        raise ConfigError(
+            "--gpu: blocks for regions are not reckoned with (train.groups has layout); leave it out."
+        )
     trained = choose_trained(editor, editor.groups(), run.train.groups)
     checkpoint_as_asked(run, editor)
     short = frozen_short(run, torch.device("cuda"))

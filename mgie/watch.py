@@ -1,6 +1,6 @@
 """What a run looks at on the way: a few edits, losses of held-out pairs, figures of suites."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -11,7 +11,8 @@ from torch import nn
 from mgie.build import Parts, build_examples, build_release, frozen_short
 from mgie.config import RunConfig
 from mgie.data.batches import collate
-from mgie.data.images import decode, square
+from mgie.data.images import decode, square, upright_size
+from mgie.data.regions import cropped
 from mgie.data.stored_pairs import StoredPairs
 from mgie.evaluation.in_training import Watch
 from mgie.evaluation.report import Item, sheet
@@ -20,7 +21,7 @@ from mgie.pipeline import EditOutput, MGIEPipeline
 from mgie.training.draws import draws_for
 from mgie.training.task import EditTask
 from mgie.training.world import World
-from mgie.types import Batch, EditPair
+from mgie.types import Batch, EditPair, Region
 from mgie.weights import checkpoint
 from mgie.weights.checkpoint import TrainState
 
@@ -66,8 +67,9 @@ def preview(run: RunConfig, parts: Parts, device: torch.device) -> Image.Image:
     targets = [shown(pair.target, pair) for pair in pairs]
     # What is frozen may be in bfloat16, beside what is trained in float32.
     short = torch.autocast(device.type, torch.bfloat16, enabled=frozen_short(run, device))
+    asked = {"seed": run.seed, "regions": regions_shown(run, pairs)}
     with at_rest(parts.editor), short:
-        edited = pipeline(sources, [pair.instruction for pair in pairs], seed=run.seed)
+        edited = pipeline(sources, [pair.instruction for pair in pairs], **asked)
     assert isinstance(edited, EditOutput)
     items = [
         Item(
@@ -78,6 +80,16 @@ def preview(run: RunConfig, parts: Parts, device: torch.device) -> Image.Image:
         for at, pair in enumerate(pairs)
     ]  # fmt: skip
     return sheet(items, run.name)
+
+
+def regions_shown(run: RunConfig, pairs: Sequence[EditPair]) -> list[list[Region]] | None:
+    """The regions of pairs in the middle squares of their pictures; None of a run that learns none."""
+    if "layout" not in run.train.groups:
+        return None
+    sizes = [upright_size(pair.target, name=pair.key) for pair in pairs]
+    squares = [(min(size), min(size)) for size in sizes]
+    found = [cropped(pair.regions, size, shape) for pair, size, shape in zip(pairs, sizes, squares)]
+    return [list(regions[: run.train.layout.most]) for regions in found]
 
 
 @contextmanager

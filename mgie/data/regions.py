@@ -20,7 +20,7 @@ from torch import Tensor
 from mgie.controllers.layout_masks import boxes_of
 from mgie.data.augment import KEPT
 from mgie.data.files import reason
-from mgie.data.images import covered, decode_mask, resize
+from mgie.data.images import covered, decode_mask, encode, resize
 from mgie.errors import DataError
 from mgie.types import Box, ControlBatch, Region, Size
 
@@ -110,12 +110,14 @@ def cropped(regions: Sequence[Region], size: Size, shape: Size) -> tuple[Region,
         box, mask = region.box and _cut(region.box, size, (left, top, right, bottom)), region.mask
         if mask is not None:
             drawn = decode_mask(mask, name="a region's mask")
-            whole, part = np.asarray(drawn), np.asarray(drawn.crop(covered(drawn.size, *shape)))
-            if part.sum(dtype=np.int64) < KEPT * max(whole.sum(dtype=np.int64), 1):
+            part = drawn.crop(covered(drawn.size, *shape))
+            left_over, whole = (np.asarray(each).sum(dtype=np.int64) for each in (part, drawn))
+            if left_over < KEPT * max(whole, 1):
                 continue
+            mask = encode(part, "BMP")
         elif box is None:
             continue
-        found.append(replace(region, box=box))
+        found.append(replace(region, box=box, mask=mask))
     return tuple(found)
 
 
@@ -138,7 +140,6 @@ def placed(
             boxes[0, place] = torch.tensor(region.box, dtype=torch.float64)
             continue
         mask = decode_mask(region.mask, name="a region's mask")
-        mask = mask.crop(covered(mask.size, *shape))
         boxes[0, place] = boxes_of(torch.from_numpy(np.array(mask)))
         stencils[0, place] = torch.from_numpy(np.array(resize(mask, pixels)))
     present = torch.arange(count)[None] < len(inside)

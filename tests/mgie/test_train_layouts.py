@@ -166,19 +166,26 @@ def test_blocks_begin_as_copies_and_the_fuser(beside_stable):
     assert not torch.equal(plain.by_site[SITE].ea.to_k.weight, frozen.to_k.weight)
 
 
-def test_two_processes_learn_what_one_does(beside_stable, tmp_path):
+@pytest.mark.parametrize(
+    "strategy",
+    ["ddp", *(pytest.param(each, marks=pytest.mark.dist) for each in ("zero2", "zero3", "fsdp2"))],
+)
+def test_two_processes_learn_what_one_does(beside_stable, tmp_path, strategy):
     gentle = ("--optim.lr=1.0e-4", "--train.micro_batch_size=2")
     run = beside_stable(*gentle, samples=8)
     train(run)
-    shared = beside_stable(*gentle, "--name=shared", samples=8)
+    shared = beside_stable(*gentle, "--name=shared", f"--train.strategy={strategy}", samples=8)
     recipe = tmp_path / "shared.yaml"
     recipe.write_text(dump_run(shared))
     started = together(["train", "--config", str(recipe)], tmp_path / "notes")
     assert [each.code() for each in started] == [0, 0], started[0].said
     for name in ("edit", "inhibit"):
         assert losses(shared, name) == pytest.approx(losses(run, name), rel=SPLIT)
-    one, other = tensors(run), tensors(shared)
-    assert all(torch.allclose(one[key], other[key], atol=3e-5) for key in one)
+    (_, one), (_, other) = (
+        checkpoint.load(found) for found in map(checkpoint.latest, (run.folder, shared.folder))
+    )
+    assert one.trained.keys() == other.trained.keys()
+    assert all(torch.allclose(one.trained[key], other.trained[key], atol=3e-5) for key in one.trained)
 
 
 def test_checkpointing_gives_the_same_gradients(beside_stable):
