@@ -46,7 +46,7 @@ def _records(held: Any) -> list[dict[str, Any]]:
         for told in held
     ]
     for told in found:
-        if len(told["source_path"]) != 1 or not is_name(told["idx"]):
+        if len(told["source_path"]) != 1 or not is_name(str(told["idx"])):
             raise ValueError(f"record {told['idx']} has {len(told['source_path'])} sources: expected one")
     return found
 
