@@ -32,13 +32,14 @@ from mgie.weights.apple import (
     read_training_checkpoint,
     write_apple,
 )
-from mgie.weights.controllers import CONTROLLER, write_controller
+from mgie.weights.controllers import CONTROLLER, published_controller, write_controller
 from mgie.weights.llava_part import LlavaSettings
 from mgie.weights.release import INDEX, RELEASE, RUN, Release, read_release, write_release
 
 KINDS = {"release": RELEASE, "apple": APPLE, "controller": CONTROLLER}
 """The kind of folder that each format is."""
-ALONE = "expected the group layout alone, whose blocks fit other editors; take --format release"
+ALONE = "expected the group layout, and nothing beside but phrase_reader; take --format release"
+"""What may be written as a controller, which shall fit other editors."""
 IN_APPLE = ("embeddings", "lm_head", "edit_head", "denoiser")
 """Groups that mllm.pt and unet.pt have a place for; the language side's others are in a LLaVA folder."""
 
@@ -70,7 +71,7 @@ def extract(
         format: release, a diffusers pipeline folder; apple, mllm.pt and unet.pt for the original demo
             (and llava/, unless it is known that nothing else of the language side was trained); or
             controller, the blocks for regions alone, which `mgie edit --controller` takes beside any editor
-            of the same denoiser.
+            of the same denoiser; of a published file of MIGC or MIGC++ too, with --diffusion.
         dtype: Type of the release's tensors, and of all that is held in memory. Default: float32.
             Apple's files are always float16.
         checkpoint: Which checkpoint of the run: latest, or the name of its folder.
@@ -93,6 +94,8 @@ def extract(
     if sampling and (format != "release" or not (run_dir / "checkpoints").is_dir()):
         raise ConfigError("--sampling is for the release of a run: name a run's folder, or leave it out.")
     check_out(out, kind=KINDS[format])
+    if format == "controller" and run_dir.is_file():
+        return _published(run_dir, Path(out), diffusion)
     shards = next(
         (place for place in (run_dir, run_dir / "checkpoint") if is_training_checkpoint(place)), None
     )
@@ -112,7 +115,7 @@ def extract(
         mended += _moved(load_run(str(found / "run.yaml")), llava, diffusion, release)
         run = load_run(str(found / "run.yaml"), mended)
         groups = run.train.groups
-        if format == "controller" and groups != ("layout",):
+        if format == "controller" and not {"layout"} <= set(groups) <= {"layout", "phrase_reader"}:
             raise ConfigError(f"--format is controller, but the run trained {', '.join(groups)}: {ALONE}.")
         if format == "apple" and isinstance(run.model.encoder, LlavaSettings):
             check_layout(run.model.encoder.edit_head.heads, groups)
@@ -124,6 +127,14 @@ def extract(
     _check_finite(made, run_dir)
     _write(made, out, format, groups, run_dir)
     return {"out": str(out), "format": format, "run_dir": str(run_dir), **facts}
+
+
+def _published(path: Path, out: Path, diffusion: str | None) -> dict[str, Any]:
+    """A published file of blocks as a folder that brings along who reads their phrases."""
+    if diffusion is None:
+        raise ConfigError(f"{path} tells nobody who reads its phrases: name Stable Diffusion's --diffusion.")
+    write_controller(published_controller(path, diffusion), out)
+    return {"out": str(out), "format": "controller", "run_dir": str(path)}
 
 
 def _write(

@@ -102,8 +102,8 @@ class LayoutController(AbstractController):
         if blocks and layout.pooled is None:
             raise ConfigError(
                 "the blocks of a layout need one state for each phrase, and this editor's encoder gives "
-                "none: give them as a folder with a text encoder, as `mgie extract --format controller` "
-                "writes it, or set layout.until to 0 for the fuser alone."
+                "none: give them as a folder with a text encoder (`mgie extract FILE --format controller "
+                "--diffusion DIR --out FOLDER`), or set layout.until to 0 for the fuser alone."
             )
         hooks: list[BlockShading | Fusing] = []
         if blocks:

@@ -82,6 +82,22 @@ def write_controller(controller: LayoutBlocks, out: str | Path) -> Path:
     return Path(out)
 
 
+def published_controller(path: str | Path, diffusion: str | Path) -> LayoutBlocks:
+    """Blocks of a published file, whose phrases the text encoder of a diffusers folder reads: for editors
+    whose own encoder gives no state for each. Raises WeightsError."""
+    blocks, folder = read_blocks(path), Path(diffusion)
+    tokenizer = read_tokenizer(folder / TOKENIZER)
+    reader = _reader(folder, tokenizer, pooled=None, dtype=torch.float32)
+    wide = {block.config.condition_width for block in blocks.values()}
+    if wide != {reader.encoder.condition_width}:
+        raise WeightsError(
+            f"the blocks of {path} hear phrases of {', '.join(map(str, sorted(wide)))}, and the text "
+            f"encoder of {diffusion} has width {reader.encoder.condition_width}: use the one that they were "
+            "trained with."
+        )
+    return LayoutBlocks(blocks, reader=reader)
+
+
 def most_regions(folder: Path, controller: str | Path | None = None) -> int | None:
     """How many regions a picture may have with the layout's blocks of a release, by its small files; None
     where there are none, or only the weights tell. Raises WeightsError."""

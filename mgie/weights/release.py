@@ -15,7 +15,7 @@ The folders of the parts are those of the kinds "llava" and "unet"; others write
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +112,8 @@ def identity_of(release: Release) -> str:
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     sampler = release.scheduler
     told = [_process_facts(release.process), release.settings, type(sampler).__name__, dict(sampler.config)]
+    if (blocks := release.editor.controllers.for_layout) is not None:
+        told.append(asdict(blocks.way))
     digest.update(json.dumps(told, sort_keys=True, default=str).encode())
     return digest.hexdigest()
 

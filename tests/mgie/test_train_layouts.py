@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from layout_data import SITE, write_layouts, write_stable
+from layout_data import SITE, WIDTH, write_layouts, write_stable
 from processes import together
 from safetensors.torch import load_file
 
 from mgie.build import build_batches, build_editor, build_layout
 from mgie.config import RunConfig, dump_run, load_run
+from mgie.controllers.layout_blocks import LayoutBlockConfig, MIGCBlock
 from mgie.data.stored_pairs import StoredPairs
 from mgie.errors import ConfigError, DataError
 from mgie.extract import extract
@@ -24,7 +25,7 @@ from mgie.training.optim import choose_trained
 from mgie.training.task import EditTask
 from mgie.types import Region
 from mgie.weights import checkpoint
-from mgie.weights.migc import read_blocks
+from mgie.weights.migc import read_blocks, write_blocks
 
 REGIONS = [Region(phrase="red", box=(0.0, 0.0, 0.5, 1.0)), Region(phrase="blue", box=(0.5, 0.0, 1.0, 1.0))]
 FEW = {"num_inference_steps": 2, "seed": 3, "output_type": "pt", "regions": REGIONS}
@@ -122,6 +123,20 @@ def test_a_run_its_resumption_and_what_is_extracted(beside_stable, stable, kind,
     assert torch.equal(made, worn) and not torch.equal(made, plain)
     with pytest.raises(ConfigError, match="has no blocks for regions"):
         extract(stable_release(stable, tmp_path), out=tmp_path / "none", format="controller")
+
+
+def test_a_published_file_brings_along_who_reads_its_phrases(stable, tmp_path):
+    torch.manual_seed(1)
+    made = MIGCBlock(LayoutBlockConfig(width=32, condition_width=WIDTH, heads=8))
+    path = write_blocks({SITE: made}, tmp_path / "migc.ckpt")
+    with pytest.raises(ConfigError, match="name Stable Diffusion's --diffusion"):
+        extract(path, out=tmp_path / "alone", format="controller")
+    extract(path, out=tmp_path / "alone", format="controller", diffusion=str(stable))
+    few = FEW | {"num_inference_steps": 1}
+    one = MGIEPipeline.from_pretrained(stable, controller=path)(None, "a cat", **few).images
+    other = MGIEPipeline.from_pretrained(stable, controller=tmp_path / "alone")
+    assert other.editor.controllers.for_layout.reader is not None
+    assert torch.equal(other(None, "a cat", **few).images, one)
 
 
 def stable_release(stable: Path, folder: Path) -> Path:
