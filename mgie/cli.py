@@ -223,8 +223,7 @@ def _parser(name: str, new: bool = False) -> ArgumentParser:
                 several |= {"default": facts.default} if parameter in LISTED else {}
             parser.add_argument(parameter, **about | several)
         elif parameter in REPEATED:
-            about |= {"type": str, "action": "append", "default": None}
-            parser.add_argument(option, **about)
+            parser.add_argument(option, action="append", type=str, help=about["help"])
         elif hint is bool and not facts.default:
             parser.add_argument(option, action="store_true", help=about["help"])
         else:

@@ -126,14 +126,25 @@ CONTROLS: dict[str, Callable[[Random, str], Controlled]] = {
 """Kinds of pairs that are made when they are asked for by name."""
 
 
-def subject_photos(name: str, count: int, *, seed: int, side: int) -> list[tuple[Image.Image, Image.Image]]:
-    """Pictures of a subject to learn it from, alone on different backdrops, with its mask each."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubjectPhoto:
+    """A picture of a subject, alone."""
+
+    image: Image.Image
+    mask: Image.Image
+    place: str
+    backdrop: Backdrop
+
+
+def subject_photos(name: str, count: int, *, seed: int, side: int) -> list[SubjectPhoto]:
+    """Pictures of a subject to learn it from, alone on different backdrops."""
     draw, found = Random(f"{seed}/{name}"), []
     grounds = [Backdrop(pattern=pattern, colour=colour) for pattern in PATTERNS for colour in GROUNDS]
     for backdrop in draw.sample([each for each in grounds if shows(SUBJECTS[name], each)], count):
         x, y = PLACES[draw.choice(list(PLACES))]
         thing = replace(SUBJECTS[name], x=x, y=y)
-        found.append((render(Scene(backdrop, (thing,)), side), mask(thing, side)))
+        image, cover = render(Scene(backdrop, (thing,)), side), mask(thing, side)
+        found.append(SubjectPhoto(image=image, mask=cover, place=thing.place, backdrop=backdrop))
     return found
 
 

@@ -1,5 +1,7 @@
 """Canvases of cut-outs: nothing outside, nothing half transparent, and every draw as the paper has it."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -143,7 +145,9 @@ def test_what_is_said_of_a_canvas():
 def test_the_box_of_a_thing_holds_all_of_it():
     mask = Image.new("L", (30, 20))
     ImageDraw.Draw(mask).rectangle((5, 4, 24, 15), fill=255)
-    photo = Photo(name="x.png", image=Image.new("RGB", (30, 20)), mask=mask, captions=("x",))
+    photo = Photo(
+        name="x.png", image=Image.new("RGB", (30, 20)), mask_path=Path("m.png"), mask=mask, captions=("x",)
+    )
     assert cut_out(photo).image.size == (20, 12) and cut_out(photo, legacy=True).image.size == (19, 11)
     with pytest.raises(ConfigError, match=r"x\.png has no mask"):
-        cut_out(Photo(name="x.png", image=photo.image, mask=None, captions=("x",)))
+        cut_out(Photo(name="x.png", image=photo.image, mask_path=Path("m.png"), mask=None, captions=("x",)))

@@ -74,7 +74,7 @@ def changed(folder, number, **changes):
         (3, {"file_name": "/etc/passwd"}, "line 3 .* has the file_name"),
         (3, {"file_name": "gone.png"}, "gone.png of line 3 .* cannot be read"),
         (3, {"file_name": "metadata.jsonl"}, "the photo of line 3 .* cannot be decoded"),
-        (3, {"mask_path": None}, "line 3 .* has the mask_path None"),
+        (3, {"mask_path": 7}, "line 3 .* has the mask_path 7"),
         (3, {"text": None}, "line 3 .* has the text None"),
         (3, {"text": []}, "line 3 .* has the text"),
     ],

@@ -79,7 +79,7 @@ def test_pictures_to_learn_a_subject_from():
     for name in SUBJECTS:
         found = subject_photos(name, 4, seed=1, side=64)
         assert len(found) == 4
-        for picture, mask in found:
-            inside = np.asarray(picture)[np.asarray(mask) == 255]
+        for each in found:
+            inside = np.asarray(each.image)[np.asarray(each.mask) == 255]
             assert inside.std(0).max() > 30  # the mark
-        assert found[0][0].tobytes() != found[1][0].tobytes()
+        assert found[0].image.tobytes() != found[1].image.tobytes()
