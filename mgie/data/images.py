@@ -34,14 +34,14 @@ SINGLE_FRAMES = {"MPO"}
 def decode(data: bytes, *, name: str) -> Image.Image:
     """Decode a picture file to RGB, upright as its EXIF rotation says, transparency laid over white, 16 bits
     reduced to 8. Raises DataError that calls the picture `name`."""
-    with _opened(data, name, "a whole JPEG, PNG or WebP picture; replace the file") as image:
+    with opened(data, name, "a whole JPEG, PNG or WebP picture; replace the file") as image:
         return upright(image, name=name)
 
 
 def decode_plain(data: bytes, *, name: str) -> Image.Image:
     """Decode a picture file to RGB as Pillow does by itself: not turned as its EXIF rotation says, and what
     is transparent in the colours that lie below. Published scores are of such pictures. Raises DataError."""
-    with _opened(data, name, "a whole JPEG, PNG or WebP picture; replace the file") as image:
+    with opened(data, name, "a whole JPEG, PNG or WebP picture; replace the file") as image:
         return image.convert("RGB")
 
 
@@ -69,7 +69,7 @@ def decode_mask(data: bytes, *, name: str) -> Image.Image:
     """Decode a mask to one channel, white where the edit is allowed. A picture with transparency is read as
     image editors write masks: the hole is where the edit is allowed; but if all that is not transparent is
     white, it was drawn on an empty layer, and is where the edit is allowed. Raises DataError."""
-    with _opened(data, name, "a whole one-channel PNG; replace the file") as image:
+    with opened(data, name, "a whole one-channel PNG; replace the file") as image:
         return upright_mask(image, name=name)
 
 
@@ -88,8 +88,9 @@ def upright_mask(image: Image.Image, *, name: str) -> Image.Image:
 
 def upright_size(data: bytes, *, name: str) -> Size:
     """Width and height of a picture as `decode` would return it, without decoding. Raises DataError."""
-    with _opened(data, name, "a picture") as image:
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    with opened(data, name, "a picture") as image:
+        # Pillow turns a TIFF by itself.
+        turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         return (image.height, image.width) if turned else image.size
 
 
@@ -180,7 +181,7 @@ def encode(image: Image.Image, form: Literal["PNG", "BMP"]) -> bytes:
 
 
 @contextmanager
-def _opened(data: bytes, name: str, expected: str) -> Iterator[Image.Image]:
+def opened(data: bytes, name: str, expected: str) -> Iterator[Image.Image]:
     """A single picture of a sensible size, not yet decoded. Raises DataError for any other, and for whatever
     its decoding meets: Pillow's decoders raise about ten unrelated types."""
     try:
