@@ -1,13 +1,11 @@
 """Where a model runs and in which type, as a command's options say it."""
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 
 from mgie.errors import ConfigError, DeviceError
-
-Dtype = Literal["float32", "float16", "bfloat16"]
-"""Types that weights are kept and computed in."""
+from mgie.ranges import Dtype
 
 
 def find_device(name: str | None) -> torch.device:

@@ -30,7 +30,6 @@ from mgie.types import Box, Context, ControlBatch, ControlPlan, Region, Size
 if TYPE_CHECKING:
     from mgie.controllers.layout import LayoutBlocks
     from mgie.masks import Where
-    from mgie.personalization.start import Start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +135,6 @@ class Controls:
     where: "Where | None" = None
     layout: tuple[Layout, Heard] | None = None
     session: LayoutSession | None = None
-    start: "Start | None" = None
 
     def joined(
         self,

@@ -72,6 +72,12 @@ class Where:
             masks[row] = _grown(inside, self.options)
         return replace(self, masks=tuple(masks), auto=())
 
+    def repeated(self, each: int) -> "Where":
+        """The same for `each` results of each photo; automatic masks are found before."""
+        rows = [row for row in range(len(self.photos)) for _ in range(each)]
+        photos, masks = (tuple(held[row] for row in rows) for held in (self.photos, self.masks))
+        return replace(self, photos=photos, masks=masks)
+
     @property
     def empty(self) -> tuple[bool, ...]:
         """Which photos nothing may change in."""

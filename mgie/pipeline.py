@@ -5,10 +5,9 @@ result = pipeline(image=picture, prompt="make it black and white", seed=0)
 result.images[0], result.said[0]
 """
 
-import copy
 import difflib
 import inspect
-from collections import defaultdict
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,37 +16,37 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
 from diffusers.utils import BaseOutput
-from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
 from llava_patch.ranges import in_range
-from mgie.controllers.auto_mask import contrast
 from mgie.controllers.layout_options import LayoutOptions
 from mgie.controllers.region import Preserve, RegionOptions
 from mgie.controllers.session import LayoutSession
 from mgie.data.examples import ExampleBuilder
 from mgie.data.images import square, to_pixels
-from mgie.diffusion.guidance import rows_of
 from mgie.diffusion.process import AbstractProcess
-from mgie.diffusion.sampling import Generators, reference_of, sample, start_noise
-from mgie.errors import ConfigError, DataError, WeightsError
-from mgie.layouts import Controls, Heard, Layout, check_session, layout_of
+from mgie.diffusion.sampling import Generators
+from mgie.errors import ConfigError, WeightsError
+from mgie.layouts import Heard, Layout, check_session, layout_of
 from mgie.masks import Mask, Where, check_heeds, where_of
 from mgie.models.codec import Codec
 from mgie.models.denoisers.base import AbstractDenoiser
 from mgie.models.editor import Controllers, Editor
 from mgie.models.encoders.base import AbstractInstructionEncoder
-from mgie.personalization.start import Start, start_of
+from mgie.painting import Painter
+from mgie.personalization.start import start_of
 from mgie.personalization.start_options import SubjectStart
 from mgie.personalization.wearing import check_bare, take_off, wear
 from mgie.prompts import AbstractPrompts, Compat
-from mgie.ranges import NewTokens, Scale, Seed, Side, Steps
+from mgie.ranges import Images, NewTokens, Scale, Seed, Side, Steps
 from mgie.request import (
+    Fitted,
     Imagined,
     Sampling,
     Shown,
     asked_of,
+    check_imagined,
     check_shown,
     check_source,
     cleaned,
@@ -58,10 +57,10 @@ from mgie.request import (
     questions_of,
     read_picture,
     seeds_of,
-    shown,
 )
 from mgie.types import Asked, Context, ControlPlan, Region
 from mgie.weights.adapter import Adapter
+from mgie.weights.hub import push_folder
 from mgie.weights.limits import Limits
 from mgie.weights.opening import open_folder
 from mgie.weights.release import HUB, Release, fetch, identity_of, write_release
@@ -127,6 +126,8 @@ class MGIEPipeline(DiffusionPipeline):
         )  # fmt: skip
         self._run_yaml = self._card = ""
         self.adapters: tuple[Adapter, ...] = ()
+        self._interrupt = False
+        self._tried: tuple[Any, Any] | None = None
 
     # Weights.
 
@@ -204,6 +205,25 @@ class MGIEPipeline(DiffusionPipeline):
         check_bare(self.adapters)
         write_release(self.as_release(), save_directory)
 
+    def push_to_hub(  # pyright: ignore - as above
+        self,
+        repo_id: str,
+        *,
+        commit_message: str | None = None,
+        private: bool = False,
+        token: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Put the release on a hub, with its card, in one commit; where it is then. Raises ConfigError and
+        DeviceError."""
+        with tempfile.TemporaryDirectory() as folder:
+            place = Path(folder) / "release"
+            self.save_pretrained(place)
+            facts = push_folder(
+                place, repo_id, private=private, message=commit_message, token=token, create_pr=create_pr
+            )
+        return facts["url"]
+
     def as_release(self) -> Release:
         """The parts and settings as they are now."""
         return Release(
@@ -233,6 +253,24 @@ class MGIEPipeline(DiffusionPipeline):
         """Side in pixels of the square pictures that the editor was trained on."""
         return self.config.size
 
+    # As StableDiffusionMixin has them.
+
+    def enable_vae_slicing(self) -> None:
+        """Decode the pictures of a call one by one, for memory."""
+        self.codec.vae.enable_slicing()
+
+    def disable_vae_slicing(self) -> None:
+        """Decode them together."""
+        self.codec.vae.disable_slicing()
+
+    def enable_vae_tiling(self) -> None:
+        """Encode and decode large pictures in tiles, for memory; seams are blended."""
+        self.codec.vae.enable_tiling()
+
+    def disable_vae_tiling(self) -> None:
+        """Encode and decode them whole."""
+        self.codec.vae.disable_tiling()
+
     # Editing.
 
     @in_range
@@ -250,6 +288,8 @@ class MGIEPipeline(DiffusionPipeline):
         layout: LayoutOptions | None = None,
         session: LayoutSession | None = None,
         start: SubjectStart | None = None,
+        imagined: Imagined | None = None,
+        num_images_per_prompt: Images = 1,
         num_inference_steps: Steps | None = None,
         guidance_scale: Scale | None = None,
         image_guidance_scale: Scale | None = None,
@@ -258,6 +298,7 @@ class MGIEPipeline(DiffusionPipeline):
         seed: Seed | Sequence[Seed] | None = None,
         generator: Generators = None,
         output_type: Shown = "pil",
+        detail: bool = False,
         compat: Compat | None = None,
         callback_on_step_end: Callback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
@@ -284,6 +325,13 @@ class MGIEPipeline(DiffusionPipeline):
         editor has some, else a fuser without weights, as `layout` says. A `session` remembers the picture:
         the next call with it, of the same seed, keeps what its regions do not change.
 
+        `num_images_per_prompt` paints each picture so often, one after the other in the result, from `seed`,
+        `seed` + 1 and so on; a list may have a seed for every result. `imagined`, as `imagine` returned it of
+        the same pictures and instructions, is not computed again. With `detail` the change is brought to the
+        photo's own detail, where the photo is larger than it is edited at. `callback_on_step_end` is called
+        with this pipeline, step, time and {"latents": ...}, which it may return changed, as in any diffusers
+        pipeline; when it sets `_interrupt`, the sampling ends there.
+
         `start` puts cut-outs of subjects (`load_subjects`) into the noise, where words name two or more.
 
         `images` are what `<image>` stands for in the instruction, one after the other, and `<source>` is the
@@ -296,39 +344,56 @@ class MGIEPipeline(DiffusionPipeline):
             image_guidance_scale=image_guidance_scale, size=size, max_new_tokens=max_new_tokens,
             compat=compat,
         )  # fmt: skip
-        generators = generators_of(len(pictures), seed, generator)
-        check_shown(output_type, callback_on_step_end_tensor_inputs)
+        each = num_images_per_prompt
+        generators = generators_of(len(pictures), seed, generator, each=each)
+        check_shown(
+            output_type,
+            callback_on_step_end_tensor_inputs,
+            detail=detail,
+            new=image is None,
+            compat=sampling.compat,
+        )
         check_source(
             image is not None, masked=mask is not None, sees=self.denoiser.sees_source, compat=sampling.compat
         )
         hooks = regions is not None or session is not None
         started = start_of(
-            start, self.adapters, instructions, seeds_of(len(pictures), seed, generator),
+            start, self.adapters, [words for words in instructions for _ in range(each)],
+            seeds_of(len(pictures), seed, generator, each=each),
             session=session is not None, compat=sampling.compat,
         )  # fmt: skip
         where = self._where(mask, pictures, sampling, preserve, region, output_type, hooks=hooks)
-        check_session(session is not None, len(pictures), masked=mask is not None, compat=sampling.compat)
-        fitted = self._fitted(pictures, sampling)
+        check_session(
+            session is not None, len(pictures) * each, masked=mask is not None, compat=sampling.compat
+        )
+        fitted = self._fitted(pictures, sampling, each=each)
         placed = layout_of(
             regions, [size or picture.size for picture, size in fitted], options=layout,
             blocks=self.controllers and self.controllers.for_layout, compat=sampling.compat, where=where,
         )  # fmt: skip
-        imagined = self._imagine(pictures, instructions, inside, sampling)
+        if imagined is None:
+            imagined = self._imagine(pictures, instructions, inside, sampling)
+        check_imagined(imagined.said, len(pictures))
         phrases = self._heard(placed, pictures, sampling)
-        painted = self._paint(
-            fitted, imagined.context, sampling, generators, output_type, callback_on_step_end,
-            callback_on_step_end_tensor_inputs, where=where, layout=phrases, session=session,
-            start=started, new=image is None,
+        painted = self._painter(callback_on_step_end, callback_on_step_end_tensor_inputs).paint(
+            fitted, imagined.context, sampling, generators, output_type, each=each, where=where,
+            layout=phrases, session=session, start=started, new=image is None,
+            originals=[read_picture(one, sampling) for one in pictures if one] if detail else None,
         )  # fmt: skip
         self.maybe_free_model_hooks()
-        output = EditOutput(**painted, said=imagined.said, forced=imagined.forced)
+        rows = [row for row in range(len(pictures)) for _ in range(each)]
+        output = EditOutput(
+            **painted,
+            said=[imagined.said[row] for row in rows],
+            forced=[imagined.forced[row] for row in rows],
+        )
         return output if return_dict else output.to_tuple()
 
     @in_range
     @torch.no_grad()
     def imagine(
         self,
-        image: Image.Image | Sequence[Image.Image],
+        image: Image.Image | Sequence[Image.Image] | None,
         prompt: str | Sequence[str],
         *,
         images: Inside = None,
@@ -352,6 +417,7 @@ class MGIEPipeline(DiffusionPipeline):
         mask: Mask | Sequence[Mask] | None = None,
         preserve: Preserve = "exact",
         region: RegionOptions | None = None,
+        num_images_per_prompt: Images = 1,
         num_inference_steps: Steps | None = None,
         guidance_scale: Scale | None = None,
         image_guidance_scale: Scale | None = None,
@@ -359,28 +425,29 @@ class MGIEPipeline(DiffusionPipeline):
         seed: Seed | Sequence[Seed] | None = None,
         generator: Generators = None,
         output_type: Shown = "pil",
+        detail: bool = False,
         compat: Compat | None = None,
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         plan: ControlPlan | None = None,
     ) -> Any:
         """The second half: the pictures as `imagined` says, which was made of them; with a `mask`, inside it,
         as in an edit. `plan` controls the painting of pictures of one size. Raises DataError and
         ConfigError."""
         pictures = pictures_of(image, len(imagined.said))
-        if len(pictures) != len(imagined.said):
-            raise DataError(
-                f"there are {len(pictures)} pictures and {len(imagined.said)} were imagined: expected the "
-                "same pictures."
-            )
+        check_imagined(imagined.said, len(pictures))
         sampling = self._sampling(
             num_inference_steps=num_inference_steps, guidance_scale=guidance_scale,
             image_guidance_scale=image_guidance_scale, size=size, compat=compat,
         )  # fmt: skip
-        generators = generators_of(len(pictures), seed, generator)
-        check_shown(output_type, ())
+        each = num_images_per_prompt
+        generators = generators_of(len(pictures), seed, generator, each=each)
+        check_shown(output_type, callback_on_step_end_tensor_inputs, detail=detail, compat=sampling.compat)
         where = self._where(mask, pictures, sampling, preserve, region, output_type)
-        painted = self._paint(
-            self._fitted(pictures, sampling), imagined.context, sampling, generators, output_type, plan=plan,
-            where=where,
+        painted = self._painter(callback_on_step_end, callback_on_step_end_tensor_inputs).paint(
+            self._fitted(pictures, sampling, each=each), imagined.context, sampling, generators, output_type,
+            each=each, plan=plan, where=where,
+            originals=[read_picture(one, sampling) for one in pictures] if detail else None,
         )  # fmt: skip
         self.maybe_free_model_hooks()
         return painted["images"]
@@ -432,129 +499,6 @@ class MGIEPipeline(DiffusionPipeline):
         latents = self.codec.moments(pixels.to(self._execution_device, self.codec.dtype))[0]
         return replace(asked, pictures=replace(asked.pictures, latents=latents.to(self.encoder.dtype)))
 
-    def _paint(
-        self,
-        fitted: list[tuple[Image.Image, tuple[int, int] | None]],
-        context: Context,
-        sampling: Sampling,
-        generators: Generators,
-        output_type: Shown,
-        callback: Callback | None = None,
-        callback_inputs: Sequence[str] = ("latents",),
-        *,
-        plan: ControlPlan | None = None,
-        where: Where | None = None,
-        layout: tuple[Layout, Heard] | None = None,
-        session: LayoutSession | None = None,
-        start: Start | None = None,
-        new: bool = False,
-    ) -> dict[str, Any]:
-        """The pictures as `output_type` says, those of one size painted together; and what is known of their
-        masks. `new`: of those that come only the size counts."""
-        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-        if where is not None:
-            where = where.found({row: self._contrast(fitted[row][0], context, row) for row in where.auto})
-        kept = [] if where is None or output_type == "latent" else where.empty
-        for row, (picture, _) in enumerate(fitted):
-            if not (kept and kept[row]):
-                groups[picture.size].append(row)
-        if plan is not None and len(groups) > 1:
-            raise DataError("a plan is for pictures of one size: paint the others in calls of their own.")
-        painted: dict[int, Tensor] = {}
-        for rows in groups.values():
-            latents, finish = self._sampled(
-                torch.stack([to_pixels(fitted[row][0]) for row in rows]),
-                rows_of(context, rows, self.denoiser.dtype),
-                sampling,
-                [generators[row] for row in rows] if isinstance(generators, list) else generators,
-                callback,
-                callback_inputs,
-                Controls(rows=rows, plan=plan, where=where, layout=layout, session=session, start=start),
-                new=new,
-            )
-            if output_type != "latent":
-                self._onload("codec")
-                latents = self.codec.decode(latents.to(self.codec.dtype))
-                for finished in finish:
-                    latents = finished(latents)
-            painted |= dict(zip(rows, latents))
-        ordered = [
-            painted[row] if row in painted else to_pixels(picture) for row, (picture, _) in enumerate(fitted)
-        ]
-        sizes = [original for _, original in fitted]
-        if where is None:
-            return {"images": shown(ordered, output_type, sizes)}
-        sources = [to_pixels(picture) for picture, _ in fitted]
-        return where.results(ordered, sources, output_type, lambda edited: shown(edited, output_type, sizes))
-
-    def _sampled(
-        self,
-        pixels: Float[Tensor, "b 3 y x"],
-        context: Context,
-        sampling: Sampling,
-        generators: Generators,
-        callback: Callback | None,
-        callback_inputs: Sequence[str],
-        controls: Controls,
-        *,
-        new: bool = False,
-    ) -> tuple[Float[Tensor, "b c h w"], tuple[Callable[[Tensor], Tensor], ...]]:
-        """Latents of the edited or new pictures, and what is to be done to their pixels. The scheduler is
-        this call's own: calls may run side by side."""
-        device, (height, width) = self._execution_device, pixels.shape[-2:]
-        context = self.encoder.at_size(context, (height, width))
-        shape = (len(pixels), *self.codec.latent_shape(height, width))
-        mean = source = None
-        if not new:
-            self._onload("codec")
-            mean = self.codec.moments(pixels.to(device, self.codec.dtype))[0]
-            source = self.codec.source_latents(mean).to(self.denoiser.dtype)
-        scheduler = self.process.steps(
-            copy.deepcopy(self.scheduler), sampling.num_inference_steps, tokens=shape[-2] * shape[-1],
-            device=device,
-        )  # fmt: skip
-        begin = noise = start_noise(shape, context, generators)
-        if controls.start is not None:
-            self._onload("codec")
-            begin = controls.start.shifted(self.codec, noise, controls.rows, (width, height))
-        reference = None
-        if controls.where is not None and mean is not None:
-            # Scaled, unlike the source beside the noise.
-            latents = self.codec.target_latents(mean, torch.zeros_like(mean), torch.zeros_like(mean))
-            reference = reference_of(scheduler, latents.to(noise), noise)
-        plan = controls.joined(
-            pixels.to(device), context, reference, noise=noise, scheduler=scheduler,
-            multiple=self.denoiser.multiple, new=new, own=self.encoder.plan(context),
-        )  # fmt: skip
-        self._onload("denoiser")
-        with self.progress_bar(total=len(scheduler.timesteps)) as bar:
-
-            def watch(step: int, t: Tensor, latents: Tensor) -> Tensor:
-                bar.update()
-                if callback is None:
-                    return latents
-                shown = dict.fromkeys(callback_inputs, latents)
-                return (callback(self, step, t, shown) or {}).get("latents", latents)
-
-            painted = sample(
-                self.denoiser, scheduler, shape, source, context,
-                guidance=sampling.guidance_scale, image_guidance=sampling.image_guidance_scale,
-                plan=plan, generators=generators, noise=begin, reference=reference, watch=watch,
-            )  # fmt: skip
-        return painted, () if plan is None else plan.finish
-
-    def _contrast(self, picture: Image.Image, context: Context, row: int) -> Float[Tensor, "1 h w"]:
-        """How much the words of a sample matter at each place of its picture."""
-        self._onload("codec")
-        mean = self.codec.moments(to_pixels(picture)[None].to(self._execution_device, self.codec.dtype))[0]
-        none = torch.zeros_like(mean)
-        dtype = self.denoiser.dtype
-        self._onload("denoiser")
-        return contrast(
-            self.denoiser, self.process, self.codec.target_latents(mean, none, none).to(dtype),
-            self.codec.source_latents(mean).to(dtype), rows_of(context, [row], dtype),
-        )[0]  # fmt: skip
-
     # What a picture is before it is edited.
 
     def _where(
@@ -577,12 +521,29 @@ class MGIEPipeline(DiffusionPipeline):
         )
 
     def _fitted(
-        self, pictures: Sequence[Image.Image | None], sampling: Sampling
-    ) -> list[tuple[Image.Image, tuple[int, int] | None]]:
+        self, pictures: Sequence[Image.Image | None], sampling: Sampling, *, each: int = 1
+    ) -> list[Fitted]:
         """As `fitted_pictures`. Raises DataError, and ConfigError for more than memory holds."""
         return fitted_pictures(
             pictures, sampling, self._limits, factor=self.codec.space.factor, dtype=self.denoiser.dtype,
-            device=self._execution_device,
+            device=self._execution_device, each=each,
+        )  # fmt: skip
+
+    def _painter(self, callback: Callback | None, inputs: Sequence[str]) -> Painter:
+        """Who paints, telling `callback` of each step. The scheduler is tried once, when it is new."""
+        self._interrupt = False
+
+        def watch(step: int, t: Tensor, latents: Tensor) -> Tensor | None:
+            if callback is not None:
+                given = dict.fromkeys(inputs, latents)
+                latents = (callback(self, step, t, given) or {}).get("latents", latents)
+            return None if self._interrupt else latents
+
+        if self._tried is None or self._tried[0] is not self.scheduler:
+            self._tried = (self.scheduler, self.process.fitting(self.scheduler))
+        return Painter(
+            editor=self.editor, process=self.process, scheduler=self._tried[1], watch=watch,
+            device=self._execution_device, onload=self._onload, bar=self.progress_bar,
         )  # fmt: skip
 
     @property

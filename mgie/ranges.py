@@ -1,9 +1,9 @@
-"""The ranges that several recipes' keys and verbs' options share.
+"""The ranges and choices that several recipes' keys and verbs' options share.
 
 An upper bound far beyond all use is there for slips: a machine that runs out of memory tells nothing.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from llava_patch.ranges import Range
 
@@ -24,6 +24,8 @@ Weight = Annotated[float, Range(ge=0, le=10**6)]
 """Of a loss."""
 Side = Annotated[int, Range(ge=1, le=16384)]
 """Of a picture, in pixels."""
+Images = Annotated[int, Range(ge=1, le=1000)]
+"""Results of one picture."""
 Steps = Annotated[int, Range(ge=1, le=10_000)]
 """Of sampling; never more than the schedule has, which the pipeline knows."""
 Scale = Annotated[float, Range(ge=0, le=100)]
@@ -31,3 +33,5 @@ Scale = Annotated[float, Range(ge=0, le=100)]
 NewTokens = Annotated[int, Range(ge=1, le=10_000)]
 Ngram = Annotated[int, Range(ge=0, le=1000)]
 """Length of word groups that are not said twice; 0 for any."""
+Dtype = Literal["float32", "float16", "bfloat16"]
+"""Types that weights are kept and computed in."""

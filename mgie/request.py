@@ -20,12 +20,14 @@ from mgie.errors import ConfigError, DataError
 from mgie.instructions import PLACE, check_counts
 from mgie.prompts import AbstractPrompts, Compat, Conversation
 from mgie.ranges import NewTokens, Ngram, Scale, Side, Steps
-from mgie.types import Context
+from mgie.types import Context, Size
 from mgie.weights import limits
 from mgie.weights.limits import Limits
 
 Shown = Literal["pil", "np", "pt", "latent"]
 """What pictures are handed out as."""
+Fitted = tuple[Image.Image, Size | None]
+"""A picture at the size that it is edited at, and the one that it is brought back to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +172,14 @@ def pictures_of(image: Any, count: int) -> list[Image.Image]:
     return list(_several(image, Image.Image, "PIL picture (PIL.Image.open(PATH) gives one)"))
 
 
+def check_imagined(said: Sequence[str], pictures: int) -> None:
+    """Refuse what was imagined of others. Raises DataError."""
+    if len(said) != pictures:
+        raise DataError(
+            f"there are {pictures} pictures and {len(said)} were imagined: expected the same pictures."
+        )
+
+
 def check_source(given: bool, *, masked: bool, sees: bool, compat: str) -> None:
     """Refuse photos for who paints new pictures only, and what new pictures cannot have. Raises DataError and
     ConfigError."""
@@ -199,38 +209,64 @@ def _several(given: Any, kind: type, what: str) -> Sequence[Any]:
     raise DataError(f"{given!r:.60} is a {type(given).__name__}: expected one {what}, or a list of them.")
 
 
-def generators_of(count: int, seed: int | Sequence[int] | None, given: Generators) -> Generators:
-    """Where noise comes from: a seed for all or one for each, or what is given. Raises ConfigError."""
+def generators_of(
+    count: int, seed: int | Sequence[int] | None, given: Generators, *, each: int = 1
+) -> Generators:
+    """Where noise comes from: a seed for all or one for each, or what is given; for `each` results of every
+    picture, seeds are counted on, unless there is one for every result. Raises ConfigError."""
     if seed is None:
         given = list(given) if isinstance(given, tuple) else given
-        if isinstance(given, list) and len(given) != count:
-            raise ConfigError(f"there are {len(given)} generators for {count} pictures: give one each.")
+        if isinstance(given, list) and len(given) != count * each:
+            raise ConfigError(
+                f"there are {len(given)} generators for {count * each} pictures: give one each."
+            )
         return given
     if given is not None:
         raise ConfigError("both seed and generator are given: expected one of them.")
     seeds = [seed] * count if isinstance(seed, int) else list(seed)
-    if len(seeds) != count:
-        raise ConfigError(f"there are {len(seeds)} seeds for {count} pictures: give one, or one each.")
+    if len(seeds) == count:
+        seeds = counted_on(seeds, each)
+    if len(seeds) != count * each:
+        raise ConfigError(f"there are {len(seeds)} seeds for {count * each} pictures: give one, or one each.")
     return [torch.Generator().manual_seed(each) for each in seeds]
 
 
-def seeds_of(count: int, seed: int | Sequence[int] | None, given: Generators) -> list[int]:
-    """What is drawn besides noise begins with these, one for each picture: a seed, or a generator's first
-    one."""
-    if seed is not None:
-        return [seed] * count if isinstance(seed, int) else list(seed)
-    if given is None:
-        return torch.randint(2**62, (count,)).tolist()
+def seeds_of(count: int, seed: int | Sequence[int] | None, given: Generators, *, each: int = 1) -> list[int]:
+    """What is drawn besides noise begins with these, one for each of `each` results of every picture: a seed,
+    or a generator's first one."""
     if isinstance(given, torch.Generator):
-        return [(given.initial_seed() + place) % 2**63 for place in range(count)]
-    return [each.initial_seed() % 2**63 for each in given]
+        return [(given.initial_seed() + place) % 2**63 for place in range(count * each)]
+    if given is not None:
+        return [generator.initial_seed() % 2**63 for generator in given]
+    if seed is None:
+        return torch.randint(2**62, (count * each,)).tolist()
+    seeds = [seed] * count if isinstance(seed, int) else list(seed)
+    return counted_on(seeds, each) if len(seeds) == count else seeds
 
 
-def check_shown(output_type: str, callback_inputs: Sequence[str]) -> None:
-    """Refuse outputs and inputs of callbacks that there are not. Raises ConfigError."""
+def counted_on(seeds: Sequence[int], each: int) -> list[int]:
+    """`each` seeds for every one of these."""
+    return [(first + further) % 2**63 for first in seeds for further in range(each)]
+
+
+def check_shown(
+    output_type: str,
+    callback_inputs: Sequence[str],
+    *,
+    detail: bool = False,
+    new: bool = False,
+    compat: str = "default",
+) -> None:
+    """Refuse outputs and inputs of callbacks that there are not, and detail where there is no photo at its
+    own size. Raises ConfigError."""
     shown = Shown.__args__  # type: ignore[attr-defined]
     if output_type not in shown:
         raise ConfigError(f"output_type is {output_type!r}: expected {', '.join(shown)}.")
+    if detail and (output_type != "pil" or new or compat != "default"):
+        raise ConfigError(
+            "detail is a photo's own, at its own size: expected a photo, output_type pil and our own way of "
+            "editing; leave detail out."
+        )
     if unknown := set(callback_inputs) - {"latents"}:
         raise ConfigError(
             f"callbacks get latents, there are no {', '.join(sorted(unknown))}: leave them out."
@@ -272,23 +308,24 @@ def fitted_pictures(
     factor: int,
     dtype: torch.dtype,
     device: torch.device,
-) -> list[tuple[Image.Image, tuple[int, int] | None]]:
+    each: int = 1,
+) -> list[Fitted]:
     """Each picture at the size that it is edited at, and the size that it is brought back to; of a new
-    one a canvas, which stays as large. A latent has `factor` pixels.
+    one a canvas, which stays as large. A latent has `factor` pixels; `each` times as many are painted.
 
     Raises DataError, and ConfigError for more than memory holds.
     """
     side, multiple = sampling.size, limits.multiple
     canvas = Image.new("RGB", fitted_size((side, side), side=side, multiple=multiple))
     read = [canvas if picture is None else read_picture(picture, sampling) for picture in pictures]
-    sizes = [edited_size(each.size, sampling, factor=factor, multiple=multiple) for each in read]
-    pixels = max(width * height * count for (width, height), count in Counter(sizes).items())
+    sizes = [edited_size(one.size, sampling, factor=factor, multiple=multiple) for one in read]
+    pixels = each * max(width * height * count for (width, height), count in Counter(sizes).items())
     limits.check_memory(pixels, dtype=dtype, device=device)
     if sampling.compat == "reference":
         kind = Image.Resampling.LANCZOS
-        return [(each.resize(size, kind), None) for each, size in zip(read, sizes)]
-    back = [None if picture is None else each.size for picture, each in zip(pictures, read)]
-    return [(quick_resize(each, *size), old) for each, size, old in zip(read, sizes, back)]
+        return [(one.resize(size, kind), None) for one, size in zip(read, sizes)]
+    back = [None if picture is None else one.size for picture, one in zip(pictures, read)]
+    return [(quick_resize(one, *size), old) for one, size, old in zip(read, sizes, back)]
 
 
 def read_picture(picture: Image.Image, sampling: Sampling) -> Image.Image:

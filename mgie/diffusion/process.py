@@ -5,10 +5,12 @@ on a schedule of variances (Ho et al. 2020; Salimans and Ho 2022), and flow matc
 where a = 1 - s and what is predicted is e - x_0.
 """
 
+import copy
 import inspect
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,11 +20,14 @@ from torch import Tensor
 
 from mgie.diffusion.solver import scheduler_class
 from mgie.errors import ConfigError, DataError
+from mgie.types import Guess
 
 Latents = Float[Tensor, "b c h w"]
 Times = Int[Tensor, " b"] | Float[Tensor, " b"]
 Level = Float[Tensor, "b 1 1 1"]
 
+Predict = Callable[..., Guess]
+"""(noisy, t, ...) -> Guess: a denoiser."""
 Prediction = Literal["epsilon", "v_prediction", "sample", "flow"]
 
 FEW, NEAR = 5, 0.1
@@ -116,6 +121,47 @@ class AbstractProcess(ABC):
             ) from error
         return kind.from_config(self.schedule.config, **settings)
 
+    def fitting(self, sampler: Any) -> Any:
+        """`sampler`, or the same with another `prediction_type`, where it does not know its own: `told_as`
+        translates. Raises ConfigError for a sampler of another process or schedule."""
+        kinds = [
+            kind for kind in ("epsilon", "v_prediction", "sample") if "prediction_type" in sampler.config
+        ]
+        tries = [
+            sampler,
+            *(type(sampler).from_config(sampler.config, prediction_type=kind) for kind in kinds),
+        ]
+        first: Exception | None = None
+        for each in tries:
+            try:
+                with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    self._try_out(lambda own=each: copy.deepcopy(own), FEW)
+                return each
+            except Exception as error:  # the library has no one type for what it does not know
+                first = first or error
+        reason = " ".join(str(first).split())[:200].rstrip(".") or type(first).__name__
+        raise ConfigError(
+            f"{type(sampler).__name__} cannot sample what this editor predicts ({reason}): expected one made "
+            "by `from_config(pipeline.scheduler.config)` of a scheduler of diffusers."
+        ) from first
+
+    def told_as(self, predict: Predict, sampler: Any) -> Predict:
+        """What predicts, in the terms that `sampler` is told of by its `prediction_type`."""
+        kind = sampler.config.get("prediction_type")
+        if kind is None or kind == getattr(self, "predicts", kind):
+            return predict
+
+        def told(noisy: Tensor, t: Tensor, *rest: Any) -> Guess:
+            guess = predict(noisy, t, *rest)
+            return replace(guess, mean=self.said_as(guess.mean, noisy, t, kind))
+
+        return told
+
+    @abstractmethod
+    def said_as(self, prediction: Latents, noisy: Latents, t: Times, kind: str) -> Latents:
+        """A prediction in the terms of another `kind`."""
+
     def _try_out(self, new: Callable[[], Any], steps: int) -> None:
         """Two steps of so many, then all of a few, with a denoiser that knows the picture."""
         rng = torch.Generator().manual_seed(0)
@@ -124,7 +170,10 @@ class AbstractProcess(ABC):
             sampler = self.steps(new(), count, tokens=64)
             latents = noise * start_scale(sampler)
             for t in sampler.timesteps[:taken]:
-                answer = self._known(picture, model_input(sampler, latents, t), t.reshape(1))
+                seen, at = model_input(sampler, latents, t), t.reshape(1)
+                answer, kind = self._known(picture, seen, at), sampler.config.get("prediction_type")
+                if kind is not None and kind != getattr(self, "predicts", kind):
+                    answer = self.said_as(answer, seen, at, kind)
                 latents = sampler.step(answer, t, latents, return_dict=False)[0]
         away = (latents - picture).abs().mean()
         if not away <= NEAR:
@@ -187,6 +236,19 @@ class VarianceProcess(AbstractProcess):
             return (noisy - s * prediction) / a
         return a * noisy - s * prediction if self.predicts == "v_prediction" else prediction
 
+    def said_as(self, prediction: Latents, noisy: Latents, t: Times, kind: str) -> Latents:
+        """Any of the three as any other."""
+        a, s = self._levels(t, noisy)
+        clean = self.clean(noisy, prediction, t)
+        if kind == "sample":
+            return clean
+        if self.predicts == "epsilon":
+            noise = prediction
+        else:  # of a velocity without dividing by the share of noise, which is small near the picture
+            velocity = self.predicts == "v_prediction"
+            noise = s * noisy + a * prediction if velocity else (noisy - a * clean) / s
+        return noise if kind == "epsilon" else a * noise - s * clean
+
     def sampler_settings(self) -> dict[str, Any]:
         """What makes the table of variances, and what is predicted."""
         names = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas",
@@ -241,6 +303,11 @@ class FlowProcess(AbstractProcess):
     def clean(self, noisy: Latents, prediction: Latents, t: Times) -> Latents:
         """Back along the line."""
         return noisy - self._share(t, noisy) * prediction
+
+    def said_as(self, prediction: Latents, noisy: Latents, t: Times, kind: str) -> Latents:
+        """A flow is told in one way."""
+        del noisy, t, kind
+        return prediction
 
     def sampler_settings(self) -> dict[str, Any]:
         """For samplers that know other processes, too."""

@@ -18,8 +18,8 @@ from mgie.types import Condition, Context, ControlPlan, Guess, Rows, Source
 Generators = torch.Generator | list[torch.Generator] | None
 Predict = Callable[[Tensor, Tensor, Source, Condition, ControlPlan | None, Rows], Guess]
 """(noisy, t, source, condition, plan, rows) -> Guess: a denoiser."""
-Watch = Callable[[int, Tensor, Tensor], Tensor]
-"""(step, t, latents) -> latents, after each step."""
+Watch = Callable[[int, Tensor, Tensor], Tensor | None]
+"""(step, t, latents) -> latents, after each step; None: this step was the last."""
 Reference = Callable[[int], Tensor]
 """How a picture looks to the sampler after so many steps: latents at that level of noise."""
 
@@ -107,5 +107,8 @@ def sample(
         if plan is not None and plan.blend is not None:
             latents = plan.blend(latents, step)
         if watch is not None:
-            latents = watch(step, t, latents)
+            watched = watch(step, t, latents)
+            if watched is None:
+                break
+            latents = watched
     return latents

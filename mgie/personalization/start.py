@@ -32,11 +32,15 @@ class Start:
     """The subjects of each picture, in the order of its words."""
     seeds: tuple[int, ...]
 
-    def shifted(
-        self, codec: Codec, noise: Float[Tensor, "b c h w"], rows: Sequence[int], size: Size
-    ) -> Float[Tensor, "b c h w"]:
-        """The noise of these pictures, of this width and height, with the subjects in it."""
-        canvases = [self.canvas(row, size) for row in rows]
+    def of(self, rows: Sequence[int]) -> "Start":
+        """Some of the pictures."""
+        return replace(
+            self, shown=tuple(self.shown[row] for row in rows), seeds=tuple(self.seeds[row] for row in rows)
+        )
+
+    def shifted(self, codec: Codec, noise: Float[Tensor, "b c h w"], size: Size) -> Float[Tensor, "b c h w"]:
+        """The noise of the pictures, of this width and height, with the subjects in it."""
+        canvases = [self.canvas(row, size) for row in range(len(self.seeds))]
         pixels = torch.stack([to_pixels(image) for image, _ in canvases]).to(codec.device, codec.dtype)
         mask = torch.stack([torch.from_numpy(union)[None] for _, union in canvases])
         mean = codec.moments(pixels)[0]
