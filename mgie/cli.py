@@ -14,7 +14,8 @@ import sys
 import time
 import traceback
 from argparse import SUPPRESS, ArgumentError
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import asdict
 from functools import partial, reduce
 from importlib.util import find_spec
@@ -30,7 +31,7 @@ from jsonargparse import ArgumentParser
 
 from mgie.errors import ConfigError, explain, mended, one_kind_of_interrupt
 from mgie.ranges import NumberOrNone
-from mgie.verbs import EVERY_VERB, KEYED, LEFT_OUT, LISTED, REPEATED, VERBS, Verb, by_place
+from mgie.verbs import EVERY_VERB, INSTEAD, KEYED, LEFT_OUT, LISTED, REPEATED, VERBS, Verb, by_place
 
 WITH_WORD = ("--config", "--from", "--profile", "--gpu")
 TRAINS_OWN = (*WITH_WORD, "--dry_run", "--print_config", "--help", "-h")
@@ -50,13 +51,18 @@ def main(words: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # a name or word that the terminal lacks is no error
             stream.reconfigure(errors="backslashreplace")
     try:
-        with one_kind_of_interrupt():
+        with one_kind_of_interrupt(), _silence() if options["--quiet"] else nullcontext():
             done = _run(words)
-        if done is not None and _speaks():
-            verb, facts = done
+        if done is None:
+            return 0
+        verb, facts = done
+        if _speaks() and (options["--json"] or not options["--quiet"]):
             shown = json.dumps(facts, default=str) if options["--json"] else resolve_name(verb.show)(facts)
             print(shown, flush=True)
-        return 0
+        sentence = resolve_name(verb.wrong)(facts) if verb.wrong else ""
+        if not sentence:
+            return 0
+        status, debug = 2, ""
     except KeyboardInterrupt as stopped:
         status, debug = getattr(stopped, "code", 130), ""
         sentence = "stopped; nothing is left half-written, and the same command goes on or starts again."
@@ -77,6 +83,13 @@ def main(words: Sequence[str] | None = None) -> int:
     if status == 2 or _speaks():
         print(f"{debug}mgie: {sentence}", file=sys.stderr)
     return status
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Nobody hears lines and bars."""
+    with open(os.devnull, "w", encoding="utf-8") as nobody, redirect_stderr(nobody):
+        yield
 
 
 def as_lines(facts: dict[str, Any]) -> str:
@@ -103,6 +116,11 @@ def _run(words: list[str]) -> tuple[Verb, dict[str, Any]] | None:
         tell = partial(resolve_name(VERBS[name].story), **keys) if name != "train" else None
         facts = tell(**arguments(name, own)) if tell else _train(own)
         return None if facts is None else (VERBS[name], facts if isinstance(facts, dict) else asdict(facts))
+    if words[:1] == ["--version"]:
+        from importlib.metadata import version
+
+        print(f"mgie {version('mgie')}")
+        return None
     if not words or {"-h", "--help"} & {*words[:2]}:
         print(_overview())
         return None
@@ -181,7 +199,9 @@ def recipe(
 
 def arguments(name: str, words: list[str]) -> dict[str, Any]:
     """The words of a verb as arguments of its story. Raises ConfigError."""
-    parser = _parser(name, "--new" in words)
+    given = [option for option in INSTEAD if any(word.partition("=")[0] == option for word in words)]
+    instead = {name: value for option in given for name, value in INSTEAD[option].items()}
+    parser = _parser(name, instead)
     try:
         return parser.instantiate(parser.parse_args(words)).as_dict()
     except ArgumentError as error:
@@ -193,9 +213,9 @@ def arguments(name: str, words: list[str]) -> dict[str, Any]:
         raise ConfigError(f"{mended(str(error), '--')}; an example is `{VERBS[name].example}`.") from error
 
 
-def _parser(name: str, new: bool = False) -> ArgumentParser:
-    """The parser of a verb: its options, types, defaults and texts are those of its story. What is `new` is
-    made of nothing: of what there may be several, there may be none."""
+def _parser(name: str, instead: Mapping[str, Any] | None = None) -> ArgumentParser:
+    """The parser of a verb: its options, types, defaults and texts are those of its story. Words that
+    something else was given `instead` of need not be there."""
     verb = VERBS[name]
     story = recipe if name == "train" else resolve_name(verb.story)
     docstring = parse_docstring(story.__doc__ or "")
@@ -218,9 +238,11 @@ def _parser(name: str, new: bool = False) -> ArgumentParser:
         if by_place(facts):
             several: dict[str, Any] = {}
             if get_origin(hint) is Sequence:
-                optional = parameter in LISTED or new
+                optional = parameter in LISTED or parameter in (instead or {})
                 several = {"type": get_args(hint)[0], "nargs": "*" if optional else "+"}
                 several |= {"default": facts.default} if parameter in LISTED else {}
+            elif parameter in (instead or {}):
+                several = {"nargs": "?", "default": (instead or {})[parameter]}
             parser.add_argument(parameter, **about | several)
         elif parameter in REPEATED:
             parser.add_argument(option, action="append", type=str, help=about["help"])
@@ -276,7 +298,8 @@ def _overview() -> str:
     lines += [f"  {name:<17}{verb.about}" for name, verb in VERBS.items()]
     lines += ["", "`mgie VERB --help` shows the options of a verb with an example. Every verb takes"]
     lines += [f"  {option:<17}{about}" for option, about in EVERY_VERB.items()]
-    lines += ["", "`mgie --print_completion bash` writes what a shell needs to complete all of these."]
+    lines += ["", "`mgie --version` tells which one this is;"]
+    lines += ["`mgie --print_completion bash` writes what a shell needs to complete all of these."]
     return "\n".join(lines)
 
 

@@ -16,6 +16,8 @@ class Verb:
     """A command that works."""
     show: str = "mgie.cli:as_lines"
     """`module:function` that turns the facts into lines for a person."""
+    wrong: str | None = None
+    """`module:function` that says what of the facts went wrong, empty for nothing. None: all went well."""
 
 
 VERBS = {
@@ -49,7 +51,8 @@ VERBS = {
         about="edit photos by an instruction",
         story="mgie.edit:edit",
         example='mgie edit photo.jpg "make it black and white" --model _ckpt/tiny --out out.png',
-        show="mgie.edit:table",
+        show="mgie.telling:table",
+        wrong="mgie.telling:wrong",
     ),
     "personalize": Verb(
         about="learn one's own things from photos, as an adapter",
@@ -60,6 +63,24 @@ VERBS = {
         about="measure how good a release is, or compare finished reports",
         story="mgie.evaluate:evaluate",
         example="mgie evaluate --model _ckpt/tiny --suite toy --out _ckpt/tiny-report",
+    ),
+    "models": Verb(
+        about="list the releases on this machine",
+        story="mgie.doctor:models",
+        example="mgie models --folder _ckpt",
+        show="mgie.doctor:shelf",
+    ),
+    "push": Verb(
+        about="put a release or a data set on a hub",
+        story="mgie.push:push",
+        example="mgie push _ckpt/tiny --to me/my-editor --private",
+    ),
+    "doctor": Verb(
+        about="tell what is installed, and which verbs would work",
+        story="mgie.doctor:doctor",
+        example="mgie doctor",
+        show="mgie.doctor:report",
+        wrong="mgie.doctor:wrong",
     ),
     "delta apply": Verb(
         about="base + delta -> whole LLaVA or Vicuna weights",
@@ -75,6 +96,7 @@ VERBS = {
 """A verb of two words is listed by both."""
 
 EVERY_VERB = {
+    "--quiet": "say nothing but errors, and the result where --json asks for it",
     "--json": "print the result's facts as one JSON object on the last line",
     "--debug": "show where an error came from",
 }
@@ -87,11 +109,14 @@ LEFT_OUT = {"progress", "keys"}
 KEYED = {"personalize"}
 """Verbs that take such keys beside their options."""
 
-REPEATED = {"subjects"}
-"""Options that may come several times."""
-
 LISTED = {"reports"}
 """Parameters that are words without a name on the command line, none of which is needed."""
+
+REPEATED = {"also", "subjects"}
+"""Options that may be given again and again; each adds one."""
+
+INSTEAD = {"--new": {"photos": ()}, "--list": {"photos": (), "instruction": ""}}
+"""Options that are given instead of words by their place, and what the story gets for these."""
 
 NAMED = {"out", "model"}
 """Parameters that are options, such as `--out`, although Python takes them by their place too."""

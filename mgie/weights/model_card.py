@@ -6,6 +6,8 @@ from typing import Any
 from torch import nn
 
 CARD = "README.md"
+PLACE = "THIS_FOLDER"
+"""Where a card names the place of its release."""
 
 
 def card(parts: dict[str, Any], settings: dict[str, Any], about: Sequence[str]) -> str:
@@ -27,7 +29,7 @@ tags: [image-editing, instruction-based-image-editing]
 ```python
 from mgie import MGIEPipeline
 
-pipeline = MGIEPipeline.from_pretrained("THIS_FOLDER")
+pipeline = MGIEPipeline.from_pretrained("{PLACE}")
 result = pipeline(image=picture, prompt="make it black and white", seed=0)
 result.images[0], result.said[0]
 ```

@@ -13,7 +13,8 @@ ROWS = [
     {"data", "toy", "weights"},
     {"training", "evaluation", "personalization"},
     {"config"},
-    {"build", "layouts", "masks", "request", "compare"},
+    {"build", "layouts", "masks", "request", "compare", "jobs"},
+    {"painting", "telling", "asked"},
     {
         "prepare",
         "start",
@@ -25,6 +26,8 @@ ROWS = [
         "edit",
         "evaluate",
         "plot",
+        "push",
+        "doctor",
         "toy.pretrain",
         "personalize",
     },
@@ -71,6 +74,7 @@ HOMES = {
     "torch.distributed": ("mgie.training", "mgie.weights.shards"),
     "diffusers": (
         "mgie.models", "mgie.diffusion", "mgie.controllers", "mgie.weights", "mgie.build", "mgie.pipeline",
+        "mgie.painting",  # the type of a sampler
         # Averaged weights; the type of a task's schedule; parts that are made from nothing.
         "mgie.train", "mgie.training.task", "mgie.training.optim", "mgie.toy.pretrain",
     ),
@@ -178,7 +182,9 @@ def test_nothing_that_needs_torchvision(everything, root):
 def test_what_is_imported_is_a_dependency_and_what_is_one_is_used(packages, root):
     text = (root / "pyproject.toml").read_text()
     lists = re.findall(
-        r"^(?:dependencies|toy|train|eval|grounding|quant) = \[(.*?)\]", text, flags=re.DOTALL | re.MULTILINE
+        r"^(?:dependencies|toy|train|eval|grounding|quant|heic) = \[(.*?)\]",
+        text,
+        flags=re.DOTALL | re.MULTILINE,
     )
     declared = set(re.findall(r'"([\w-]+)', " ".join(lists)))
     libraries = {name.split(".")[0] for module in packages for name in module.imports()}

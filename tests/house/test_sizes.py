@@ -14,6 +14,7 @@ LONG_FUNCTIONS: dict[str, str] = {
     "mgie/train.py:fit": "the loop is one story (at most 150 lines)",
     "mgie/models/denoisers/walk.py:walk": "the library's forward pass, in its order",
     "mgie/edit.py:edit": "the story itself: check, load, edit, write",
+    "mgie/pipeline.py:__call__": "a pipeline's call: each argument on a line of its own",
     "mgie/evaluate.py:evaluate": "the story itself: check, edit, edit by another's words, judge, report",
 }
 """Functions over 60 lines, and why. Documentation of arguments is not counted."""

@@ -10,7 +10,7 @@ from PIL import Image, ImageCms
 
 from mgie.cli import main
 from mgie.config import RECIPES
-from mgie.edit import write_whole
+from mgie.data.photo_files import write_whole
 from mgie.errors import DataError
 
 
@@ -288,12 +288,14 @@ def test_an_edit_of_what_a_phrase_names(capsys, tmp_path, photo, release, monkey
 
         return find
 
-    monkeypatch.setattr("mgie.edit.open_finder", finder)
-    monkeypatch.setattr("mgie.edit.check_finding", lambda *_: None)
+    monkeypatch.setattr("mgie.asked.open_finder", finder)
+    monkeypatch.setattr("mgie.masks.check_finding", lambda *_: None)
     words = [photo, tmp_path / "other.jpg", "make it dark", "--model", release, "--out", tmp_path / "o"]
     rest = ["--detector", "D", "--segmenter", "S", "--device", "cpu"]
-    said = refused(capsys, *words, "--mask", "phrase:the dog", *rest)
-    assert "other.jpg was found that is 'the dog'" in said and opened == [("D", "S", "cpu")]
+    assert main(["edit", *map(str, words), "--mask", "phrase:the dog", *rest]) == 2  # the other one is edited
+    said = capsys.readouterr()
+    assert "1 of 2 edits failed" in said.err and "other.jpg was found that is 'the dog'" in said.err
+    assert opened == [("D", "S", "cpu")] and os.listdir(tmp_path / "o") == ["photo.png"]
     assert main(["edit", *map(str, words), "--mask", "phrase:the cat", *rest, "--json"]) == 0
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["edits"]
     assert [row["inside"] for row in rows] == [0.25, 0.5] and {row["outside_change"] for row in rows} == {0}
@@ -317,4 +319,4 @@ def test_several_photos(tmp_path, photo, release):
     shutil.copy(photo, tmp_path / "other.jpg")
     words = ["edit", str(photo), str(tmp_path / "other.jpg"), "make it dark", "--model", str(release)]
     assert main([*words, "--out", str(tmp_path / "results")]) == 0
-    assert sorted(os.listdir(tmp_path / "results")) == ["other.png", "photo.png"]
+    assert sorted(os.listdir(tmp_path / "results")) == ["other.jpg", "photo.jpg"]
