@@ -58,7 +58,7 @@ from mgie.request import (
     read_picture,
     seeds_of,
 )
-from mgie.types import Asked, Context, ControlPlan, Region
+from mgie.types import Asked, ControlPlan, Region
 from mgie.weights.adapter import Adapter
 from mgie.weights.hub import push_folder
 from mgie.weights.limits import Limits
