@@ -1,4 +1,4 @@
-"""Which benchmark a command asks for: opened on its data, and options that it does not heed refused."""
+"""Which benchmark a command asks for, and options that it does not heed."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Counting: are there as many things in a picture as its words say? (DrawBench's prompts, or one's own)
+"""Counting: are there as many things in a picture as its words say?
 
 DIR/counting.json    [{"prompt": "two cats and a dog", "things": {"cat": 2, "dog": 1}}]
 DIR/*.csv            DrawBench (Saharia et al. 2022): columns Prompts and Category, of which "Counting"

@@ -1,4 +1,4 @@
-"""The finders that a user gave for measuring: a detector, a segmenter, and hashes of their weights."""
+"""The finders that a user gave for measuring, and hashes of their weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Edits inside masks: is what lies outside untouched, is the edge unseen, is the inside what it should be?"""
+"""Edits inside masks: is the outside untouched, the edge unseen, the inside right?"""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Figures of a controlled benchmark as a folder: numbers, tasks, a table, a page with pictures."""
+"""Figures of a controlled benchmark as a folder: numbers, a table, a page with pictures."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence

@@ -1,8 +1,10 @@
-"""Several subjects in one picture, measured by Detect-and-Compare (MuDI, Jang et al., NeurIPS 2024).
+"""Several subjects in one picture, measured by Detect-and-Compare.
 
 DIR/metadata.jsonl    photos of the subjects, as `mgie personalize` reads them
 DIR/prompts.json      [{"prompt": "a photo of {a} and {b} in the snow", "subjects": ["a", "b"]}]; in braces
                       stand names, which become the subjects' phrases
+
+Jang et al., "Identity Decoupling for Multi-Subject Personalization of Text-to-Image Models", NeurIPS 2024.
 """
 
 from collections.abc import Sequence

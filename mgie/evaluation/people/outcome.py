@@ -1,4 +1,4 @@
-"""What people answered, told: tables, a page, and beside them what the numbers say of the same systems."""
+"""What people answered, told; beside it what the numbers say of the same systems."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The items of a published benchmark: what is edited, by what words, and what the output is held against."""
+"""The items of a published benchmark: what is edited, and what an output is held against."""
 
 from dataclasses import dataclass
 from functools import lru_cache
