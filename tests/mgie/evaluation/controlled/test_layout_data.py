@@ -27,7 +27,7 @@ def test_coco_mig_in_the_order_of_its_file(tmp_path):
     assert instances_of(tasks[0]) == [
         ("a blue cup", tuple(RIGHT)), ("a red dog", tuple(LEFT)), ("a red dog", tuple(RIGHT))
     ]  # fmt: skip
-    regions = tasks[1].controls["regions"]
+    regions = tasks[1].controls["regions"]()
     assert [(each.phrase, each.box) for each in regions] == [
         ("a green dog", tuple(LEFT)), ("a white cup", tuple(RIGHT))
     ]  # fmt: skip

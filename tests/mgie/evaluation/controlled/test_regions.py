@@ -93,7 +93,8 @@ def test_the_user_s_own_pairs_with_masks(tmp_path):
     prepare(f"pairs:{tmp_path / 'raw' / 'pairs.jsonl'}", tmp_path / "data", progress=False)
     tasks = read_regions(tmp_path / "data", 9)
     assert [task.instruction for task in tasks] == ["do 1", "do 3"]
-    assert tasks[0].controls["mask"].size == SIZE and tasks[0].controls["mask"].mode == "L"
+    mask = tasks[0].controls["mask"]()
+    assert mask.size == SIZE and mask.mode == "L"
     assert len(read_regions(tmp_path / "data", 1)) == 1
 
 
