@@ -124,7 +124,8 @@ def random_parts(run: Any, device: Any) -> Any:
     checkpoint_as_asked(run, editor)
     settings = run.model.encoder
     editor.encoder.llava.language_model.set_attn_implementation(attention_here(settings.attention, short))
-    processor, count = Processor.from_pretrained(resolve(settings.llava)), settings.edit_head.visual_tokens
+    processor = Processor.from_pretrained(resolve(settings.llava), template=settings.template)
+    count = settings.edit_head.visual_tokens
     processor.tokenizer.add_tokens(visual_tokens(count))
     prompts = LlavaPrompts(processor, question=settings.question, count=count)
     process = denoiser_part(run.model.denoiser.kind).sizes(run.model.denoiser)[2]
@@ -215,7 +216,8 @@ def main() -> int:
         subprocess.run([sys.executable, "-m", "mgie", *words], check=True, capture_output=True, cwd=ROOT)
         for way in IN_SMALL if asked.small else WAYS:
             left = LIMIT - (time.monotonic() - began)
-            rows.append((way.name, measured(way, folder, min(EACH, left)) if left > 20 else "no time left"))
+            most = 3600.0 if asked.small else min(EACH, left)
+            rows.append((way.name, measured(way, folder, most) if most > 20 else "no time left"))
             print(*rows[-1], flush=True)
             shutil.rmtree(folder / "runs", ignore_errors=True)
     if asked.small:
@@ -234,7 +236,8 @@ def measured(way: Way, folder: Path, seconds: float) -> dict[str, Any] | str:
     except subprocess.TimeoutExpired:
         return f"not done in {seconds:.0f} s"
     told = [line for line in done.stdout.splitlines() if line.startswith("MEASURED")]
-    last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+    said = [line for line in done.stderr.splitlines() if "Error: " in line or line.startswith("mgie: ")]
+    last = (said or ["no word"])[-1]
     return json.loads(told[-1].removeprefix("MEASURED")) if told else last[:160]
 
 

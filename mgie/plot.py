@@ -1,4 +1,4 @@
-"""`mgie plot`: curves and previews of training runs, side by side, as one file for a browser.
+"""`mgie plot`: curves and previews of training runs, side by side, in one file.
 
 mgie plot _ckpt/runs/tiny _ckpt/runs/longer --out runs.html
 """

@@ -1,4 +1,4 @@
-"""Points with intervals, or curves -> a plot as SVG, which pages and papers show without a library."""
+"""Points or curves -> a plot as SVG, which pages and papers show without a library."""
 
 import math
 from collections.abc import Callable, Sequence

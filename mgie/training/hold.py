@@ -1,4 +1,4 @@
-"""A run's folder is held by one run at a time, on whatever machines, and no dead one keeps it.
+"""A run's folder is held by one run at a time, on any machines, and by no dead one.
 
 The system's lock (llava_patch/folders.py) ends with its process, but not everywhere with its machine: an NFS
 server may keep it until that machine is back, a disk without locks has only a file that stays, and on some

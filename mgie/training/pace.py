@@ -1,4 +1,4 @@
-"""How well a run uses its machine: samples a second, waiting for data, memory, share of the peak."""
+"""How well a run uses its machine: samples a second, waiting, memory, share of the peak."""
 
 import resource
 import sys

@@ -117,6 +117,7 @@ class World:
         self.size: int = self.accelerator.num_processes
         self.device: torch.device = self.accelerator.device
         self.is_main: bool = self.accelerator.is_main_process
+        self._named = False
         # What processes tell each other besides tensors goes from CPU to CPU: no GPU is waited for.
         self.timeout = timeout
         self.hosts: Any = self.new_group() if together else None
@@ -133,6 +134,8 @@ class World:
             backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
             alone = {"store": dist.HashStore(), "rank": 0, "world_size": 1}
             dist.init_process_group(backend, timeout=self.timeout, **alone)
+            self._named = "LOCAL_RANK" not in os.environ
+            os.environ.setdefault("LOCAL_RANK", "0")  # DeepSpeed asks for it
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum of a small tensor on the device over all processes."""
@@ -235,6 +238,8 @@ class World:
             self.accelerator.end_training()
         if dist.is_initialized():
             dist.destroy_process_group()
+        if self._named:  # accelerate would take the next run of this process for one of several
+            del os.environ["LOCAL_RANK"]
         # The next run of this process (in a notebook, say) may want other trackers.
         AcceleratorState._reset_state(reset_partial_state=True)
         fate = next((FATES[words] for words in FATES if words in str(error)), None)
