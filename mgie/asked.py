@@ -10,10 +10,11 @@ from PIL import Image
 from mgie.controllers.layout_options import LayoutOptions
 from mgie.data.images import decode
 from mgie.data.photo_files import FORMATS, LONGEST, open_photo, photo_size
+from mgie.data.regions import read_regions
 from mgie.data.validation import check_instruction
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.jobs import Job, find_photos, plan, read_list
-from mgie.layouts import check_inside, check_layout, check_regions, read_regions
+from mgie.layouts import check_inside, check_layout, check_regions
 from mgie.masks import Mask, Phrase, fitted_mask
 from mgie.models.finders import open_finder
 from mgie.types import Region
