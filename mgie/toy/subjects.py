@@ -1,4 +1,4 @@
-"""Marked subjects of the toy world as a user's folder has his own, and how well they were learnt.
+"""Marked subjects of the toy world as a folder of one's own, and how well they were learnt.
 
     python -c "from mgie.toy.subjects import write_subjects; write_subjects('_data/toy_subjects')"
     mgie personalize _data/toy_subjects --model _ckpt/tiny --config tiny_subjects --out _ckpt/toy_subjects

@@ -14,30 +14,29 @@ import os, resource, torch
 from mgie.training.cpu import keep_memory
 
 def step():
-    given = [torch.ones(7 << 20) for _ in range(3)]  # 84 MiB
+    given = [torch.ones(10**6) for _ in range(40)]  # 160 MB
 
 for keep in (False, True):
     if os.fork() == 0:
         assert not keep or keep_memory()
-        pages = []
-        for _ in range(30):  # until the freed parts fit those that are asked for
-            before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        step()  # the first one's pages are all new
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(5):
             step()
-            pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-        print(min(pages), flush=True)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, flush=True)
         os._exit(0)
     os.wait()
 """
-"""Pages that the system has to clear and map again in a step, at best."""
+"""Pages that the system has to clear and map again in five steps, as long as glibc has not learnt by itself."""
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_what_is_freed_is_kept_for_the_next_step():
-    """Measured: 14304 to 21510 pages, and none."""
+    """Measured: 79074 pages, and 4884."""
     words = [sys.executable, "-c", FREED]
     told = subprocess.run(words, check=True, capture_output=True, text=True).stdout
     plain, kept = map(int, told.split())
-    assert kept < 100 < plain
+    assert 4 * kept < plain
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch):
