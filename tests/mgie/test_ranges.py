@@ -15,6 +15,7 @@ from mgie.cli import main
 from mgie.config import RunConfig, load_run
 from mgie.data.sources.base import ClipFilter
 from mgie.errors import ConfigError
+from mgie.personalization.pairs import SubjectsConfig
 from mgie.pipeline import MGIEPipeline
 from mgie.request import Sampling
 from mgie.verbs import LEFT_OUT, VERBS, by_place
@@ -64,7 +65,7 @@ def numbers(hint: Any, name: str) -> Iterator[Number]:
         hints = get_type_hints(hint, include_extras=True)
         for field in fields(hint):
             yield from numbers(hints[field.name], f"{name}.{field.name}" if name else field.name)
-    elif kind in (Union, UnionType, tuple, dict):
+    elif kind in (Union, UnionType, tuple, dict) or (kind is list and get_origin(parts[0]) is Annotated):
         for part in parts:
             yield from numbers(part, name)
 
@@ -81,6 +82,8 @@ STORIES = {verb: resolve_name(about.story) for verb, about in VERBS.items() if v
 OPTIONS = [(verb, number) for verb, story in STORIES.items() for number in arguments(story)]
 CALL = [number for number in arguments(MGIEPipeline.__call__) if number.name != "generator"]
 TINY = load_run("tiny")
+OWN = replace(TINY, data=replace(TINY.data, subjects=SubjectsConfig()))
+"""A run on one's own subjects, which goes without what else data may be."""
 
 
 def with_value(record: Any, key: str, value: Any) -> Any:
@@ -89,10 +92,12 @@ def with_value(record: Any, key: str, value: Any) -> Any:
     old = getattr(record, first)
     if rest:
         return replace(record, **{first: with_value(old, rest, value)})
-    if first in ("lrs", "mixture", "warmups"):
+    if first in ("lrs", "mixture", "warmups", "task_weights", "scales"):
         others = {TINY.data.path: 1.0} if first == "mixture" else {}
         value = {**(old or {}), **others, "denoiser": value}
-    return replace(record, **{first: (old[0], value) if isinstance(old, tuple) else value})
+    if isinstance(old, (tuple, list)):
+        value = (old[0], value) if isinstance(old, tuple) else [value]
+    return replace(record, **{first: value})
 
 
 def test_there_are_as_many_numbers_as_one_would_think():
@@ -111,13 +116,14 @@ def test_every_number_has_a_range():
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
 def test_keys_of_a_run(key):
+    run = OWN if key.name.startswith("data.subjects.") else TINY
     # What is no whole number at all is refused by its type before.
     for value in (*key.outside, *(NONSENSE if key.kind is float else ())):
         with pytest.raises(ConfigError, match=rf"^{key.name}\S*=.*{SAID}"):
-            with_value(TINY, key.name, value)
+            with_value(run, key.name, value)
     for value in key.inside:
         try:
-            with_value(TINY, key.name, value)
+            with_value(run, key.name, value)
         except ConfigError as error:  # by itself, but not beside the others
             together = ("more than 1 together", "is no multiple of")
             assert any(words in str(error) for words in together)
