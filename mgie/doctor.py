@@ -23,7 +23,8 @@ OPTIONAL = {
 NEEDS = {
     "prepare": (), "prepare toy": ("toy",), "train": (),
     "train --train.strategy zero1": ("train",), "train --train.groups [qlora]": ("quant",), "extract": (),
-    "edit": (), "evaluate": ("eval",), "push": (), "models": (), "doctor": (),
+    "edit": (), "evaluate": ("eval",), "personalize": (), "plot": (), "push": (), "models": (),
+    "doctor": (),
 }  # fmt: skip
 """What may be run -> the extras that it needs besides what all need."""
 INDEXES = ("model_index.json", "mllm.pt")

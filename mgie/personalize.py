@@ -13,7 +13,8 @@ from PIL import Image
 
 from llava_patch.folders import check_out
 from llava_patch.ranges import in_range
-from mgie.build import build_subjects, identity_of_parts
+from mgie.build import identity_of_parts
+from mgie.build_data import build_subjects
 from mgie.config import RunConfig, dump_run, load_run
 from mgie.devices import find_device
 from mgie.errors import ConfigError, WeightsError

@@ -155,7 +155,8 @@ def store_from(
     progress: bool,
 ) -> dict[str, Any]:
     """Store features of a data set by the parts of the recipe, run or release `model`."""
-    from mgie.build import build_editor, build_examples  # they bring every part of an editor
+    from mgie.build import build_editor  # it brings every part of an editor
+    from mgie.build_data import build_examples
     from mgie.config import load_run
     from mgie.data.stored_features import FeatureExtractor, store_features
 

@@ -20,7 +20,6 @@ from torch import Tensor
 from mgie.build import (
     Parts,
     begin_run,
-    build_batches,
     build_editor,
     build_layout,
     build_release,
@@ -30,6 +29,7 @@ from mgie.build import (
     make_trainable,
     needs_whole,
 )
+from mgie.build_data import build_batches
 from mgie.config import RunConfig, dump_run
 from mgie.data.batches import Batches
 from mgie.errors import ConfigError

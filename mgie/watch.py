@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from mgie.build import Parts, build_examples, build_release, frozen_short
+from mgie.build import Parts, build_release, frozen_short
+from mgie.build_data import build_examples
 from mgie.config import RunConfig
 from mgie.data.batches import collate
 from mgie.data.images import decode, square, upright_size

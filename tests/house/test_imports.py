@@ -13,7 +13,7 @@ ROWS = [
     {"data", "toy", "weights"},
     {"training", "evaluation", "personalization"},
     {"config"},
-    {"build", "layouts", "masks", "request", "compare", "jobs"},
+    {"build", "build_data", "layouts", "masks", "request", "compare", "jobs"},
     {"painting", "telling", "asked"},
     {
         "prepare",

@@ -11,7 +11,8 @@ from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mgie.build import Parts, build_batches, build_editor, build_release, build_teacher
+from mgie.build import Parts, build_editor, build_release, build_teacher
+from mgie.build_data import build_batches
 from mgie.config import RECIPES, RunConfig, load_run
 from mgie.data.shards import write_arrow
 from mgie.data.stored_pairs import FORMATS

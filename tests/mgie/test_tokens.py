@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from llava_patch.processor import Processor
-from mgie.build import build_examples
+from mgie.build_data import build_examples
 from mgie.config import RECIPES, RunConfig
 from mgie.data.stored_pairs import StoredPairs
 from mgie.prompts import LlavaPrompts

@@ -9,7 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mgie.build import Parts, build_batches, build_editor, make_trainable
+from mgie.build import Parts, build_editor, make_trainable
+from mgie.build_data import build_batches
 from mgie.config import load_run
 from mgie.errors import ConfigError
 from mgie.extract import extract

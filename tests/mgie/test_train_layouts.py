@@ -12,7 +12,8 @@ from layout_data import SITE, WIDTH, write_layouts, write_stable
 from processes import together
 from safetensors.torch import load_file
 
-from mgie.build import build_batches, build_editor, build_layout
+from mgie.build import build_editor, build_layout
+from mgie.build_data import build_batches
 from mgie.config import RunConfig, dump_run, load_run
 from mgie.controllers.layout_blocks import LayoutBlockConfig, MIGCBlock
 from mgie.data.stored_pairs import StoredPairs

@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from mgie.build import Parts, build_editor, build_examples, build_release
+from mgie.build import Parts, build_editor, build_release
+from mgie.build_data import build_examples
 from mgie.config import RunConfig, load_run
 from mgie.data.batches import collate
 from mgie.data.examples import ExampleBuilder

@@ -7,7 +7,7 @@ import torch
 from diffusers import DDPMScheduler
 from PIL import Image, ImageOps
 
-from mgie.build import build_examples
+from mgie.build_data import build_examples
 from mgie.config import DataConfig, dump_run
 from mgie.data.augment import RandomCrop, RandomFlip, augmentations
 from mgie.data.batches import Batches

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from mgie.build import build_batches, build_editor
+from mgie.build import build_editor
+from mgie.build_data import build_batches
 from mgie.config import DataConfig, dump_run, load_run
 from mgie.data import examples, shards, streamed
 from mgie.data.datasets import identity, open_sets

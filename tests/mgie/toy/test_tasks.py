@@ -5,7 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from mgie.build import Parts, build_batches, build_editor
+from mgie.build import Parts, build_editor
+from mgie.build_data import build_batches
 from mgie.config import RunConfig
 from mgie.diffusion.guidance import DropConfig
 from mgie.toy.tasks import CodecTask, LanguageTask

@@ -27,7 +27,7 @@ for keep in (False, True):
         os._exit(0)
     os.wait()
 """
-"""Pages that the system has to clear and map again in five steps, as long as glibc has not learnt by itself."""
+"""Pages that the system has to clear and map again in five steps, before glibc has learnt by itself."""
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")

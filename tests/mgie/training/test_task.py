@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mgie.build import Parts, build_batches, build_editor, build_examples, build_teacher
+from mgie.build import Parts, build_editor, build_teacher
+from mgie.build_data import build_batches, build_examples
 from mgie.config import RunConfig
 from mgie.data.batches import collate
 from mgie.data.stored_pairs import StoredPairs

@@ -8,7 +8,8 @@ import torch
 from small_pipelines import saved
 from subject_data import write_subjects
 
-from mgie.build import Parts, build_batches, build_editor, make_trainable
+from mgie.build import Parts, build_editor, make_trainable
+from mgie.build_data import build_batches
 from mgie.config import RunConfig, load_run
 from mgie.diffusion.guidance import DropConfig
 from mgie.errors import DataError
