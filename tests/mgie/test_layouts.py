@@ -222,7 +222,9 @@ def test_new_pictures_and_regions_on_the_command_line(capsys, stable, published,
         == 0
     )
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert facts["edits"] == [{"photo": "", "out": str(out), "said": "", "forced": False}]
+    (row,) = facts["edits"]
+    told = {"photo": "", "out": str(out), "instruction": "a cat", "seed": 0, "said": "", "forced": False}
+    assert {name: row[name] for name in told} == told
     with Image.open(out) as painted:
         assert painted.size == (16, 16)
     # A photo needs somebody who sees it; and without --new it must be there.
