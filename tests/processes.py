@@ -9,12 +9,18 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from mgie.cli import main
 from mgie.train import train  # noqa: F401  (before anything is forked)
 from mgie.training.world import World
 
 Do = list[str] | Callable[[], int]
 """Words of the command line, or a function."""
+
+# Autograd looks for devices once, at its first backward pass; what is forked after it found one cannot go
+# backward.
+torch.ones(1, requires_grad=True).sum().backward()
 
 
 class Started:
