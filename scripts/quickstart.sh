@@ -12,7 +12,7 @@ step() { printf '\n== %s\n' "$*"; }
 older() { [ ! -e "$1" ] || [ "$2" -nt "$1" ]; } # $1 is missing, or was made before $2
 edit() {                                         # NAME INSTRUCTION SIZE PICTURE...
     if older "$edits/$1/.done" $model/model_index.json; then
-        mgie edit "${@:4}" "$2" --size "$3" --model $model --out "$edits/$1"
+        mgie edit "${@:4}" "$2" --size "$3" --model $model --out "$edits/$1" --overwrite
         touch "$edits/$1/.done"
     fi
 }
