@@ -6,6 +6,7 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    SchedulerMixin,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -18,18 +19,18 @@ NAMES = [*LETTERS, *(f"{letter}</w>" for letter in LETTERS), "<|startoftext|>", 
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
-def new_tokenizer() -> CLIPTokenizer:
-    """CLIP's way with words, each of them spelt."""
-    tokenizer = CLIPTokenizer(vocab={name: place for place, name in enumerate(NAMES)}, merges=[])
-    tokenizer.model_max_length = PLACES
+def new_tokenizer(places: int = PLACES, **marks: str) -> CLIPTokenizer:
+    """CLIP's way with words, each of them spelt; `marks` are tokens such as `pad_token`."""
+    tokenizer = CLIPTokenizer(vocab={name: place for place, name in enumerate(NAMES)}, merges=[], **marks)
+    tokenizer.model_max_length = places
     return tokenizer
 
 
-def new_text() -> CLIPTextConfig:
-    """Sizes of a text encoder."""
+def new_text(places: int = PLACES) -> CLIPTextConfig:
+    """Sizes of a text encoder. Begin, end and padding are as in the published file: not the tokenizer's."""
     return CLIPTextConfig(
         vocab_size=len(NAMES), hidden_size=WIDTH, intermediate_size=24, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=PLACES, projection_dim=POOLED,
+        num_attention_heads=2, max_position_embeddings=places, projection_dim=POOLED,
         bos_token_id=0, eos_token_id=2, pad_token_id=1,
     )  # fmt: skip
 
@@ -42,21 +43,26 @@ def new_vae() -> AutoencoderKL:
     )  # fmt: skip
 
 
-def new_unet(width: int, **more) -> UNet2DConditionModel:
-    """Attentions in one of two levels."""
+def new_unet(width: int, *, widest: int = 16, outside: bool = False, **more) -> UNet2DConditionModel:
+    """Attentions in one of two levels: the inner one, or the one `outside` it."""
+    down, up = ["DownBlock2D", "CrossAttnDownBlock2D"], ["CrossAttnUpBlock2D", "UpBlock2D"]
     return UNet2DConditionModel(
-        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
+        sample_size=8, block_out_channels=(8, widest), layers_per_block=1, norm_num_groups=4,
         cross_attention_dim=width, attention_head_dim=2,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), **more,
+        down_block_types=tuple(reversed(down) if outside else down),
+        up_block_types=tuple(reversed(up) if outside else up), **more,
     )  # fmt: skip
 
 
-def small_sd() -> StableDiffusionPipeline:
+def small_sd(
+    scheduler: SchedulerMixin | None = None, *, places: int = PLACES, widest: int = 16, outside: bool = False,
+    **marks: str,
+) -> StableDiffusionPipeline:  # fmt: skip
     """Stable Diffusion 1."""
     return StableDiffusionPipeline(
-        vae=new_vae(), text_encoder=CLIPTextModel(new_text()).eval(), tokenizer=new_tokenizer(),
-        unet=new_unet(WIDTH), scheduler=DDIMScheduler(**SCHEDULE, clip_sample=False, steps_offset=1),
+        vae=new_vae(), text_encoder=CLIPTextModel(new_text(places)).eval(),
+        tokenizer=new_tokenizer(places, **marks), unet=new_unet(WIDTH, widest=widest, outside=outside),
+        scheduler=scheduler or DDIMScheduler(**SCHEDULE, clip_sample=False, steps_offset=1),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from layout_data import SITE, WIDTH, write_stable
+from layout_data import SITE, write_stable
 from PIL import Image
+from small_pipelines import WIDTH
 
 from mgie.cli import main
 from mgie.controllers.layout_blocks import LayoutBlockConfig, MIGCBlock, MIGCPlusBlock

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from layout_data import SITE, WIDTH, write_layouts, write_stable
+from layout_data import SITE, write_layouts, write_stable
 from processes import together
 from safetensors.torch import load_file
+from small_pipelines import WIDTH
 
 from mgie.build import build_editor, build_layout
 from mgie.build_data import build_batches

@@ -5,15 +5,8 @@ from shutil import copytree
 
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDIMScheduler,
-    EulerDiscreteScheduler,
-    PNDMScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler, StableDiffusionPipeline
+from small_pipelines import WIDTH, new_tokenizer, small_sd
 
 from mgie.diffusion.sampling import sample
 from mgie.errors import ConfigError, DataError, WeightsError
@@ -25,7 +18,7 @@ from mgie.weights.stable_diffusion import is_stable_diffusion, read_stable_diffu
 # What the library's scheduler does to numpy.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
-PLACES, WIDTH = 12, 16
+PLACES = 12
 CLOSE = 1e-6
 """Of latents, relative to the greatest value. Worst measured: 4e-7, without guidance 0."""
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -36,38 +29,9 @@ SAMPLERS = {
 }
 
 
-def new_tokenizer(**marks: str) -> CLIPTokenizer:
-    """CLIP's way with words, each of them spelt."""
-    letters = [*"!abcdefghijklmnopqrstuvwxyz"]
-    names = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={name: place for place, name in enumerate(names)}, merges=[], **marks)
-
-
 def new_pipeline(sampler: str = "pndm", **marks: str) -> StableDiffusionPipeline:
     """Stable Diffusion, small and of random weights."""
-    tokenizer = new_tokenizer(**marks)
-    tokenizer.model_max_length = PLACES
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer), hidden_size=WIDTH, intermediate_size=24, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=PLACES,
-        # As in the published file: not the tokenizer's.
-        bos_token_id=0, eos_token_id=2, pad_token_id=1,
-    )  # fmt: skip
-    unet = UNet2DConditionModel(
-        sample_size=8, block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
-        cross_attention_dim=WIDTH, attention_head_dim=2,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-    )  # fmt: skip
-    vae = AutoencoderKL(
-        block_out_channels=(4, 8), norm_num_groups=2, latent_channels=4,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-    )  # fmt: skip
-    return StableDiffusionPipeline(
-        vae=vae, text_encoder=CLIPTextModel(text).eval(), tokenizer=tokenizer, unet=unet,
-        scheduler=SAMPLERS[sampler], safety_checker=None, feature_extractor=None,
-        requires_safety_checker=False,
-    )  # fmt: skip
+    return small_sd(SAMPLERS[sampler], places=PLACES, outside=True, **marks)
 
 
 def saved(pipeline: StableDiffusionPipeline, folder: Path) -> Path:
