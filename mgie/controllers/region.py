@@ -62,10 +62,10 @@ class RegionController(AbstractController):
                 null=null.tokens, null_mask=null.mask, during=(0.0, options.until),
             )  # fmt: skip
         seam = None
-        if self.preserve == "exact" and options.seam and options.seam_width and setting.source is not None:
+        if self.preserve == "exact" and options.seam and options.seam_width:
             pixels = (mask.shape[-2], mask.shape[-1])
             seam = Seam(
-                mask=(mask[:, 0] >= 0.5).cpu().numpy(), source=setting.source,
+                mask=(mask[:, 0] >= 0.5).cpu().numpy(),
                 sigma_max=options.scaled(options.seam, pixels),
                 sigma_s=options.scaled(options.seam_width, pixels),
             )  # fmt: skip
@@ -98,15 +98,16 @@ class Seam:
     """Decoded pictures, blurred towards the edge of their masks."""
 
     mask: Bool[np.ndarray, "b y x"]
-    source: Float[Tensor, "b 3 y x"]
     sigma_max: float
     sigma_s: float
 
     def __call__(self, pixels: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b 3 y x"]:
-        """Outside the masks there is the source."""
+        """Outside the masks they stay as they are: the source is put back by who knows how far the edit may
+        fade into it."""
+        widths = {"sigma_max": self.sigma_max, "sigma_s": self.sigma_s}
         return torch.stack(
             [
-                gaussian_seam(edit, source.to(edit), mask, sigma_max=self.sigma_max, sigma_s=self.sigma_s)
-                for edit, source, mask in zip(pixels, self.source, self.mask)
+                gaussian_seam(edit, edit, mask, outside="edit", **widths)
+                for edit, mask in zip(pixels, self.mask)
             ]
         )

@@ -68,9 +68,11 @@ def test_two_photos_with_masks_of_their_own(pipe: MGIEPipeline):
         assert np.abs(apart).max() <= 1
 
 
-def test_a_feather_is_a_ring_and_beyond_it_nothing_changes(pipe: MGIEPipeline):
-    before = photo(64, 64)
-    wide = RegionOptions(feather=32.0)  # four pixels here
+@pytest.mark.parametrize("times", [1, 2], ids=["as edited", "larger"])
+def test_a_feather_is_a_ring_and_beyond_it_nothing_changes(pipe: MGIEPipeline, times: int):
+    side = times * pipe.size
+    before = photo(side, side)
+    wide = RegionOptions(feather=512 * 4 / side)  # four pixels here
     box = (0.25, 0.25, 0.5, 0.5)
     soft, hard = (
         np.asarray(
@@ -79,8 +81,10 @@ def test_a_feather_is_a_ring_and_beyond_it_nothing_changes(pipe: MGIEPipeline):
         for r in (wide, HARD)
     )
     changed = (soft != np.asarray(before)).any(axis=-1)
-    assert not changed[:12].any() and not changed[37:].any() and changed[13:16].any()
-    assert np.array_equal(soft[16:32, 16:32], hard[16:32, 16:32])
+    first, last = side // 4, side // 2
+    assert not changed[: first - 4].any() and not changed[last + 5 :].any()
+    assert changed[first - 3 : first].any() and changed[last : last + 3].any()
+    assert np.array_equal(soft[first:last, first:last], hard[first:last, first:last])
 
 
 def test_a_mask_of_everything_changes_nothing(pipe: MGIEPipeline):
