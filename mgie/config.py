@@ -289,6 +289,11 @@ class RunConfig:
                     f"optim.{key} names {', '.join(unknown)}: expected some of the trained groups "
                     f"{', '.join(train.groups)}; --optim.{key} {{}} has none."
                 )
+        if self.optim.muon is not None and train.strategy != "ddp":
+            raise ConfigError(
+                f"optim.muon with train.strategy={train.strategy}: Muon needs whole matrices, and there they "
+                "are shared out; set train.strategy to ddp, or leave optim.muon out."
+            )
         self._check_objective()
         if train.align_weight and self.model.release is not None:
             told = f"train.align_weight={train.align_weight} with model.release"

@@ -51,6 +51,7 @@ from mgie.training.optim import (
     build_optimizer,
     cast_frozen,
     choose_trained,
+    linear_weights,
     set_rates,
 )
 from mgie.training.pace import Pace
@@ -154,7 +155,9 @@ def fit(
     """
     world, total = engine.world, run_length(run, batches)
     trained = choose_trained(task.editor, groups, run.train.groups)
-    optimizer = build_optimizer(groups, run.train.groups, run.optim, fused=engine.fused)
+    optimizer = build_optimizer(
+        groups, run.train.groups, run.optim, fused=engine.fused, matrices=linear_weights(task, groups)
+    )
 
     # Resume where the last run stopped, or start. Processes may share out what has been read.
     if found:

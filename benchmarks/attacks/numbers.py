@@ -48,6 +48,7 @@ KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "optim.lr": (("1e-6", "0.5"), ("-1", "-1e-5")),
     "optim.lrs.edit_head": (("1e-6", "1e-3"), ("-1", "0")),
     "optim.betas": (("[0.9,0.99]", "[0,0]"), ("[2,2]", "[1,1]", "[-0.1,0.9]", "[0.9]", "0.9", "[.nan,0.9]")),
+    "optim.muon": (("1e-6", "0.02"), ("-1", "0")),
     "optim.eps": (("1e-8",), ("-1", "-1e-8")),
     "optim.weight_decay": WEIGHT,
     "optim.clip": (("0.5", "1"), ("0", "-1")),

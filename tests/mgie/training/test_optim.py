@@ -11,6 +11,7 @@ from mgie.training.optim import (
     build_optimizer,
     cast_frozen,
     choose_trained,
+    linear_weights,
     rate_factor,
     set_rates,
 )
@@ -113,3 +114,57 @@ def test_half_of_a_short_run_is_enough_to_end_it(tmp_path):
     counts.note(torch.zeros(()))
     with pytest.raises(ConfigError, match="training has diverged"):
         counts.read(steps=4, folder=tmp_path)
+
+
+def test_matrices_go_as_torch_s_own_muon_and_the_rest_as_adamw():
+    torch.manual_seed(0)
+    rates = {"lr": 0.01, "muon": 0.05, "weight_decay": 0.1}
+    (ours, groups), (theirs, _) = two_parts(), two_parts()
+    theirs.load_state_dict(ours.state_dict())
+    matrices = linear_weights(ours, groups)
+    together = build_optimizer(groups, ("eye", "hand"), OptimConfig(**rates), matrices=matrices)
+    assert [group["name"] for group in together.param_groups] == [
+        "eye",
+        "eye_matrices",
+        "hand",
+        "hand_matrices",
+    ]
+    muon = torch.optim.Muon(
+        [theirs["eye"].weight, theirs["hand"].weight], lr=0.05, weight_decay=0.1,
+        adjust_lr_fn="match_rms_adamw",
+    )  # fmt: skip
+    adamw = torch.optim.AdamW([theirs["eye"].bias, theirs["hand"].bias], lr=0.01, weight_decay=0.1)
+    for _ in range(5):
+        x = torch.randn(4, 2)
+        for model, optimizers in ((ours, [together]), (theirs, [muon, adamw])):
+            model["hand"](model["eye"](x)).square().sum().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+    for part in ("eye", "hand"):
+        torch.testing.assert_close(ours[part].bias, theirs[part].bias, rtol=0.02, atol=2e-3)
+        # torch's own turns in bfloat16
+        torch.testing.assert_close(ours[part].weight, theirs[part].weight, rtol=0.02, atol=4e-3)
+
+
+def test_slower_groups_are_slower_with_muon_too_and_words_stay_with_adamw():
+    model, groups = two_parts()
+    groups = {"eye": groups["eye"], "lm_head": groups["hand"]}
+    config = OptimConfig(lr=0.1, muon=0.4, lrs={"eye": 0.05}, warmup=0.5)
+    optimizer = build_optimizer(groups, ("eye", "lm_head"), config, matrices=linear_weights(model, groups))
+    set_rates(optimizer, 0.25, config)
+    rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    assert rates == pytest.approx({"eye": 0.025, "eye_matrices": 0.1, "lm_head": 0.05})
+
+
+def test_muon_leaves_a_step_out_where_it_is_told():
+    model, groups = two_parts()
+    optimizer = build_optimizer(
+        groups, ("eye",), OptimConfig(lr=0.1, muon=0.4), fused=True, matrices=linear_weights(model, groups)
+    )
+    before = model["eye"].weight.clone()
+    for left_out in (1.0, 0.0):
+        model["eye"](torch.ones(1, 2)).sum().backward()
+        optimizer.found_inf = torch.tensor(left_out)
+        optimizer.step()
+        assert torch.equal(model["eye"].weight, before) == bool(left_out)
