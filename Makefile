@@ -4,7 +4,7 @@ WORKERS ?= 2
 PROCESSES ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest
 
-.PHONY: check format test test-slow test-gpu test-dist golden bench bench-full-size bench-chaos bench-gpu
+.PHONY: check format test test-slow test-gpu test-dist golden docs bench bench-full-size bench-chaos bench-gpu
 
 # Format, lint, types, spelling and the quick house rules.
 check:
@@ -51,3 +51,7 @@ bench-chaos:
 golden:
 	$(PYTEST) --rewrite-golden -m "not gpu and not network"
 	git --no-pager diff --stat -- tests/golden README.md
+
+# The site of docs/ and the docstrings, in site/: needs the extra `docs`; a link that leads nowhere is an error.
+docs:
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
