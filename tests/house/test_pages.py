@@ -1,24 +1,16 @@
-"""What README and docs promise: files that exist, commands that run."""
+"""What README and docs promise: files that exist, and what each is (commands: test_commands.py)."""
 
 import ast
 import re
-import shlex
 from pathlib import Path
 
 import pytest
-
-from mgie.cli import arguments, main
-from mgie.verbs import VERBS
+from told_commands import PAGES, blocks
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("mgie", "llava_patch", "tests", "benchmarks", "scripts", "notebooks", "docs")
 LONGEST = 90
 """Characters of a module's first sentence: it is a line of the README's tree."""
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
 def listing() -> str:
@@ -102,31 +94,6 @@ def test_each_page_script_and_notebook_is_listed(folder):
         if path.suffix in {".sh", ".md", ".ipynb", ".py"} and ".ipynb_checkpoints" not in path.parts
     ]
     assert not [path for path in files if path not in listed]
-
-
-def commands() -> list[tuple[str, str]]:
-    """(page, command): every `mgie ...` in the shell blocks; lines that end in a backslash are joined."""
-    found = []
-    for page in PAGES:
-        for block in blocks(page, "bash"):
-            for line in block.replace("\\\n", " ").splitlines():
-                words = line.split("#")[0].strip()
-                words = re.sub(r"^torchrun .*?-m mgie ", "mgie ", words)
-                words = re.sub(r"^python3? -m mgie ", "mgie ", words)
-                if words.startswith("mgie "):
-                    found.append((page.name, words))
-    return found
-
-
-@pytest.mark.parametrize(("page", "command"), commands())
-def test_commands_run(page, command, capsys):
-    words = shlex.split(command)[1:]
-    if words[0] == "train":
-        assert main([*words, "--dry_run"]) == 0, (page, capsys.readouterr().err)
-    else:
-        name = next(name for name in (" ".join(words[:2]), words[0]) if name in VERBS)
-        words = [word for word in words[len(name.split()) :] if word not in ("--json", "--debug")]
-        arguments(name, words)  # raises where the page is wrong
 
 
 def headings(page: Path) -> set[str]:
