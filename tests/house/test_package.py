@@ -1,8 +1,9 @@
 """What is handed on: a wheel that holds all that the packages need, and runs where the project is not."""
 
-import os
+import re
 import subprocess
 import sys
+import venv
 import zipfile
 
 import pytest
@@ -25,7 +26,6 @@ def test_a_wheel_runs_by_itself(root, tmp_path):
     assert wheel.stat().st_size < ROOM
     with zipfile.ZipFile(wheel) as held:
         inside = set(held.namelist())
-        held.extractall(tmp_path / "site")
     needed = {
         path.relative_to(root).as_posix()
         for folder in ("llava_patch", "mgie")
@@ -33,14 +33,36 @@ def test_a_wheel_runs_by_itself(root, tmp_path):
         if path.is_file() and "__pycache__" not in path.parts
     }
     assert not needed - inside and any(name.endswith("licenses/LICENSE") for name in inside)
-    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site")}
-    for words in (["--version"], ["train", "--config", "tiny", "--dry_run"], ["doctor"]):
-        command = [sys.executable, "-m", "mgie", *words]
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-    where = [sys.executable, "-c", "import mgie; print(mgie.__file__)"]
-    done = subprocess.run(where, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(str(tmp_path / "site"))
+    # A fresh environment that has what this one has, but for the project itself.
+    fresh, empty = tmp_path / "fresh", tmp_path / "empty"
+    venv.create(fresh)
+    (site,) = fresh.glob("lib/python3*/site-packages")
+    (site / "others.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        fresh / "bin" / "python",
+        "install",
+        "-q",
+        "--no-deps",
+    ]
+    subprocess.run([*install, "--no-index", wheel], check=True)
+    empty.mkdir()
+    home = {"HOME": str(tmp_path), "PATH": f"{fresh / 'bin'}:/usr/bin:/bin", "HF_HUB_OFFLINE": "1"}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(words, cwd=empty, env=home, capture_output=True, text=True)
+
+    where = run("python", "-c", "import mgie, llava_patch; print(mgie.__file__, llava_patch.__file__)")
+    assert all(path.startswith(str(site)) for path in where.stdout.split()), where
+    for words in (["--version"], ["doctor"], ["train", "--config", "tiny", "--dry_run"], ["edit", "--help"]):
+        done = run("mgie", *words)
+        assert done.returncode == 0 and done.stdout, done.stderr
+    done = run("mgie", "models")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "no folder _ckpt" in done.stderr
+    assert not any(empty.iterdir()), "nothing is written where nothing was asked for"
 
 
 def test_what_is_told_of_the_project_is_true(root):
@@ -63,3 +85,16 @@ def test_the_doctor_knows_packages_by_the_names_they_are_installed_by(root):
     project = (root / "pyproject.toml").read_text()
     named = {name for name in OPTIONAL if f'"{name}>=' in project}
     assert set(OPTIONAL) - named == {"flash-attn"}  # the one that nobody's extra brings
+
+
+def test_every_extra_is_told_and_of_use(root):
+    """In the README's table, in its order; each is what the program, a script or a workflow asks for."""
+    project = (root / "pyproject.toml").read_text().split("optional-dependencies]")[1].split("\n[")[0]
+    extras = re.findall(r"^(\w+) = \[", project, flags=re.MULTILINE)
+    told = re.findall(r"^\| `(\w+)` \| .+ \|$", (root / "README.md").read_text(), flags=re.MULTILINE)
+    assert extras == told
+    files = [*(root / "mgie").rglob("*.py"), *(root / "scripts").glob("*.sh"), root / "Dockerfile"]
+    files += (root / ".github" / "workflows").glob("*.yml")
+    text = "\n".join(path.read_text() for path in files)
+    ways = r"mgie\[{0}\]|setup\.sh \S*\b{0}\b|\"{0}\"|EXTRAS=\S*\b{0}\b"
+    assert not [extra for extra in extras if not re.search(ways.format(extra), text)]
