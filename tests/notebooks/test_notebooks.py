@@ -47,7 +47,7 @@ def run(notebook, root, settings):
     return shown
 
 
-@pytest.mark.parametrize("name", ["demo", "extract_ckpt", "process_data"])
+@pytest.mark.parametrize("name", ["demo", "extract_ckpt", "process_data", "tour"])
 def test_its_shape(root, name):
     notebook = read(root, name)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -87,3 +87,21 @@ def test_raw_pairs_become_a_data_set_with_expressive_texts(root, tmp_path, monke
     said = [pair.expressive for pair in StoredPairs(tmp_path / "set", "train")]
     assert len(said) == 5 and all(said)
     assert check(tmp_path / "set")["express"]["rows"] == 6
+
+
+def test_the_tour_goes_the_whole_way(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    small = {
+        "--train.batch_size": 4, "--train.micro_batch_size": 4, "--train.threads": 1, "--data.workers": 0,
+        "--log.every": 4, "--save.every": 8, "--preview.every": 8, "--preview.count": 2,
+    }  # fmt: skip
+    keys = [f"{key}={value}" for key, value in small.items()]
+    settings = f"WORK, KEYS = {str(tmp_path)!r}, {keys!r}\nPAIRS, HELD_OUT, SAMPLES, EVERY = 16, 6, 8, 0.5"
+    notebook = read(root, "tour")
+    shown = run(notebook, root, f"{settings}\nEDITS, COUNT = 2, 3")
+    pictures = [output for output in shown if "image/png" in output.get("data", {})]
+    assert len(pictures) == 1 + 2 + 3 + 1  # a preview, edits, other seeds, a sheet
+    drawn = [output for output in shown if "image/svg+xml" in output.get("data", {})]
+    assert len(drawn) == 2 and all("<polyline" in output["data"]["image/svg+xml"] for output in drawn)
+    assert any("right" in output.get("data", {}).get("text/markdown", "") for output in shown)
+    assert (tmp_path / "release" / "model_index.json").is_file()
