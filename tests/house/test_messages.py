@@ -18,7 +18,7 @@ FILLED_IN = 0.4
 """Largest part of a message that may be names and numbers of the case."""
 
 SAID = {
-    "edit photo.jpg dark --strenght 2 --model there --out out.png": "has no option --strenght",
+    "edit photo.jpg dark --guidence 2 --model there --out out.png": "has no option --guidence",
     "delta": "`mgie delta` needs more",
     "train --config tyni": "no recipe is called 'tyni'",
     "train tiny": "takes no 'tiny' by itself",
@@ -89,7 +89,7 @@ def test_a_message_that_has_changed_is_noticed(pieces):
 
 
 @pytest.mark.parametrize("command", SAID)
-def test_the_page_s_sentences_are_said(command, tmp_path, monkeypatch, capsys):
+def test_commands_end_with_the_page_s_sentences(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results").mkdir()
     (tmp_path / "there").mkdir()

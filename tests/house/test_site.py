@@ -76,7 +76,7 @@ def test_nothing_is_asked_for_that_a_browser_would_fetch():
     """Material fetches fonts, a repository's stars and mermaid from other hosts where it is told to."""
     said = settings()
     assert said["theme"]["font"] is False
-    assert not {"repo_url", "extra_javascript", "extra_css"} & set(said)
+    assert not {"repo_url", "extra_javascript"} & set(said)
     assert not [page for page in (ROOT / "docs").glob("*.md") if "```mermaid" in page.read_text()]
 
 
