@@ -104,10 +104,9 @@ class Seam:
     def __call__(self, pixels: Float[Tensor, "b 3 y x"]) -> Float[Tensor, "b 3 y x"]:
         """Outside the masks they stay as they are: the source is put back by who knows how far the edit may
         fade into it."""
-        widths = {"sigma_max": self.sigma_max, "sigma_s": self.sigma_s}
         return torch.stack(
             [
-                gaussian_seam(edit, edit, mask, outside="edit", **widths)
+                gaussian_seam(edit, edit, mask, sigma_max=self.sigma_max, sigma_s=self.sigma_s)
                 for edit, mask in zip(pixels, self.mask)
             ]
         )
