@@ -115,7 +115,7 @@ def build_optimizer(
     config: OptimConfig,
     *,
     fused: bool = False,
-    matrices: Iterable[nn.Parameter] = (),
+    matrices: Iterable[Tensor] = (),
 ) -> torch.optim.AdamW:
     """AdamW with one parameter group per trained group, at its own learning rate; with `config.muon` a second
     one for those of its members that are among `matrices`.
@@ -140,7 +140,7 @@ def build_optimizer(
     return kind([group for group in members if group["params"]], fused=fused or None, **options)
 
 
-def linear_weights(model: nn.Module, groups: Groups) -> list[nn.Parameter]:
+def linear_weights(model: nn.Module, groups: Groups) -> list[Tensor]:
     """The weights of the linear layers of `model`, without those that read and write words."""
     words = {id(parameter) for name in ("embeddings", "lm_head") for parameter in groups.get(name, ())}
     return [
@@ -164,22 +164,27 @@ class MuonAdamW(torch.optim.AdamW):
             super().step()
         finally:
             self.param_groups = groups
-        left_out = getattr(self, "found_inf", None)
-        if left_out is not None and left_out.item():
-            return
+        left_out = getattr(self, "found_inf", None)  # stays on the device: nobody waits for it
         for group in groups:
             for parameter in group["params"] if group.get("muon") else ():
                 if parameter.grad is not None:
-                    self._turn(parameter, parameter.grad, group)
+                    self._turn(parameter, parameter.grad, group, left_out)
 
-    def _turn(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+    def _turn(
+        self, parameter: Tensor, gradient: Tensor, group: dict[str, Any], left_out: Tensor | None
+    ) -> None:
         state = self.state[parameter]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
-        state["momentum_buffer"].lerp_(gradient, 1 - MOMENTUM)
-        step = orthogonal(gradient.lerp(state["momentum_buffer"], MOMENTUM))
-        parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(step.to(parameter.dtype), alpha=-group["lr"] * 0.2 * math.sqrt(max(parameter.shape)))
+        momentum = state["momentum_buffer"].lerp(gradient, 1 - MOMENTUM)
+        step = orthogonal(gradient.lerp(momentum, MOMENTUM)).mul_(0.2 * math.sqrt(max(parameter.shape)))
+        moved = parameter * (1 - group["lr"] * group["weight_decay"]) - group["lr"] * step
+        if left_out is not None:
+            stays = left_out.to(parameter.device).bool()
+            moved = torch.where(stays, parameter, moved)
+            momentum = torch.where(stays, state["momentum_buffer"], momentum)
+        parameter.copy_(moved)
+        state["momentum_buffer"].copy_(momentum)
 
 
 def orthogonal(matrix: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:

@@ -3,6 +3,7 @@ import torch
 from diffusers.training_utils import EMAModel
 from torch import nn
 
+from mgie.config import load_run
 from mgie.errors import ConfigError
 from mgie.training.optim import (
     Average,
@@ -162,9 +163,20 @@ def test_muon_leaves_a_step_out_where_it_is_told():
     optimizer = build_optimizer(
         groups, ("eye",), OptimConfig(lr=0.1, muon=0.4), fused=True, matrices=linear_weights(model, groups)
     )
-    before = model["eye"].weight.clone()
-    for left_out in (1.0, 0.0):
-        model["eye"](torch.ones(1, 2)).sum().backward()
-        optimizer.found_inf = torch.tensor(left_out)
+    weight = model["eye"].weight
+    for taken, gradient in ((True, 1.0), (False, float("nan")), (True, 1.0)):
+        before, momentum = weight.clone(), dict(optimizer.state[weight])
+        momentum = {name: value.clone() for name, value in momentum.items()}
+        weight.grad, model["eye"].bias.grad = torch.full((3, 2), gradient), torch.zeros(3)
+        optimizer.found_inf = torch.tensor(float(not taken))
         optimizer.step()
-        assert torch.equal(model["eye"].weight, before) == bool(left_out)
+        assert weight.isfinite().all() and torch.equal(weight, before) != taken
+        if not taken:
+            assert torch.equal(optimizer.state[weight]["momentum_buffer"], momentum["momentum_buffer"])
+
+
+def test_muon_where_matrices_are_shared_out_is_refused():
+    for strategy in ("zero2", "fsdp2"):
+        with pytest.raises(ConfigError, match=f"optim.muon with train.strategy={strategy}.*to ddp, or leave"):
+            load_run("tiny", ["--optim.muon", "0.01", "--train.strategy", strategy]).validate()
+    load_run("tiny", ["--optim.muon", "0.01"]).validate()
