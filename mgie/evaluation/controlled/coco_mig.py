@@ -181,18 +181,16 @@ def summary(pictures: Sequence[Sequence[InstanceScore]]) -> dict[str, float]:
 def _shared_out(boxes: Sequence[Box], found: Sequence[Detection]) -> list[list[Detection]]:
     """Detections for boxes of one thing: first as many boxes as can be get one that is in place, with the
     greatest overlap in sum; what is left over may be looked at by the others."""
-    # The best way to serve each set of boxes by detections so far: how many, their overlap, who has what.
-    best: dict[int, tuple[int, float, dict[int, int]]] = {0: (0, 0.0, {})}
-    for number, each in enumerate(found):
-        for served, (count, total, given) in list(best.items()):
-            for place, box in enumerate(boxes):
-                overlap = intersection_over_union(each.box, box)
-                if overlap < LEAST_OVERLAP or served >> place & 1:
-                    continue
-                now = (count + 1, total + overlap, given | {place: number})
-                key = served | 1 << place
-                if key not in best or now[:2] > best[key][:2]:
-                    best[key] = now
-    _, _, given = max(best.values(), key=lambda each: each[:2])
+    from scipy.optimize import linear_sum_assignment  # scipy comes with the extra `eval`
+
+    overlaps = np.array([[intersection_over_union(each.box, box) for each in found] for box in boxes])
+    overlaps = overlaps.reshape(len(boxes), len(found))
+    in_place = overlaps >= LEAST_OVERLAP
+    gains = np.where(in_place, overlaps + len(boxes), 0.0)  # one more served outweighs all overlaps together
+    given = {
+        place: number
+        for place, number in zip(*linear_sum_assignment(gains, maximize=True))
+        if in_place[place, number]
+    }
     free = [each for number, each in enumerate(found) if number not in given.values()]
     return [[found[given[place]]] if place in given else free for place in range(len(boxes))]

@@ -42,7 +42,7 @@ def inside(seen: Image.Image, box: Box) -> Image.Image:
 def at(*boxes: Box):
     """A detector that finds everything there."""
     return lambda _seen, _thing: [
-        Detection(box=box, score=0.9 - place / 10) for place, box in enumerate(boxes)
+        Detection(box=box, score=0.9 - place / 100) for place, box in enumerate(boxes)
     ]
 
 
@@ -149,6 +149,14 @@ def test_strict_gives_each_its_own():
     for found in (boxes, boxes[::-1]):
         scores = score_picture(picture("red", "red"), wanted, detect=at(*found), segment=inside, strict=True)
         assert [score.overlap for score in scores] == pytest.approx([1, 1])
+
+
+def test_strict_is_quick_where_there_are_many():
+    boxes = [(x / 5, y / 4, x / 5 + 0.2, y / 4 + 0.25) for y in range(4) for x in range(5)]
+    wanted = [Wanted(colour="red", thing="ball", box=box) for box in boxes]
+    image = picture("red", "red")
+    scores = score_picture(image, wanted, detect=at(*boxes[::-1]), segment=inside, strict=True)
+    assert [score.overlap for score in scores] == pytest.approx([1] * 20)
 
 
 def test_of_two_on_one_place_the_surest_counts():
