@@ -106,6 +106,11 @@ def make_delta(folder: Path, tower: Path) -> None:
     shapes, numbers = language_shapes(32000 + len(IMAGE_TOKENS)), Numbers(2)
     shapes |= {"model.mm_projector.weight": (4096, 1024), "model.mm_projector.bias": (4096,)}
     write_shards(folder, ((n, numbers(n, shape, 0.05)) for n, shape in shapes.items()), 2, len(shapes))
+    write_llava_files(folder, tower)
+
+
+def write_llava_files(folder: Path, tower: Path) -> None:
+    """All of a LLaVA-7B-v1 folder but the weights."""
     config = LLAMA | {
         "architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava", "vocab_size": 32003,
         "mm_vision_tower": str(tower), "mm_vision_select_layer": -2, "mm_use_im_start_end": True,

@@ -68,24 +68,13 @@ def small_files(folder: Path) -> None:
     """What tells sizes of LLaVA-7B and InstructPix2Pix, without weights."""
     import torch
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-    from full_size import LLAMA, TOWER, tokenizer_files
+    from full_size import TOWER, write_llava_files
     from transformers import CLIPVisionConfig
-
-    from llava_patch.tokens import IMAGE_TOKENS
 
     llava, tower, diffusion = (folder / name for name in ("llava", "tower", "diffusion"))
     llava.mkdir()
     CLIPVisionConfig(**TOWER).save_pretrained(tower)
-    config = LLAMA | {
-        "architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava", "vocab_size": 32003,
-        "mm_vision_tower": str(tower), "mm_vision_select_layer": -2, "mm_use_im_start_end": True,
-        "mm_hidden_size": 1024, "use_mm_proj": True,
-    }  # fmt: skip
-    (llava / "config.json").write_text(json.dumps(config))
-    for file in tokenizer_files():
-        shutil.copy(file, llava)
-    added = {name: 32000 + number for number, name in enumerate(IMAGE_TOKENS)}
-    (llava / "added_tokens.json").write_text(json.dumps(added))
+    write_llava_files(llava, tower)
     with torch.device("meta"):
         unet = UNet2DConditionModel(
             sample_size=64, in_channels=8, out_channels=4, cross_attention_dim=768, attention_head_dim=8
