@@ -20,7 +20,7 @@ from mgie.models.adapters import AdapterConfig
 from mgie.models.editor import Editor
 from mgie.training.groups import spelt_out
 from mgie.training.ledger import peak_of
-from mgie.training.optim import choose_trained
+from mgie.training.optim import choose_trained, linear_weights
 from mgie.types import Condition
 from mgie.weights.parts import denoiser_part, encoder_part
 from mgie.weights.release import parts_of, read_index
@@ -43,6 +43,8 @@ class Need:
     activations: dict[int, int]
     """Micro-batch -> activations and what else comes and goes in a step, without gradients of weights."""
     averaged: bool
+    turned: int = 0
+    """Of those that Muon trains, which keeps one moment of each and not two."""
 
     def rows(self, engine: str, processes: int) -> dict[str, int]:
         """Parameters, gradients, optimizer of an engine, of one of so many processes (ZeRO, Rajbhandari et
@@ -52,7 +54,7 @@ class Need:
         def part(least: int, size: int) -> int:
             return -(-size // processes) if shared >= least else size
 
-        optimizer = 2 * self.trained + self.averaged * self.trained
+        optimizer = 2 * self.trained - self.turned + self.averaged * self.trained
         # DistributedDataParallel sends gradients from buckets of their own.
         buckets = self.trained if engine == "ddp" and processes > 1 else 0
         return {
@@ -81,7 +83,8 @@ def fits(run: RunConfig, gpu: str) -> str:
     most = max(1, run.train.batch_size // processes)
     micros = [size for size in (1, 2, 4, 8, 16, 32) if size <= most and most % size == 0]
     need = needs(run, tuple(micros))
-    engines = ("ddp", "zero1", "zero2", "zero3", "fsdp2") if processes > 1 else ("ddp",)
+    shared = processes > 1 and run.optim.muon is None  # Muon needs whole matrices
+    engines = ("ddp", "zero1", "zero2", "zero3", "fsdp2") if shared else ("ddp",)
     lines = [
         f"{run.name} on {processes} x {card / GIB:.1f} GiB, of which {RESERVE / GIB:.0f} is left to CUDA "
         "(GiB of one process):",
@@ -134,6 +137,7 @@ def needs(run: RunConfig, micros: tuple[int, ...]) -> Need:
             "--gpu: blocks for regions are not reckoned with (train.groups has layout); leave it out."
         )
     trained = choose_trained(editor, editor.groups(), run.train.groups)
+    turned = linear_weights(editor, editor.groups()) if run.optim.muon is not None else []
     checkpoint_as_asked(run, editor)
     short = frozen_short(run, torch.device("cuda"))
     chosen = {id(parameter) for parameter in trained.values()}
@@ -155,7 +159,7 @@ def needs(run: RunConfig, micros: tuple[int, ...]) -> Need:
         activations = {size: rehearsed(run, editor, size) for size in micros}
     return Need(
         frozen=frozen, trained=sum(4 * each.numel() for each in trained.values()), activations=activations,
-        averaged=run.train.ema is not None,
+        averaged=run.train.ema is not None, turned=sum(4 * each.numel() for each in turned),
     )  # fmt: skip
 
 

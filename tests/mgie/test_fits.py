@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -104,3 +105,16 @@ def test_only_trained_weights_have_gradients_and_moments():
     rows = 2 * 8 * 128 * 4
     assert need.frozen + need.trained == everything + rows
     assert 0 < need.trained < everything and need.activations[1] > 0
+
+
+def test_muon_keeps_one_moment_of_its_matrices_and_shares_nothing_out():
+    run = load_run("tiny", ["--train.groups=[edit_head]", "--optim.lrs={}", "--data.max_length=96"])
+    turning = replace(run, optim=replace(run.optim, muon=0.01))
+    plain, need = needs(run, (1,)), needs(turning, (1,))
+    with torch.device("meta"):
+        head = sizes(run).encoder.edit_head
+    matrices = [layer.weight for layer in head.modules() if isinstance(layer, torch.nn.Linear)]
+    assert plain.turned == 0 < need.turned == sum(4 * each.numel() for each in matrices)
+    less = plain.rows("ddp", 1)["optimizer"] - need.rows("ddp", 1)["optimizer"]
+    assert less == need.turned and need.trained == plain.trained
+    assert "| zero3 |" in fits(run, "2x24GiB") and "| zero3 |" not in fits(turning, "2x24GiB")

@@ -70,8 +70,9 @@ def test_the_same_seed_gives_the_same_bytes(tiny_run):
     assert_same_bits(one, two)
 
 
-def test_a_resumed_run_equals_an_uninterrupted_one(tiny_run):
-    whole, parted = tiny_run("--name=whole"), tiny_run("--name=parted")
+@pytest.mark.parametrize("keys", [(), ("--optim.muon=0.01",)], ids=["adamw", "muon"])
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny_run, keys):
+    whole, parted = tiny_run("--name=whole", *keys), tiny_run("--name=parted", *keys)
     train(whole)
     # The length decides the learning rates, so the run is stopped in the middle, not made shorter.
     with pytest.raises(KeyboardInterrupt):
