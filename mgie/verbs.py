@@ -54,6 +54,11 @@ VERBS = {
         show="mgie.telling:table",
         wrong="mgie.telling:wrong",
     ),
+    "web": Verb(
+        about="edit photos on a page in the browser",
+        story="mgie.web.serving:web",
+        example="mgie web --model _ckpt/tiny",
+    ),
     "personalize": Verb(
         about="learn one's own things from photos, as an adapter",
         story="mgie.personalize:personalize",

@@ -57,9 +57,13 @@ class Photo:
 
 def open_photo(path: Path) -> Photo:
     """A photo with all that is kept of its file. Raises DataError and DeviceError."""
-    data = _read(path)
-    picture = decode(data, name=str(path))
-    with opened(data, str(path), "a picture") as image:
+    return read_photo(_read(path), name=str(path))
+
+
+def read_photo(data: bytes, *, name: str) -> Photo:
+    """The same of a file's bytes. Raises DataError that calls the photo `name`."""
+    picture = decode(data, name=name)
+    with opened(data, name, "a picture") as image:
         profile = image.info.get("icc_profile") or b""
         exif = _kept(image.getexif(), picture.size)
         deep = image.mode.startswith("I") or (image.format == "PNG" and data[24] == 16)
@@ -132,7 +136,7 @@ def write_whole(
     profile = None if like is None else like.profile
     if strip:
         # Where every byte is promised, what the bytes mean goes with them.
-        picture, profile = (picture, profile) if lossless else (_plain(picture, profile), None)
+        picture, profile = (picture, profile) if lossless else (plain(picture, profile), None)
     else:
         exif = Image.Exif() if like is None else like.exif
         exif[_BASE.Software] = f"{MAKER} {_version()}"
@@ -166,7 +170,7 @@ def _write(target: Path, write: Any) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _plain(picture: Image.Image, profile: bytes | None) -> Image.Image:
+def plain(picture: Image.Image, profile: bytes | None) -> Image.Image:
     """The same colours without a profile: in sRGB."""
     if profile is None:
         return picture

@@ -30,6 +30,7 @@ ROWS = [
         "doctor",
         "toy.pretrain",
         "personalize",
+        "web",
     },
     {"verbs"},
     {"cli"},
@@ -44,6 +45,7 @@ ALSO = {
     ("train", "watch"),
     ("watch", "pipeline"),  # previews, evaluations
     ("evaluate", "pipeline"),
+    ("web", "pipeline"),
     ("personalize", "pipeline"),  # prior pictures
     ("personalize", "train"),
     ("toy.pretrain", "start"),
@@ -182,7 +184,7 @@ def test_nothing_that_needs_torchvision(everything, root):
 def test_what_is_imported_is_a_dependency_and_what_is_one_is_used(packages, root):
     text = (root / "pyproject.toml").read_text()
     lists = re.findall(
-        r"^(?:dependencies|toy|train|eval|grounding|quant|heic) = \[(.*?)\]",
+        r"^(?:dependencies|toy|train|eval|grounding|quant|heic|web) = \[(.*?)\]",
         text,
         flags=re.DOTALL | re.MULTILINE,
     )

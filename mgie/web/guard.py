@@ -1,0 +1,67 @@
+"""What stands before the page: no request is larger than it may be, and no page asks another host."""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+SLACK = 2**20
+"""Bytes that a request may have beside a file."""
+POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
+    "form-action 'self'"
+)
+"""Where a page may load from: here. (Its own scripts are inline, and compile templates.)"""
+HEADERS = (
+    (b"content-security-policy", POLICY.encode("ascii")), (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)  # fmt: skip
+ASGI = Callable[..., Awaitable[None]]
+
+
+class TooLarge(Exception):
+    """Raised where more comes than may."""
+
+
+class Guard:
+    """An ASGI application around the page's."""
+
+    def __init__(self, app: ASGI, *, most: int):
+        """Requests have at most so many bytes, and a little beside."""
+        self.app, self.most = app, most + SLACK
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        came, begun = 0, False
+
+        async def counted() -> dict[str, Any]:
+            nonlocal came
+            message = await receive()
+            came += len(message.get("body", b""))
+            if came > self.most:
+                raise TooLarge
+            return message
+
+        async def marked(message: dict[str, Any]) -> None:
+            nonlocal begun
+            if message["type"] == "http.response.start":
+                begun = True
+                message = {**message, "headers": [*message.get("headers", ()), *HEADERS]}
+            await send(message)
+
+        told = dict(scope["headers"]).get(b"content-length", b"0")
+        try:
+            if not told.isdigit() or int(told) > self.most:
+                raise TooLarge
+            await self.app(scope, counted, marked)
+        except TooLarge:
+            if not begun:
+                await self._refuse(marked)
+
+    async def _refuse(self, send: Any) -> None:
+        sentence = f"the request is larger than {self.most} bytes: send a smaller file."
+        body = ('{"detail": "' + sentence + '"}').encode("ascii")
+        head = [(b"content-type", b"application/json"), (b"connection", b"close")]
+        await send({"type": "http.response.start", "status": 413, "headers": head})
+        await send({"type": "http.response.body", "body": body})

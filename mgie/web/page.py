@@ -1,0 +1,395 @@
+"""The page itself, in gradio: what is on it, and what happens when somebody uses it."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from mgie.errors import DataError
+from mgie.web.asked import painted_mask, read_mask
+from mgie.web.guard import Guard
+from mgie.web.history import History, Turn
+from mgie.web.service import Service, write_turn
+from mgie.web.shown import IDLE, choices, examples, failure, finished, on_screen, pair, panel
+from mgie.web.worker import Ticket, Told, sentence
+
+LOOK = 0.1
+"""Seconds between two looks at a request."""
+KEPT = (300, 1800)
+"""Every so many seconds, files that are older than so many are put away."""
+CSS = """
+.gradio-container {max-width: 1200px !important; margin: auto}
+.mgie-told {padding: 12px 14px; border: 1px solid var(--border-color-primary); border-radius: 8px;
+  background: var(--block-background-fill); min-height: 48px}
+.mgie-told p {margin: 0 0 6px} .mgie-told img {width: min(100%, 420px); border-radius: 6px; margin-top: 8px;
+  display: block} .mgie-told progress {width: 100%; height: 10px}
+.mgie-line, .mgie-idle {color: var(--body-text-color-subdued)}
+.mgie-said {margin: 6px 0 8px !important; padding-left: 12px; border-left: 3px solid var(--color-accent);
+  font-size: 1.1em; color: var(--body-text-color); overflow-wrap: anywhere}
+.mgie-wrong {border-color: #b91c1c; color: var(--body-text-color); border-left-width: 4px}
+.mgie-tree label {width: 100%}
+:focus-visible {outline: 2px solid var(--color-accent) !important; outline-offset: 2px}
+"""
+
+
+def build(service: Service, *, folder: Path, title: str) -> gr.Blocks:
+    """The page. Files that somebody downloads, or that came, lie in `folder`."""
+    page = _Page(service, folder)
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=KEPT) as blocks:
+        page.lay_out(title)
+    for block in blocks.blocks.values():
+        if hasattr(block, "async_move_resource_to_block_cache"):
+            block.async_move_resource_to_block_cache = _own_files(block.async_move_resource_to_block_cache)
+    return blocks
+
+
+def launch(
+    service: Service,
+    *,
+    host: str,
+    port: int,
+    folder: Path,
+    users: list[tuple[str, str]] | None = None,
+    model: str = "",
+) -> tuple[str, Callable[[], None]]:
+    """Serve the page from threads of its own; its address, and what ends it."""
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    blocks = build(service, folder=folder, title=f"mgie: {Path(model).name}" if model else "mgie")
+    # The worker's queue is the one that counts; this one only keeps out floods.
+    blocks.queue(max_size=50 * service.bounds.waiting, default_concurrency_limit=None)
+    most = service.bounds.bytes
+    _, url, _ = blocks.launch(
+        server_name=host, server_port=port, auth=users, prevent_thread_lock=True, share=False, quiet=True,
+        show_error=False, ssr_mode=False, max_file_size=most, footer_links=["api"], enable_monitoring=False,
+        state_session_capacity=1000, strict_cors=True, run_history=False, css=CSS, pwa=False, mcp_server=False,
+        app_kwargs={"middleware": [(Guard, (), {"most": most})]},
+    )  # fmt: skip
+    return url, blocks.close
+
+
+def _own_files(move: Any) -> Any:
+    """Only files that came to this page are read: no address of another host."""
+
+    async def moved(path: Any) -> Any:
+        if isinstance(path, str | Path) and "://" in str(path):
+            raise ValueError("a file at another host")
+        return await move(path)
+
+    return moved
+
+
+def _path_of(payload: Any) -> Any:
+    """The file that came, as it is; it is looked at by who knows what is wrong with files."""
+    return None if payload is None else payload.path
+
+
+def _file(path: str | None, service: Service) -> bytes | None:
+    """The bytes of a file that came. Raises DataError."""
+    if path is None:
+        return None
+    if not isinstance(path, str) or not Path(path).is_file():
+        raise DataError("the file did not arrive: send it again.")
+    if Path(path).stat().st_size > service.bounds.bytes:
+        raise DataError(f"the file is larger than {service.bounds.megabytes:g} megabytes: save it smaller.")
+    return Path(path).read_bytes()
+
+
+async def _told(ticket: Ticket) -> AsyncIterator[Told]:
+    """What is told of a request, as it changes. Who leaves cancels it."""
+    last = None
+    try:
+        while last is None or not last.done:
+            now = ticket.look()
+            if now is not last:
+                last = now
+                yield now
+            else:
+                await asyncio.sleep(LOOK)
+    finally:
+        if not ticket.told.done:
+            ticket.cancel()
+
+
+class _Page:
+    """The handlers of a page; each takes and gives what its components hold."""
+
+    def __init__(self, service: Service, folder: Path):
+        self.service, self.folder, self.can = service, folder, service.can
+        self.examples = examples(self.can.size)
+
+    # What is on it.
+
+    def lay_out(self, title: str) -> None:
+        can, own = self.can, self.service.pipeline.config
+        base, shown = gr.State(None), gr.State(None)
+        gr.Markdown(f"# {title}\nBring a picture, say what to change, and see what the model makes of it.")
+        with gr.Row():
+            with gr.Column(min_width=320):
+                picture = gr.Image(
+                    label="Picture (drop, paste or choose one)", sources=["upload", "clipboard"], height=340,
+                    type="filepath", image_mode=None, visible=can.photos, elem_id="picture",
+                    buttons=["fullscreen"],
+                )  # fmt: skip
+                words = gr.Textbox(
+                    label="Instruction", placeholder="make it black and white", lines=1, max_lines=4,
+                    max_length=2000, elem_id="instruction",
+                )  # fmt: skip
+                with gr.Row():
+                    go = gr.Button("Edit", variant="primary", elem_id="edit")
+                    stop = gr.Button("Cancel", elem_id="cancel")
+                tries = [
+                    gr.Button(f"Example: {said}", size="sm", elem_classes="mgie-example")
+                    for said, _ in self.examples
+                    if can.photos
+                ]
+                with gr.Accordion("Seed, steps, guidance, size", open=False):
+                    with gr.Row():
+                        seed = gr.Number(label="Seed", value=0, precision=0, minimum=0, elem_id="seed")
+                        count = gr.Slider(1, 8, value=1, step=1, label="Pictures (seed, seed + 1, ...)")
+                    with gr.Row():
+                        steps = gr.Number(label="Steps", value=own.num_inference_steps, precision=0)
+                        size = gr.Number(label="Size in pixels", value=can.size, precision=0)
+                    with gr.Row():
+                        guidance = gr.Number(label="Guidance by the words", value=own.guidance_scale)
+                        image_guidance = gr.Number(
+                            label="Guidance by the picture", value=own.image_guidance_scale
+                        )
+                    detail = gr.Checkbox(label="Keep the detail of a large photo", value=False)
+                with gr.Accordion("Only here: paint a mask", open=False, visible=can.photos):
+                    draw = gr.Button("Take the picture to paint on", size="sm", elem_id="draw")
+                    canvas = gr.ImageEditor(
+                        label="Paint where it may change; all else stays to the byte", type="pil",
+                        sources=[], transforms=[], layers=False, elem_id="canvas", buttons=[],
+                        brush=gr.Brush(colors=["#ff3b30"], default_color="#ff3b30", color_mode="fixed"),
+                    )  # fmt: skip
+                    wipe = gr.Button("No mask", size="sm")
+                with gr.Accordion("Boxes", open=False, visible=can.boxes):
+                    boxes = gr.Textbox(
+                        label="What belongs where: x0,y0,x1,y1 in parts of width and height, and words",
+                        placeholder="0.1,0.5,0.4,0.9 a red ball", lines=3,
+                    )  # fmt: skip
+                with gr.Accordion("Pictures in the instruction", open=False, visible=can.pictures):
+                    images = gr.File(
+                        label="What <image> stands for, in the order of the instruction", type="filepath",
+                        file_count="multiple", file_types=["image"],
+                    )  # fmt: skip
+            with gr.Column(min_width=320):
+                live = gr.HTML(IDLE, elem_id="told")
+                slider = gr.ImageSlider(
+                    label="Before | after", interactive=False, elem_id="slider", max_height=520,
+                    buttons=["fullscreen"],
+                )  # fmt: skip
+                with gr.Row():
+                    on = gr.Button("Go on from this result", elem_id="goon", interactive=False)
+                    back = gr.Button("Undo", elem_id="undo")
+                with gr.Row():
+                    full = gr.DownloadButton("Download", interactive=False, elem_id="download")
+                    bare = gr.DownloadButton("Download without metadata", interactive=False, elem_id="bare")
+                tree = gr.Radio(
+                    [], label="History: choose one to go on from it", elem_id="history", visible=False,
+                    elem_classes="mgie-tree",
+                )  # fmt: skip
+        result = [shown, slider, full, bare, on]
+        asked = [base, words, seed, count, steps, guidance, image_guidance, size, detail, boxes, images, canvas]
+        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        gr.on(
+            [go.click, words.submit], self.edit, asked, [live, tree, *result], trigger_mode="once", **private
+        )
+        stop.click(self.cancel, None, None, queue=False, **private)
+        turned = [base, picture, canvas, live, tree]
+        picture.upload(self.bring, picture, turned, **private)
+        picture.clear(self.clear, None, turned, **private)
+        on.click(self.go_on, shown, turned, **private)
+        back.click(self.undo, base, turned, **private)
+        tree.input(self.choose, tree, [*turned, *result], **private)
+        draw.click(self.canvas, base, [canvas, live], **private)
+        wipe.click(lambda: None, None, canvas, **private)
+        for number, button in enumerate(tries):
+            button.click(self.example(number), None, [words, *turned], **private)
+        self.lay_out_api([words, seed, count, steps, guidance, image_guidance, size, detail, boxes, images])
+        for block in (picture,):
+            block.preprocess = _path_of
+
+    def lay_out_api(self, settings: list[Any]) -> None:
+        """What programs use, beside the page: components that nobody sees."""
+        picture = gr.Image(type="filepath", image_mode=None, visible=False, label="picture")
+        mask = gr.Image(type="filepath", image_mode=None, visible=False, label="mask")
+        edited, facts = gr.File(visible=False, label="edited"), gr.JSON(visible=False, label="facts")
+        run, stop = gr.Button(visible=False), gr.Button(visible=False)
+        run.click(
+            self.api_edit, [picture, *settings, mask], [edited, facts], api_name="edit",
+            api_description="Edit a picture by an instruction; facts come while it is made, the file last.",
+        )  # fmt: skip
+        stop.click(
+            self.api_cancel, None, facts, api_name="cancel", queue=False,
+            api_description="Cancel what this session waits for.",
+        )  # fmt: skip
+        for block in (picture, mask):
+            block.preprocess = _path_of
+
+    # What happens.
+
+    async def edit(
+        self, base: Any, instruction: Any, seed: Any, count: Any, steps: Any, guidance: Any,
+        image_guidance: Any, size: Any, detail: Any, boxes: Any, images: Any, canvas: Any, request: gr.Request,
+    ) -> Any:  # fmt: skip
+        """An edit of the page's own picture: what is told while it is made, and then the result."""
+        nothing = [gr.skip()] * 6
+        try:
+            given = {
+                "base": base, "instruction": instruction, "seed": seed, "count": count, "steps": steps,
+                "guidance": guidance, "image_guidance": image_guidance, "size": size, "detail": detail,
+                "boxes": boxes, "images": [_file(path, self.service) for path in images or ()],
+                "mask": painted_mask((canvas or {}).get("layers")),
+            }  # fmt: skip
+            ticket = await asyncio.to_thread(self.service.ask, _owner(request), given)
+            async for told in _told(ticket):
+                if not told.done:
+                    yield panel(told, count=count), *nothing
+            if told.error is not None:
+                yield failure(told.error), *nothing
+                return
+            history = self.service.histories.of(_owner(request))
+            turn = told.result[-1]
+            shown = await asyncio.to_thread(self._result, history, turn)
+            yield finished(turn), self._tree(history, base), *shown
+        except Exception as error:
+            yield failure(sentence(error)), *nothing
+
+    def cancel(self, request: gr.Request) -> None:
+        """End what the page waits for."""
+        self.service.cancel(_owner(request))
+
+    def bring(self, path: Any, request: gr.Request) -> Any:
+        """A picture that somebody brings."""
+        try:
+            file = _file(path, self.service)
+            if file is None:
+                return self.clear()
+            turn = self.service.begin(_owner(request), file, name=path)
+            return turn.number, gr.skip(), None, IDLE, self._tree(self._history(request), turn.number)
+        except Exception as error:
+            return None, None, None, failure(sentence(error)), gr.skip()
+
+    def clear(self) -> Any:
+        """No picture."""
+        return None, None, None, IDLE, gr.skip()
+
+    def example(self, number: int) -> Any:
+        """What a button with an example does."""
+
+        def take(request: gr.Request) -> Any:
+            from mgie.web.history import without_loss
+
+            words, picture = self.examples[number]
+            turn = self.service.begin(_owner(request), without_loss(picture))
+            return words, *self._turned(self._history(request), turn)
+
+        return take
+
+    def go_on(self, shown: Any, request: gr.Request) -> Any:
+        """The result becomes what is edited next."""
+        return self._to(request, lambda history: history.get(shown))
+
+    def undo(self, base: Any, request: gr.Request) -> Any:
+        """What the edited picture was made of is edited again."""
+
+        def before(history: History) -> Turn:
+            turn = history.get(base)
+            if turn.parent is None:
+                raise DataError("this is the first picture: there is nothing before it.")
+            return history.get(turn.parent)
+
+        return self._to(request, before)
+
+    def choose(self, number: Any, request: gr.Request) -> Any:
+        """Any turn of the history: it is shown, and edited next."""
+        history = self._history(request)
+        try:
+            turn = history.get(number)
+            return *self._turned(history, turn, live=finished(turn)), *self._result(history, turn)
+        except Exception as error:
+            return *[gr.skip()] * 3, failure(sentence(error)), *[gr.skip()] * 6
+
+    def canvas(self, base: Any, request: gr.Request) -> Any:
+        """The picture to paint a mask on."""
+        try:
+            return {"background": on_screen(self._history(request).get(base)), "layers": [], "composite": None
+                    }, gr.skip()  # fmt: skip
+        except Exception as error:
+            return gr.skip(), failure(sentence(error))
+
+    def _to(self, request: gr.Request, find: Callable[[History], Turn]) -> Any:
+        history = self._history(request)
+        try:
+            return self._turned(history, find(history))
+        except Exception as error:
+            return *[gr.skip()] * 3, failure(sentence(error)), gr.skip()
+
+    def _history(self, request: gr.Request) -> History:
+        return self.service.histories.of(_owner(request))
+
+    def _turned(self, history: History, turn: Turn, *, live: Any = None) -> tuple[Any, ...]:
+        picture = self._on_disk(on_screen(turn), turn)
+        return turn.number, picture, None, live or gr.skip(), self._tree(history, turn.number)
+
+    def _on_disk(self, picture: Image.Image, turn: Turn) -> str:
+        place = self.folder / f"shown-{id(turn)}-{turn.number}.png"
+        picture.save(place, compress_level=1)
+        return str(place)
+
+    def _tree(self, history: History, chosen: Any) -> Any:
+        return gr.Radio(choices=choices(history), value=chosen, visible=True)
+
+    def _result(self, history: History, turn: Turn) -> tuple[Any, ...]:
+        made = bool(turn.instruction)
+        files = [gr.DownloadButton(interactive=False)] * 2
+        if made:
+            files = [
+                gr.DownloadButton(value=str(write_turn(turn, self.folder, strip=strip)), interactive=True)
+                for strip in (False, True)
+            ]
+        return turn.number, pair(history, turn), *files, gr.Button(interactive=made)
+
+    # For programs.
+
+    async def api_edit(
+        self, picture: Any, instruction: Any, seed: Any, count: Any, steps: Any, guidance: Any,
+        image_guidance: Any, size: Any, detail: Any, boxes: Any, images: Any, mask: Any, request: gr.Request,
+    ) -> Any:  # fmt: skip
+        """An edit of a picture that comes with the request, and is kept nowhere."""
+        try:
+            file, drawn = _file(picture, self.service), _file(mask, self.service)
+            given = {
+                "instruction": instruction, "seed": seed, "count": count, "steps": steps,
+                "guidance": guidance, "image_guidance": image_guidance, "size": size, "detail": detail,
+                "boxes": boxes, "images": [_file(path, self.service) for path in images or ()],
+                "mask": None if drawn is None else read_mask(drawn, bounds=self.service.bounds),
+            }  # fmt: skip
+            ticket = await asyncio.to_thread(
+                self.service.ask, _owner(request), given, file=file, name=picture or ""
+            )
+            async for told in _told(ticket):
+                if not told.done:
+                    yield None, {"stage": told.stage, "said": told.said, "step": told.step, "steps": told.steps}
+            if told.error is not None:
+                raise DataError(told.error)
+            turns = told.result
+            files = [await asyncio.to_thread(write_turn, turn, self.folder, strip=False) for turn in turns]
+            facts = [{"instruction": turn.instruction, "said": turn.said, **turn.facts} for turn in turns]
+            yield [str(each) for each in files], {"stage": "done", "edits": facts}
+        except Exception as error:
+            raise gr.Error(sentence(error), print_exception=False) from None
+
+    def api_cancel(self, request: gr.Request) -> Any:
+        """How many requests were cancelled."""
+        return {"cancelled": self.service.cancel(_owner(request))}
+
+
+def _owner(request: gr.Request) -> str:
+    """Which open page it is."""
+    return str(request.session_hash or "")[:64]
