@@ -39,13 +39,13 @@ class Bounds:
     """Megabytes that the histories of all pages hold."""
 
     @property
-    def bytes(self) -> int:
+    def most_bytes(self) -> int:
         """Of a file."""
         return int(self.megabytes * 2**20)
 
     def check_file(self, file: bytes, *, name: str) -> Size:
         """Width and height of a picture's file that is within them. Raises DataError."""
-        if len(file) > self.bytes:
+        if len(file) > self.most_bytes:
             raise DataError(
                 f"{name} has {len(file) / 2**20:.1f} megabytes: expected at most {self.megabytes:g} here; save "
                 "it smaller."

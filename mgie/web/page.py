@@ -61,7 +61,7 @@ def launch(
     blocks = build(service, folder=folder, title=f"mgie: {Path(model).name}" if model else "mgie")
     # The worker's queue is the one that counts; this one only keeps out floods.
     blocks.queue(max_size=50 * service.bounds.waiting, default_concurrency_limit=None)
-    most = service.bounds.bytes
+    most = service.bounds.most_bytes
     _, url, _ = blocks.launch(
         server_name=host, server_port=port, auth=users, prevent_thread_lock=True, share=False, quiet=True,
         show_error=False, ssr_mode=False, max_file_size=most, footer_links=["api"], enable_monitoring=False,
@@ -93,7 +93,7 @@ def _file(path: str | None, service: Service) -> bytes | None:
         return None
     if not isinstance(path, str) or not Path(path).is_file():
         raise DataError("the file did not arrive: send it again.")
-    if Path(path).stat().st_size > service.bounds.bytes:
+    if Path(path).stat().st_size > service.bounds.most_bytes:
         raise DataError(f"the file is larger than {service.bounds.megabytes:g} megabytes: save it smaller.")
     return Path(path).read_bytes()
 
@@ -197,9 +197,10 @@ class _Page:
         asked = [base, words, seed, count, steps, guidance, image_guidance, size, detail, boxes, images, canvas]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         gr.on(
-            [go.click, words.submit], self.edit, asked, [live, tree, *result], trigger_mode="once", **private
-        )
-        stop.click(self.cancel, None, None, queue=False, **private)
+            [go.click, words.submit], self.edit, asked, [live, tree, *result], trigger_mode="once",
+            api_name="page_edit", **private,
+        )  # fmt: skip
+        stop.click(self.cancel, None, None, queue=False, api_name="page_cancel", **private)
         turned = [base, picture, canvas, live, tree]
         picture.upload(self.bring, picture, turned, **private)
         picture.clear(self.clear, None, turned, **private)

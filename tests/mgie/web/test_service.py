@@ -23,7 +23,7 @@ def file(width: int = 40, height: int = 32, form: str = "PNG") -> bytes:
 
 @pytest.fixture
 def service(pipe: MGIEPipeline):
-    made = Service(pipe, bounds=Bounds(seconds=60, waiting=2, megabytes=1, megapixels=0.5))
+    made = Service(pipe, bounds=Bounds(seconds=60.0, waiting=2, megabytes=1.0, megapixels=0.5))
     yield made
     made.close()
 

@@ -11,7 +11,7 @@ from mgie.web.worker import CANCELLED, OURS, Ticket, Worker, sentence
 
 @pytest.fixture
 def worker():
-    made = Worker(waiting=2, seconds=5)
+    made = Worker(waiting=2, seconds=5.0)
     yield made
     made.close()
 
@@ -96,7 +96,7 @@ def test_an_error_of_the_users_is_told():
 
 
 def test_closing_ends_everything():
-    worker, held = Worker(waiting=3, seconds=60), Held()
+    worker, held = Worker(waiting=3, seconds=60.0), Held()
     tickets = [worker.submit("a", held), worker.submit("b", Held())]
     worker.close()
     assert [each.told.error for each in tickets] == [CANCELLED] * 2
