@@ -10,7 +10,7 @@ import gradio as gr
 from PIL import Image
 
 from mgie.errors import DataError
-from mgie.web.asked import painted_mask, read_mask
+from mgie.web.asked import WORDS, painted_mask, read_mask
 from mgie.web.guard import Guard
 from mgie.web.history import History, Turn
 from mgie.web.service import Service, write_turn
@@ -22,12 +22,12 @@ LOOK = 0.1
 KEPT = (300, 1800)
 """Every so many seconds, files that are older than so many are put away."""
 CSS = """
-.gradio-container {max-width: 1200px !important; margin: auto}
+.gradio-container {max-width: 1200px !important; margin: auto !important}
 .mgie-told {padding: 12px 14px; border: 1px solid var(--border-color-primary); border-radius: 8px;
   background: var(--block-background-fill); min-height: 48px}
 .mgie-told p {margin: 0 0 6px} .mgie-told img {width: min(100%, 420px); border-radius: 6px; margin-top: 8px;
   display: block} .mgie-told progress {width: 100%; height: 10px}
-.mgie-line, .mgie-idle {color: var(--body-text-color-subdued)}
+.mgie-line, .mgie-idle {color: var(--body-text-color)} .mgie-line {font-size: .9em; opacity: .85}
 .mgie-said {margin: 6px 0 8px !important; padding-left: 12px; border-left: 3px solid var(--color-accent);
   font-size: 1.1em; color: var(--body-text-color); overflow-wrap: anywhere}
 .mgie-wrong {border-color: #b91c1c; color: var(--body-text-color); border-left-width: 4px}
@@ -39,7 +39,7 @@ CSS = """
 def build(service: Service, *, folder: Path, title: str) -> gr.Blocks:
     """The page. Files that somebody downloads, or that came, lie in `folder`."""
     page = _Page(service, folder)
-    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=KEPT) as blocks:
+    with gr.Blocks(title=title, analytics_enabled=False, fill_width=True, delete_cache=KEPT) as blocks:
         page.lay_out(title)
     for block in blocks.blocks.values():
         if hasattr(block, "async_move_resource_to_block_cache"):
@@ -124,7 +124,7 @@ class _Page:
     # What is on it.
 
     def lay_out(self, title: str) -> None:
-        can, own = self.can, self.service.pipeline.config
+        can = self.can
         base, shown = gr.State(None), gr.State(None)
         gr.Markdown(f"# {title}\nBring a picture, say what to change, and see what the model makes of it.")
         with gr.Row():
@@ -136,68 +136,40 @@ class _Page:
                 )  # fmt: skip
                 words = gr.Textbox(
                     label="Instruction", placeholder="make it black and white", lines=1, max_lines=4,
-                    max_length=2000, elem_id="instruction",
+                    max_length=WORDS, elem_id="instruction",
                 )  # fmt: skip
                 with gr.Row():
-                    go = gr.Button("Edit", variant="primary", elem_id="edit")
-                    stop = gr.Button("Cancel", elem_id="cancel")
+                    go = gr.Button("Edit", variant="primary", elem_id="edit", min_width=120)
+                    stop = gr.Button("Cancel", elem_id="cancel", min_width=120)
                 tries = [
                     gr.Button(f"Example: {said}", size="sm", elem_classes="mgie-example")
                     for said, _ in self.examples
                     if can.photos
                 ]
-                with gr.Accordion("Seed, steps, guidance, size", open=False):
-                    with gr.Row():
-                        seed = gr.Number(label="Seed", value=0, precision=0, minimum=0, elem_id="seed")
-                        count = gr.Slider(1, 8, value=1, step=1, label="Pictures (seed, seed + 1, ...)")
-                    with gr.Row():
-                        steps = gr.Number(label="Steps", value=own.num_inference_steps, precision=0)
-                        size = gr.Number(label="Size in pixels", value=can.size, precision=0)
-                    with gr.Row():
-                        guidance = gr.Number(label="Guidance by the words", value=own.guidance_scale)
-                        image_guidance = gr.Number(
-                            label="Guidance by the picture", value=own.image_guidance_scale
-                        )
-                    detail = gr.Checkbox(label="Keep the detail of a large photo", value=False)
-                with gr.Accordion("Only here: paint a mask", open=False, visible=can.photos):
-                    draw = gr.Button("Take the picture to paint on", size="sm", elem_id="draw")
-                    canvas = gr.ImageEditor(
-                        label="Paint where it may change; all else stays to the byte", type="pil",
-                        sources=[], transforms=[], layers=False, elem_id="canvas", buttons=[],
-                        brush=gr.Brush(colors=["#ff3b30"], default_color="#ff3b30", color_mode="fixed"),
-                    )  # fmt: skip
-                    wipe = gr.Button("No mask", size="sm")
-                with gr.Accordion("Boxes", open=False, visible=can.boxes):
-                    boxes = gr.Textbox(
-                        label="What belongs where: x0,y0,x1,y1 in parts of width and height, and words",
-                        placeholder="0.1,0.5,0.4,0.9 a red ball", lines=3,
-                    )  # fmt: skip
-                with gr.Accordion("Pictures in the instruction", open=False, visible=can.pictures):
-                    images = gr.File(
-                        label="What <image> stands for, in the order of the instruction", type="filepath",
-                        file_count="multiple", file_types=["image"],
-                    )  # fmt: skip
             with gr.Column(min_width=320):
-                live = gr.HTML(IDLE, elem_id="told")
+                live = gr.HTML(IDLE, elem_id="told", padding=False)
                 slider = gr.ImageSlider(
                     label="Before | after", interactive=False, elem_id="slider", max_height=520,
                     buttons=["fullscreen"],
                 )  # fmt: skip
+                small: dict[str, Any] = {"size": "md", "min_width": 120}
                 with gr.Row():
-                    on = gr.Button("Go on from this result", elem_id="goon", interactive=False)
-                    back = gr.Button("Undo", elem_id="undo")
+                    on = gr.Button("Go on from this", elem_id="goon", interactive=False, **small)
+                    back = gr.Button("Undo", elem_id="undo", **small)
                 with gr.Row():
-                    full = gr.DownloadButton("Download", interactive=False, elem_id="download")
-                    bare = gr.DownloadButton("Download without metadata", interactive=False, elem_id="bare")
+                    full = gr.DownloadButton("Download", interactive=False, elem_id="download", **small)
+                    bare = gr.DownloadButton("Without metadata", interactive=False, elem_id="bare", **small)
                 tree = gr.Radio(
                     [], label="History: choose one to go on from it", elem_id="history", visible=False,
                     elem_classes="mgie-tree",
                 )  # fmt: skip
+        settings = self.lay_out_settings()
+        canvas, draw, wipe, boxes, images = self.lay_out_controls()
         result = [shown, slider, full, bare, on]
-        asked = [base, words, seed, count, steps, guidance, image_guidance, size, detail, boxes, images, canvas]
+        asked = [words, *settings, boxes, images]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         gr.on(
-            [go.click, words.submit], self.edit, asked, [live, tree, *result], trigger_mode="once",
+            [go.click, words.submit], self.edit, [base, *asked, canvas], [live, tree, *result], trigger_mode="once",
             api_name="page_edit", **private,
         )  # fmt: skip
         stop.click(self.cancel, None, None, queue=False, api_name="page_cancel", **private)
@@ -211,9 +183,48 @@ class _Page:
         wipe.click(lambda: None, None, canvas, **private)
         for number, button in enumerate(tries):
             button.click(self.example(number), None, [words, *turned], **private)
-        self.lay_out_api([words, seed, count, steps, guidance, image_guidance, size, detail, boxes, images])
-        for block in (picture,):
-            block.preprocess = _path_of
+        self.lay_out_api(asked)
+        picture.preprocess = _path_of
+
+    def lay_out_settings(self) -> list[Any]:
+        """Seed, count, steps, guidance, image guidance, size, detail; the editor's own to begin with."""
+        own = self.service.pipeline.config
+        with gr.Accordion("Seed, steps, guidance, size", open=False):
+            with gr.Row():
+                seed = gr.Number(label="Seed", value=0, precision=0, minimum=0, min_width=140)
+                count = gr.Slider(1, 8, value=1, step=1, label="Pictures: seed, seed + 1, ...", min_width=140)
+                steps = gr.Number(label="Steps", value=own.num_inference_steps, precision=0, min_width=140)
+            with gr.Row():
+                guidance = gr.Number(label="Guidance by the words", value=own.guidance_scale, min_width=140)
+                image_guidance = gr.Number(
+                    label="Guidance by the picture", value=own.image_guidance_scale, min_width=140
+                )
+                size = gr.Number(label="Size in pixels", value=self.can.size, precision=0, min_width=140)
+            detail = gr.Checkbox(label="Keep the detail of a large photo", value=False)
+        return [seed, count, steps, guidance, image_guidance, size, detail]
+
+    def lay_out_controls(self) -> tuple[Any, ...]:
+        """What this editor can beside words: a mask's canvas with its two buttons, boxes, pictures."""
+        can = self.can
+        with gr.Accordion("Only here: paint a mask", open=False, visible=can.photos):
+            draw = gr.Button("Take the picture to paint on", size="sm", elem_id="draw")
+            canvas = gr.ImageEditor(
+                label="Mask", type="pil", sources=[], transforms=[], layers=False, elem_id="canvas", buttons=[],
+                brush=gr.Brush(colors=["#ff3b30"], default_color="#ff3b30", color_mode="fixed"),
+                placeholder="Paint where the picture may change; all else stays to the byte.",
+            )  # fmt: skip
+            wipe = gr.Button("No mask", size="sm")
+        with gr.Accordion("Boxes", open=False, visible=can.boxes):
+            boxes = gr.Textbox(
+                label="What belongs where: x0,y0,x1,y1 in parts of width and height, and words",
+                placeholder="0.1,0.5,0.4,0.9 a red ball", lines=3,
+            )  # fmt: skip
+        with gr.Accordion("Pictures in the instruction", open=False, visible=can.pictures):
+            images = gr.File(
+                label="What <image> stands for, in the order of the instruction", type="filepath",
+                file_count="multiple", file_types=["image"],
+            )  # fmt: skip
+        return canvas, draw, wipe, boxes, images
 
     def lay_out_api(self, settings: list[Any]) -> None:
         """What programs use, beside the page: components that nobody sees."""

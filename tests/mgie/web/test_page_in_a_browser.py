@@ -140,6 +140,7 @@ def test_a_mask_is_painted(page, photo, server):
     canvas = page.locator("#canvas canvas").first
     canvas.wait_for()
     page.wait_for_timeout(1500)
+    canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x - 40, y)
