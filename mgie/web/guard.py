@@ -1,5 +1,7 @@
 """What stands before the page: no request is larger than it may be, and no page asks another host."""
 
+import json
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,6 +16,8 @@ HEADERS = (
     (b"content-security-policy", POLICY.encode("ascii")), (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )  # fmt: skip
+NOT_UNDERSTOOD = (TypeError, LookupError, ValueError, AttributeError, RecursionError)
+"""What the library raises of bodies that have another form than it expects."""
 ASGI = Callable[..., Awaitable[None]]
 
 
@@ -57,11 +61,15 @@ class Guard:
             await self.app(scope, counted, marked)
         except TooLarge:
             if not begun:
-                await self._refuse(marked)
+                sentence = f"the request is larger than {self.most} bytes: send a smaller file."
+                await _refuse(marked, 413, sentence)
+        except NOT_UNDERSTOOD as error:  # the library's own, before it is anybody's request
+            print(f"mgie: a request was refused ({type(error).__name__}).", file=sys.stderr)
+            if not begun:
+                await _refuse(marked, 422, "the request is none that this page takes: docs/web.md shows some.")
 
-    async def _refuse(self, send: Any) -> None:
-        sentence = f"the request is larger than {self.most} bytes: send a smaller file."
-        body = ('{"detail": "' + sentence + '"}').encode("ascii")
-        head = [(b"content-type", b"application/json"), (b"connection", b"close")]
-        await send({"type": "http.response.start", "status": 413, "headers": head})
-        await send({"type": "http.response.body", "body": body})
+
+async def _refuse(send: Any, status: int, sentence: str) -> None:
+    head = [(b"content-type", b"application/json"), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": json.dumps({"detail": sentence}).encode("ascii")})

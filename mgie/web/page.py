@@ -191,7 +191,7 @@ class _Page:
         own = self.service.pipeline.config
         with gr.Accordion("Seed, steps, guidance, size", open=False):
             with gr.Row():
-                seed = gr.Number(label="Seed", value=0, precision=0, minimum=0, min_width=140)
+                seed = gr.Number(label="Seed", value=0, precision=0, min_width=140)
                 count = gr.Slider(1, 8, value=1, step=1, label="Pictures: seed, seed + 1, ...", min_width=140)
                 steps = gr.Number(label="Steps", value=own.num_inference_steps, precision=0, min_width=140)
             with gr.Row():
@@ -217,7 +217,7 @@ class _Page:
         with gr.Accordion("Boxes", open=False, visible=can.boxes):
             boxes = gr.Textbox(
                 label="What belongs where: x0,y0,x1,y1 in parts of width and height, and words",
-                placeholder="0.1,0.5,0.4,0.9 a red ball", lines=3,
+                placeholder="0.1,0.5,0.4,0.9 a red ball", lines=3, value="",
             )  # fmt: skip
         with gr.Accordion("Pictures in the instruction", open=False, visible=can.pictures):
             images = gr.File(
@@ -370,8 +370,10 @@ class _Page:
     # For programs.
 
     async def api_edit(
-        self, picture: Any, instruction: Any, seed: Any, count: Any, steps: Any, guidance: Any,
-        image_guidance: Any, size: Any, detail: Any, boxes: Any, images: Any, mask: Any, request: gr.Request,
+        self, picture: Any = None, instruction: Any = None, seed: Any = None, count: Any = None,
+        steps: Any = None, guidance: Any = None, image_guidance: Any = None, size: Any = None,
+        detail: Any = None, boxes: Any = None, images: Any = None, mask: Any = None,
+        request: gr.Request = None,  # the library's own is put in
     ) -> Any:  # fmt: skip
         """An edit of a picture that comes with the request, and is kept nowhere."""
         try:

@@ -212,7 +212,7 @@ def test_the_keyboard_alone(page):
     page.locator("#history input").first.wait_for()
     words = page.locator("#instruction textarea, #instruction input")
     assert words.input_value()
-    words.focus()
+    words.focus()  # where one writes
     page.keyboard.press("Enter")
     until(page, 2)
     tab_to("#goon")
