@@ -2,9 +2,9 @@
 
     python benchmarks/web_load.py --model _ckpt/tiny --seconds 120
 
-Starts `mgie web` on a free port of this machine. Each client sends a picture, asks for an edit through the API
-and reads its events until the last one, again and again. An answer is a picture, or the sentence that too many
-wait; anything else, and a client that gets no answer, is lost. Memory is the server's own, every second.
+Starts `mgie web` on a free port of this machine. Each client sends a picture, asks for an edit through the
+API and reads its events until the last one, again and again. An answer is a picture, or the sentence that too
+many wait; anything else, and a client that gets no answer, is lost. Memory is the server's own, every second.
 """
 
 import argparse
@@ -29,6 +29,7 @@ FULL = "are waiting already"
 
 
 def photo(seed: int, side: int) -> bytes:
+    """A picture of its own for each request."""
     values = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(values).resize((side, side), Image.Resampling.BICUBIC).save(buffer, format="JPEG")
@@ -36,6 +37,7 @@ def photo(seed: int, side: int) -> bytes:
 
 
 def post(url: str, body: bytes, kind: str = "application/json") -> str:
+    """What a page answers."""
     request = urllib.request.Request(url, data=body, headers={"Content-Type": kind})
     with urllib.request.urlopen(request, timeout=300) as answer:
         return answer.read().decode()
@@ -44,7 +46,9 @@ def post(url: str, body: bytes, kind: str = "application/json") -> str:
 def one(url: str, seed: int, side: int) -> str:
     """How one request ended: done, full, or what is wrong."""
     head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\n'
-    sent = post(f"{url}/upload", head + photo(seed, side) + b"\r\n--x--\r\n", "multipart/form-data; boundary=x")
+    sent = post(
+        f"{url}/upload", head + photo(seed, side) + b"\r\n--x--\r\n", "multipart/form-data; boundary=x"
+    )
     picture = {"path": json.loads(sent)[0], "meta": {"_type": "gradio.FileData"}}
     given = {"picture": picture, "instruction": "make it dark", "seed": seed}
     event = json.loads(post(f"{url}/call/v2/edit", json.dumps(given).encode()))["event_id"]
@@ -55,6 +59,7 @@ def one(url: str, seed: int, side: int) -> str:
 
 
 def client(url: str, number: int, side: int, until: float, ends: Counter, times: list[float]) -> None:
+    """Ask again and again, and count how it ends."""
     seed = number * 10_000
     while time.monotonic() < until:
         began, seed = time.monotonic(), seed + 1
@@ -70,7 +75,10 @@ def client(url: str, number: int, side: int, until: float, ends: Counter, times:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Start the page, let all clients at it, and tell."""
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--model", required=True)
     options.add_argument("--clients", type=int, default=50)
     options.add_argument("--seconds", type=float, default=120)
@@ -79,7 +87,18 @@ def main() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mgie", "web", "--model", asked.model, "--port", str(port), "--memory", "64"]
+    command = [
+        sys.executable,
+        "-m",
+        "mgie",
+        "web",
+        "--model",
+        asked.model,
+        "--port",
+        str(port),
+        "--memory",
+        "64",
+    ]
     server = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
         url = f"http://127.0.0.1:{port}/gradio_api"
@@ -103,10 +122,12 @@ def main() -> None:
             memory.append(psutil.Process(server.pid).memory_info().rss / 2**20)
             time.sleep(1)
         quarter = max(len(memory) // 4, 1)
-        parts = [statistics.mean(memory[at : at + quarter]) for at in range(0, quarter * 4, quarter) if memory[at:]]
+        parts = [
+            statistics.mean(memory[at : at + quarter]) for at in range(0, quarter * 4, quarter) if memory[at:]
+        ]
         told = " -> ".join(f"{each:.0f}" for each in parts)
         print(f"{sum(ends.values())} requests of {asked.clients} clients: {dict(ends)}")
-        print(f"seconds of those done: median {statistics.median(times or [0]):.1f}, most {max(times or [0]):.1f}")
+        print(f"seconds of each: median {statistics.median(times or [0]):.1f}, most {max(times or [0]):.1f}")
         print(f"memory of the server in MiB, by quarters of the time: {told}")
         print(f"last: {one(url, 2, asked.side)}")
     finally:

@@ -23,7 +23,8 @@ OPTIONAL = {
 NEEDS = {
     "prepare": (), "prepare toy": ("toy",), "train": (),
     "train --train.strategy zero1": ("train",), "train --train.groups [qlora]": ("quant",), "extract": (),
-    "edit": (), "web": ("web",), "evaluate": ("eval",), "personalize": (), "plot": (), "push": (), "models": (),
+    "edit": (), "web": ("web",),
+    "evaluate": ("eval",), "personalize": (), "plot": (), "push": (), "models": (),
     "doctor": (),
 }  # fmt: skip
 """What may be run -> the extras that it needs besides what all need."""

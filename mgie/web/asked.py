@@ -1,4 +1,4 @@
-"""What a page asks for, out of whatever came over the network: held to its rules before it waits."""
+"""What a page asks for, of whatever came over the network: held to its rules at once."""
 
 import math
 from collections.abc import Sequence
@@ -47,8 +47,8 @@ class Bounds:
         """Width and height of a picture's file that is within them. Raises DataError."""
         if len(file) > self.most_bytes:
             raise DataError(
-                f"{name} has {len(file) / 2**20:.1f} megabytes: expected at most {self.megabytes:g} here; save "
-                "it smaller."
+                f"{name} has {len(file) / 2**20:.1f} megabytes: expected at most {self.megabytes:g} here; "
+                "save it smaller."
             )
         width, height = upright_size(file, name=name)
         if width * height > self.megapixels * 1e6:

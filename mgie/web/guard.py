@@ -1,4 +1,4 @@
-"""What stands before the page: no request is larger than it may be, and no page asks another host."""
+"""What stands before the page: a bound on what comes, and a rule of where it may load from."""
 
 import json
 import sys
@@ -66,7 +66,9 @@ class Guard:
         except NOT_UNDERSTOOD as error:  # the library's own, before it is anybody's request
             print(f"mgie: a request was refused ({type(error).__name__}).", file=sys.stderr)
             if not begun:
-                await _refuse(marked, 422, "the request is none that this page takes: docs/web.md shows some.")
+                await _refuse(
+                    marked, 422, "the request is none that this page takes: docs/web.md shows some."
+                )
 
 
 async def _refuse(send: Any, status: int, sentence: str) -> None:

@@ -134,9 +134,7 @@ def noted(turn: Turn) -> Photo:
     told = {"instruction": turn.instruction, "said": turn.said, **turn.facts}
     comment = b"ASCII\0\0\0" + json.dumps(told).encode("ascii")
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
-    return Photo(
-        picture=turn.picture, exif=exif, profile=None if like is None else like.profile, deep=False
-    )
+    return Photo(picture=turn.picture, exif=exif, profile=None if like is None else like.profile, deep=False)
 
 
 def without_loss(picture: Image.Image) -> bytes:

@@ -1,7 +1,6 @@
 """The page itself, in gradio: what is on it, and what happens when somebody uses it."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from PIL import Image
 
 from mgie.errors import DataError
 from mgie.web.asked import WORDS, painted_mask, read_mask
-from mgie.web.guard import Guard
 from mgie.web.history import History, Turn
 from mgie.web.service import Service, write_turn
 from mgie.web.shown import IDLE, choices, examples, failure, finished, on_screen, pair, panel
@@ -19,67 +17,6 @@ from mgie.web.worker import Ticket, Told, sentence
 
 LOOK = 0.1
 """Seconds between two looks at a request."""
-KEPT = (300, 1800)
-"""Every so many seconds, files that are older than so many are put away."""
-CSS = """
-.gradio-container {max-width: 1200px !important; margin: auto !important}
-.mgie-told {padding: 12px 14px; border: 1px solid var(--border-color-primary); border-radius: 8px;
-  background: var(--block-background-fill); min-height: 48px}
-.mgie-told p {margin: 0 0 6px} .mgie-told img {width: min(100%, 420px); border-radius: 6px; margin-top: 8px;
-  display: block} .mgie-told progress {width: 100%; height: 10px}
-.mgie-line, .mgie-idle {color: var(--body-text-color)} .mgie-line {font-size: .9em; opacity: .85}
-.mgie-said {margin: 6px 0 8px !important; padding-left: 12px; border-left: 3px solid var(--color-accent);
-  font-size: 1.1em; color: var(--body-text-color); overflow-wrap: anywhere}
-.mgie-wrong {border-color: #b91c1c; color: var(--body-text-color); border-left-width: 4px}
-.mgie-tree label {width: 100%}
-:focus-visible {outline: 2px solid var(--color-accent) !important; outline-offset: 2px}
-"""
-
-
-def build(service: Service, *, folder: Path, title: str) -> gr.Blocks:
-    """The page. Files that somebody downloads, or that came, lie in `folder`."""
-    page = _Page(service, folder)
-    with gr.Blocks(title=title, analytics_enabled=False, fill_width=True, delete_cache=KEPT) as blocks:
-        page.lay_out(title)
-    for block in blocks.blocks.values():
-        if hasattr(block, "async_move_resource_to_block_cache"):
-            block.async_move_resource_to_block_cache = _own_files(block.async_move_resource_to_block_cache)
-    return blocks
-
-
-def launch(
-    service: Service,
-    *,
-    host: str,
-    port: int,
-    folder: Path,
-    users: list[tuple[str, str]] | None = None,
-    model: str = "",
-) -> tuple[str, Callable[[], None]]:
-    """Serve the page from threads of its own; its address, and what ends it."""
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    blocks = build(service, folder=folder, title=f"mgie: {Path(model).name}" if model else "mgie")
-    # The worker's queue is the one that counts; this one only keeps out floods.
-    blocks.queue(max_size=50 * service.bounds.waiting, default_concurrency_limit=None)
-    most = service.bounds.most_bytes
-    _, url, _ = blocks.launch(
-        server_name=host, server_port=port, auth=users, prevent_thread_lock=True, share=False, quiet=True,
-        show_error=False, ssr_mode=False, max_file_size=most, footer_links=["api"], enable_monitoring=False,
-        state_session_capacity=1000, strict_cors=True, run_history=False, css=CSS, pwa=False, mcp_server=False,
-        app_kwargs={"middleware": [(Guard, (), {"most": most})]},
-    )  # fmt: skip
-    return url, blocks.close
-
-
-def _own_files(move: Any) -> Any:
-    """Only files that came to this page are read: no address of another host."""
-
-    async def moved(path: Any) -> Any:
-        if isinstance(path, str | Path) and "://" in str(path):
-            raise ValueError("a file at another host")
-        return await move(path)
-
-    return moved
 
 
 def _path_of(payload: Any) -> Any:
@@ -114,7 +51,7 @@ async def _told(ticket: Ticket) -> AsyncIterator[Told]:
             ticket.cancel()
 
 
-class _Page:
+class Page:
     """The handlers of a page; each takes and gives what its components hold."""
 
     def __init__(self, service: Service, folder: Path):
@@ -124,6 +61,7 @@ class _Page:
     # What is on it.
 
     def lay_out(self, title: str) -> None:
+        """Picture, words and buttons; what is said, the result and the history; settings."""
         can = self.can
         base, shown = gr.State(None), gr.State(None)
         gr.Markdown(f"# {title}\nBring a picture, say what to change, and see what the model makes of it.")
@@ -163,14 +101,21 @@ class _Page:
                     [], label="History: choose one to go on from it", elem_id="history", visible=False,
                     elem_classes="mgie-tree",
                 )  # fmt: skip
+        self.wire(base, shown, picture, words, go, stop, tries, live, slider, on, back, full, bare, tree)
+
+    def wire(
+        self, base: Any, shown: Any, picture: Any, words: Any, go: Any, stop: Any, tries: list[Any],
+        live: Any, slider: Any, on: Any, back: Any, full: Any, bare: Any, tree: Any,
+    ) -> None:  # fmt: skip
+        """What follows on what, with the settings below."""
         settings = self.lay_out_settings()
         canvas, draw, wipe, boxes, images = self.lay_out_controls()
         result = [shown, slider, full, bare, on]
         asked = [words, *settings, boxes, images]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         gr.on(
-            [go.click, words.submit], self.edit, [base, *asked, canvas], [live, tree, *result], trigger_mode="once",
-            api_name="page_edit", **private,
+            [go.click, words.submit], self.edit, [base, *asked, canvas], [live, tree, *result],
+            trigger_mode="once",            api_name="page_edit", **private,
         )  # fmt: skip
         stop.click(self.cancel, None, None, queue=False, api_name="page_cancel", **private)
         turned = [base, picture, canvas, live, tree]
@@ -209,7 +154,8 @@ class _Page:
         with gr.Accordion("Only here: paint a mask", open=False, visible=can.photos):
             draw = gr.Button("Take the picture to paint on", size="sm", elem_id="draw")
             canvas = gr.ImageEditor(
-                label="Mask", type="pil", sources=[], transforms=[], layers=False, elem_id="canvas", buttons=[],
+                label="Mask", type="pil", sources=[], transforms=[], layers=False, elem_id="canvas",
+                buttons=[],
                 brush=gr.Brush(colors=["#ff3b30"], default_color="#ff3b30", color_mode="fixed"),
                 placeholder="Paint where the picture may change; all else stays to the byte.",
             )  # fmt: skip
@@ -247,7 +193,8 @@ class _Page:
 
     async def edit(
         self, base: Any, instruction: Any, seed: Any, count: Any, steps: Any, guidance: Any,
-        image_guidance: Any, size: Any, detail: Any, boxes: Any, images: Any, canvas: Any, request: gr.Request,
+        image_guidance: Any, size: Any, detail: Any, boxes: Any, images: Any, canvas: Any,
+        request: gr.Request,
     ) -> Any:  # fmt: skip
         """An edit of the page's own picture: what is told while it is made, and then the result."""
         nothing = [gr.skip()] * 6
@@ -262,6 +209,7 @@ class _Page:
             async for told in _told(ticket):
                 if not told.done:
                     yield panel(told, count=count), *nothing
+            told = ticket.told
             if told.error is not None:
                 yield failure(told.error), *nothing
                 return
@@ -389,7 +337,11 @@ class _Page:
             )
             async for told in _told(ticket):
                 if not told.done:
-                    yield None, {"stage": told.stage, "said": told.said, "step": told.step, "steps": told.steps}
+                    yield (
+                        None,
+                        {"stage": told.stage, "said": told.said, "step": told.step, "steps": told.steps},
+                    )
+            told = ticket.told
             if told.error is not None:
                 raise DataError(told.error)
             turns = told.result

@@ -77,7 +77,9 @@ class Service:
         with self._decoding:  # large ones take memory
             photo = read_photo(file, name=PICTURE)
         suffix = suffix_of(Path(Path(name).name or "picture.png")).lower()
-        bare = Photo(picture=Image.new("RGB", (1, 1)), exif=photo.exif, profile=photo.profile, deep=photo.deep)
+        bare = Photo(
+            picture=Image.new("RGB", (1, 1)), exif=photo.exif, profile=photo.profile, deep=photo.deep
+        )
         return {"file": file, "suffix": suffix, "like": bare}
 
     def ask(self, owner: str, given: dict[str, Any], *, file: bytes | None = None, name: str = "") -> Ticket:
@@ -132,7 +134,7 @@ class Service:
             ticket.tell(stage="painting", number=number, step=0)
             began = time.monotonic()
             seed = (request.seed + number) % 2**63
-            result = self.pipeline(
+            result: Any = self.pipeline(
                 picture, request.instruction, images=images, imagined=imagined, seed=seed,
                 mask=request.mask, regions=list(request.regions) or None,
                 num_inference_steps=request.steps, guidance_scale=request.guidance,

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,11 +73,8 @@ def web(
     _check_free(host, port)
     release = release_of(model)
     _be_quiet(offline=Path(release).is_dir())
-    try:
-        import gradio
-    except ImportError as error:
-        raise DeviceError("the page needs the package gradio: `pip install 'mgie[web]'`.") from error
-    del gradio
+    if find_spec("gradio") is None:
+        raise DeviceError("the page needs the package gradio: `pip install 'mgie[web]'`.")
 
     from mgie.devices import find_device, find_dtype
     from mgie.pipeline import MGIEPipeline
@@ -87,7 +85,7 @@ def web(
         verify=verify,
     ).to(place)  # fmt: skip
 
-    from mgie.web.page import launch
+    from mgie.web.launching import launch
     from mgie.web.service import Service
 
     service, started = Service(pipeline, bounds=bounds), time.monotonic()
@@ -95,16 +93,24 @@ def web(
         url, close = launch(service, host=host, port=port, users=users, folder=Path(folder), model=str(model))
         _say(f"{release} on {place} in {dtype}: open {url} in a browser; Ctrl-C ends it.")
         if host not in LOCAL and not users:
-            _say("everybody who can reach this machine can use the page: --auth user:password asks who it is.")
+            _say(
+                "everybody who can reach this machine can use the page: --auth user:password asks who it is."
+            )
         try:
-            while True:
-                time.sleep(3600)
-        except KeyboardInterrupt:
-            _say("closing.")
+            _wait()
         finally:
             close()
             service.close()
     return {"url": url, "edits": service.edits, "seconds": round(time.monotonic() - started, 1)}
+
+
+def _wait() -> None:
+    """Until Ctrl-C."""
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        _say("closing.")
 
 
 def users_of(auth: str | None) -> list[tuple[str, str]] | None:
@@ -129,8 +135,8 @@ def _check_free(host: str, port: int) -> None:
             trial.bind((host, port))
     except OSError as error:
         raise ConfigError(
-            f"nothing can be served at {host}:{port} ({error.strerror or error}): choose another --port, or an "
-            "address of this machine as --host."
+            f"nothing can be served at {host}:{port} ({error.strerror or error}): choose another --port, or "
+            "an address of this machine as --host."
         ) from error
 
 

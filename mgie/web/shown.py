@@ -66,7 +66,9 @@ def failure(sentence: str) -> str:
 
 def finished(turn: Turn) -> str:
     """What is told of a turn that is there."""
-    facts = ", ".join(f"{name} {turn.facts[name]}" for name in ("seed", "steps", "size") if name in turn.facts)
+    facts = ", ".join(
+        f"{name} {turn.facts[name]}" for name in ("seed", "steps", "size") if name in turn.facts
+    )
     if not turn.instruction:
         return IDLE
     asked_ = f'<p class="mgie-line">{escape(turn.instruction)} <span>({escape(facts)})</span></p>'

@@ -19,10 +19,13 @@ class Server:
 
 @pytest.fixture
 def server(pipe: MGIEPipeline, tmp_path, monkeypatch) -> Iterator[Server]:
-    for name, value in {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": str(tmp_path / "page")}.items():
+    for name, value in {
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_TEMP_DIR": str(tmp_path / "page"),
+    }.items():
         monkeypatch.setenv(name, value)
     pytest.importorskip("gradio", reason="needs gradio: pip install 'mgie[web]'")
-    from mgie.web.page import launch
+    from mgie.web.launching import launch
 
     (tmp_path / "page").mkdir()
     with socket.socket() as free:

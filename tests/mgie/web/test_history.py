@@ -23,7 +23,13 @@ def test_turns_lie_behind_what_they_were_made_of():
     history.add(file=picture(2))
     history.add(file=picture(3), parent=2, instruction="b")
     history.add(file=picture(4), parent=1, instruction="c")
-    assert [(depth, turn.number) for depth, turn in history.tree()] == [(0, 1), (1, 2), (2, 4), (1, 5), (0, 3)]
+    assert [(depth, turn.number) for depth, turn in history.tree()] == [
+        (0, 1),
+        (1, 2),
+        (2, 4),
+        (1, 5),
+        (0, 3),
+    ]
     assert history.get(1) is first and history.get(4).picture.getpixel((0, 0)) == (3, 0, 0)
     for wrong in (9, None, "1", [1], True * 77):
         with pytest.raises(DataError, match="no such picture"):
@@ -55,8 +61,8 @@ def turn(**facts) -> Turn:
     Image.new("RGB", (16, 8), (9, 9, 9)).save(buffer, format="JPEG", exif=exif)
     like = read_photo(buffer.getvalue(), name="a photo")
     told = {"seed": 3, "forced": True}
-    return Turn(number=2, parent=1, file=picture(), like=like, instruction="make it dörk", said="dark", facts=told,
-                **facts)  # fmt: skip
+    return Turn(number=2, parent=1, file=picture(), like=like, instruction="make it dörk", said="dark",
+                facts=told, **facts)  # fmt: skip
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])

@@ -16,7 +16,9 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 MISSING = [name for name in ("gradio", "playwright") if find_spec(name) is None]
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(bool(MISSING), reason=f"needs {' and '.join(MISSING)}: pip install {' '.join(MISSING)}"),
+    pytest.mark.skipif(
+        bool(MISSING), reason=f"needs {' and '.join(MISSING)}: pip install {' '.join(MISSING)}"
+    ),
     pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium"),
     pytest.mark.filterwarnings("ignore"),  # those of gradio's own server
 ]
@@ -102,7 +104,9 @@ def test_edit_go_on_undo_and_download(page, photo, tmp_path):
     page.locator("#goon").click()
     page.wait_for_function("document.querySelectorAll('#history input')[1].checked")
     edit(page, "make it warmer", 3)
-    assert re.findall(r"^\d+: (>* ?>* ?)", page.locator("#history").inner_text(), flags=re.M)[-1].count(">") == 2
+    assert (
+        re.findall(r"^\d+: (>* ?>* ?)", page.locator("#history").inner_text(), flags=re.M)[-1].count(">") == 2
+    )
     page.locator("#undo").click()
     page.wait_for_function("document.querySelectorAll('#history input')[0].checked")
     page.locator("#history input").nth(2).check()
@@ -212,7 +216,7 @@ def test_the_keyboard_alone(page):
     page.locator("#history input").first.wait_for()
     words = page.locator("#instruction textarea, #instruction input")
     assert words.input_value()
-    words.focus()  # where one writes
+    words.focus()
     page.keyboard.press("Enter")
     until(page, 2)
     tab_to("#goon")
@@ -220,5 +224,16 @@ def test_the_keyboard_alone(page):
     page.keyboard.press("Enter")
     page.wait_for_function("document.querySelectorAll('#history input')[1].checked")
     tab_to("#history")
+    print(
+        "AT", page.evaluate("document.activeElement.outerHTML"), page.locator("#history").inner_html()[:3000]
+    )
     page.keyboard.press("ArrowUp")
+    page.wait_for_timeout(3000)
+    print(
+        "AFTER",
+        page.evaluate("document.activeElement.outerHTML"),
+        page.locator("#history").inner_html()[:3000],
+        page.locator("#told").inner_text(),
+    )
+    page.set_default_timeout(3000)
     page.wait_for_function("document.querySelectorAll('#history input')[0].checked")

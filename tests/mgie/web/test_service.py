@@ -170,5 +170,7 @@ def test_requests_that_are_refused(service, given):
 
 
 def test_numbers_may_come_as_pages_send_them():
-    request = asked({"instruction": "a", "seed": 3.0, "steps": "7", "guidance": "", "size": None}, bounds=Bounds())
+    request = asked(
+        {"instruction": "a", "seed": 3.0, "steps": "7", "guidance": "", "size": None}, bounds=Bounds()
+    )
     assert (request.seed, request.steps, request.guidance, request.size) == (3, 7, None, None)

@@ -81,7 +81,7 @@ def test_nobody_waits_for_who_does_not_look(worker, monkeypatch):
 
 
 def test_an_error_of_ours_shows_nothing_of_our_insides(worker, capsys):
-    def wrong(ticket: Ticket):
+    def wrong(_: Ticket):
         raise RuntimeError("in /home/somebody/secret.py")
 
     assert wait(worker.submit("a", wrong)).error == OURS
@@ -90,7 +90,10 @@ def test_an_error_of_ours_shows_nothing_of_our_insides(worker, capsys):
 
 
 def test_an_error_of_the_users_is_told():
-    assert sentence(DataError("the picture is broken:\n  save it anew.")) == "the picture is broken: save it anew."
+    assert (
+        sentence(DataError("the picture is broken:\n  save it anew."))
+        == "the picture is broken: save it anew."
+    )
     assert sentence(OSError(2, "gone", "/etc/secret")) == OURS
     assert "memory" in sentence(MemoryError())
 
