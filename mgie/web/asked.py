@@ -80,20 +80,21 @@ class Asked:
     images: tuple[bytes, ...] = field(default=(), repr=False)
     """Files of what `<image>` stands for."""
 
-    def check(self) -> None:
-        """Refuse what can be seen to be wrong without the editor. Raises DataError and ConfigError."""
+    def check(self, *, places: bool) -> None:
+        """Refuse what can be seen to be wrong without the editor; `places`: whether instructions may have
+        some for pictures. Raises DataError and ConfigError."""
         if len(self.instruction) > WORDS:
             raise DataError(
                 f"the instruction has {len(self.instruction)} characters: expected at most {WORDS}; say it "
                 "shorter."
             )
-        check_instruction(self.instruction, pictures=len(self.images) if self.images else None)
+        check_instruction(self.instruction, pictures=len(self.images) if places or self.images else None)
         check_ranges(self)
 
 
-def asked(given: dict[str, Any], *, bounds: Bounds) -> Asked:
-    """A request of values as they came: numbers may be texts, floats or empty, files are bytes. Raises
-    DataError and ConfigError."""
+def asked(given: dict[str, Any], *, bounds: Bounds, places: bool = False) -> Asked:
+    """A request of values as they came: numbers may be texts, floats or empty, files are bytes; `places`:
+    whether the editor reads pictures in instructions. Raises DataError and ConfigError."""
     instruction = given.get("instruction")
     images = tuple(given.get("images") or ())
     for number, file in enumerate(images, 1):
@@ -107,7 +108,7 @@ def asked(given: dict[str, Any], *, bounds: Bounds) -> Asked:
         size=_whole(given.get("size"), "size"), detail=given.get("detail") is True,
         mask=given.get("mask"), regions=regions_of(given.get("boxes")), images=images,
     )  # fmt: skip
-    request.check()
+    request.check(places=places)
     return request
 
 

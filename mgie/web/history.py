@@ -1,6 +1,7 @@
-"""What was made, as a tree of turns, for each page that is open; all together hold so many bytes."""
+"""What was made, as a tree of turns for each open page; all hold so many bytes."""
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from mgie.errors import DataError
 
 PICTURE = "the picture"
 """How errors call what was uploaded, whatever its file is called."""
+LEFT = 600.0
+"""Seconds that a page's pictures are kept after it was closed: a telephone that sleeps comes back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,11 +94,14 @@ class Histories:
         """They hold at most so many bytes."""
         self.most = most
         self._kept: OrderedDict[str, History] = OrderedDict()
+        self._left: dict[str, float] = {}
         self._lock = threading.Lock()
 
     def of(self, owner: str) -> History:
         """The history of a page: a new one where there is none, or it had to make room."""
         with self._lock:
+            self._left.pop(owner, None)
+            self._sweep()
             history = self._kept.setdefault(owner, History())
             self._kept.move_to_end(owner)
             return history
@@ -106,15 +112,23 @@ class Histories:
         with self._lock:
             turn = history.add(**facts)
             while len(self._kept) > 1 and self.size > self.most:
-                self._kept.popitem(last=False)
+                self._left.pop(self._kept.popitem(last=False)[0], None)
             while len(history.turns) > 1 and history.size > self.most:
                 history.turns.pop(next(iter(history.turns)))
         return turn
 
-    def drop(self, owner: str) -> None:
-        """A page was closed."""
+    def leave(self, owner: str) -> None:
+        """A page was closed: its pictures go when another page is used, LEFT seconds later or more."""
         with self._lock:
-            self._kept.pop(owner, None)
+            if owner in self._kept:
+                self._left[owner] = time.monotonic()
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """Put away what was left long ago."""
+        now = time.monotonic()
+        for owner in [owner for owner, since in self._left.items() if now - since >= LEFT]:
+            del self._left[owner], self._kept[owner]
 
     @property
     def size(self) -> int:

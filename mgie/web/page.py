@@ -1,6 +1,8 @@
 """The page itself, in gradio: what is on it, and what happens when somebody uses it."""
 
 import asyncio
+import tempfile
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from mgie.web.worker import Ticket, Told, sentence
 
 LOOK = 0.1
 """Seconds between two looks at a request."""
+PROGRAMS = 32
+"""Programs that the library remembers; each of their requests is a session of its own to it."""
 
 
 def _path_of(payload: Any) -> Any:
@@ -57,6 +61,9 @@ class Page:
     def __init__(self, service: Service, folder: Path):
         self.service, self.folder, self.can = service, folder, service.can
         self.examples = examples(self.can.size)
+        self.forget: Callable[[str], Any] = str
+        """Told of a session that the library need not remember."""
+        self._programs: OrderedDict[str, None] = OrderedDict()
 
     # What is on it.
 
@@ -115,7 +122,7 @@ class Page:
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         gr.on(
             [go.click, words.submit], self.edit, [base, *asked, canvas], [live, tree, *result],
-            trigger_mode="once",            api_name="page_edit", **private,
+            trigger_mode="once", api_name="page_edit", **private,
         )  # fmt: skip
         stop.click(self.cancel, None, None, queue=False, api_name="page_cancel", **private)
         turned = [base, picture, canvas, live, tree]
@@ -123,7 +130,8 @@ class Page:
         picture.clear(self.clear, None, turned, **private)
         on.click(self.go_on, shown, turned, **private)
         back.click(self.undo, base, turned, **private)
-        tree.input(self.choose, tree, [*turned, *result], **private)
+        # Arrows are quicker than pictures: the last choice counts.
+        tree.input(self.choose, tree, [*turned, *result], trigger_mode="always_last", **private)
         draw.click(self.canvas, base, [canvas, live], **private)
         wipe.click(lambda: None, None, canvas, **private)
         for number, button in enumerate(tries):
@@ -224,6 +232,10 @@ class Page:
         """End what the page waits for."""
         self.service.cancel(_owner(request))
 
+    def leave(self, request: gr.Request) -> None:
+        """A page was closed, or cannot be reached any more."""
+        self.service.leave(_owner(request))
+
     def bring(self, path: Any, request: gr.Request) -> Any:
         """A picture that somebody brings."""
         try:
@@ -271,7 +283,8 @@ class Page:
         history = self._history(request)
         try:
             turn = history.get(number)
-            return *self._turned(history, turn, live=finished(turn)), *self._result(history, turn)
+            turned = self._turned(history, turn, live=finished(turn))[:-1]
+            return *turned, gr.skip(), *self._result(history, turn)  # the list shows a newer choice by now
         except Exception as error:
             return *[gr.skip()] * 3, failure(sentence(error)), *[gr.skip()] * 6
 
@@ -298,7 +311,7 @@ class Page:
         return turn.number, picture, None, live or gr.skip(), self._tree(history, turn.number)
 
     def _on_disk(self, picture: Image.Image, turn: Turn) -> str:
-        place = self.folder / f"shown-{id(turn)}-{turn.number}.png"
+        place = Path(tempfile.mkdtemp(dir=self.folder)) / f"turn-{turn.number}.png"
         picture.save(place, compress_level=1)
         return str(place)
 
@@ -318,12 +331,12 @@ class Page:
     # For programs.
 
     async def api_edit(
-        self, picture: Any = None, instruction: Any = None, seed: Any = None, count: Any = None,
-        steps: Any = None, guidance: Any = None, image_guidance: Any = None, size: Any = None,
-        detail: Any = None, boxes: Any = None, images: Any = None, mask: Any = None,
-        request: gr.Request = None,  # the library's own is put in
+        self, request: gr.Request, picture: Any = None, instruction: Any = None, seed: Any = None,
+        count: Any = None, steps: Any = None, guidance: Any = None, image_guidance: Any = None,
+        size: Any = None, detail: Any = None, boxes: Any = None, images: Any = None, mask: Any = None,
     ) -> Any:  # fmt: skip
         """An edit of a picture that comes with the request, and is kept nowhere."""
+        self._remember(_owner(request))
         try:
             file, drawn = _file(picture, self.service), _file(mask, self.service)
             given = {
@@ -353,7 +366,15 @@ class Page:
 
     def api_cancel(self, request: gr.Request) -> Any:
         """How many requests were cancelled."""
+        self._remember(_owner(request))
         return {"cancelled": self.service.cancel(_owner(request))}
+
+    def _remember(self, program: str) -> None:
+        """The library remembers this one, and forgets one that was here long ago."""
+        self._programs[program] = None
+        self._programs.move_to_end(program)
+        while len(self._programs) > PROGRAMS:
+            self.forget(self._programs.popitem(last=False)[0])
 
 
 def _owner(request: gr.Request) -> str:

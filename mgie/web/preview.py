@@ -1,4 +1,4 @@
-"""What latents look like, without their decoder: an affine map to colours, fitted once for each codec."""
+"""What latents look like without their decoder: an affine map to colours, one a codec."""
 
 from dataclasses import dataclass
 from io import BytesIO

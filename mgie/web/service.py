@@ -86,7 +86,7 @@ class Service:
         """A place in the queue for a request (`asked`): of a turn of the owner's, or of a picture's `file`,
         which is then the first turn of a history that nobody keeps. Raises DataError, ConfigError and
         DeviceError."""
-        request = asked(given, bounds=self.bounds)
+        request = asked(given, bounds=self.bounds, places=self.can.pictures)
         history = History()
         if file is not None:
             base = history.add(**self._brought(file, name))
@@ -114,6 +114,11 @@ class Service:
     def cancel(self, owner: str) -> int:
         """Cancel what an owner waits for; how many requests that were."""
         return self.worker.cancel(owner)
+
+    def leave(self, owner: str) -> None:
+        """A page was closed: nobody waits for its edit, and its pictures are kept a little longer."""
+        self.cancel(owner)
+        self.histories.leave(owner)
 
     def close(self) -> None:
         """End the worker."""

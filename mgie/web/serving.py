@@ -4,11 +4,14 @@ mgie web --model _ckpt/tiny
 """
 
 import os
+import signal
 import socket
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,7 +92,7 @@ def web(
     from mgie.web.service import Service
 
     service, started = Service(pipeline, bounds=bounds), time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="mgie-web-") as folder:
+    with _ended_well(), tempfile.TemporaryDirectory(prefix="mgie-web-") as folder:
         url, close = launch(service, host=host, port=port, users=users, folder=Path(folder), model=str(model))
         _say(f"{release} on {place} in {dtype}: open {url} in a browser; Ctrl-C ends it.")
         if host not in LOCAL and not users:
@@ -102,6 +105,23 @@ def web(
             close()
             service.close()
     return {"url": url, "edits": service.edits, "seconds": round(time.monotonic() - started, 1)}
+
+
+@contextmanager
+def _ended_well() -> Iterator[None]:
+    """SIGTERM ends what is within as Ctrl-C does, so that nothing is left behind."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _wait() -> None:
@@ -144,6 +164,7 @@ def _be_quiet(*, offline: bool) -> None:
     """Nothing is told to others, and with a release on disk nothing asked of them: before the libraries are
     imported, which look once."""
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"  # it keeps so many in memory
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
 

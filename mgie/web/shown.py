@@ -1,4 +1,4 @@
-"""What a page shows of a request, as HTML and lines: everything that somebody wrote is escaped."""
+"""What a page shows of a request, as HTML and lines; what somebody wrote is escaped."""
 
 import base64
 from html import escape

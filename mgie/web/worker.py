@@ -1,4 +1,4 @@
-"""One worker with a bounded queue: each request has a place, a time limit, and may be cancelled."""
+"""One worker with a bounded queue: requests have a place, a time limit, and an end."""
 
 import sys
 import threading
@@ -13,6 +13,8 @@ from mgie.errors import ConfigError, DataError, DeviceError
 
 GONE = 60.0
 """Seconds after which nobody waits any more who has not asked how it goes."""
+PATIENCE = 5.0
+"""Seconds that closing waits for what is at work; its thread does not outlive the program."""
 OURS = "something went wrong here and was noted where the page runs: try again, or try other settings."
 """What a page says of an error that its user cannot mend; the rest is for whoever runs it."""
 CANCELLED = "cancelled."
@@ -137,7 +139,7 @@ class Worker:
         return len(own)
 
     def close(self) -> None:
-        """Cancel everything, and wait for the thread."""
+        """Cancel everything, and wait for the thread; not for a step that takes longer than PATIENCE."""
         with self._changed:
             self._open = False
             for ticket in (self._now, *self._queue):
@@ -145,7 +147,7 @@ class Worker:
                     ticket.cancel()
             self._sweep()
             self._changed.notify()
-        self._thread.join()
+        self._thread.join(PATIENCE)
 
     def _sweep(self) -> None:
         """Free the places that nobody waits in."""

@@ -1,6 +1,8 @@
+import gc
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -15,6 +17,7 @@ class Server:
 
     url: str
     service: Service
+    blocks: Any
 
 
 @pytest.fixture
@@ -33,6 +36,7 @@ def server(pipe: MGIEPipeline, tmp_path, monkeypatch) -> Iterator[Server]:
         port = free.getsockname()[1]
     service = Service(pipe, bounds=Bounds(megabytes=2.0, megapixels=1.0, seconds=120.0))
     url, close = launch(service, host="127.0.0.1", port=port, folder=tmp_path / "page", model="small")
-    yield Server(url=url, service=service)
+    yield Server(url=url, service=service, blocks=close.func.__self__)
     close()
     service.close()
+    gc.collect()  # event loops that the library leaves open are told of here, where nobody minds

@@ -8,7 +8,7 @@ from PIL import ExifTags, Image
 
 from mgie.data.photo_files import open_photo, read_photo
 from mgie.errors import DataError
-from mgie.web.history import Histories, History, Turn, without_loss
+from mgie.web.history import LEFT, Histories, History, Turn, without_loss
 from mgie.web.service import write_turn
 
 
@@ -49,8 +49,20 @@ def test_all_together_hold_so_many_bytes():
     turns = histories.of("c").turns
     assert histories.size < 4 * each and max(turns) == 7 and 1 not in turns
     assert [depth for depth, _ in histories.of("c").tree()] == [0] * len(turns)  # what they came from is gone
-    histories.drop("c")
-    assert not histories.of("c").turns
+
+
+def test_a_closed_page_is_kept_for_a_while(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("mgie.web.history.time.monotonic", lambda: clock[0])
+    histories = Histories(most=10**6)
+    for owner in ("a", "b", "c"):
+        histories.add(owner, file=picture())
+        histories.leave(owner)
+    histories.leave("nobody")
+    clock[0] = LEFT - 1
+    assert histories.of("b").turns  # it was only out of reach
+    clock[0] = LEFT + 1
+    assert histories.of("b").turns and set(histories._kept) == {"b"}
 
 
 def turn(**facts) -> Turn:

@@ -4,6 +4,10 @@ import io
 import json
 import random
 import re
+import shutil
+import subprocess
+import sys
+import threading
 import urllib.error
 import urllib.request
 from importlib.util import find_spec
@@ -12,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from told_commands import ROOT, blocks
 
 pytestmark = [
     pytest.mark.skipif(find_spec("gradio") is None, reason="needs gradio: pip install 'mgie[web]'"),
@@ -26,6 +31,13 @@ def photo(form: str = "JPEG") -> bytes:
     values = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(values).resize((48, 40), Image.Resampling.BICUBIC).save(buffer, format=form)
+    return buffer.getvalue()
+
+
+def flat(width: int, height: int) -> bytes:
+    """A picture of one colour, in a small file however large it is."""
+    buffer = io.BytesIO()
+    Image.new("L", (width, height), 90).save(buffer, format="PNG")
     return buffer.getvalue()
 
 
@@ -90,6 +102,52 @@ def test_errors_are_sentences(server):
         assert event == "error" and what in json.loads(data)["error"], data
     event, data = edited(server, picture=held(upload(server, b"nothing")), instruction="a")
     assert event == "error" and "the picture cannot be decoded" in data
+
+
+def test_pictures_of_any_size(server):
+    event, data = edited(server, picture=held(upload(server, flat(1, 1))), instruction="make it dark")
+    assert event == "complete", data
+    for size, what in (((2000, 600), "1.2 megapixels"), ((10000, 9000), "at most 89478485 in all")):
+        event, data = edited(server, picture=held(upload(server, flat(*size))), instruction="make it dark")
+        assert event == "error" and what in data, data
+
+
+def test_two_clients_do_not_see_each_other(server):
+    path = upload(server, photo())
+    results = [None] * 4
+
+    def ask_for(number: int) -> None:
+        results[number] = edited(server, picture=held(path), instruction="make it dark", seed=number)
+
+    clients = [threading.Thread(target=ask_for, args=(number,)) for number in range(len(results))]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    for number, (event, data) in enumerate(results):
+        assert event == "complete" and json.loads(data)[1]["edits"][0]["seed"] == number, data
+
+
+def test_what_the_library_remembers_of_programs_is_bounded(server, monkeypatch):
+    monkeypatch.setattr("mgie.web.page.PROGRAMS", 2)
+    for _ in range(5):
+        edited(server, instruction="")
+    assert len(server.blocks.state_holder.session_data) <= 3
+
+
+@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
+@pytest.mark.parametrize("language", ["bash", "python"])
+def test_what_the_page_of_docs_tells_programs(server, tmp_path, language):
+    text = next(each for each in blocks(ROOT / "docs" / "web.md", language) if "dark" in each)
+    text = text.replace("http://127.0.0.1:7860", server.url.rstrip("/"))
+    (tmp_path / "photo.jpg").write_bytes(photo())
+    command = ["bash", "-euc", text] if language == "bash" else [sys.executable, "-c", text]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=SECONDS * 2)
+    assert done.returncode == 0, done.stderr
+    if language == "bash":
+        assert "event: complete" in done.stdout and '"seed": 1' in done.stdout
+    else:
+        assert done.stdout.strip().endswith(".jpg']"), done.stdout
 
 
 def test_no_path_of_a_client_reaches_the_disk(server, tmp_path):

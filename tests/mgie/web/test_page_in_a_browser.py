@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -203,37 +204,84 @@ def test_a_telephone(browser, server, photo):
     assert wide <= 375, "it has to be moved sideways"
 
 
+def test_two_tabs_are_two_pages(page, photo, server):
+    bring(page, photo)
+    other = page.context.new_page()
+    other.set_default_timeout(PATIENCE)
+    other.goto(server.url)
+    other.locator(".mgie-example").first.click()
+    other.locator("#history input").first.wait_for()
+    for tab, words in ((page, "make it dark"), (other, "make it warmer")):
+        edit(tab, words, 2)
+        assert words in tab.locator("#history").inner_text()
+    first, second = server.service.histories._kept.values()
+    assert first.turns[1].picture.size == (480, 400) != second.turns[1].picture.size
+
+
+def test_who_closes_the_page_ends_the_edit(page, photo, server):
+    bring(page, photo)
+    open_part(page, "Seed, steps")
+    page.get_by_label("Steps").fill("1000")
+    page.get_by_label("number input for Pictures").fill("8")
+    page.locator("#instruction textarea, #instruction input").fill("make it dark")
+    page.locator("#edit").click()
+    page.locator("#told progress[value]").wait_for()
+    page.close()
+    until = time.monotonic() + 20
+    while server.service.worker._now is not None or not server.service.histories._left:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert not server.service.edits
+
+
+def test_what_is_too_large_is_told(page, tmp_path):
+    values = np.random.default_rng(0).integers(0, 256, (900, 1000, 3), dtype=np.uint8)
+    Image.fromarray(values).save(tmp_path / "bytes.png")
+    Image.new("L", (2000, 1500)).save(tmp_path / "pixels.png")
+    page.locator("#picture input[type=file]").set_input_files(tmp_path / "pixels.png")
+    page.wait_for_function("document.querySelector('#told').innerText.includes('3.0 megapixels')")
+    page.locator("#picture input[type=file]").set_input_files(tmp_path / "bytes.png")
+    page.get_by_text(re.compile("maximum.*size|too large|larger than", flags=re.I)).first.wait_for()
+    shot(page, "11-large")
+
+
 def test_the_keyboard_alone(page):
-    def tab_to(what: str) -> None:
-        for _ in range(40):
-            page.keyboard.press("Tab")
+    def tab_to(what: str, key: str = "Tab") -> None:
+        for _ in range(60):
+            page.keyboard.press(key)
             if page.evaluate(f"!!document.activeElement.closest('{what}')"):
                 return
         raise AssertionError(f"{what} cannot be reached")
 
+    def chosen(number: int) -> None:
+        page.wait_for_function(
+            "n => document.querySelectorAll('#history input')[n].checked && "
+            "document.activeElement === document.querySelectorAll('#history input')[n]", arg=number
+        )  # fmt: skip
+
     tab_to(".mgie-example")
     page.keyboard.press("Enter")
     page.locator("#history input").first.wait_for()
-    words = page.locator("#instruction textarea, #instruction input")
-    assert words.input_value()
-    words.focus()
+    tab_to("#instruction", "Shift+Tab")
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type("make it dark")
     page.keyboard.press("Enter")
     until(page, 2)
     tab_to("#goon")
     shot(page, "10-keyboard")
     page.keyboard.press("Enter")
     page.wait_for_function("document.querySelectorAll('#history input')[1].checked")
-    tab_to("#history")
-    print(
-        "AT", page.evaluate("document.activeElement.outerHTML"), page.locator("#history").inner_html()[:3000]
-    )
+    tab_to("#edit", "Shift+Tab")
+    page.keyboard.press("Enter")
+    until(page, 3)
+    tab_to("#history")  # its first entry, which is not the one that is chosen
+    for number in (1, 2):
+        page.keyboard.press("ArrowDown")
+        chosen(number)
+    page.wait_for_function("document.querySelector('#told').innerText.includes('make it dark')")
     page.keyboard.press("ArrowUp")
-    page.wait_for_timeout(3000)
-    print(
-        "AFTER",
-        page.evaluate("document.activeElement.outerHTML"),
-        page.locator("#history").inner_html()[:3000],
-        page.locator("#told").inner_text(),
-    )
-    page.set_default_timeout(3000)
-    page.wait_for_function("document.querySelectorAll('#history input')[0].checked")
+    chosen(1)
+    page.keyboard.press("ArrowUp")
+    chosen(0)
+    page.wait_for_function("document.querySelector('#told').innerText.includes('appears here')")
+    shot(page, "12-keyboard-history")

@@ -6,10 +6,14 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from small_pipelines import saved
+from subject_data import write_subjects
 
 from mgie.errors import ConfigError, DataError, DeviceError
+from mgie.personalize import personalize
 from mgie.pipeline import MGIEPipeline
 from mgie.web.asked import Bounds, asked, painted_mask, regions_of
+from mgie.web.history import without_loss
 from mgie.web.service import Service
 from mgie.web.worker import CANCELLED
 
@@ -109,6 +113,64 @@ def test_boxes_are_painted(service):
     ]  # fmt: skip
     plain, placed = (made(service, {**WORDS, "base": turn.number, "boxes": each}) for each in ("", boxes))
     assert not np.array_equal(np.asarray(plain[0].picture), np.asarray(placed[0].picture))
+
+
+def test_pictures_in_an_instruction(mige):
+    small = Service(MGIEPipeline.from_release(mige), bounds=Bounds(megapixels=0.5))
+    turn = small.begin("me", file())
+    words = {"base": turn.number, "seed": 1, "steps": 2}
+    text = "replace the circle in <source> by <image>"
+    files = [without_loss(Image.new("RGB", (16, 16), shade)) for shade in ("red", "blue")]
+    red, blue = (made(small, {**words, "instruction": text, "images": [file]}) for file in files)
+    assert not np.array_equal(np.asarray(red[0].picture), np.asarray(blue[0].picture))
+    assert made(small, {**words, "instruction": "make <source> dark"})
+    for images, what in (([], "came with 0 pictures"), ([file()] * 2, "came with 2 pictures"),
+                         ([b"nothing"], "picture 1 of the instruction cannot be decoded")):  # fmt: skip
+        with pytest.raises(DataError, match=what):
+            small.ask("me", {**words, "instruction": text, "images": images})
+    small.close()
+
+
+def test_an_editor_that_reads_none_says_so(service):
+    turn = service.begin("me", file())
+    for given, what in (
+        ({"images": [file()], "instruction": "as in <image>"}, "reads no pictures in instructions"),
+        ({"instruction": "as in <image>"}, "holds <image>, which is no word to the model"),
+    ):
+        with pytest.raises(DataError, match=what):
+            service.ask("me", {**WORDS, "base": turn.number, **given})
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (90, 2)])
+def test_the_smallest_pictures(service, size):
+    (result,) = made(service, WORDS, file=file(*size))
+    assert result.picture.size == size
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_learnt_subjects_are_painted(tmp_path):
+    base = saved("sd15", tmp_path / "base")
+    keys = ("--train.samples=4", "--train.batch_size=2", "--train.precision=fp32", "--data.workers=0",
+            "--data.size=16", "--train.threads=1", "--optim.lr=0.05",
+            "--sampling.scheduler=DDIMScheduler")  # fmt: skip
+    personalize(write_subjects(tmp_path / "things", "ab"), model=base, out=tmp_path / "worn", keys=keys)
+    words = {"instruction": "a photo of a olisa red disk", "seed": 1, "steps": 3, "guidance": 3.0}
+    pictures = []
+    for subjects in ((), [tmp_path / "worn"]):
+        small = Service(MGIEPipeline.from_pretrained(base, subjects=subjects))
+        assert not small.can.photos
+        pictures.append(np.asarray(made(small, words)[0].picture))
+        with pytest.raises(DataError, match="paints new pictures only"):
+            small.ask("me", words, file=file())
+        small.close()
+    assert not np.array_equal(*pictures)
+
+
+def test_who_leaves_ends_its_edit(service):
+    turn = service.begin("me", file())
+    ticket = service.ask("me", {**WORDS, "base": turn.number, "steps": 500})
+    service.leave("me")
+    assert wait(ticket)[-1].error == CANCELLED
 
 
 def test_cancelling_ends_an_edit(service):
