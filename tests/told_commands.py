@@ -26,6 +26,8 @@ NEEDS = {
     "--judge": "a judge: tests/mgie/evaluation/judges/test_benchmark.py",
     "report-a": "reports of several systems: tests/mgie/test_compare.py",
     "_ckpt/compared": "what people answered: tests/mgie/test_compare.py",
+    "mgie web": "serves until Ctrl-C: tests/mgie/web/test_serving.py",
+    "PAGE": "a page that is served: tests/mgie/web/test_page.py",
     "tensorboard": "a package of an extra: tests/mgie/training/test_world.py",
 }
 """What a command has in it that a test has not -> what that is, and what is tested in its place. All others
