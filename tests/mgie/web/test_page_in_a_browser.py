@@ -227,7 +227,7 @@ def test_who_closes_the_page_ends_the_edit(page, photo, server):
     page.locator("#edit").click()
     page.locator("#told progress[value]").wait_for()
     page.close()
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while server.service.worker._now is not None or not server.service.histories._left:
         assert time.monotonic() < until
         time.sleep(0.05)
