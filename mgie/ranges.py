@@ -18,6 +18,11 @@ Few = Annotated[int, Range(ge=1, le=10_000)]
 Count = Annotated[int, Range(ge=0, le=10**9)]
 """Of questions, where 0 means none."""
 Seconds = Annotated[float, Range(gt=0, le=86_400)]
+Waiting = Annotated[int, Range(ge=1, le=1000)]
+"""Requests in a queue."""
+Megabytes = Annotated[float, Range(gt=0, le=10**6)]
+Megapixels = Annotated[float, Range(gt=0, le=89)]
+"""Of a picture that Pillow opens without a word."""
 Threads = Annotated[int, Range(ge=1, le=1024)]
 Share = Annotated[float, Range(ge=0, le=1)]
 Weight = Annotated[float, Range(ge=0, le=10**6)]

@@ -13,7 +13,7 @@ from mgie.data.files import MALFORMED
 from mgie.data.images import decode, upright_size
 from mgie.data.validation import check_instruction
 from mgie.errors import ConfigError, DataError
-from mgie.ranges import Scale, Seconds, Seed, Side, Steps
+from mgie.ranges import Megabytes, Megapixels, Scale, Seconds, Seed, Side, Steps, Waiting
 from mgie.types import Region, Size
 
 Several = Annotated[int, Range(ge=1, le=8)]
@@ -29,13 +29,13 @@ class Bounds:
 
     seconds: Seconds = 300.0
     """Of work for each."""
-    waiting: Annotated[int, Range(ge=1, le=1000)] = 8
+    waiting: Waiting = 8
     """Requests that wait."""
-    megabytes: Annotated[float, Range(gt=0, le=1000)] = 20.0
+    megabytes: Megabytes = 20.0
     """Of a file."""
-    megapixels: Annotated[float, Range(gt=0, le=89)] = 24.0
+    megapixels: Megapixels = 24.0
     """Of a picture."""
-    memory: Annotated[float, Range(gt=0, le=10**6)] = 512.0
+    memory: Megabytes = 512.0
     """Megabytes that the histories of all pages hold."""
 
     @property

@@ -16,9 +16,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
-from llava_patch.ranges import Range, check_ranges, in_range
+from llava_patch.ranges import Range, in_range
 from mgie.errors import ConfigError, DeviceError
-from mgie.ranges import Dtype
+from mgie.ranges import Dtype, Megabytes, Megapixels, Seconds, Waiting
 
 Port = Annotated[int, Range(ge=1, le=65535)]
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -33,11 +33,11 @@ def web(
     auth: str | None = None,
     subjects: Sequence[str | Path] | None = None,
     controller: str | Path | None = None,
-    seconds: float = 300.0,
-    waiting: int = 8,
-    megabytes: float = 20.0,
-    megapixels: float = 24.0,
-    memory: float = 512.0,
+    seconds: Seconds = 300.0,
+    waiting: Waiting = 8,
+    megabytes: Megabytes = 20.0,
+    megapixels: Megapixels = 24.0,
+    memory: Megabytes = 512.0,
     device: str | None = None,
     dtype: Dtype = "float32",
     verify: bool = True,
@@ -71,7 +71,6 @@ def web(
     bounds = Bounds(
         seconds=seconds, waiting=waiting, megabytes=megabytes, megapixels=megapixels, memory=memory
     )
-    check_ranges(bounds)
     users = users_of(auth)
     _check_free(host, port)
     release = release_of(model)
