@@ -216,7 +216,7 @@ class Page:
             ticket = await asyncio.to_thread(self.service.ask, _owner(request), given)
             async for told in _told(ticket):
                 if not told.done:
-                    yield panel(told, count=count), *nothing
+                    yield panel(told), *nothing
             told = ticket.told
             if told.error is not None:
                 yield failure(told.error), *nothing

@@ -132,7 +132,9 @@ class Service:
         images = inside(request.images)
         imagined = self._imagine(request, base, picture, images)
         steps = request.steps or self.pipeline.config.num_inference_steps
-        ticket.tell(said=imagined.said[0], forced=imagined.forced[0], steps=steps)
+        ticket.tell(
+            said=imagined.said[0], forced=imagined.forced[0], steps=steps, count=request.count
+        )  # fmt: skip
         ticket.check()
         made = []
         for number in range(request.count):

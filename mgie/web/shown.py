@@ -19,15 +19,15 @@ IDLE = '<div class="mgie-told mgie-idle" role="status">What the model says of th
 TRUST = "It did not call for the edit by itself: trust the result less."
 
 
-def panel(told: Told, *, count: int = 1) -> str:
+def panel(told: Told) -> str:
     """How far a request is."""
     if told.error is not None:
         return failure(told.error)
-    lines = [_line(told, count)]
+    lines = [_line(told)]
     if told.said is not None:
         lines.append(said(told.said, forced=told.forced))
     if told.stage == "painting" and told.steps:
-        share = min((told.number + told.step / told.steps) / count, 1.0)
+        share = min((told.number + told.step / told.steps) / told.count, 1.0)
         lines.append(
             f'<progress max="1" value="{share:.3f}" aria-label="progress">{round(100 * share)}%</progress>'
         )
@@ -39,13 +39,13 @@ def panel(told: Told, *, count: int = 1) -> str:
     return f'<div class="mgie-told" role="status" aria-live="polite">{"".join(lines)}</div>'
 
 
-def _line(told: Told, count: int) -> str:
+def _line(told: Told) -> str:
     if told.stage == "waiting":
         line = "waiting" if not told.ahead else f"waiting: {told.ahead} before this one"
     elif told.stage == "looking":
         line = "the model looks at the picture"
     elif told.stage == "painting":
-        which = f"picture {told.number + 1} of {count}, " if count > 1 else ""
+        which = f"picture {told.number + 1} of {told.count}, " if told.count > 1 else ""
         line = f"painting: {which}step {told.step} of {told.steps}"
     else:
         line = "done"

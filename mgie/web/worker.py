@@ -38,6 +38,8 @@ class Told:
     forced: bool = False
     number: int = 0
     """Which of the pictures is painted, from 0."""
+    count: int = 1
+    """Pictures of this request."""
     step: int = 0
     steps: int = 0
     preview: bytes | None = field(default=None, repr=False)

@@ -2,6 +2,7 @@
 
 import io
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from mgie.pipeline import MGIEPipeline
 from mgie.web.asked import Bounds, asked, painted_mask, regions_of
 from mgie.web.history import without_loss
 from mgie.web.service import Service
+from mgie.web.shown import panel
 from mgie.web.worker import CANCELLED
 
 
@@ -236,3 +238,10 @@ def test_numbers_may_come_as_pages_send_them():
         {"instruction": "a", "seed": 3.0, "steps": "7", "guidance": "", "size": None}, bounds=Bounds()
     )
     assert (request.seed, request.steps, request.guidance, request.size) == (3, 7, None, None)
+
+
+@pytest.mark.parametrize(("count", "several"), [(2, 2), (None, 1), ("", 1)])
+def test_a_page_tells_of_as_many_pictures_as_are_made(service, count, several):
+    told = wait(service.ask("me", {**WORDS, "count": count}, file=file()))[-1]
+    assert told.count == len(told.result) == several
+    assert ("picture 1 of" in panel(replace(told, stage="painting", number=0))) == (several > 1)

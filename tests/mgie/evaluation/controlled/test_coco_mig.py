@@ -151,6 +151,7 @@ def test_strict_gives_each_its_own():
         assert [score.overlap for score in scores] == pytest.approx([1, 1])
 
 
+@pytest.mark.timeout(60)  # by all sets of boxes it took many minutes
 def test_strict_is_quick_where_there_are_many():
     boxes = [(x / 5, y / 4, x / 5 + 0.2, y / 4 + 0.25) for y in range(4) for x in range(5)]
     wanted = [Wanted(colour="red", thing="ball", box=box) for box in boxes]
