@@ -20,7 +20,7 @@ from mgie.models.adapters import AdapterConfig
 from mgie.models.editor import Editor
 from mgie.training.groups import spelt_out
 from mgie.training.ledger import peak_of
-from mgie.training.optim import choose_trained, linear_weights
+from mgie.training.optim import choose_trained, hidden_matrices
 from mgie.types import Condition
 from mgie.weights.parts import denoiser_part, encoder_part
 from mgie.weights.release import parts_of, read_index
@@ -137,7 +137,7 @@ def needs(run: RunConfig, micros: tuple[int, ...]) -> Need:
             "--gpu: blocks for regions are not reckoned with (train.groups has layout); leave it out."
         )
     trained = choose_trained(editor, editor.groups(), run.train.groups)
-    turned = linear_weights(editor, editor.groups()) if run.optim.muon is not None else []
+    turned = hidden_matrices(editor, editor.groups()) if run.optim.muon is not None else []
     checkpoint_as_asked(run, editor)
     short = frozen_short(run, torch.device("cuda"))
     chosen = {id(parameter) for parameter in trained.values()}

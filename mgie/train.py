@@ -51,7 +51,7 @@ from mgie.training.optim import (
     build_optimizer,
     cast_frozen,
     choose_trained,
-    linear_weights,
+    hidden_matrices,
     set_rates,
 )
 from mgie.training.pace import Pace
@@ -156,7 +156,7 @@ def fit(
     world, total = engine.world, run_length(run, batches)
     trained = choose_trained(task.editor, groups, run.train.groups)
     optimizer = build_optimizer(
-        groups, run.train.groups, run.optim, fused=engine.fused, matrices=linear_weights(task, groups)
+        groups, run.train.groups, run.optim, fused=engine.fused, matrices=hidden_matrices(task, groups)
     )
 
     # Resume where the last run stopped, or start. Processes may share out what has been read.

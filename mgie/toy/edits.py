@@ -71,10 +71,10 @@ ASKED: dict[str, tuple[str, ...]] = {
 """Kind of edit -> the ways to ask for it."""
 
 BESIDE: dict[str, tuple[int, int]] = {
-    "to the left of": (-20, 0),
-    "to the right of": (20, 0),
-    "above": (0, -20),
-    "below": (0, 20),
+    "to the left of": (-16, 0),
+    "to the right of": (16, 0),
+    "above": (0, -16),
+    "below": (0, 16),
 }
 """Words -> from a place to the one beside it, in 64ths."""
 
@@ -103,7 +103,7 @@ class Edited:
 def draw_edit(draw: Random, split: str, kind: str) -> Edited:
     """A scene of the split, an edit of this kind, and the words for it."""
     while True:
-        before = draw_scene(draw, split, jitter=0 if kind == "paint" else 2)
+        before = draw_scene(draw, split, named=kind == "paint")
         if kind == "paint":
             return _painted(draw, before)
         made = _two(draw, before) if kind == "two" else EDITS[kind](draw, before, draw.choice(before.things))

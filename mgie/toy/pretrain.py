@@ -6,8 +6,8 @@
 
 Three parts, each as its big sibling was made: an autoencoder; a language model that learns to look by
 describing pictures, then to say what an edit will do to them (as LLaVA was tuned); a UNet that paints an edit
-from words alone (as InstructPix2Pix was trained), first from each word's state, then from a few for all. None
-has seen a visual token. Pairs are drawn when they are needed, none twice. Each stage is a run in
+from words alone (as InstructPix2Pix was trained), first in crops around what changes. None has seen a visual
+token. Pairs are drawn when they are needed, none twice. Each stage is a run in
 _ckpt/runs/tiny_base that stops and goes on like any other.
 """
 
@@ -26,6 +26,7 @@ import torch
 import yaml
 from diffusers import AutoencoderDC, DDPMScheduler, UNet2DConditionModel
 from jsonargparse import CLI
+from PIL import Image, ImageChops
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, LlamaConfig
 
@@ -48,8 +49,10 @@ from mgie.models.encoders.clip_text import ClipTextEncoder
 from mgie.ranges import Threads
 from mgie.start import find_start
 from mgie.tokens import IGNORE
+from mgie.toy.copying import begin_with_copying
 from mgie.toy.pairs import DESCRIBE, ToyPairs, corpus
 from mgie.toy.tasks import CodecTask, LanguageTask
+from mgie.toy.things import STEP
 from mgie.toy.world import Scene
 from mgie.train import build_engine, fit
 from mgie.training.draws import draws_for
@@ -62,8 +65,8 @@ from mgie.weights.checkpoint import TrainState
 
 SETTINGS = Path(__file__).with_suffix(".yaml")
 FOLDER = "_ckpt/runs/tiny_base"
-Stage = Literal["codec", "look", "speak", "words", "painter"]
-WORLD = "the toy world of 64 pixels, 1"
+Stage = Literal["codec", "look", "speak", "draw", "painter"]
+WORLD = "the toy world of 64 pixels, 2"
 """Identity of what is learnt from: raised when the same numbers begin to mean other pairs."""
 Task = tuple[AbstractTask, Groups, Builder]
 """What a stage trains: the task, its parameter groups, and what makes a pair into an example."""
@@ -91,7 +94,7 @@ def train_stage(stage: Stage, *, threads: int = 1) -> dict[str, Any]:
         pairs = ToyPairs(
             run.train.samples or 0,
             seed=run.seed,
-            size=run.data.size,
+            size=settings["size"],
             kinds=settings["stages"][stage].get("kinds"),
         )
         batches = Batches(
@@ -129,7 +132,9 @@ def stage_run(stage: Stage, settings: dict[str, Any], *, threads: int) -> RunCon
         name=stage,
         out=FOLDER,
         seed=SEEDS[stage],
-        data=replace(tiny.data, path=WORLD, size=settings["size"], max_length=settings["max_length"]),
+        data=replace(
+            tiny.data, path=WORLD, size=own.get("size", settings["size"]), max_length=settings["max_length"]
+        ),
         train=replace(
             tiny.train, **{**base, **own["train"]}, edit_weight=1.0, align_weight=0.0, threads=threads
         ),
@@ -146,7 +151,7 @@ def codec_task(settings: dict[str, Any], run: RunConfig) -> Task:
     return (
         CodecTask(codec, noise=own["noise"], pull=own["pull"]),
         {"codec": list(codec.parameters())},
-        BaseExamples(run, None),
+        Crops(run, None),
     )
 
 
@@ -159,19 +164,21 @@ def language_task(settings: dict[str, Any], run: RunConfig, *, describe: bool) -
     return LanguageTask(llava), {"llava": list(llava.parameters())}, lessons
 
 
-def painter_task(settings: dict[str, Any], run: RunConfig, *, pooled: bool) -> Task:
-    """Read what will happen, paint it; `pooled`: from a few states for all words, once it can paint."""
+def painter_task(settings: dict[str, Any], run: RunConfig, *, crops: bool) -> Task:
+    """Read what will happen, paint it: at first in `crops` around it."""
     processor = new_llava(settings)[1]
     codec, unet = new_codec(settings), UNet2DConditionModel(**settings["unet"])
-    restore(codec, "codec")
-    if pooled:
-        restore(unet, "words", prefix="denoiser.unet.")
     text = new_text_model(settings, processor.tokenizer)
-    few = settings["pooled"] if pooled else None
-    encoder = ClipTextEncoder(text, silent_ids=(processor.tokenizer.eos_id,), pooled=few)
+    restore(codec, "codec")
+    if crops:
+        begin_with_copying(unet)
+    else:
+        restore(unet, "draw", prefix="denoiser.unet.")
+        restore(text, "draw", prefix="encoder.text_model.")
+    encoder = ClipTextEncoder(text, silent_ids=(processor.tokenizer.eos_id,), pooled=settings["pooled"])
     editor = Editor(encoder=encoder, denoiser=UNetDenoiser(unet), codec=codec)
     task = EditTask(editor, new_process(settings), drop=run.train.drop)
-    return task, editor.groups(), BaseExamples(run, processor)
+    return task, editor.groups(), (Crops if crops else BaseExamples)(run, processor)
 
 
 def export(*, out: str) -> None:
@@ -269,10 +276,13 @@ class BaseExamples:
     def __call__(self, pair: EditPair, rng: object = None, features: object = None) -> Example:
         """One pair as the stages see it; nothing is drawn, and nothing stored."""
         del rng, features
-        target = to_pixels(square(decode(pair.target, name=pair.key), self.run.data.size))
-        source, before = torch.zeros_like(target), None
+        after, before = decode(pair.target, name=pair.key), None
         if pair.source is not None:
             before = decode(pair.source, name=pair.key)
+        before, after = self.seen(before, after)
+        target = to_pixels(square(after, self.run.data.size))
+        source = torch.zeros_like(target)
+        if before is not None:
             source = to_pixels(square(before, self.run.data.size))
         ids, labels, clip_pixels = [0], [IGNORE], torch.zeros(0, 3, 1, 1)
         if self.processor is not None:
@@ -299,6 +309,25 @@ class BaseExamples:
     def words(self, pair: EditPair) -> tuple[str, str]:
         """What is asked, and what shall be said."""
         return pair.instruction, pair.expressive
+
+    def seen(self, before: Image.Image | None, after: Image.Image) -> tuple[Image.Image | None, Image.Image]:
+        """What is shown of the two pictures: all of them."""
+        return before, after
+
+
+class Crops(BaseExamples):
+    """Squares around what changes, as near to its middle as the grid of places allows: of a picture that is
+    painted from nothing, around its middle."""
+
+    def seen(self, before: Image.Image | None, after: Image.Image) -> tuple[Image.Image | None, Image.Image]:
+        """Both pictures in that square."""
+        box = (before and ImageChops.difference(before, after).getbbox()) or (0, 0, *after.size)
+        side, first = self.run.data.size, []
+        for start, end, whole in zip(box[:2], box[2:], after.size):
+            middle = round((start + end) / 2 / STEP) * STEP
+            first.append(min(max(middle - side // 2, 0), whole - side))
+        crop = (*first, first[0] + side, first[1] + side)
+        return before and before.crop(crop), after.crop(crop)
 
 
 class Lessons(BaseExamples):
@@ -339,8 +368,8 @@ TASKS: dict[Stage, Callable[[dict[str, Any], RunConfig], Task]] = {
     "codec": codec_task,
     "look": partial(language_task, describe=True),
     "speak": partial(language_task, describe=False),
-    "words": partial(painter_task, pooled=False),
-    "painter": partial(painter_task, pooled=True),
+    "draw": partial(painter_task, crops=True),
+    "painter": partial(painter_task, crops=False),
 }
 
 

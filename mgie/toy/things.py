@@ -31,10 +31,12 @@ PERIOD = 6
 """From one stripe or dot to the next, in 64ths."""
 RIM = 0.9
 """Width of the plain rim around stripes and dots, in 64ths: it keeps the form to be seen."""
+STEP = 8
+"""Middles of things lie so far apart at least, in 64ths: a cell of the small autoencoder's latents."""
 PLACES: dict[str, tuple[int, int]] = {
     f"{row} {column}".strip() or "centre": (x, y)
-    for row, y in (("top", 12), ("", 32), ("bottom", 52))
-    for column, x in (("left", 12), ("", 32), ("right", 52))
+    for row, y in (("top", 16), ("", 32), ("bottom", 48))
+    for column, x in (("left", 16), ("", 32), ("right", 48))
 }
 """Name of each of nine places -> its middle (x, y), in 64ths."""
 MARKS: dict[str, tuple[str, float, float, float, float]] = {
@@ -69,8 +71,9 @@ class Thing:
 
     @property
     def place(self) -> str:
-        """The nearest of the nine places."""
-        return min(PLACES, key=lambda name: math.dist(PLACES[name], (self.x, self.y)))
+        """In which of the nine places its middle is: the outer ones reach 20 64ths into the picture."""
+        across, down = (int(middle > 20) + int(middle >= 44) for middle in (self.x, self.y))
+        return list(PLACES)[3 * down + across]
 
     @property
     def box(self) -> tuple[float, float, float, float]:

@@ -17,7 +17,19 @@ import numpy as np
 from PIL import Image, ImageStat
 
 from mgie.toy import photos
-from mgie.toy.things import COLOURS, FORMS, PLACES, SIZES, SURFACES, Thing, apart, draw_thing, inside
+from mgie.toy.things import (
+    COLOURS,
+    FORMS,
+    PLACES,
+    SIZES,
+    STEP,
+    SURFACES,
+    UNIT,
+    Thing,
+    apart,
+    draw_thing,
+    inside,
+)
 
 GROUNDS: dict[str, tuple[int, int, int]] = {
     "grey": (140, 140, 140),
@@ -35,8 +47,6 @@ FADED = 0.55
 """What is left of a photograph's contrast."""
 CLEAR = 0.16
 """Smallest mean difference (0 to 1) between a thing's colour and what is under it."""
-JITTER = 2
-"""How far a thing lies from the middle of its place at most, both ways, in 64ths."""
 FARTHEST = {"highest": (0, -1), "lowest": (0, 1), "leftmost": (-1, 0), "rightmost": (1, 0)}
 """Name of what lies farthest -> the direction."""
 CLEARLY = 8
@@ -113,11 +123,12 @@ def split_of(words: str) -> str:
     return "test" if zlib.crc32(words.encode()) % 5 == 0 else "train"
 
 
-def draw_scene(draw: Random, split: str, *, most: int = 4, jitter: int = JITTER) -> Scene:
-    """A scene of the split, with one to `most` things."""
+def draw_scene(draw: Random, split: str, *, most: int = 4, named: bool = False) -> Scene:
+    """A scene of the split, with one to `most` things; `named`: each in the middle of its place."""
     count = draw.choices((1, 2, 3, 4)[:most], (2, 3, 3, 2)[:most])[0]
     while True:
-        things = tuple(draw_look(draw, place, jitter) for place in draw.sample(list(PLACES), count))
+        places = draw.sample(list(PLACES), count) if named else [None] * count
+        things = tuple(draw_look(draw, place) for place in places)
         made = scene(Backdrop(pattern="flat", colour="grey"), things)
         if not made.valid or (split == "train" and made.unseen):
             continue
@@ -126,14 +137,15 @@ def draw_scene(draw: Random, split: str, *, most: int = 4, jitter: int = JITTER)
             return made
 
 
-def draw_look(draw: Random, place: str, jitter: int = 0) -> Thing:
-    """Some thing at a place; without jitter in its middle."""
-    x, y = (centre + draw.randint(-jitter, jitter) for centre in PLACES[place])
-    size, colour = draw.choice(list(SIZES)), draw.choice(list(COLOURS))
-    low, high = SIZES[size] + 1, 63 - SIZES[size]
+def draw_look(draw: Random, place: str | None = None) -> Thing:
+    """Some thing, in the middle of a place, or anywhere."""
+    size = draw.choice(list(SIZES))
+    first = SIZES[size] // STEP + 1
+    anywhere = range(first * STEP, UNIT - first * STEP + 1, STEP)
+    x, y = PLACES[place] if place else (draw.choice(anywhere), draw.choice(anywhere))
     return Thing(
-        form=draw.choice(FORMS), size=size, colour=colour, surface=draw.choice(SURFACES),
-        x=min(max(x, low), high), y=min(max(y, low), high),
+        form=draw.choice(FORMS), size=size, colour=draw.choice(list(COLOURS)), surface=draw.choice(SURFACES),
+        x=x, y=y,
     )  # fmt: skip
 
 

@@ -23,6 +23,8 @@ Beta = Annotated[float, Range(ge=0, lt=1)]
 
 MUON = "_matrices"
 """How the second parameter group of a group is called."""
+PIXEL_LAYERS = frozenset({"conv_in", "conv_out", "patch_embedding"})
+"""Names of the convolutions that read or write pictures, in diffusers' and transformers' models."""
 MOMENTUM = 0.95
 MOST_LEFT_OUT = 8
 """So many steps in a row whose gradient is not finite end a run (half of its steps, if that is less): what
@@ -38,9 +40,10 @@ class OptimConfig:
     lrs: dict[str, Rate] = field(default_factory=dict)
     """Learning rates of single groups."""
     muon: Rate | None = None
-    """Learning rate of the weights of linear layers under Muon (Jordan et al. 2024), scaled to the steps of
-    AdamW (Liu et al. 2025, arXiv 2502.16982, equation 4); all else, and what reads and writes words, stays
-    with AdamW. None: all is AdamW's. Small models learn from scratch in fewer samples with it."""
+    """Learning rate of the weights of linear layers and of convolutions under Muon (Jordan et al. 2024),
+    scaled to the steps of AdamW (Liu et al. 2025, arXiv 2502.16982, equation 4); all else, and what reads and
+    writes words and pictures, stays with AdamW. None: all is AdamW's. Small models learn from scratch in
+    fewer samples with it."""
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: Annotated[float, Range(gt=0, le=1)] = 1e-8
     weight_decay: Annotated[float, Range(ge=0, le=1)] = 0.0
@@ -140,14 +143,16 @@ def build_optimizer(
     return kind([group for group in members if group["params"]], fused=fused or None, **options)
 
 
-def linear_weights(model: nn.Module, groups: Groups) -> list[Tensor]:
-    """The weights of the linear layers of `model`, without those that read and write words."""
+def hidden_matrices(model: nn.Module, groups: Groups) -> list[Tensor]:
+    """The weights of the linear layers and convolutions of `model`, without those that read and write words
+    and pictures."""
     words = {id(parameter) for name in ("embeddings", "lm_head") for parameter in groups.get(name, ())}
     return [
         layer.weight
-        for layer in model.modules()
-        if isinstance(layer, nn.Linear) and layer.weight.requires_grad and id(layer.weight) not in words
-    ]
+        for name, layer in model.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d) and name.rpartition(".")[2] not in PIXEL_LAYERS
+        and layer.weight.requires_grad and id(layer.weight) not in words
+    ]  # fmt: skip
 
 
 class MuonAdamW(torch.optim.AdamW):
@@ -177,7 +182,8 @@ class MuonAdamW(torch.optim.AdamW):
         if not state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
         momentum = state["momentum_buffer"].lerp(gradient, 1 - MOMENTUM)
-        step = orthogonal(gradient.lerp(momentum, MOMENTUM)).mul_(0.2 * math.sqrt(max(parameter.shape)))
+        nesterov = gradient.lerp(momentum, MOMENTUM).flatten(1)  # a convolution's: all that one output sees
+        step = orthogonal(nesterov).mul_(0.2 * math.sqrt(max(nesterov.shape))).view_as(parameter)
         moved = parameter * (1 - group["lr"] * group["weight_decay"]) - group["lr"] * step
         if left_out is not None:
             stays = left_out.to(parameter.device).bool()

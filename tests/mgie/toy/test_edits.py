@@ -61,8 +61,8 @@ def test_a_new_thing_comes_where_the_words_say():
             middles = [((PLACES[a.place][0] + PLACES[b.place][0]) / 2,
                         (PLACES[a.place][1] + PLACES[b.place][1]) / 2) for a, b in pairs]  # fmt: skip
             assert (new.x, new.y) in middles
-        for words, (x, y) in {"to the left of": (20, 0), "to the right of": (-20, 0), "above": (0, 20),
-                              "below": (0, -20)}.items():  # fmt: skip
+        for words, (x, y) in {"to the left of": (16, 0), "to the right of": (-16, 0), "above": (0, 16),
+                              "below": (0, -16)}.items():  # fmt: skip
             if words in edit.asked:
                 ways.add(words)
                 beside = [PLACES[thing.place] for thing in edit.before.things]

@@ -12,7 +12,7 @@ from mgie.training.optim import (
     build_optimizer,
     cast_frozen,
     choose_trained,
-    linear_weights,
+    hidden_matrices,
     rate_factor,
     set_rates,
 )
@@ -122,7 +122,7 @@ def test_matrices_go_as_torch_s_own_muon_and_the_rest_as_adamw():
     rates = {"lr": 0.01, "muon": 0.05, "weight_decay": 0.1}
     (ours, groups), (theirs, _) = two_parts(), two_parts()
     theirs.load_state_dict(ours.state_dict())
-    matrices = linear_weights(ours, groups)
+    matrices = hidden_matrices(ours, groups)
     together = build_optimizer(groups, ("eye", "hand"), OptimConfig(**rates), matrices=matrices)
     assert [group["name"] for group in together.param_groups] == [
         "eye",
@@ -152,7 +152,7 @@ def test_slower_groups_are_slower_with_muon_too_and_words_stay_with_adamw():
     model, groups = two_parts()
     groups = {"eye": groups["eye"], "lm_head": groups["hand"]}
     config = OptimConfig(lr=0.1, muon=0.4, lrs={"eye": 0.05}, warmup=0.5)
-    optimizer = build_optimizer(groups, ("eye", "lm_head"), config, matrices=linear_weights(model, groups))
+    optimizer = build_optimizer(groups, ("eye", "lm_head"), config, matrices=hidden_matrices(model, groups))
     set_rates(optimizer, 0.25, config)
     rates = {group["name"]: group["lr"] for group in optimizer.param_groups}
     assert rates == pytest.approx({"eye": 0.025, "eye_matrices": 0.1, "lm_head": 0.05})
@@ -161,7 +161,7 @@ def test_slower_groups_are_slower_with_muon_too_and_words_stay_with_adamw():
 def test_muon_leaves_a_step_out_where_it_is_told():
     model, groups = two_parts()
     optimizer = build_optimizer(
-        groups, ("eye",), OptimConfig(lr=0.1, muon=0.4), fused=True, matrices=linear_weights(model, groups)
+        groups, ("eye",), OptimConfig(lr=0.1, muon=0.4), fused=True, matrices=hidden_matrices(model, groups)
     )
     weight = model["eye"].weight
     for taken, gradient in ((True, 1.0), (False, float("nan")), (True, 1.0)):
