@@ -39,9 +39,7 @@ def begin_with_copying(unet: UNet2DConditionModel) -> None:
     for attention in getattr(unet.up_blocks[-1], "attentions", ())[-1:]:
         attention.proj_out.weight.zero_(), attention.proj_out.bias.zero_()
     unet.conv_out.weight.zero_(), unet.conv_out.bias.zero_()
-    share = math.sqrt(
-        2 * each / room
-    )  # the others are nothing yet, and lessen the norm's deviation
+    share = math.sqrt(2 * each / room)  # the others are nothing yet, and lessen the norm's deviation
     for at, first in enumerate(copied):
         for channel, sign in ((first, share), (first + 1, -share)):
             last.conv_shortcut.weight[channel, below + channel] = 1.0
