@@ -3,6 +3,7 @@
     python -m mgie.toy.pretrain train                # every stage that is not done, one after the other
     python -m mgie.toy.pretrain train --stage codec  # one alone: beside others that it does not need
     python -m mgie.toy.pretrain export --out mgie/recipes/tiny_base
+    python -m mgie.toy.pretrain train --begin mgie/recipes/tiny_base   # each part goes on from what is there
 
 Three parts, each as its big sibling was made: an autoencoder; a language model that learns to look by
 describing pictures, then to say what an edit will do to them (as LLaVA was tuned); a UNet that paints an edit
@@ -36,7 +37,7 @@ from llava_patch.processor import ClipImageConfig, Processor
 from llava_patch.ranges import in_range
 from llava_patch.tokenizer import LlavaTokenizer
 from llava_patch.tokens import IMAGE_TOKENS, ImageTokens
-from llava_patch.weights import save_llava
+from llava_patch.weights import load_llava, save_llava
 from mgie.config import RunConfig, load_run
 from mgie.data.batches import Batches, Builder
 from mgie.data.images import decode, square, to_pixels
@@ -73,16 +74,16 @@ Task = tuple[AbstractTask, Groups, Builder]
 
 
 @in_range
-def train(*, stage: Stage | None = None, threads: Threads = 1) -> dict[str, Any]:
+def train(*, stage: Stage | None = None, begin: str | None = None, threads: Threads = 1) -> dict[str, Any]:
     """Run, or go on with, every stage that is not done, or one. What it needs of earlier ones lies in
-    _ckpt/runs/tiny_base."""
+    _ckpt/runs/tiny_base, or else in `begin`, which `export` wrote: new stages begin there, too."""
     stages: list[Stage] = [stage] if stage else list(TASKS)
-    return {name: train_stage(name, threads=threads) for name in stages}
+    return {name: train_stage(name, begin=begin, threads=threads) for name in stages}
 
 
-def train_stage(stage: Stage, *, threads: int = 1) -> dict[str, Any]:
+def train_stage(stage: Stage, *, begin: str | None = None, threads: int = 1) -> dict[str, Any]:
     """Run, or go on with, one stage."""
-    settings = yaml.safe_load(SETTINGS.read_text())
+    settings = read_settings(begin)
     run = stage_run(stage, settings, threads=threads)
     with (
         World(run.folder, threads=run.train.threads) as world,
@@ -159,7 +160,7 @@ def language_task(settings: dict[str, Any], run: RunConfig, *, describe: bool) -
     """Look at the picture and read the instruction, say what will happen; or, at first, also describe it."""
     llava, processor = new_llava(settings)
     if not describe:
-        restore(llava, "look")
+        restore(llava, "look", settings)
     lessons = Lessons(run, processor, describe=describe)
     return LanguageTask(llava), {"llava": list(llava.parameters())}, lessons
 
@@ -167,35 +168,39 @@ def language_task(settings: dict[str, Any], run: RunConfig, *, describe: bool) -
 def painter_task(settings: dict[str, Any], run: RunConfig, *, crops: bool) -> Task:
     """Read what will happen, paint it: at first in `crops` around it."""
     processor = new_llava(settings)[1]
-    codec, unet = new_codec(settings), UNet2DConditionModel(**settings["unet"])
-    text = new_text_model(settings, processor.tokenizer)
-    restore(codec, "codec")
-    if crops:
-        begin_with_copying(unet)
-    else:
-        restore(unet, "draw", prefix="denoiser.unet.")
-        restore(text, "draw", prefix="encoder.text_model.")
+    codec, unet, text = new_codec(settings), new_unet(settings), new_text_model(settings, processor.tokenizer)
+    restore(codec, "codec", settings)
+    if not crops:
+        restore(unet, "draw", settings, prefix="denoiser.unet.")
+        restore(text, "draw", settings, prefix="encoder.text_model.")
     encoder = ClipTextEncoder(text, silent_ids=(processor.tokenizer.eos_id,), pooled=settings["pooled"])
     editor = Editor(encoder=encoder, denoiser=UNetDenoiser(unet), codec=codec)
     task = EditTask(editor, new_process(settings), drop=run.train.drop)
     return task, editor.groups(), (Crops if crops else BaseExamples)(run, processor)
 
 
-def export(*, out: str) -> None:
-    """Write the finished parts to `out` in float16: `llava/` in LLaVA's layout, `sd/` in diffusers'."""
-    settings = yaml.safe_load(SETTINGS.read_text())
-    (llava, processor), codec = new_llava(settings), new_codec(settings)
-    unet = UNet2DConditionModel(**settings["unet"])
-    restore(llava, "speak")
-    restore(codec, "codec")
-    restore(unet, "painter", prefix="denoiser.unet.")
+def export(*, out: str, begin: str | None = None) -> None:
+    """Write the parts to `out` in float16: `llava/` in LLaVA's layout, `sd/` in diffusers'. What no stage has
+    trained is as in `begin`."""
+    settings = read_settings(begin)
+    (llava, processor), codec, unet = new_llava(settings), new_codec(settings), new_unet(settings)
     text = new_text_model(settings, processor.tokenizer)
-    restore(text, "painter", prefix="encoder.text_model.")
+    restore(llava, "speak", settings)
+    restore(codec, "codec", settings)
+    restore(unet, "painter", settings, prefix="denoiser.unet.")
+    restore(text, "painter", settings, prefix="encoder.text_model.")
     save_llava(llava.half(), processor.tokenizer, Path(out) / "llava")
     codec.vae.half().save_pretrained(Path(out) / "sd" / "vae")
     unet.half().save_pretrained(Path(out) / "sd" / "unet")
     text.half().save_pretrained(Path(out) / "sd" / "text_encoder")
     DDPMScheduler(**settings["scheduler"]).save_pretrained(Path(out) / "sd" / "scheduler")
+
+
+def read_settings(begin: str | None = None) -> dict[str, Any]:
+    """What pretrain.yaml says, and where parts begin. Raises WeightsError where no base is."""
+    if begin is not None and not (Path(begin) / "sd" / "unet").is_dir():
+        raise WeightsError(f"begin={begin}: there is no base: expected a folder that `export` wrote.")
+    return yaml.safe_load(SETTINGS.read_text()) | {"begin": begin}
 
 
 def new_process(settings: dict[str, Any]) -> VarianceProcess:
@@ -204,12 +209,31 @@ def new_process(settings: dict[str, Any]) -> VarianceProcess:
 
 
 def new_codec(settings: dict[str, Any]) -> Codec:
-    """An untrained autoencoder."""
+    """An untrained autoencoder, or the one to begin with."""
+    if settings["begin"]:
+        return Codec(
+            AutoencoderDC.from_pretrained(settings["begin"], subfolder="sd/vae", torch_dtype=torch.float32)
+        )
     return Codec(AutoencoderDC(**settings["vae"]))
 
 
+def new_unet(settings: dict[str, Any]) -> UNet2DConditionModel:
+    """A UNet that copies its source, or the one to begin with."""
+    if settings["begin"]:
+        return UNet2DConditionModel.from_pretrained(
+            settings["begin"], subfolder="sd/unet", torch_dtype=torch.float32
+        )
+    unet = UNet2DConditionModel(**settings["unet"])
+    begin_with_copying(unet)
+    return unet
+
+
 def new_llava(settings: dict[str, Any]) -> tuple[Llava, Processor]:
-    """An untrained language side, and the tokenizer of the toy world's words inside its processor."""
+    """An untrained language side, or the one to begin with, and the tokenizer of the toy world's words inside
+    its processor."""
+    if settings["begin"]:
+        llava, tokenizer = load_llava(Path(settings["begin"]) / "llava", progress=False)
+        return llava, _processor(tokenizer, llava.config)
     tokenizer = new_tokenizer(settings["vocabulary"], settings["sentences"])
     tokenizer.add_tokens(IMAGE_TOKENS)
     language = LlamaConfig(
@@ -220,19 +244,24 @@ def new_llava(settings: dict[str, Any]) -> tuple[Llava, Processor]:
         language=language, vision=CLIPVisionConfig(**settings["vision"]), vision_tower=TOWER_FOLDER,
         vision_layer=-2, use_im_start_end=True,
     )  # fmt: skip
-    clip_pixels = ClipImageConfig.clip(settings["vision"]["image_size"])
-    processor = Processor(
-        tokenizer,
-        clip_pixels,
-        config.patches,
+    llava = Llava.from_config(config, ImageTokens.of(tokenizer, use_im_start_end=True))
+    return llava, _processor(tokenizer, config)
+
+
+def _processor(tokenizer: LlavaTokenizer, config: LlavaConfig) -> Processor:
+    clip_pixels, template = (
+        ClipImageConfig.clip(config.vision.image_size),
         load_run("tiny").model.encoder.template,
-        config.use_im_start_end,
     )
-    return Llava.from_config(config, ImageTokens.of(tokenizer, use_im_start_end=True)), processor
+    return Processor(tokenizer, clip_pixels, config.patches, template, config.use_im_start_end)
 
 
 def new_text_model(settings: dict[str, Any], tokenizer: LlavaTokenizer) -> CLIPTextModel:
-    """An untrained text encoder that reads the language model's tokens."""
+    """An untrained text encoder that reads the language model's tokens, or the one to begin with."""
+    if settings["begin"]:
+        return CLIPTextModel.from_pretrained(
+            Path(settings["begin"]) / "sd" / "text_encoder", dtype=torch.float32
+        )
     return CLIPTextModel(
         CLIPTextConfig(
             **settings["text"], vocab_size=len(tokenizer),
@@ -348,9 +377,12 @@ class Lessons(BaseExamples):
         return pair.instruction, f"{pair.expressive} {pair.expressive}" if lesson % 2 else pair.expressive
 
 
-def restore(module: nn.Module, stage: Stage, *, prefix: str = "") -> None:
-    """Load what a finished stage has learnt (its average, where it kept one) under `prefix` into `module`."""
+def restore(module: nn.Module, stage: Stage, settings: dict[str, Any], *, prefix: str = "") -> None:
+    """Load what a stage has learnt (its average, where it kept one) under `prefix` into `module`; one that
+    has not begun leaves what the module began with."""
     found = checkpoint.latest(Path(FOLDER) / stage)
+    if found is None and settings["begin"]:
+        return
     if found is None:
         raise WeightsError(
             f"{FOLDER}/{stage} has no checkpoint: run `python -m mgie.toy.pretrain train --stage {stage}` "

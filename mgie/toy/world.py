@@ -14,6 +14,8 @@ from functools import lru_cache
 from random import Random
 
 import numpy as np
+from jaxtyping import Int
+from numpy import ndarray
 from PIL import Image, ImageStat
 
 from mgie.toy import photos
@@ -230,7 +232,11 @@ def _looks(thing: Thing, others: list[Thing]) -> Iterator[str]:
 
 def shows(thing: Thing, backdrop: Backdrop) -> bool:
     """Whether a thing can be told from what is under it."""
-    under = np.asarray(ground(backdrop, 64), np.float32)
     y, x = (slice(centre - thing.half, centre + thing.half) for centre in (thing.y, thing.x))
-    far = np.abs(under[y, x] - np.array(COLOURS[thing.colour], np.float32)).mean(-1) / 255
-    return float(np.quantile(far, 0.2)) >= CLEAR
+    far = np.abs(_levels(backdrop)[y, x] - COLOURS[thing.colour]).sum(-1)
+    return bool(np.count_nonzero(far < 3 * 255 * CLEAR) <= 0.2 * far.size)
+
+
+@lru_cache(maxsize=64)
+def _levels(backdrop: Backdrop) -> Int[ndarray, "y x 3"]:
+    return np.asarray(ground(backdrop, UNIT), np.int32)

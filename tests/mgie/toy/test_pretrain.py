@@ -2,15 +2,20 @@
 
 import importlib
 import json
+import shutil
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
 from mgie.build import build_editor, build_teacher
 from mgie.config import load_run
-from mgie.errors import WeightsError
+from mgie.data.images import decode
+from mgie.errors import ConfigError, WeightsError
+from mgie.toy.copying import begin_with_copying
 from mgie.toy.pairs import DESCRIBE, ToyPairs
 from mgie.toy.world import Scene
 from mgie.weights import checkpoint
@@ -24,13 +29,15 @@ def settings(tmp_path, monkeypatch) -> dict:
     """Settings of very short stages, in a folder of their own."""
     settings = yaml.safe_load(pretrain.SETTINGS.read_text())
     settings["sentences"] = 2000
+    settings["vae"]["latent_channels"] = 16
+    settings["unet"] |= {"in_channels": 32, "out_channels": 16, "block_out_channels": [40, 48]}
     for stage in settings["stages"].values():
         stage["train"] |= {"samples": 4 * STEPS, "batch_size": 4, "micro_batch_size": 4}
     file = tmp_path / "settings.yaml"
     file.write_text(yaml.safe_dump(settings))
     monkeypatch.setattr(pretrain, "SETTINGS", file)
     monkeypatch.chdir(tmp_path)
-    return settings
+    return pretrain.read_settings()
 
 
 def trained(stage: str, ema: bool = True) -> dict[str, torch.Tensor]:
@@ -48,7 +55,7 @@ def test_all_stages_and_the_export(settings, tmp_path):
     pretrain.export(out="base")
 
     # Later stages began where earlier ones ended.
-    for before, after, prefix in (("look", "speak", ""), ("words", "painter", "denoiser.unet.")):
+    for before, after, prefix in (("look", "speak", ""), ("draw", "painter", "denoiser.unet.")):
         old, new = trained(before), trained(after, ema=False)
         moved = [float((old[name] - new[name]).abs().max()) for name in old if name.startswith(prefix)]
         assert 0 < max(moved) < 0.02
@@ -71,12 +78,67 @@ def test_all_stages_and_the_export(settings, tmp_path):
     table = trained("painter")["encoder.text_model.embeddings.token_embedding.weight"]
     assert torch.equal(teacher.text_model.get_input_embeddings().weight, table.half().float())
 
+    # Another run goes on from the files, with no stage before it.
+    shutil.rmtree(pretrain.FOLDER)
+    for stage, prefix in (("painter", "denoiser.unet."), ("codec", "vae.")):
+        pretrain.train(stage=stage, begin="base")
+        old = load_file(
+            f"base/sd/{'unet' if stage == 'painter' else 'vae'}/diffusion_pytorch_model.safetensors"
+        )
+        new = trained(stage, ema=False)
+        moved = [float((tensor.float() - new[prefix + name]).abs().max()) for name, tensor in old.items()]
+        assert 0 < max(moved) < 0.05
+    pretrain.export(out="again", begin="base")  # what was not trained is as it was
+    one, other = (load_file(f"{name}/llava/model.safetensors") for name in ("base", "again"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
 
 def test_a_stage_that_comes_too_early_names_the_one_it_needs(settings):
     assert settings
     for stage, first in (("speak", "look"), ("painter", "codec")):
         with pytest.raises(WeightsError, match=f"pretrain train --stage {first}"):
             pretrain.train_stage(stage)
+
+
+def test_a_base_to_begin_with_must_be_one(settings):
+    assert settings
+    with pytest.raises(WeightsError, match="begin=nowhere: there is no base"):
+        pretrain.train(begin="nowhere")
+
+
+def test_a_new_unet_paints_its_source(settings):
+    unet = UNet2DConditionModel(**settings["unet"])
+    source, noise, words = torch.randn(4, 16, 8, 8), torch.randn(4, 16, 8, 8), torch.randn(4, 8, 128)
+
+    def error() -> float:
+        with torch.no_grad():
+            painted = unet(torch.cat([noise, 0.3 * source], 1), 999, encoder_hidden_states=words).sample
+        return float((painted - source).square().mean())
+
+    assert error() > 0.9
+    begin_with_copying(unet)
+    assert error() < 0.05
+    with pytest.raises(ConfigError, match="24 at first, 2 groups cannot begin with copying"):
+        begin_with_copying(UNet2DConditionModel(**settings["unet"] | {"block_out_channels": [24, 48]}))
+
+
+def test_a_crop_has_what_changes(settings):
+    run = pretrain.stage_run("draw", settings, threads=1)
+    crops = pretrain.Crops(run, None)
+    for pair in ToyPairs(30, seed=2, kinds=settings["stages"]["draw"]["kinds"]):
+        before, after = (decode(each, name="") for each in (pair.source, pair.target))
+        seen, edited = crops.seen(before, after)
+        assert seen.size == edited.size == (32, 32)
+        whole, cropped = (
+            np.abs(np.asarray(one, int) - np.asarray(other, int)).sum()
+            for one, other in ((before, after), (seen, edited))
+        )
+        assert whole == cropped > 0
+        boxes = [(x, y, x + 32, y + 32) for x in range(0, 40, 8) for y in range(0, 40, 8)]
+        assert any(
+            np.array_equal(before.crop(box), seen) and np.array_equal(after.crop(box), edited)
+            for box in boxes
+        )
 
 
 def test_a_pair_is_always_the_same_lesson(settings):
