@@ -1,6 +1,8 @@
-"""Toy pairs asked for by name: layouts, pictures in instructions, marked subjects.
+"""Toy pairs asked for by name: edits inside a mask, orders and layouts in boxes, pictures in instructions,
+marked subjects.
 
-A layout says in boxes what is to be where; its sentence says nothing. An instruction with `<image>` shows a
+A mask says where an edit is allowed. Orders are several instructions for one picture, each with its box. A
+layout says in boxes what is to be where; its sentence says nothing. An instruction with `<image>` shows a
 thing instead of describing it. A subject has a mark that no word describes, and a name: only who has learnt
 it from pictures can paint it. What comes about is a scene like any other, and judged like any other.
 """
@@ -11,11 +13,14 @@ from random import Random
 
 from PIL import Image
 
-from mgie.toy.edits import Edited, name_of
+from mgie.toy.edits import Edited, at_once, draw_edit, name_of
 from mgie.toy.things import COLOURS, FORMS, PLACES, Thing, mask
 from mgie.toy.world import GROUNDS, PATTERNS, Backdrop, Scene, draw_look, draw_scene, render, scene, shows
-from mgie.types import Region
+from mgie.types import Box, Region
 
+ORDERED = ("recolour", "remove", "replace", "surface", "resize")
+"""Kinds of edits that orders are made of, and those of scenes inside a mask."""
+ASK_ORDERS = ("do in each box what it says", "carry out the orders in their boxes")
 ASK_LAYOUT = ("paint it as the boxes say", "do as the boxes say", "put into each box what it says")
 PLAINER = 0.5
 """Part of the boxes around something that is there, whose phrase says only what becomes of it."""
@@ -37,9 +42,46 @@ class Controlled:
     """An edit, and what besides words is said of it."""
 
     edited: Edited | None = None
+    mask: tuple[Box, ...] = ()
+    """Boxes that the mask is made of."""
     regions: tuple[Region, ...] = ()
     pictures: tuple[Scene, ...] = ()
     subjects: tuple[str, ...] = ()
+
+
+def draw_inside(draw: Random, split: str) -> Controlled:
+    """An edit of one thing, and a box around it before and after."""
+    edited = draw_edit(draw, split, draw.choice(ORDERED))
+    return Controlled(edited=edited, mask=tuple(thing.box for thing in _touched(edited)))
+
+
+def draw_orders(draw: Random, split: str) -> Controlled:
+    """Two or three edits of one scene at once, each asked for in the box of what it changes."""
+    while True:
+        before = draw_scene(draw, split)
+        if len(before.things) < 2:
+            continue
+        kinds = draw.choices(ORDERED, k=draw.randint(2, min(3, len(before.things))))
+        found = at_once(draw, before, kinds)
+        if found and found[0] != before and _fits(found[0], split):
+            after, made = found
+            edited = Edited(
+                before=before, after=after, asked=draw.choice(ASK_ORDERS), edit=f"orders {after}",
+                said=" and ".join(each.said for each in made),
+            )  # fmt: skip
+            regions = (Region(phrase=each.asked, box=_around(_touched(each))) for each in made)
+            return Controlled(edited=edited, regions=tuple(regions))
+
+
+def _touched(edited: Edited) -> list[Thing]:
+    """Things that are there before the edit or after it alone."""
+    assert edited.before is not None
+    return sorted({*edited.before.things} ^ {*edited.after.things}, key=str)
+
+
+def _around(things: list[Thing]) -> Box:
+    left, top, right, bottom = zip(*(thing.box for thing in things))
+    return min(left), min(top), max(right), max(bottom)
 
 
 def draw_layout(draw: Random, split: str) -> Controlled:
@@ -121,7 +163,8 @@ def draw_subjects(draw: Random, split: str) -> Controlled:
 
 
 CONTROLS: dict[str, Callable[[Random, str], Controlled]] = {
-    "layout": draw_layout, "pictures": draw_pictures, "subjects": draw_subjects,
+    "inside": draw_inside, "orders": draw_orders, "layout": draw_layout, "pictures": draw_pictures,
+    "subjects": draw_subjects,
 }  # fmt: skip
 """Kinds of pairs that are made when they are asked for by name."""
 

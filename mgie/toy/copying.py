@@ -1,4 +1,4 @@
-"""A UNet that begins as one that paints its source: what no edit concerns then need not be learnt.
+"""A UNet that begins as one that paints its source: what stays need not be learnt.
 
 Each latent of the source goes, once as it is and once negative, through the last skip connection alone;
 behind the last activation the two are one again, as x = silu(x) - silu(-x).

@@ -5,7 +5,7 @@ so only together with a look at the picture: about half of the names compare or 
 come "to the left of the star" or "between the circle and the heart".
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -230,19 +230,29 @@ EDITS: dict[str, Callable[[Random, Scene, Thing], Edited | None]] = {
 
 
 def _two(draw: Random, before: Scene) -> Edited | None:
-    """Two edits of two things, neither of which changes what the other one's words mean."""
+    """Two edits of two things in one instruction."""
     if len(before.things) < 2:
         return None
-    kinds, things = draw.sample(DOUBLED, 2), draw.sample(before.things, 2)
-    one, two = (EDITS[kind](draw, before, thing) for kind, thing in zip(kinds, things))
-    if one is None or two is None or not (one.after.valid and two.after.valid):
+    found = at_once(draw, before, draw.sample(DOUBLED, 2))
+    if found is None:
+        return None
+    after, (one, two) = found
+    return Edited(
+        before=before, after=after, asked=f"{one.asked} and {two.asked}", said=f"{one.said} and {two.said}",
+        edit=f"{one.edit} and {two.edit}",
+    )  # fmt: skip
+
+
+def at_once(draw: Random, before: Scene, kinds: Sequence[str]) -> tuple[Scene, list[Edited]] | None:
+    """Edits of these kinds of as many things, none of which changes what another one's words mean, and the
+    scene after all of them; None where chance had it otherwise."""
+    things = draw.sample(before.things, len(kinds))
+    made = [found for kind, thing in zip(kinds, things) if (found := EDITS[kind](draw, before, thing))]
+    if len(made) < len(kinds) or not all(each.after.valid for each in made):
         return None
     kept = tuple(thing for thing in before.things if thing not in things)
-    new = (thing for made in (one, two) for thing in made.after.things if thing not in before.things)
-    return Edited(
-        before=before, after=scene(before.backdrop, (*kept, *new)), asked=f"{one.asked} and {two.asked}",
-        said=f"{one.said} and {two.said}", edit=f"{one.edit} and {two.edit}",
-    )  # fmt: skip
+    new = (thing for each in made for thing in each.after.things if thing not in before.things)
+    return scene(before.backdrop, (*kept, *new)), made
 
 
 def _painted(draw: Random, after: Scene) -> Edited:

@@ -20,7 +20,7 @@ from mgie.toy import edits, photos
 from mgie.toy.controls import CONTROLS, Controlled
 from mgie.toy.things import UNIT
 from mgie.toy.world import render
-from mgie.types import EditPair
+from mgie.types import Box, EditPair
 
 PAINT, PHOTO = 0.1, 0.3
 """Parts of the pairs: painted from nothing, photographs; the others are edited scenes."""
@@ -30,8 +30,12 @@ KINDS: dict[str, float] = (
     | {op: PHOTO / len(photos.EVERY) for op in photos.EVERY}
 )
 """Every kind of edit -> its part of the pairs."""
+MASKED = "masked"
+"""Kind of photographs that are edited inside a mask."""
+ASKED_FOR = (MASKED, *CONTROLS)
+"""Kinds that come only when they are asked for by name."""
 BY_NAME = 0.1
-"""As often a kind of CONTROLS comes, where it is asked for, beside these."""
+"""As often one of these comes beside the others."""
 DESCRIBE = "describe the picture"
 """What a small language model is asked while it learns to see; the answer is the scene in words."""
 
@@ -59,9 +63,9 @@ class ToyPairs(Sequence[EditPair]):
             )
         if size < UNIT or size % UNIT:
             raise ConfigError(f"size={size}: toy pictures have {UNIT} pixels or a multiple of it.")
-        unknown = [kind for kind in kinds or () if kind not in (*KINDS, *CONTROLS)]
+        unknown = [kind for kind in kinds or () if kind not in (*KINDS, *ASKED_FOR)]
         if unknown or (kinds is not None and not kinds):
-            known = ", ".join((*KINDS, *CONTROLS))
+            known = ", ".join((*KINDS, *ASKED_FOR))
             raise ConfigError(f"the toy world has no kind of edit {unknown}: expected some of {known}.")
         self.total, self.seed, self.split, self.size = count, seed, split, size
         self.kinds = tuple(kinds or KINDS)
@@ -74,9 +78,11 @@ class ToyPairs(Sequence[EditPair]):
             raise IndexError(f"pair {index} of {self.total}")
         draw = Random(f"{self.seed}/{self.split}/{index}")
         kind = draw.choices(self.kinds, [KINDS.get(each, BY_NAME) for each in self.kinds])[0]
-        control = Controlled()
+        control, mask = Controlled(), None
         if kind in photos.EVERY:
             before, after, asked, said, facts = photos.draw_photo(draw, self.split, kind, self.size)
+        elif kind == MASKED:
+            before, after, mask, asked, said, facts = photos.draw_masked(draw, self.split, self.size)
         else:
             control = CONTROLS[kind](draw, self.split) if kind in CONTROLS else control
             edited = control.edited or edits.draw_edit(draw, self.split, kind)
@@ -85,11 +91,13 @@ class ToyPairs(Sequence[EditPair]):
             facts = {"world": "scene", "edit": edited.edit, "after": edited.after.to_json()}
             facts |= {"before": edited.before.to_json()} if edited.before else {}
             facts |= {"unseen": "yes"} if edited.after.unseen else {}
+            mask = _mask(control.mask, self.size)
         return EditPair(
             key=f"toy/{self.split}/{self.seed}/{index:06d}", instruction=asked, expressive=said, kind=kind,
-            source=before and png(before), target=png(after), meta=facts, regions=control.regions,
+            source=before and png(before), target=png(after), meta=facts,
+            mask=mask and png(mask), regions=control.regions,
             pictures=tuple(png(render(shown, self.size)) for shown in control.pictures),
-            subjects=control.subjects, task=kind if kind in CONTROLS else "edit",
+            subjects=control.subjects, task=kind if kind in ASKED_FOR else "edit",
         )  # fmt: skip
 
 
@@ -111,6 +119,17 @@ def corpus(count: int) -> Iterator[str]:
         if index % 4 == 0:
             yield DESCRIBE
             yield str(edited.after)
+
+
+def _mask(boxes: Sequence[Box], side: int) -> Image.Image | None:
+    """White in these boxes, black elsewhere."""
+    if not boxes:
+        return None
+    image = Image.new("L", (side, side))
+    for box in boxes:
+        left, top, right, bottom = (round(edge * side) for edge in box)
+        image.paste(255, (left, top, right, bottom))
+    return image
 
 
 def png(image: Image.Image) -> bytes:

@@ -323,6 +323,39 @@ def draw_photo(
     return before, _to_image(edited), asked, said, facts
 
 
+def draw_masked(
+    draw: Random, split: str, size: int
+) -> tuple[Image.Image, Image.Image, Image.Image, str, str, dict[str, str]]:
+    """One of OPS inside a shape that a hand might have drawn, of which no word tells: the crop, the crop
+    after the edit, the mask, what is asked, what is said, facts."""
+    op = draw.choice(list(OPS))
+    name, before, edited = _clear_crop(draw, split, op, size, EVERY)
+    mask = draw_mask(draw, size)
+    after = _to_image(np.where(np.asarray(mask)[..., None] > 0, edited, _levels(before)))
+    said = SAID[op].format(before=tone(before), after=tone(_to_image(edited)))
+    facts = {"world": "photo", "photo": name, "edit": f"{op} inside", "op": op}
+    return before, after, mask, draw.choice(ASKED[op]), said, facts
+
+
+def draw_mask(draw: Random, side: int) -> Image.Image:
+    """A box, an ellipse or a polygon of 15 to 60 % of a square picture, white on black."""
+    while True:
+        image = Image.new("L", (side, side))
+        pen, shape = ImageDraw.Draw(image), draw.choice(("box", "ellipse", "polygon"))
+        width, height = (draw.uniform(0.35, 0.9) * side for _ in range(2))
+        left, top = draw.uniform(0, side - width), draw.uniform(0, side - height)
+        if shape == "polygon":
+            turns = sorted(draw.uniform(0, 2 * np.pi) for _ in range(draw.randint(5, 8)))
+            points = [(left + width * (1 + np.cos(t)) / 2, top + height * (1 + np.sin(t)) / 2) for t in turns]
+            pen.polygon(points, fill=255)
+        else:
+            (pen.rectangle if shape == "box" else pen.ellipse)(
+                (left, top, left + width - 1, top + height - 1), fill=255
+            )
+        if 0.15 <= float(np.mean(np.asarray(image) > 0)) <= 0.6:
+            return image
+
+
 def _clear_crop(
     draw: Random, split: str, op: str, size: int, among: dict[str, Callable[[Levels], Levels]]
 ) -> tuple[str, Image.Image, Levels]:

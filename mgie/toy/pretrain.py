@@ -14,7 +14,6 @@ _ckpt/runs/tiny_base that stops and goes on like any other.
 
 import io
 import sys
-import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -27,8 +26,7 @@ import torch
 import yaml
 from diffusers import AutoencoderDC, DDPMScheduler, UNet2DConditionModel
 from jsonargparse import CLI
-from PIL import Image, ImageChops
-from torch import Tensor, nn
+from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, LlamaConfig
 
 from llava_patch.config import TOWER_FOLDER, LlavaConfig
@@ -40,7 +38,6 @@ from llava_patch.tokens import IMAGE_TOKENS, ImageTokens
 from llava_patch.weights import load_llava, save_llava
 from mgie.config import RunConfig, load_run
 from mgie.data.batches import Batches, Builder
-from mgie.data.images import decode, square, to_pixels
 from mgie.diffusion.process import VarianceProcess
 from mgie.errors import UserError, WeightsError
 from mgie.models.codec import Codec
@@ -49,18 +46,15 @@ from mgie.models.editor import Editor
 from mgie.models.encoders.clip_text import ClipTextEncoder
 from mgie.ranges import Threads
 from mgie.start import find_start
-from mgie.tokens import IGNORE
 from mgie.toy.copying import begin_with_copying
-from mgie.toy.pairs import DESCRIBE, ToyPairs, corpus
+from mgie.toy.lessons import BaseExamples, Crops, Lessons
+from mgie.toy.pairs import ToyPairs, corpus
 from mgie.toy.tasks import CodecTask, LanguageTask
-from mgie.toy.things import STEP
-from mgie.toy.world import Scene
 from mgie.train import build_engine, fit
 from mgie.training.draws import draws_for
 from mgie.training.optim import Groups
 from mgie.training.task import AbstractTask, EditTask
 from mgie.training.world import World
-from mgie.types import EditPair, Example
 from mgie.weights import checkpoint
 from mgie.weights.checkpoint import TrainState
 
@@ -249,11 +243,8 @@ def new_llava(settings: dict[str, Any]) -> tuple[Llava, Processor]:
 
 
 def _processor(tokenizer: LlavaTokenizer, config: LlavaConfig) -> Processor:
-    clip_pixels, template = (
-        ClipImageConfig.clip(config.vision.image_size),
-        load_run("tiny").model.encoder.template,
-    )
-    return Processor(tokenizer, clip_pixels, config.patches, template, config.use_im_start_end)
+    pixels, template = ClipImageConfig.clip(config.image_size), load_run("tiny").model.encoder.template
+    return Processor(tokenizer, pixels, config.patches, template, config.use_im_start_end)
 
 
 def new_text_model(settings: dict[str, Any], tokenizer: LlavaTokenizer) -> CLIPTextModel:
@@ -289,92 +280,6 @@ def _sentencepiece(pieces: int, count: int) -> bytes:
         num_threads=1, unk_id=0, bos_id=1, eos_id=2, pad_id=-1,
     )  # fmt: skip
     return model.getvalue()
-
-
-class BaseExamples:
-    """Pictures and words as the recipe `tiny` makes them, but without visual tokens.
-
-    Without `processor`, there are no words at all.
-    """
-
-    pad_id = 0
-
-    def __init__(self, run: RunConfig, processor: Processor | None):
-        self.run, self.processor = run, processor
-
-    def __call__(self, pair: EditPair, rng: object = None, features: object = None) -> Example:
-        """One pair as the stages see it; nothing is drawn, and nothing stored."""
-        del rng, features
-        after, before = decode(pair.target, name=pair.key), None
-        if pair.source is not None:
-            before = decode(pair.source, name=pair.key)
-        before, after = self.seen(before, after)
-        target = to_pixels(square(after, self.run.data.size))
-        source = torch.zeros_like(target)
-        if before is not None:
-            source = to_pixels(square(before, self.run.data.size))
-        ids, labels, clip_pixels = [0], [IGNORE], torch.zeros(0, 3, 1, 1)
-        if self.processor is not None:
-            asked, answer = self.words(pair)
-            question = self.run.model.encoder.question.replace("{instruction}", asked)
-            images, most = int(before is not None), self.run.data.max_length
-            encoded = self.processor.encode(question, answer, images=images, max_length=most)
-            ids, labels = encoded.input_ids, encoded.labels
-            size = self.processor.clip_image.size
-            clip_pixels = torch.zeros(0, 3, size, size)
-            if before is not None:
-                clip_pixels = self.processor.clip_pixels(before)[None]
-        return Example(
-            input_ids=torch.tensor(ids), labels=torch.tensor(labels), clip_pixels=clip_pixels, source=source,
-            read_at=torch.zeros(0, dtype=torch.long), has_source=before is not None, target=target,
-            key=pair.key,
-        )  # fmt: skip
-
-    def together(self, extras: object, mask: object) -> dict[str, Tensor]:
-        """Nothing: LLaVA needs no more than ids."""
-        del extras, mask
-        return {}
-
-    def words(self, pair: EditPair) -> tuple[str, str]:
-        """What is asked, and what shall be said."""
-        return pair.instruction, pair.expressive
-
-    def seen(self, before: Image.Image | None, after: Image.Image) -> tuple[Image.Image | None, Image.Image]:
-        """What is shown of the two pictures: all of them."""
-        return before, after
-
-
-class Crops(BaseExamples):
-    """Squares around what changes, as near to its middle as the grid of places allows: of a picture that is
-    painted from nothing, around its middle."""
-
-    def seen(self, before: Image.Image | None, after: Image.Image) -> tuple[Image.Image | None, Image.Image]:
-        """Both pictures in that square."""
-        box = (before and ImageChops.difference(before, after).getbbox()) or (0, 0, *after.size)
-        side, first = self.run.data.size, []
-        for start, end, whole in zip(box[:2], box[2:], after.size):
-            middle = round((start + end) / 2 / STEP) * STEP
-            first.append(min(max(middle - side // 2, 0), whole - side))
-        crop = (*first, first[0] + side, first[1] + side)
-        return before and before.crop(crop), after.crop(crop)
-
-
-class Lessons(BaseExamples):
-    """Lessons for a language model: every second answer is said twice, so that it learns to look back at it.
-
-    With `describe`, half of the scenes are described instead, as LLaVA learnt to see from captions.
-    """
-
-    def __init__(self, run: RunConfig, processor: Processor, *, describe: bool):
-        super().__init__(run, processor)
-        self.describe = describe
-
-    def words(self, pair: EditPair) -> tuple[str, str]:
-        """The lesson that belongs to this pair, whenever it comes."""
-        lesson = zlib.crc32(pair.key.encode()) % 4
-        if self.describe and lesson > 1 and "before" in pair.meta:
-            return DESCRIBE, str(Scene.from_json(pair.meta["before"]))
-        return pair.instruction, f"{pair.expressive} {pair.expressive}" if lesson % 2 else pair.expressive
 
 
 def restore(module: nn.Module, stage: Stage, settings: dict[str, Any], *, prefix: str = "") -> None:

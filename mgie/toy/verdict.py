@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from PIL import Image
 
-from mgie.data.images import decode
+from mgie.data.images import decode, decode_mask
 from mgie.errors import DataError
 from mgie.toy import photos
 from mgie.toy.things import COLOURS, FORMS, MARKS, SIZES, SURFACES, UNIT, Thing, mask, tile
@@ -174,22 +174,25 @@ def _judge_photo(pair: EditPair, seen: Levels) -> Verdict:
     inside = np.ones(source.shape[:2], bool)
     if "region" in pair.meta:
         inside = photos.region_mask(pair.meta["region"], len(source))
+    if pair.mask is not None:
+        inside = np.asarray(decode_mask(pair.mask, name=pair.key)) > 127
+    op = pair.meta.get("op", pair.kind)
     results = {"no edit": source} | {name: do(source) for name, do in photos.EVERY.items()}
-    right = results.pop(pair.kind)
+    right = results.pop(op)
     rivals = {name: picture[inside] for name, picture in results.items()}
     if said := _nearer(rivals, right[inside], seen[inside]):
-        return Verdict(False, f"instead of {pair.kind}, {said}")
+        return Verdict(False, f"instead of {op}, {said}")
     way = (right - source)[inside].ravel()
     strength = float(way @ (seen - source)[inside].ravel() / max(float(way @ way), 1e-6))
     if strength > 1 + UNDECIDED:
-        return Verdict(False, f"{pair.kind} is {strength:.1f} times as strong as it should be")
+        return Verdict(False, f"{op} is {strength:.1f} times as strong as it should be")
     if not inside.all():
         worst, (x, y) = _worst_block(seen - source, ~_grown(inside, 1), BLOCK * len(seen) // UNIT)
         if worst > OFF:
             return Verdict(
                 False, f"around ({x}, {y}), outside, it is {worst:.2f} off, where {OFF} is allowed"
             )
-    return Verdict(True, f"{pair.kind}, {strength:.2f} times as strong as it should be")
+    return Verdict(True, f"{op}, {strength:.2f} times as strong as it should be")
 
 
 def _levels(image: Image.Image) -> Levels:

@@ -1,12 +1,14 @@
-"""Layouts, pictures in instructions and marked subjects: what is said of them is what is there."""
+"""Masks, orders, layouts, pictures in instructions and marked subjects: what is said of them is what is
+there."""
 
 import numpy as np
 import pytest
 
-from mgie.data.images import decode
+from mgie.data.images import decode, decode_mask
 from mgie.data.validation import check
-from mgie.toy.controls import CONTROLS, SUBJECTS, subject_photos
-from mgie.toy.pairs import KINDS, ToyPairs
+from mgie.toy import photos
+from mgie.toy.controls import SUBJECTS, subject_photos
+from mgie.toy.pairs import ASKED_FOR, KINDS, MASKED, ToyPairs
 from mgie.toy.spoil import spoiled
 from mgie.toy.things import MARKS, tile
 from mgie.toy.verdict import judge
@@ -24,13 +26,45 @@ def after(pair: EditPair) -> Scene:
     return Scene.from_json(pair.meta["after"])
 
 
-@pytest.mark.parametrize("kind", CONTROLS)
+@pytest.mark.parametrize("kind", ASKED_FOR)
 def test_they_are_sound_pairs_and_are_judged(kind):
     for pair in drawn(kind):
         assert check(pair) == (64, 64) and pair.task == kind == pair.kind
         assert judge(pair, decode(pair.target, name="")).right
         assert not [what for what, picture in spoiled(pair) if judge(pair, picture).right]
     assert kind not in KINDS, "they come only when asked for by name"
+
+
+@pytest.mark.parametrize("kind", [MASKED, "inside"])
+def test_nothing_changes_outside_of_the_mask(kind):
+    sizes = set()
+    for pair in drawn(kind):
+        assert pair.source and pair.mask
+        inside = np.asarray(decode_mask(pair.mask, name="")) > 127
+        before, target = (np.asarray(decode(each, name="")) for each in (pair.source, pair.target))
+        assert (before == target)[~inside].all() and (before != target)[inside].any()
+        sizes.add(round(float(inside.mean()), 2))
+    assert len(sizes) > 5 and (kind == "inside" or 0.15 <= min(sizes) <= max(sizes) <= 0.6)
+
+
+def test_a_photograph_edited_everywhere_or_not_at_all_is_wrong():
+    for pair in drawn(MASKED):
+        source = decode(pair.source or b"", name="")
+        assert not judge(pair, photos.apply(pair.meta["op"], source)).right
+        assert not judge(pair, source).right
+
+
+def test_orders_are_carried_out_in_their_boxes():
+    for pair in drawn("orders"):
+        assert 2 <= len(pair.regions) <= 3 and len({region.phrase for region in pair.regions}) > 1
+        allowed = np.zeros((64, 64), bool)
+        for region in pair.regions:
+            left, top, right, bottom = (round(64 * edge) for edge in region.box or ())
+            allowed[top:bottom, left:right] = True
+        assert pair.source
+        before, target = (np.asarray(decode(each, name="")) for each in (pair.source, pair.target))
+        assert (before == target)[~allowed].all()
+        assert all(word not in pair.instruction for word in ("circle", "red", "remove"))
 
 
 def test_boxes_are_around_what_their_phrases_say_and_all_that_changes():

@@ -16,6 +16,7 @@ from mgie.config import load_run
 from mgie.data.images import decode
 from mgie.errors import ConfigError, WeightsError
 from mgie.toy.copying import begin_with_copying
+from mgie.toy.lessons import Crops, Lessons
 from mgie.toy.pairs import DESCRIBE, ToyPairs
 from mgie.toy.world import Scene
 from mgie.weights import checkpoint
@@ -124,7 +125,7 @@ def test_a_new_unet_paints_its_source(settings):
 
 def test_a_crop_has_what_changes(settings):
     run = pretrain.stage_run("draw", settings, threads=1)
-    crops = pretrain.Crops(run, None)
+    crops = Crops(run, None)
     for pair in ToyPairs(30, seed=2, kinds=settings["stages"]["draw"]["kinds"]):
         before, after = (decode(each, name="") for each in (pair.source, pair.target))
         seen, edited = crops.seen(before, after)
@@ -144,7 +145,7 @@ def test_a_crop_has_what_changes(settings):
 def test_a_pair_is_always_the_same_lesson(settings):
     run = pretrain.stage_run("look", settings, threads=1)
     processor = pretrain.new_llava(settings)[1]
-    look, speak = (pretrain.Lessons(run, processor, describe=describe) for describe in (True, False))
+    look, speak = (Lessons(run, processor, describe=describe) for describe in (True, False))
     pairs = list(ToyPairs(60, seed=1))
     seen = {"described": 0, "once": 0, "twice": 0}
     for pair in pairs:
