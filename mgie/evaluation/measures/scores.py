@@ -69,6 +69,8 @@ def score(metric: Metric, case: Case, eyes: Eyes) -> Score:
             return Score(None, (f"no {part.replace('_', ' ')}",))
     if "equal_captions" in metric.leave_out and case.caption == case.source_caption:
         return Score(None, ("equal captions",))
+    if "black_output" in metric.leave_out and case.output.convert("RGB").getbbox() is None:
+        return Score(None, ("black output",))
     if "references" in metric.of:
         return _over_references(metric, case, eyes)
     if metric.region is not None:

@@ -2,14 +2,15 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mgie.data.files import MALFORMED, is_name, read_json, reason
+from mgie.data.files import is_name, read_json
 from mgie.errors import DataError
-from mgie.evaluation.published.entries import Cell, Counts, Entry, Turn, Views
+from mgie.evaluation.published.emu_edit import read_emu_edit
+from mgie.evaluation.published.entries import Counts, Entry, Turn, Views
 from mgie.evaluation.published.pictured import read_dreambench, read_migebench
 from mgie.evaluation.published.protocol import Protocol
 
@@ -107,53 +108,6 @@ def _sessions(found: Any) -> dict[str, list[dict[str, str]]]:
 
 def _captions(found: Any) -> dict[str, dict[str, str]]:
     return {str(name): {str(file): str(text) for file, text in each.items()} for name, each in found.items()}
-
-
-EMU_EDIT = ("hash", "instruction", "task", "input_caption", "output_caption", "image")
-EMU_EDIT_SPLITS = {"test": 3589, "validation": 2022}
-"""Its rows. A companion set of generations has the two names swapped."""
-
-
-def _emu_edit(protocol: Protocol, folder: Path) -> Views:
-    """A download of facebook/emu_edit_test_set: the Parquet files of its split `test`."""
-    files = sorted({*folder.glob("test-*.parquet"), *folder.glob("data/test-*.parquet")})
-    if not files:
-        raise DataError(f"{folder} has no test-*.parquet: --data expects a download of Emu Edit's test set.")
-    found: list[Entry] = []
-    ((name, view),) = protocol.views.items()
-    for file in files:
-        for group, row, told in _emu_rows(file):
-            if not is_name(told["hash"]):
-                raise DataError(f"{file} has the hash {told['hash']!r}: expected the name of a row.")
-            entry = Entry(
-                key=told["hash"], cluster=told["hash"], kind=told["task"], instruction=told["instruction"],
-                source=Cell(file, group, row, "image"),
-                caption=told["output_caption"], source_caption=told["input_caption"],
-                output=view.output[0].format(key=told["hash"]),
-            )  # fmt: skip
-            found.append(entry)
-    if len(found) == EMU_EDIT_SPLITS["validation"]:
-        raise DataError(
-            f"{folder}: its split test has {len(found)} rows, as many as validation of Emu Edit's test set: "
-            "the splits' names are swapped, as in the companion set of generations; give the test set itself."
-        )
-    return {name: found}
-
-
-def _emu_rows(file: Path) -> Iterator[tuple[int, int, dict[str, str]]]:
-    """Group, place in it and texts of each row of a file. Raises DataError."""
-    import pyarrow.parquet as parquet
-
-    try:
-        opened = parquet.ParquetFile(file)
-        if missing := set(EMU_EDIT) - set(opened.schema_arrow.names):
-            raise DataError(f"{file} has no column {min(missing)}: expected {', '.join(EMU_EDIT)}.")
-        for group in range(opened.num_row_groups):
-            texts = opened.read_row_group(group, columns=list(EMU_EDIT[:-1])).to_pylist()
-            for row, told in enumerate(texts):
-                yield group, row, {name: str(value or "") for name, value in told.items()}
-    except MALFORMED as error:
-        raise DataError(f"{file} cannot be read ({reason(error)}): download it again.") from error
 
 
 IP2P_TEST = 0.95
@@ -255,9 +209,14 @@ class Layout:
 
 LAYOUTS = {
     "magicbrush": Layout(
-        _magicbrush, lambda views: {"sessions": len(views["multi"]), "turns": len(views["single"])}
+        _magicbrush,
+        lambda views: {
+            "sessions": len({entry.cluster for entry in views["single"]}),
+            "turns": len(views["single"]),
+        },
     ),
-    "emu_edit": Layout(_emu_edit, _items("items")),
+    "emu_edit": Layout(read_emu_edit, _items("items")),
+    "emu_edit_generations": Layout(read_emu_edit, _items("items")),
     "ip2p": Layout(_ip2p, _items("prompts")),
     "migebench": Layout(read_migebench, _views),
     "dreambench": Layout(read_dreambench, _items("prompts")),

@@ -73,7 +73,7 @@ class Metric:
     """What becomes of a text longer than CLIP reads; what is cut is counted."""
     normalise_before_difference: bool = True
     """Of a direction: whether features have length 1 before differences are taken."""
-    leave_out: tuple[Literal["equal_captions"], ...] = ()
+    leave_out: tuple[Literal["equal_captions", "black_output"], ...] = ()
     """Items of this kind are not scored, and counted."""
     average: str = "micro"
     """Over all items (micro), or over groups first: "macro:kind", "macro:cluster"."""
@@ -115,7 +115,9 @@ class Protocol:
     name: str
     version: int
     about: str
-    layout: Literal["magicbrush", "emu_edit", "ip2p", "reason_edit", "migebench", "dreambench"]
+    layout: Literal[
+        "magicbrush", "emu_edit", "emu_edit_generations", "ip2p", "reason_edit", "migebench", "dreambench"
+    ]
     """How its data lie."""
     views: Mapping[str, View]
     metrics: Mapping[str, Metric]

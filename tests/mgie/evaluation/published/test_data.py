@@ -8,19 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from benchmark_data import pic, write_magicbrush
+from PIL import Image
 
 from mgie.errors import DataError
+from mgie.evaluation.measures.blocks import at_size
 from mgie.evaluation.measures.eyes import Eyes
 from mgie.evaluation.measures.features import Clip, Dino
-from mgie.evaluation.published.data import (
-    EMU_EDIT,
-    EMU_EDIT_SPLITS,
-    files_of,
-    identity,
-    is_published,
-    outputs_of,
-    read_layout,
-)
+from mgie.evaluation.measures.metrics import l1
+from mgie.evaluation.published import emu_edit
+from mgie.evaluation.published.data import files_of, identity, is_published, outputs_of, read_layout
 from mgie.evaluation.published.protocol import find_protocol
 from mgie.evaluation.published.rows import read, score_all
 
@@ -52,6 +48,24 @@ def test_magicbrush_s_views(magicbrush):
     assert [turn.key for turn in multi["8-3"].way] == ["8-1", "8-2"] and single["8-3"].way == ()
     assert {entry.caption for entry in multi.values()} == {"a red d"}
     assert not is_published(MAGICBRUSH, views)
+
+
+def test_mgie_s_tables_are_magicbrush_s_blocks_under_their_names(magicbrush, clip_folder, dino_folder):
+    eyes, found = Eyes(clip=Clip(clip_folder), dino=Dino(dino_folder)), {}
+    for name, metrics in (("mgie", ("l1", "dino", "cvs", "ssim", "cts")), ("magicbrush", None)):
+        whole = find_protocol(name)
+        protocol = small(whole, *metrics) if metrics else whole
+        views = read_layout(protocol, magicbrush / "data", unpinned=True)
+        found[name] = score_all(protocol, views, outputs_of(magicbrush / "gen", views)[0], eyes).facts
+        with pytest.raises(DataError, match="3 sessions, 6 turns and the published data"):
+            read_layout(protocol, magicbrush / "data")
+    ours, theirs = found["mgie"]["outputs"]["single"], found["magicbrush"]["outputs"]["single"]
+    assert list(found["mgie"]["outputs"]) == ["single"] and -1 < ours["ssim"] < 0.5
+    assert found["mgie"]["oracle"]["single"]["ssim"] == pytest.approx(1)
+    for name, theirs_name in (("l1", "l1"), ("dino", "dino"), ("cvs", "clip_i"), ("cts", "clip_t")):
+        assert ours[name] == theirs[theirs_name], name
+    lpips = find_protocol("mgie").metrics["lpips"]
+    assert (lpips.measure, lpips.net, lpips.at) == ("lpips", "alex", "target")
 
 
 def test_the_order_of_files_and_sessions_plays_no_part(magicbrush):
@@ -153,6 +167,56 @@ def test_emu_edit_s_rows_of_equal_captions_have_no_direction(tmp_path, clip_fold
     assert (copy["l1"], copy["clip_dir"], copy["clip_im"]) == (0, 0, pytest.approx(1))
 
 
+def generations(folder, *, black=()):
+    """Rows of the companion set, which has Emu Edit's own pictures; named by idx."""
+    folder.mkdir()
+    table = [
+        {
+            "hash": f"h{place}", "idx": 10 + place, "instruction": "edit it", "task": "local",
+            "input_caption": before, "output_caption": after,
+            "image": {"bytes": png(pic(place, 40, 30)), "path": None},
+            "edited_image": {"bytes": png(pic(30 + place, 40, 30)), "path": None},
+        }
+        for place, (_, before, after) in enumerate(ROWS)
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(table), folder / "validation-00000-of-00001.parquet")
+    for place in range(len(ROWS)):
+        made = Image.new("RGB", (50, 50)) if place in black else pic(20 + place, 50, 50)
+        made.save(folder / f"{10 + place}.png")
+    return folder
+
+
+def test_anybench_s_targets_are_emu_edit_s_own_pictures_and_black_outputs_are_skipped(tmp_path, clip_folder):
+    protocol = small(find_protocol("emu_edit@anybench"), "l1", "clip_i", "clip_t")
+    eyes, found = Eyes(clip=Clip(clip_folder)), {}
+    for name, black in (("whole", ()), ("black", (1,))):
+        data = generations(tmp_path / name, black=black)
+        views = read_layout(protocol, data, unpinned=True)
+        outputs, _ = outputs_of(data, views)
+        found[name] = score_all(protocol, views, outputs, eyes)
+    whole, black = (each.facts["outputs"]["test"] for each in found.values())
+    told = {item["key"]: item for item in found["whole"].items if item["row"] == "outputs"}
+    expected = l1(at_size(pic(21, 50, 50), (40, 30)), pic(31, 40, 30))
+    assert told["11"]["scores"]["l1"] == pytest.approx(expected, abs=1e-9)
+    assert black["n"] == 3 and black["n_of"] == dict.fromkeys(("l1", "clip_i", "clip_t"), 2)
+    assert black["counted"]["clip_i"] == {"black output": 1}
+    assert black["l1"] * 2 == pytest.approx(whole["l1"] * 3 - expected)
+    oracle = found["whole"].facts["oracle"]["test"]
+    assert oracle["l1"] == 0 and oracle["clip_t"] != whole["clip_t"]
+
+
+def test_the_two_data_sets_of_emu_edit_are_told_apart(tmp_path, monkeypatch):
+    own, companion = find_protocol("emu_edit"), find_protocol("emu_edit@anybench")
+    data = emu_rows(tmp_path / "emu", *ROWS, name="validation-0.parquet")
+    with pytest.raises(DataError, match=r"no column edited_image: .*emu_edit_test_set_generations\."):
+        read_layout(companion, data)
+    with pytest.raises(DataError, match=r"no test-\*\.parquet: .*facebook/emu_edit_test_set\."):
+        read_layout(own, generations(tmp_path / "companion"))
+    monkeypatch.setattr(emu_edit, "OTHER_SPLIT", 3)
+    with pytest.raises(DataError, match=r"split validation has 3 rows.*the splits' names are swapped"):
+        read_layout(companion, tmp_path / "companion")
+
+
 def test_emu_edit_s_pictures_are_read_where_they_lie(tmp_path):
     views = read_layout(find_protocol("emu_edit"), emu_rows(tmp_path / "emu", *ROWS), unpinned=True)
     assert [read(entry.source).tobytes() for entry in views["test"]] == [
@@ -164,26 +228,26 @@ def test_emu_edit_s_mistakes_are_explained(tmp_path, monkeypatch):
     protocol = find_protocol("emu_edit")
     with pytest.raises(DataError, match="has 1 names twice, such as x"):
         read_layout(protocol, emu_rows(tmp_path / "twice", ROWS[0], ROWS[0]), unpinned=True)
-    monkeypatch.setitem(EMU_EDIT_SPLITS, "validation", 3)
-    with pytest.raises(DataError, match="the splits' names are swapped"):
+    monkeypatch.setattr(emu_edit, "OTHER_SPLIT", 3)
+    with pytest.raises(DataError, match=r"the splits' names are swapped.* facebook/emu_edit_test_set\."):
         read_layout(protocol, emu_rows(tmp_path / "swapped", *ROWS))
     with pytest.raises(DataError, match=r"has no test-\*\.parquet"):
         read_layout(protocol, emu_rows(tmp_path / "none", *ROWS, name="validation-0.parquet"))
 
 
 def test_a_parquet_file_that_is_damaged_is_told(tmp_path):
-    protocol = find_protocol("emu_edit")
+    protocol, columns = find_protocol("emu_edit"), emu_edit.DOWNLOADS["emu_edit"].columns
     whole = emu_rows(tmp_path / "emu", *ROWS) / "test-00000-of-00001.parquet"
     data = whole.read_bytes()
     for damage in (data[: len(data) // 2], b"", b"PAR1" + bytes(100)):
         whole.write_bytes(damage)
         with pytest.raises(DataError, match=r"parquet cannot be read \(.*download it again"):
             read_layout(protocol, tmp_path / "emu", unpinned=True)
-    pq.write_table(pa.Table.from_pylist([{name: "text" for name in EMU_EDIT}]), whole)
+    pq.write_table(pa.Table.from_pylist([{name: "text" for name in columns}]), whole)
     views = read_layout(protocol, tmp_path / "emu", unpinned=True)
     with pytest.raises(DataError, match=r"image of row 0 of group 0 cannot be read"):
         read(views["test"][0].source)
-    pq.write_table(pa.Table.from_pylist([{name: "../up" for name in EMU_EDIT}]), whole)
+    pq.write_table(pa.Table.from_pylist([{name: "../up" for name in columns}]), whole)
     with pytest.raises(DataError, match="expected the name of a row"):
         read_layout(protocol, tmp_path / "emu", unpinned=True)
 

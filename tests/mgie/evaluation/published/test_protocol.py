@@ -13,6 +13,7 @@ from mgie.evaluation.published.protocol import Crop, Metric, find_protocol, pars
 PINNED = {
     "dreambench": "dreambench/1#95beda3e",
     "emu_edit": "emu_edit@ultraedit/1#a9ac082c",
+    "emu_edit@anybench": "emu_edit@anybench/1#74b89c3d",
     "emu_edit@icedit": "emu_edit@icedit/1#2db80a59",
     "emu_edit@mgie": "emu_edit@mgie/1#10bcd4e9",
     "emu_edit@omnigen": "emu_edit@omnigen/1#62e11dab",
@@ -20,6 +21,7 @@ PINNED = {
     "ip2p@documented": "ip2p@documented/2#54bd4474",
     "magicbrush": "magicbrush/1#4d53ac89",
     "magicbrush@global": "magicbrush@global/1#5c9cadc5",
+    "mgie": "mgie/1#8098e1f8",
     "migebench": "migebench/1#e19c3f7f",
     "reason_edit": "reason_edit/1#3bd81ebe",
 }
