@@ -48,6 +48,8 @@ def compare_reports(
                 f"{name} has no place beside {', '.join(map(str, reports))}: words without an option are "
                 "finished reports, and these are compared as they are; leave it out."
             )
+    if Path(out).resolve() in [Path(report).resolve() for report in reports]:
+        raise ConfigError(f"{out} is one of the reports that are named: choose another --out.")
     check_out(out, kind=REPORT)
     if results:
         if ab:

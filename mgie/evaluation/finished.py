@@ -13,6 +13,10 @@ from mgie.evaluation.run_folder import PLAN, RESULTS
 
 Key = tuple[str, str]
 """View and key of an item; suites of this program have one view, without a name."""
+SCALES = {"guidance_scale": "guidance", "image_guidance_scale": "image guidance"}
+"""Settings whose change is a curve."""
+CONTROL_ROWS = ("copy", "oracle")
+"""Rows beside the system's: the picture before the edit, given back, and the target itself."""
 SAME = 1e-6
 """How far the figures of an untouched picture may lie apart in two reports of the same data."""
 EXPECTED = "the folder of a report that `mgie evaluate` wrote, with results.json and items.jsonl"
@@ -30,6 +34,14 @@ class Report:
     """The system's outputs, in the order of the report."""
     copies: Mapping[Key, Mapping[str, float]] = field(default_factory=dict)
     """What the untouched pictures scored."""
+
+    def control(self, row: str, view: str, metric: str) -> float | None:
+        """A number of doing nothing (`copy`) or of the target (`oracle`), over all items of the report. None
+        where it does not tell."""
+        found: Any = self.facts.get("rows", self.facts.get("baselines"))
+        for name in (row, view, metric) if view else (row, metric):
+            found = found.get(name) if isinstance(found, Mapping) else None
+        return float(found) if isinstance(found, (int, float)) and math.isfinite(found) else None
 
     def picture(self, key: Key, role: str) -> Path | None:
         """Where an item's `source`, `output` or `target` lies, if the report kept it."""
@@ -89,15 +101,23 @@ def read_report(folder: Path, name: str) -> Report:
 
 
 def _facts(found: Any) -> dict[str, Any]:
-    if not isinstance(found, dict) or "suite" not in found or "model" not in found:
+    """What `results.json` tells, with numbers where numbers are looked for."""
+    if not isinstance(found, dict) or not isinstance(found.get("suite"), str) or "model" not in found:
         raise ValueError("it tells of no model and suite")
-    return found
+    mappings = {name: dict(found.get(name) or {}) for name in ("settings", "weights", "making")}
+    costs = [found.get("seconds_per_edit"), *(mappings["settings"].get(scale) for scale in SCALES)]
+    if any(isinstance(cost, bool) or not isinstance(cost, (int, float, type(None))) for cost in costs):
+        raise ValueError("seconds_per_edit or a scale among its settings is no number")
+    return found | mappings
 
 
 def _row(found: Any) -> dict[str, Any]:
     """One line, with numbers as numbers. Files of pictures lie in the report's own folder."""
     told = {str(name): value for name, value in found.items()}
     row = told | {"key": str(told["key"]), "view": str(told.get("view", ""))}
+    row["of"] = {str(name): float(count) for name, count in (told.get("of") or {}).items()}
+    if not {told.get("right"), told.get("control_right")} <= {True, False, None}:
+        raise ValueError("right and control_right are true, false or null")
     row |= {
         name: str(told.get(name) or "") for name in ("kind", "instruction", "expected", "said", "cluster")
     }

@@ -11,6 +11,7 @@ from PIL import Image
 
 from mgie.data.images import decode, decode_plain, fitted_size, resize
 from mgie.errors import DataError
+from mgie.evaluation.finished import CONTROL_ROWS
 from mgie.evaluation.making import Job
 from mgie.evaluation.measures.eyes import Eyes
 from mgie.evaluation.measures.scores import Case, Score, means, score
@@ -113,6 +114,9 @@ class PairBenchmark(AbstractBenchmark):
         if self.judge:
             verdict = self.judge(pair, resize(outputs[0], self._as_large(source).size))
             found |= {"right": bool(verdict.right), "why": verdict.why}
+            for row in CONTROL_ROWS:
+                picture = resize(cases[row].output, self._as_large(source).size)
+                found[row]["right"] = bool(self.judge(pair, picture).right)
             if len(outputs) > 1:
                 found["control_right"] = bool(self.judge(pair, outputs[1]).right)
         return found
@@ -130,8 +134,7 @@ class PairBenchmark(AbstractBenchmark):
         kinds = sorted({item.kind for item in items})
         by_kind = {kind: self._summary([item for item in items if item.kind == kind]) for kind in kinds}
         rows = {
-            row: means(self.metrics, [scores_of(found[s.name][row], self.metrics) for s in self.samples], {})
-            for row in ("copy", "oracle")
+            row: self._control([found[sample.name][row] for sample in self.samples]) for row in CONTROL_ROWS
         }
         head = {
             "model": told["model"],
@@ -179,6 +182,16 @@ class PairBenchmark(AbstractBenchmark):
     def _as_large(self, picture: Image.Image) -> Image.Image:
         """The whole picture as it is given to the model."""
         return resize(picture, fitted_size(picture.size, side=self.request.size))
+
+    def _control(self, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The figures of doing nothing, or of the target."""
+        facts = means(self.metrics, [scores_of(each, self.metrics) for each in found], {})
+        judged = [each["right"] for each in found if "right" in each]
+        if judged:
+            facts["right"] = sum(judged) / len(judged)
+        if facts.get("copy_l1"):
+            facts["l1_ratio"] = facts["l1"] / facts["copy_l1"]
+        return facts
 
     def _summary(self, items: Sequence[Item]) -> dict[str, Any]:
         """The figures of some items: their number, shares, sums' ratio and means."""

@@ -1,6 +1,7 @@
 """Finished reports are compared from the command line, by numbers and by people."""
 
 import json
+from pathlib import Path
 
 import pytest
 from report_data import item, write_run
@@ -123,6 +124,13 @@ def test_what_cannot_be_done_is_told_before(reports, tmp_path, capsys, monkeypat
     assert main(["evaluate", *given, "--out", "out"]) == 2
     assert says in sentence(capsys)
     assert not (tmp_path / "out").exists() and not (tmp_path / "page").exists()
+
+
+def test_a_report_is_not_written_over(reports, capsys):
+    before = Path(reports[1], "results.json").read_bytes()
+    assert main(["evaluate", *reports[:2], "--out", str(reports[1])]) == 2
+    assert "is one of the reports that are named: choose another --out" in sentence(capsys)
+    assert Path(reports[1], "results.json").read_bytes() == before
 
 
 def test_in_python_it_is_the_same(reports, tmp_path):

@@ -83,6 +83,8 @@ def test_a_system_that_copies_is_never_right(tmp_path):
     assert facts["right"] == facts["control_right"] == facts["said_exactly"] == 0
     assert facts["l1_ratio"] == 1
     assert facts["forced"] == 1
+    copy, oracle = facts["baselines"]["copy"], facts["baselines"]["oracle"]
+    assert (copy["right"], copy["l1_ratio"], oracle["right"], oracle["l1_ratio"]) == (0, 1, 1, 0)
 
 
 def test_a_system_that_does_what_is_asked_is_always_right(pairs, tmp_path):

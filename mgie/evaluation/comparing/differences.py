@@ -1,6 +1,7 @@
 """Reports of several systems -> which is better by what, and how sure one can be of it."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -11,7 +12,7 @@ from jaxtyping import Float
 
 from mgie.evaluation.comparing.bootstrap import DRAWS, Clusters, detectable, holm, interval, p_value
 from mgie.evaluation.figures import Better, figure
-from mgie.evaluation.finished import Key, Paired, Report
+from mgie.evaluation.finished import CONTROL_ROWS, Key, Paired, Report
 from mgie.evaluation.published.protocol import find_protocol, protocol_names
 
 LIKELY = 0.05
@@ -59,11 +60,13 @@ def metrics_of(runs: Sequence[Report], keys: Sequence[Key]) -> list[Measured]:
 def compare(runs: Sequence[Report], paired: Paired, *, seed: int, draws: int = DRAWS) -> dict[str, Any]:
     """Of each view and metric: each system's value, each pair's difference and its wins, with 95 % intervals.
 
-    Returns reports, suite, protocol, seed, draws, n, unpaired, warnings, views: view -> n, clusters, metrics:
-    metric -> better, n, left_out, values, differences, wins, best, not_told_apart. An item counts for a
+    Returns reports, suite, protocol, seed, draws, seeds, n, unpaired, warnings, views: view -> n, clusters,
+    metrics: metric -> better, n, left_out, values, controls, differences, wins, best, not_told_apart; of
+    reports of one system by several seeds also over_seeds. An item counts for a
     metric where all systems have a finite number of it; the others are counted in `left_out`.
     """
     views: dict[str, Any] = {}
+    seeds = seeds_of(runs)
     for view in dict.fromkeys(view for view, _ in paired.keys):
         keys = [key for key in paired.keys if key[0] == view]
         clusters = [runs[0].items[key]["cluster"] or key[1] for key in keys]
@@ -71,6 +74,12 @@ def compare(runs: Sequence[Report], paired: Paired, *, seed: int, draws: int = D
             metric.name: _compared(metric, runs, keys, clusters, seed=seed, draws=draws)
             for metric in metrics_of(runs, keys)
         }
+        for name, metric in found.items():
+            metric["controls"] = {} if runs[0].name in paired.unpaired else _controls(runs[0], view, name)
+            values = [each["value"] for each in metric["values"].values()]
+            if seeds and values:
+                over = {"mean": statistics.fmean(values), "deviation": statistics.stdev(values)}
+                metric["over_seeds"] = over
         views[view] = {"n": len(keys), "clusters": len(set(clusters)), "metrics": found}
     warnings = [
         f"{len(keys)} items of {name} have no partner and were left out, such as {', '.join(keys[:3])}"
@@ -86,8 +95,23 @@ def compare(runs: Sequence[Report], paired: Paired, *, seed: int, draws: int = D
     return {
         "reports": {run.name: _told(run) for run in runs}, "suite": runs[0].facts["suite"],
         "protocol": runs[0].facts.get("protocol", ""), "seed": seed, "draws": draws,
-        "n": len(paired.keys), "unpaired": paired.unpaired, "warnings": warnings, "views": views,
+        "seeds": seeds, "n": len(paired.keys), "unpaired": paired.unpaired, "warnings": warnings,
+        "views": views,
     }  # fmt: skip
+
+
+def seeds_of(runs: Sequence[Report]) -> list[int]:
+    """The seeds of reports that were made by one system and differ in nothing else. Empty for other ones."""
+    made = [dict(run.facts["making"]) for run in runs]
+    seeds = [each.pop("seed", None) for each in made]
+    one = made[0].get("weights") and all(each == made[0] for each in made[1:])
+    known = [seed for seed in seeds if isinstance(seed, int)]
+    return known if one and len(set(known)) == len(runs) else []
+
+
+def _controls(run: Report, view: str, metric: str) -> dict[str, float]:
+    found = {row: run.control(row, view, metric) for row in CONTROL_ROWS}
+    return {row: value for row, value in found.items() if value is not None}
 
 
 def _told(run: Report) -> dict[str, Any]:

@@ -1,24 +1,22 @@
 """Finished reports -> a folder that compares them: tables, plots, one page with pictures."""
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mgie.data.images import decode_plain
 from mgie.errors import DataError
 from mgie.evaluation.comparing.differences import compare
 from mgie.evaluation.figures import Figure, figure
-from mgie.evaluation.finished import Key, Paired, Report
+from mgie.evaluation.finished import CONTROL_ROWS, SCALES, Key, Paired, Report
 from mgie.evaluation.page import html_table, text, write_page
 from mgie.evaluation.plots import Point, plot
 from mgie.evaluation.report import as_markdown, markdown, printable
 
 COMPARED = "compare.json"
 """In the folder of a comparison: its figures."""
-SCALES = {"guidance_scale": "guidance", "image_guidance_scale": "image guidance"}
-"""Settings whose change is a curve."""
 TRADES = (("sim_direction", "sim_image"), ("clip_dir", "clip_im"), ("clip_t", "clip_i"))
 """What is followed against what is kept, as InstructPix2Pix's figure 8 plots them (Brooks et al. 2023)."""
 Tables = list[tuple[str, list[list[str]]]]
@@ -79,7 +77,9 @@ def with_pictures(folder: Path, runs: Sequence[Report], keys: Sequence[Key]) -> 
 def _copied(lying: Path, folder: Path, name: str) -> str:
     if not lying.is_file():
         raise DataError(f"{lying} is gone, and its report names it: expected it there; measure again.")
-    shutil.copyfile(lying, folder / "pictures" / name)
+    data = lying.read_bytes()
+    decode_plain(data, name=str(lying))  # a page would show a damaged one as nothing
+    (folder / "pictures" / name).write_bytes(data)
     return f"pictures/{name}"
 
 
@@ -95,11 +95,19 @@ def tables(facts: Mapping[str, Any]) -> Tables:
     names, found = list(facts["reports"]), []
     for view, each in facts["views"].items():
         of = f"{f'View {view}: ' * bool(view)}{each['n']} items in {each['clusters']} clusters"
-        values, differences = [["metric", "n", *map(printable, names)]], [list(_HEADS)]
+        beside = [
+            row
+            for row in CONTROL_ROWS
+            if any(row in metric["controls"] for metric in each["metrics"].values())
+        ]
+        seeds = [f"over {len(facts['seeds'])} seeds"] if facts["seeds"] else []
+        values, differences = [["metric", "n", *map(printable, names), *seeds, *beside]], [list(_HEADS)]
         for name, metric in each["metrics"].items():
             shown = figure(name, metric["better"])
             heading = shown.heading + {"higher": " ↑", "lower": " ↓", None: ""}[metric["better"]]
             row = [_with_rank(shown, metric, run) for run in names]
+            row += [_over_seeds(shown, metric)] if seeds else []
+            row += [_plain(shown, metric["controls"].get(row)) for row in beside]
             values.append([heading, str(metric["n"]), *row])
             wins = {(won["first"], won["second"]): won for won in metric["wins"]}
             for pair in metric["differences"]:
@@ -125,6 +133,16 @@ def _with_rank(shown: Figure, metric: Mapping[str, Any], name: str) -> str:
         return ""
     rank = " best" if name == metric["best"] else " level" if name in metric["not_told_apart"] else ""
     return _between(metric["values"][name], shown.form) + rank
+
+
+def _plain(shown: Figure, value: float | None) -> str:
+    return "" if value is None else shown.form.format(value)
+
+
+def _over_seeds(shown: Figure, metric: Mapping[str, Any]) -> str:
+    """Mean and deviation of the reports of one system."""
+    found = metric.get("over_seeds")
+    return f"{_plain(shown, found['mean'])} ± {_plain(shown, found['deviation'])}" if found else ""
 
 
 def _between(found: Mapping[str, Any], form: str) -> str:
@@ -156,6 +174,12 @@ def _how(facts: Mapping[str, Any]) -> list[str]:
         "number of metrics. Detectable: the smallest difference that so many items can show. Level: not told "
         "from the best."
     ]
+    if any(metric["controls"] for each in facts["views"].values() for metric in each["metrics"].values()):
+        lines.append("copy: the picture before the edit, given back; oracle: the target itself.")
+    if facts["seeds"]:
+        lines.append(
+            "The reports are one system's, by other seeds: their mean, and the deviation between them."
+        )
     for view, each in facts["views"].items():
         for name, metric in each["metrics"].items():
             for run, why in metric["left_out"].items():

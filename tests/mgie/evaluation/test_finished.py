@@ -97,6 +97,8 @@ def test_of_a_published_report_outputs_are_items(tmp_path):
         (['{"key": "a", "scores": {"l1": "x"}}'], "line 1"),
         (['{"key": "a", "scores": {}, "pictures": {"source": "../../x"}}'], "names no file"),
         (['{"key": "a", "scores": {}}'] * 2, "a is there twice"),
+        (['{"key": "a", "scores": {}, "right": "yes"}'], "line 1: right and control_right are true, false"),
+        (['{"key": "a", "scores": {}, "of": {"l1": "many"}}'], "line 1: could not convert"),
         ([], "tells of no item"),
     ],
 )
@@ -119,3 +121,20 @@ def test_what_is_no_report_is_told(tmp_path):
     (tmp_path / "results.json").write_text(json.dumps([1]))
     with pytest.raises(DataError, match="no model and suite"):
         read_report(tmp_path, "a")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"seconds_per_edit": "slow"},
+        {"settings": {"guidance_scale": "high"}},
+        {"settings": [1]},
+        {"weights": "none"},
+        {"suite": ["toy"]},
+    ],
+)
+def test_facts_of_another_form_are_told(tmp_path, facts):
+    path = write_run(tmp_path / "a", [item(0)]) / "results.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+    with pytest.raises(DataError, match=r"results\.json cannot be read .*expected the folder of a report"):
+        read_report(tmp_path / "a", "a")

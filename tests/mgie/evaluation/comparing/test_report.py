@@ -55,6 +55,59 @@ def test_a_picture_that_is_gone_is_told(three, tmp_path):
         written(tmp_path / "out", *three)
 
 
+@pytest.mark.parametrize("data", [b"", b"\x89PNG\r\n\x1a\n and no more", b"<html>"])
+def test_a_damaged_picture_is_told(three, tmp_path, data):
+    next((three[1] / "pictures").glob("*_output.png")).write_bytes(data)
+    with pytest.raises(DataError, match=r"_output\.png"):
+        written(tmp_path / "out", *three)
+
+
+def test_doing_nothing_and_the_target_stand_beside_systems(tmp_path):
+    """Over all items of the first report, so not where some of them were left out."""
+    known = {"copy": {"l1": 0.25, "right": 0.0}, "oracle": {"l1": 0.0, "right": 1.0}}
+    for name in "ab":
+        write_run(tmp_path / name, [item(number) for number in range(4)], baselines=known)
+    write_run(tmp_path / "few", [item(number) for number in range(3)], baselines=known)
+    facts, page = written(tmp_path / "out", tmp_path / "a", tmp_path / "b")
+    assert facts["views"][""]["metrics"]["l1"]["controls"] == {"copy": 0.25, "oracle": 0.0}
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "| copy | oracle |" in " ".join(text.split()) and "| 0% | 100% |" in " ".join(text.split())
+    assert "oracle: the target itself" in text and page.words["th"][4:6] == ["copy", "oracle"]
+    written(tmp_path / "less", tmp_path / "a", tmp_path / "few")
+    assert "oracle" not in (tmp_path / "less" / "report.md").read_text()
+
+
+def test_of_a_published_protocol_each_view_has_its_own(tmp_path):
+    known = {"copy": {"single": {"l1": 0.25}, "multi": {"l1": 0.5}}, "outputs": {}}
+    items = [{"key": "1", "view": view, "scores": {"l1": 0.1}} for view in ("single", "multi")]
+    for name in "ab":
+        path = write_published_run(tmp_path / name, items) / "results.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"rows": known}))
+    facts, _ = written(tmp_path / "out", tmp_path / "a", tmp_path / "b")
+    found = {view: each["metrics"]["l1"]["controls"] for view, each in facts["views"].items()}
+    assert found == {"single": {"copy": 0.25}, "multi": {"copy": 0.5}}
+
+
+def test_reports_of_one_system_by_several_seeds_have_a_mean_and_a_deviation(tmp_path):
+    def making(seed, weights="w"):
+        return {"making": {"weights": weights, "seed": seed, "steps": 2}}
+
+    for seed, share in ((1, 4), (2, 2), (3, 3)):
+        items = [item(number, right=number < share) for number in range(4)]
+        write_run(tmp_path / str(seed), items, **making(seed))
+    write_run(tmp_path / "other", [item(number) for number in range(4)], **making(4, "v"))
+    folders = [tmp_path / str(seed) for seed in (1, 2, 3)]
+    facts, _ = written(tmp_path / "out", *folders)
+    assert facts["seeds"] == [1, 2, 3]
+    found = facts["views"][""]["metrics"]["right"]["over_seeds"]
+    assert found == {"mean": 0.75, "deviation": pytest.approx(0.25)}
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert "over 3 seeds" in text and "75% ± 25%" in text
+    for name, others in (("with", [tmp_path / "other"]), ("twice", [folders[0]])):
+        facts, _ = written(tmp_path / name, *folders, *others)
+        assert facts["seeds"] == [] and "seeds" not in (tmp_path / name / "report.md").read_text()
+
+
 def test_pictures_are_those_of_their_report(three, tmp_path):
     runs = read_reports(three)
     (tmp_path / "out").mkdir()
