@@ -40,12 +40,16 @@ def test_a_processor_beside_dino_s_weights_is_not_read(dino_folder, pictures):
     assert torch.allclose(dino.images(pictures), states, atol=1e-6)
 
 
-def test_dino_s_layer_norms_have_the_published_epsilon(dino_folder):
-    """Whatever the folder's configuration says: 1e-12 on the hub."""
+def test_dino_s_layer_norms_have_the_published_epsilon(dino_folder, pictures):
+    """Whatever the folder's configuration says: 1e-12 on the hub, which gives other features."""
     assert json.loads((dino_folder / "config.json").read_text())["layer_norm_eps"] == 1e-12
     dino = Dino(dino_folder)
     norms = [each for each in dino.model.modules() if isinstance(each, torch.nn.LayerNorm)]
     assert norms and {norm.eps for norm in norms} == {1e-6}
+    published = dino.images(pictures)
+    for norm in norms:
+        norm.eps = 1e-12
+    assert not torch.equal(dino.images(pictures), published)
 
 
 def test_long_texts(clip_folder):
