@@ -105,8 +105,9 @@ def edit(
     from mgie.devices import find_device, find_dtype
     from mgie.jobs import Job, check_targets
     from mgie.layouts import check_blocks
+    from mgie.lines import say
     from mgie.masks import check_finding, check_where, read_mask
-    from mgie.telling import facts_of, outlook, say, sheet_file, write_sheets
+    from mgie.telling import facts_of, outlook, sheet_file, write_sheets
 
     # Everything that can be wrong is wrong now.
     held = None if images is None else [looked_at.open_picture(Path(path)) for path in images]

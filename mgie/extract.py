@@ -3,7 +3,6 @@
 mgie extract _ckpt/runs/tiny --out _ckpt/tiny
 """
 
-import sys
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from mgie.build import build_editor, build_release, check_parts, make_trainable
 from mgie.config import RunConfig, load_run
 from mgie.devices import Dtype, find_dtype
 from mgie.errors import ConfigError, WeightsError
+from mgie.lines import say
 from mgie.models.adapters import merge_adapters, plainly
 from mgie.training.optim import choose_trained
 from mgie.weights import checkpoint as checkpoints
@@ -38,6 +38,8 @@ from mgie.weights.release import INDEX, RELEASE, RUN, Release, read_release, wri
 
 KINDS = {"release": RELEASE, "apple": APPLE, "controller": CONTROLLER}
 """The kind of folder that each format is."""
+WRITTEN = {"release": "a release", "apple": "Apple's two files", "controller": "blocks for regions"}
+"""What each format is called."""
 ALONE = "expected the group layout, and nothing beside but phrase_reader; take --format release"
 """What may be written as a controller, which shall fit other editors."""
 IN_APPLE = ("embeddings", "lm_head", "edit_head", "denoiser")
@@ -99,6 +101,8 @@ def extract(
     shards = next(
         (place for place in (run_dir, run_dir / "checkpoint") if is_training_checkpoint(place)), None
     )
+    found = shards or _find(run_dir, checkpoint)
+    say(_outlook(found, out, format, kind))
     groups: tuple[str, ...] | None = IN_APPLE
     if shards is not None:
         made, facts = _from_original(shards, llava, diffusion, kind)
@@ -110,7 +114,6 @@ def extract(
         known = format == "apple" and made.run_yaml
         groups = load_run(str(run_dir / RUN)).train.groups if known else None
     else:
-        found = _find(run_dir, checkpoint)
         mended = [f"--sampling.{key}={value}" for key, value in (sampling or {}).items()]
         mended += _moved(load_run(str(found / "run.yaml")), llava, diffusion, release)
         run = load_run(str(found / "run.yaml"), mended)
@@ -127,6 +130,16 @@ def extract(
     _check_finite(made, run_dir)
     _write(made, out, format, groups, run_dir)
     return {"out": str(out), "format": format, "run_dir": str(run_dir), **facts}
+
+
+def _outlook(found: Path, out: str | Path, format: str, dtype: torch.dtype) -> str:
+    """What will happen, in one line; `found` are weights, or the checkpoint of a run that is taken."""
+    told = f"from {found}"
+    if (found / "state.json").is_file():
+        state = checkpoints.load_state(found)
+        told += f", after {state.samples} of {state.total or '?'} samples,"
+    told += f" to {WRITTEN[format]} in {str(dtype).removeprefix('torch.')}: {out}"
+    return f"{told}, in place of the older one." if Path(out).exists() else f"{told}."
 
 
 def _published(path: Path, out: Path, diffusion: str | None) -> dict[str, Any]:
@@ -223,6 +236,9 @@ def _check_finite(release: Release, where: Path) -> None:
 
 
 def _find(run_dir: Path, name: str) -> Path:
+    """What is taken: the folder itself where it holds weights, or a run's checkpoint of this name."""
+    if any((run_dir / file).is_file() for file in (MLLM, INDEX)):
+        return run_dir
     if not run_dir.is_dir():
         raise WeightsError(f"there is no run folder {run_dir}: expected one that `mgie train` wrote.")
     if name == "latest":
@@ -233,7 +249,7 @@ def _find(run_dir: Path, name: str) -> Path:
                 "weights; train first."
             )
         for damaged in found.skipped:
-            print(f"mgie: skipped {damaged}.", file=sys.stderr)
+            say(f"skipped {damaged}.")
         return found.path
     there = sorted(path.parent.name for path in run_dir.glob(f"checkpoints/*/{MANIFEST}"))
     if name not in there:

@@ -18,6 +18,7 @@ from mgie.build_data import build_subjects
 from mgie.config import RunConfig, dump_run, load_run
 from mgie.devices import find_device
 from mgie.errors import ConfigError, WeightsError
+from mgie.lines import say
 from mgie.models.adapters import diffusers_tensors
 from mgie.models.finders import open_finder
 from mgie.personalization.masks import check_mask_finders, make_masks, thing_mask
@@ -92,6 +93,7 @@ def personalize(
         build_subjects(run)  # refuses it
 
     # Make what is missing.
+    say(_outlook(things, base, out, lost=len(lost) if mixes else 0, prior=count))
     find = open_finder(detector, segmenter, device=place) if mixes and (lost or count) else None
     made = make_masks(things, find, phrase=masks) if find and lost else []
     if count and prior_folder:
@@ -110,6 +112,14 @@ def personalize(
         "prior": prior_folder or "",
         **facts,
     }
+
+
+def _outlook(things: Sequence[Subject], base: Path, out: Path, *, lost: int, prior: int) -> str:
+    """What will happen before the training, which speaks for itself."""
+    photos = sum(len(each.photos) for each in things)
+    told = f"{len(things)} subjects in {photos} photos, learnt over {base}, become {out}"
+    told += f"; {lost} masks are to be made" if lost else ""
+    return f"{told}; pictures of each are painted first: {prior}." if prior else f"{told}."
 
 
 def _run(

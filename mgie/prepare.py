@@ -7,6 +7,7 @@ mgie prepare magicbrush:/downloads/MagicBrush --out _data/magicbrush
 import inspect
 import json
 import sys
+from collections import abc
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from functools import partial
@@ -27,6 +28,7 @@ from mgie.data.stored_pairs import FACTS, FORMATS, KIND, REJECTED, SplitFacts, r
 from mgie.data.validation import Gate, Sized
 from mgie.devices import Dtype, find_device
 from mgie.errors import ConfigError, DataError
+from mgie.lines import say
 from mgie.ranges import Few, Number, NumberOrNone, Seed, Share, Side, Threads
 
 Format = Literal["arrow", "parquet", "legacy"]
@@ -93,12 +95,15 @@ def prepare(
     check_apart(out, source, express, model)
     facts = None if overwrite else done_already(out, arguments)
     reused = facts is not None
+    if reused:
+        say(f"{out} is complete: the same command made it, and nothing is read again.")
     if facts is None:
         facts = {"format": FORMATS[-1], "arguments": arguments, "command": command(arguments), "splits": {}}
         with whole_folder(out, kind=KIND, replace=overwrite, hashed=False) as folder:
             facts |= {"read": seen(arguments)}
             voice = open_voice(express, summarise, Path(out), batch_size=express_batch, device=place)
             splits = open_source(source, options_of(arguments))
+            say(outlook(source, out, splits, voice))
             gate = fill(folder, splits, facts, voice, workers=workers, progress=progress)
             check_rejected(gate, max_rejected)
             facts |= voice.facts() if voice else {}
@@ -244,6 +249,16 @@ def fill(
     return gate
 
 
+def outlook(source: str, out: str | Path, splits: Splits, voice: Voice | None) -> str:
+    """What will happen, in one line; how many pairs there are, where that is known before they are read."""
+    many = {split: _known_length(rows) for split, rows in splits.items()}
+    counts = (split if count is None else f"{count} {split}" for split, count in many.items())
+    told = f"{out} is made from {source}: {', '.join(counts)} pairs"
+    if isinstance(voice, Spoken):
+        told += f"; a model reads and speaks of each, {voice.known} texts are there from an earlier start"
+    return f"{told}."
+
+
 def check_rejected(gate: Gate, allowed: float) -> None:
     """Raise DataError if nothing is left, or if too much was set aside."""
     total = gate.passed + len(gate.rejected)
@@ -287,8 +302,6 @@ def table(facts: dict[str, Any]) -> str:
         rows.append(("without expressive text", facts["express"]["without"]))
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:<{width}}  {count:>9,}" for name, count in rows]
-    if facts.get("reused"):
-        lines.append("reused: this was made before, and no picture was read")
     if "features" in facts:
         kinds, precision = ", ".join(facts["features"]["made_by"]), facts["features"]["precision"]
         lines.append(f"stored features: {kinds} in {precision}")
@@ -296,5 +309,9 @@ def table(facts: dict[str, Any]) -> str:
 
 
 def _bar(items: Iterable[Any], split: str) -> Iterator[Any]:
-    total = len(items) if hasattr(items, "__len__") else None  # type: ignore[arg-type]
-    return iter(tqdm(items, desc=split, unit=" pairs", total=total, delay=2, file=sys.stderr))
+    bar = tqdm(items, desc=split, unit=" pairs", total=_known_length(items), delay=2, file=sys.stderr)
+    return iter(bar)
+
+
+def _known_length(items: Iterable[Any]) -> int | None:
+    return len(items) if isinstance(items, abc.Sized) else None

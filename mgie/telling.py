@@ -1,21 +1,14 @@
 """What is told of edits: before, while and after they are made."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from tqdm import tqdm
 
 from mgie.data.photo_files import write_whole
 from mgie.data.side_by_side import Seen, sheets
 from mgie.jobs import Job
-
-
-def say(sentence: str) -> None:
-    """A line for who waits, above an open bar."""
-    tqdm.write(f"mgie: {sentence}", file=sys.stderr)
 
 
 def outlook(

@@ -98,6 +98,11 @@ class Spoken:
                 self.without += not text
                 yield replace(pair, expressive=text), size
 
+    @property
+    def known(self) -> int:
+        """How many texts are there."""
+        return len(self._said)
+
     def facts(self) -> dict[str, Any]:
         """How they were made, how many, and of how many the model had nothing to say."""
         return {"express": self._made_by | {"rows": self.made + self.reused, "without": self.without}}

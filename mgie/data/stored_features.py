@@ -26,6 +26,7 @@ from mgie.data.shards import about_file, check_files
 from mgie.data.stored_pairs import Shard, StoredPairs, row_hashes, stored_splits
 from mgie.devices import Dtype
 from mgie.errors import ConfigError, DataError, WeightsError
+from mgie.lines import say
 from mgie.models.codec import Codec
 from mgie.models.encoders.base import AbstractInstructionEncoder
 from mgie.types import EditPair
@@ -104,7 +105,9 @@ def store_features(
     with suppress(DataError):
         found, _ = _read_facts(folder)
         if {name: found.get(name) for name in facts} == facts:
+            say(f"the features in {folder} are of these pairs and parts, and stay.")
             return facts | {"reused": True}
+    say(f"features of all pairs are stored in {folder}: {', '.join(facts['made_by'])} in {precision}.")
     with whole_folder(Path(folder) / FOLDER, kind="features", hashed=False) as new:
         for split in stored_splits(folder):
             pairs = StoredPairs(folder, split)

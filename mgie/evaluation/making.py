@@ -6,7 +6,6 @@ some are missing is made again as a whole, and what was missing is written.
 """
 
 import hashlib
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from mgie.data.images import decode, encode, fitted_size, resize
 from mgie.errors import DataError
 from mgie.evaluation.run_folder import MADE, OUTPUTS, RunFolder, sha
 from mgie.evaluation.shards import Shard
+from mgie.lines import say
 
 
 @runtime_checkable
@@ -157,7 +157,7 @@ def _make(
     for at, job in enumerate(batch):
         if known[at] is None:
             if (folder.out / f"{MADE}/{job.output}.json").exists():
-                tqdm.write(f"mgie: {job.output} was damaged, and is made again.", file=sys.stderr)
+                say(f"{job.output} was damaged, and is made again.")
             picture = encode(edited.images[at].convert("RGB"), "PNG")
             facts = {
                 "key": job.key, "output": job.output, "sha256": sha(picture), "source": sha(files[at]),

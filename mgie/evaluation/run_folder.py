@@ -117,6 +117,15 @@ class RunFolder:
         """What `record` wrote; None where that is not there, or not as it was written."""
         return read_record(self.out / f"{name}.json")
 
+    def has_record(self, name: str) -> bool:
+        """Whether `record` wrote something of this name, whatever became of it."""
+        return (self.out / f"{name}.json").is_file()
+
+    @property
+    def reported(self) -> bool:
+        """Whether there is a report."""
+        return (self.out / RESULTS).is_file()
+
     def made(self, output: str) -> dict[str, Any] | None:
         """What is known of an output that is there and as it was made; None where it is not."""
         facts = self.recorded(f"{MADE}/{output}")

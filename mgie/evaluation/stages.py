@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mgie.errors import DataError
-from mgie.evaluation.making import Editing, Making, generate
-from mgie.evaluation.run_folder import MADE, InUse, RunFolder
+from mgie.evaluation.making import Editing, Job, Making, generate
+from mgie.evaluation.run_folder import MADE, SCORES, InUse, RunFolder
 from mgie.evaluation.scoring import (
     AbstractBenchmark,
     Look,
+    Sample,
     looking_at,
     looking_into,
     score_samples,
@@ -19,6 +20,7 @@ from mgie.evaluation.scoring import (
     scored_already,
 )
 from mgie.evaluation.shards import Shard, chunks_of
+from mgie.lines import say
 
 Stage = Literal["all", "generate", "score", "report"]
 PATIENCE = 1.0
@@ -60,6 +62,8 @@ def carry_out(
         free = () if stage in ("all", "generate") else ("device",)  # it may be scored elsewhere
         told = folder.begin({**run.plan, **bench.plan()}, run.told, free=free)
         facts: dict[str, Any] = {"suite": bench.suite, "shard": str(shard), "out": str(folder.out)}
+        if run.progress:
+            say(outlook(run, mine, [job for job in bench.jobs if shard.owns(chunks[job.unit])], stage))
         if stage in ("all", "generate") and run.system:
             facts["made"] = len(
                 generate(folder, bench.jobs, chunks, run.making, run.system, shard, progress=run.progress)
@@ -91,6 +95,21 @@ def carry_out(
             if shard.count == 1:
                 raise
             return facts | {"missing": 0}, False  # another process has come to the same
+
+
+def outlook(run: Run, samples: Sequence[Sample], jobs: Sequence[Job], stage: Stage) -> str:
+    """What will happen, in one line. What is there is counted by its name; it is looked at when its turn
+    comes."""
+    counts = []
+    if run.system and stage in ("all", "generate"):
+        there = sum(run.folder.has_record(f"{MADE}/{job.output}") for job in jobs)
+        counts.append(f"{there} of {len(jobs)} pictures are made")
+    if stage in ("all", "score"):
+        there = sum(run.folder.has_record(f"{SCORES}/{sample.name}") for sample in samples)
+        counts.append(f"{there} of {len(samples)} items scored")
+    if stage in ("all", "report"):
+        counts.append(f"the report is {'written again' if run.folder.reported else 'to be written'}")
+    return f"{run.bench.suite} in {run.folder.out}: {', '.join(counts)}."
 
 
 def _report(

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from mgie.data.batches import STOPS
 from mgie.errors import ConfigError, DeviceError, UserError
+from mgie.lines import say
 from mgie.training.hold import held
 from mgie.types import Batch, Draws
 
@@ -208,7 +208,7 @@ class World:
     def say(self, sentence: str) -> None:
         """One line for people, from the main process."""
         if self.is_main:
-            print(f"mgie: {sentence}", file=sys.stderr)
+            say(sentence)
 
     def track(self, values: dict[str, Any], step: int) -> None:
         """Send numbers to the trackers that the run asked for."""

@@ -1,9 +1,10 @@
 """What stands before the page: a bound on what comes, and a rule of where it may load from."""
 
 import json
-import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
+
+from mgie.lines import say
 
 SLACK = 2**20
 """Bytes that a request may have beside a file."""
@@ -64,7 +65,7 @@ class Guard:
                 sentence = f"the request is larger than {self.most} bytes: send a smaller file."
                 await _refuse(marked, 413, sentence)
         except NOT_UNDERSTOOD as error:  # the library's own, before it is anybody's request
-            print(f"mgie: a request was refused ({type(error).__name__}).", file=sys.stderr)
+            say(f"a request was refused ({type(error).__name__}).")
             if not begun:
                 await _refuse(
                     marked, 422, "the request is none that this page takes: docs/web.md shows some."

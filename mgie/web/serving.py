@@ -6,7 +6,6 @@ mgie web --model _ckpt/tiny
 import os
 import signal
 import socket
-import sys
 import tempfile
 import threading
 import time
@@ -18,6 +17,7 @@ from typing import Annotated, Any
 
 from llava_patch.ranges import Range, in_range
 from mgie.errors import ConfigError, DeviceError
+from mgie.lines import say
 from mgie.ranges import Dtype, Megabytes, Megapixels, Seconds, Waiting
 
 Port = Annotated[int, Range(ge=1, le=65535)]
@@ -93,11 +93,9 @@ def web(
     service, started = Service(pipeline, bounds=bounds), time.monotonic()
     with _ended_well(), tempfile.TemporaryDirectory(prefix="mgie-web-") as folder:
         url, close = launch(service, host=host, port=port, users=users, folder=Path(folder), model=str(model))
-        _say(f"{release} on {place} in {dtype}: open {url} in a browser; Ctrl-C ends it.")
+        say(f"{release} on {place} in {dtype}: open {url} in a browser; Ctrl-C ends it.")
         if host not in LOCAL and not users:
-            _say(
-                "everybody who can reach this machine can use the page: --auth user:password asks who it is."
-            )
+            say("everybody who can reach this machine can use the page: --auth user:password asks who it is.")
         try:
             _wait()
         finally:
@@ -129,7 +127,7 @@ def _wait() -> None:
         while True:
             time.sleep(3600)
     except KeyboardInterrupt:
-        _say("closing.")
+        say("closing.")
 
 
 def users_of(auth: str | None) -> list[tuple[str, str]] | None:
@@ -166,7 +164,3 @@ def _be_quiet(*, offline: bool) -> None:
     os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "100"  # it keeps so many in memory
     if offline:
         os.environ["HF_HUB_OFFLINE"] = "1"
-
-
-def _say(sentence: str) -> None:
-    print(f"mgie: {sentence}", file=sys.stderr, flush=True)

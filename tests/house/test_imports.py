@@ -5,7 +5,7 @@ import sys
 from importlib.metadata import packages_distributions
 
 ROWS = [
-    {"types", "tokens", "errors", "ranges"},
+    {"types", "tokens", "errors", "ranges", "lines"},
     {"instructions"},
     {"devices", "diffusion", "keys", "prompts"},
     {"controllers"},

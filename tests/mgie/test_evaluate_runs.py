@@ -87,25 +87,31 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(seed, who
     assert [path.name for path in tmp_path.iterdir() if not path.name.startswith("notes")] == ["run"]
 
 
-def test_stages_one_by_one_are_the_whole(whole, tmp_path):
+def test_stages_one_by_one_are_the_whole(whole, tmp_path, capsys):
     out = tmp_path / "run"
     with pytest.raises(DataError, match=r"000000.png is missing: .* run the same command without --stage"):
         run(out, Unneeded(), stage="score")
+    capsys.readouterr()
     assert run(out, stage="generate")["made"] == 2 * COUNT
+    assert f"mgie: toy in {out}: 0 of 22 pictures are made.\n" in capsys.readouterr().err
     with pytest.raises(
         DataError, match="lacks the numbers of 11 of 11 items, such as 000000: score them first"
     ):
         run(out, Unneeded(), stage="report")
     assert run(out, Unneeded(), stage="score")["scored"] == COUNT
+    assert f"mgie: toy in {out}: 0 of 11 items scored.\n" in capsys.readouterr().err
     assert not (out / "results.json").exists()
     assert run(out, Unneeded(), stage="report")["n"] == COUNT
+    assert f"mgie: toy in {out}: the report is to be written.\n" in capsys.readouterr().err
     assert content(out) == content(whole)
 
 
-def test_a_run_that_is_complete_is_left_as_it_is(whole):
+def test_a_run_that_is_complete_is_left_as_it_is(whole, capsys):
     before = {path: path.stat().st_mtime_ns for path in (whole / "outputs").rglob("*.png")}
     first = content(whole)
     run(whole, Unneeded())
+    told = "22 of 22 pictures are made, 11 of 11 items scored, the report is written again."
+    assert f"mgie: toy in {whole}: {told}\n" in capsys.readouterr().err
     assert content(whole) == first
     assert before == {path: path.stat().st_mtime_ns for path in (whole / "outputs").rglob("*.png")}
 

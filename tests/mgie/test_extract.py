@@ -110,10 +110,15 @@ def test_apple_s_files_are_half_precision(trained, tmp_path):
         extract(trained, out=tmp_path / "apple", format="apple", dtype="float32")
 
 
-def test_an_older_checkpoint_by_its_name(trained, tmp_path):
+def test_an_older_checkpoint_by_its_name(trained, tmp_path, capsys):
     names = sorted(path.name for path in (trained / "checkpoints").iterdir())
     facts = extract(trained, out=tmp_path / "release", checkpoint=names[0])
     assert (facts["checkpoint"], facts["samples"]) == (names[0], int(names[0]))
+    out = tmp_path / "release"
+    told = f"mgie: from {trained / 'checkpoints' / names[0]}, after 4 of 8 samples, to a release in float32"
+    assert capsys.readouterr().err.startswith(f"{told}: {out}.\n")
+    extract(trained, out=out, dtype="float16")
+    assert f"to a release in float16: {out}, in place of the older one.\n" in capsys.readouterr().err
     with pytest.raises(WeightsError, match=f"has no checkpoint 77: expected latest or one of {names[0]}"):
         extract(trained, out=tmp_path / "release", checkpoint="77")
 

@@ -161,7 +161,7 @@ def red_and_blue(monkeypatch) -> list[str]:
     return asked
 
 
-def test_masks_and_prior_pictures_are_made_where_they_are_missing(bases, tmp_path, red_and_blue):
+def test_masks_and_prior_pictures_are_made_where_they_are_missing(bases, tmp_path, red_and_blue, capsys):
     folder = write_subjects(tmp_path / "things", "ab")
     drawn = np.asarray(Image.open(folder / "mask_a0.png"))
     for name in ("mask_a0.png", "mask_b1.png"):
@@ -173,6 +173,9 @@ def test_masks_and_prior_pictures_are_made_where_they_are_missing(bases, tmp_pat
     how = {"model": bases["sd15"], "out": tmp_path / "out", "detector": "d", "segmenter": "s", "prior": "1"}
     facts = personalize(folder, **how, keys=[*SHORT, "--data.subjects.segmix.prob=1"])
     assert (facts["masks"], facts["samples"]) == (2, 4)
+    told = capsys.readouterr().err
+    assert f"mgie: 2 subjects in 4 photos, learnt over {bases['sd15']}, become {tmp_path / 'out'}" in told
+    assert "; 2 masks are to be made; pictures of each are painted first: 1.\n" in told
     made = np.asarray(Image.open(folder / "mask_a0.png"))
     assert ((made > 127) == (drawn > 127)).mean() > 0.99
     assert red_and_blue[:2] == ["red disk", "blue disk"]
@@ -184,6 +187,8 @@ def test_masks_and_prior_pictures_are_made_where_they_are_missing(bases, tmp_pat
     before = (folder / "prior" / "0_0000.png").stat().st_mtime_ns
     personalize(folder, **how, keys=[*SHORT, "--data.subjects.segmix.prob=1"])  # done already
     assert (folder / "prior" / "0_0000.png").stat().st_mtime_ns == before
+    told = capsys.readouterr().err
+    assert f"become {tmp_path / 'out'}.\n" in told and "complete: all 4" in told
     (folder / "mask_a0.png").unlink()
     with pytest.raises(DataError, match=r"'nothing': .*draw .*mask_a0\.png"):
         personalize(folder, **how, masks="nothing", keys=SHORT)

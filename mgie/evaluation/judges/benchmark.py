@@ -1,6 +1,5 @@
 """A system's pictures of a judged benchmark -> a report: numbers, noise, controls, answers."""
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from mgie.evaluation.judges.page import as_judged, write_judged
 from mgie.evaluation.judges.results import Judged, by_group, counted, gathered, lines, noise, summary
 from mgie.evaluation.judges.rubric import OWN, Rubric, find_rubric, with_prompts
 from mgie.evaluation.report import REPORT
+from mgie.lines import say
 
 PICTURES = "pictures:"
 
@@ -86,12 +86,14 @@ def judge_pictures(
     replayed = options.judge.startswith("replay:")
     kept = None if replayed else Path(options.answers or beside(out))
     if host := getattr(judge, "host", None):
-        print(f"Pictures and words are sent to {host}.", file=sys.stderr)
+        say(f"pictures and words are sent to {host}.")
 
     # Ask, and tell.
     with open_answers(kept, budget=options.budget) as answers:
         if answers.torn:
-            print(f"{kept}: a torn last line of {answers.torn} bytes was dropped.", file=sys.stderr)
+            say(f"{kept}: a torn last line of {answers.torn} bytes was dropped.")
+        there = f"{len(answers.kept)} answers are there already"
+        say(f"{len(items)} pictures of {suite} are judged by {options.judge} in {out}; {there}.")
         told = tell(rubric, judge, answers, items, outputs, options)
         facts = {
             "model": model, "suite": suite, "rubric": rubric.identity, "rubric_sha256": rubric.sha256,

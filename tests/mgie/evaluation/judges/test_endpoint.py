@@ -249,7 +249,7 @@ def test_the_key_is_in_no_file_and_no_message(command, tmp_path, capsys):
     shown = capsys.readouterr()
     facts = json.loads(shown.out.splitlines()[-1])
     assert facts["rows"]["outputs"]["numbers"]["following_mean"] == 4
-    assert "Pictures and words are sent to 127.0.0.1:" in shown.err
+    assert "pictures and words are sent to 127.0.0.1:" in shown.err
     assert KEY not in shown.out + shown.err
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert tmp_path / "report.answers.jsonl" in files
