@@ -6,7 +6,7 @@ Names of all metrics are here.
 import json
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -26,6 +26,8 @@ from mgie.weights.checkpoint import TrainState
 LINES, HELD_OUT = "log.jsonl", "validation.jsonl"
 MANY_EPOCHS = 50
 """From here on it is said that pairs are learnt by heart."""
+RISES = 3
+"""So many looks at held-out pairs in a row must be worse than the best one, before it is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,12 +160,15 @@ class RunLog:
         self.say(f"{line}.")
 
     def held_out(self, state: TrainState, losses: dict[str, float]) -> None:
-        """One line of validation.jsonl: losses of held-out pairs; `edit` is the mean over all levels."""
+        """One line of validation.jsonl: losses of held-out pairs; `edit` is the mean over all levels. When
+        one of the two has risen, it is said, once for each lowest point."""
         levels = [loss for name, loss in losses.items() if name.startswith("edit_")]
         line = {"step": state.steps, "samples": state.samples, **losses, "edit": sum(levels) / len(levels)}
         if self.world.is_main:
             with (self.folder / HELD_OUT).open("a") as file:
                 file.write(json.dumps(line) + "\n")
+            for sentence in _risen((self.folder / HELD_OUT).read_bytes().splitlines()):
+                self.say(sentence)
         numbers = {f"held_out_{name}": loss for name, loss in line.items() if name not in ("step", "samples")}
         self.world.track(numbers, step=state.samples)
 
@@ -207,6 +212,20 @@ def _samples(line: bytes) -> int | None:
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return samples if isinstance(samples, int) else None
+
+
+def _risen(lines: Iterable[bytes]) -> Iterator[str]:
+    """A sentence for each held-out loss that was at its lowest exactly RISES looks ago."""
+    rows = [json.loads(line) for line in lines if _samples(line) is not None]
+    for name, what in (("ce", "words"), ("edit", "painting")):
+        seen = [(row[name], -row["samples"]) for row in rows if math.isfinite(row.get(name, math.nan))]
+        if len(seen) > RISES and min(seen) == seen[-1 - RISES]:  # of equal ones the last
+            (lowest, place), (now, _) = min(seen), seen[-1]
+            yield (
+                f"the held-out loss of the {what} was lowest at sample {-place} ({lowest:.4g}), and is "
+                f"{now:.4g} now: pairs are perhaps learnt by heart; more pairs help, or a smaller train.samples, or "
+                "evaluate.every, which keeps the best editor."
+            )
 
 
 def _duration(seconds: float) -> str:

@@ -177,3 +177,23 @@ def test_a_loss_of_nothing_is_zero(world):
     means.add({"ce": Term(sum=torch.zeros(()), count=0), "edit": Term(sum=torch.ones(()), count=2)})
     means.close_step(torch.ones(()))
     assert means.read(world) == {"ce": 0.0, "edit": 0.5}
+
+
+def test_held_out_losses_that_rise_are_told_of_once(tmp_path, world, capsys):
+    def look(log: RunLog, samples: int, words: float, painting: float) -> str:
+        capsys.readouterr()
+        losses = {"ce": words, "edit_0.2": painting, "edit_0.8": painting}
+        log.held_out(TrainState(samples=samples, steps=samples), losses)
+        return capsys.readouterr().err
+
+    log = opened(tmp_path / "run", world)
+    words = (2.0, 1.0, 1.1, 1.3)
+    assert not any("held-out" in look(log, at, loss, 0.5 / at) for at, loss in enumerate(words, 1))
+    log.close()
+    log = opened(tmp_path / "run", world, done=4)  # what was seen before a stop counts
+    said = look(log, 5, 1.4, 0.1)
+    assert "the held-out loss of the words was lowest at sample 2 (1), and is 1.4 now: " in said
+    assert "of the painting" not in said
+    assert not any("held-out" in look(log, at, 1.5, 0.5 / at) for at in (6, 7, 8))
+    assert not any("held-out" in look(log, at, 0.9, 0.01) for at in range(9, 14))  # as good is not worse
+    log.close()
