@@ -34,6 +34,8 @@ STATEMENTS = {
     "`mgie train --dry_run`": "import mgie.config",
     "`mgie train`": "import mgie.train",
     "`mgie extract`": "import mgie.extract",
+    "`mgie plot`": "import mgie.plot",
+    "`mgie web --help`": "import mgie.web.serving",
 }
 """What is said of it -> what is run."""
 

@@ -19,7 +19,7 @@ from llava_patch.ranges import Range, in_range
 from mgie.errors import ConfigError, DataError
 from mgie.evaluation.page import document, html_table, text
 from mgie.evaluation.plots import COLOURS, Curve, curves, stroke
-from mgie.training.log import HELD_OUT, LINES
+from mgie.training.files import HELD_OUT, LINES
 
 Points = list[tuple[float, float]]
 """Samples done, and a number."""

@@ -18,12 +18,12 @@ from tqdm import tqdm
 
 from llava_patch.ranges import Range
 from mgie.ranges import Few, Number, NumberOrNone
+from mgie.training.files import HELD_OUT, LINES
 from mgie.training.optim import OptimConfig, rate_factor
 from mgie.training.world import World
 from mgie.types import Losses
 from mgie.weights.checkpoint import TrainState
 
-LINES, HELD_OUT = "log.jsonl", "validation.jsonl"
 MANY_EPOCHS = 50
 """From here on it is said that pairs are learnt by heart."""
 RISES = 3
@@ -218,13 +218,14 @@ def _risen(lines: Iterable[bytes]) -> Iterator[str]:
     """A sentence for each held-out loss that was at its lowest exactly RISES looks ago."""
     rows = [json.loads(line) for line in lines if _samples(line) is not None]
     for name, what in (("ce", "words"), ("edit", "painting")):
-        seen = [(row[name], -row["samples"]) for row in rows if math.isfinite(row.get(name, math.nan))]
+        told = [(row.get(name), -row["samples"]) for row in rows]
+        seen = [each for each in told if isinstance(each[0], float) and math.isfinite(each[0])]
         if len(seen) > RISES and min(seen) == seen[-1 - RISES]:  # of equal ones the last
             (lowest, place), (now, _) = min(seen), seen[-1]
             yield (
                 f"the held-out loss of the {what} was lowest at sample {-place} ({lowest:.4g}), and is "
-                f"{now:.4g} now: pairs are perhaps learnt by heart; more pairs help, or a smaller train.samples, or "
-                "evaluate.every, which keeps the best editor."
+                f"{now:.4g} now: pairs are perhaps learnt by heart; more pairs help, or a smaller "
+                "train.samples, or evaluate.every, which keeps the best editor."
             )
 
 

@@ -57,6 +57,7 @@ EXTRAS = {"sklearn", "skimage", "torchmetrics", "deepspeed", "tensorboard", "IPy
         ("mgie", {"torch"} | MODELS | DATA | EXTRAS),
         ("llava_patch", {"torch"} | MODELS | DATA | EXTRAS),
         ("mgie.cli", {"torch"} | MODELS | DATA | EXTRAS),
+        ("mgie.plot", {"torch"} | MODELS | DATA | EXTRAS),
         ("mgie.edit", MODELS | DATA | EXTRAS),  # all that looks at a request before a model is wanted
         ("mgie.pipeline", DATA | EXTRAS),  # diffusers and transformers bring accelerate, scipy and peft
         ("mgie.prepare", MODELS | EXTRAS),

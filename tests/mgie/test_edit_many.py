@@ -148,8 +148,11 @@ def test_what_does_not_go_together(tmp_path, photos, model):
     assert not (tmp_path / "o").exists()
 
 
+VERBS = ("edit", "push", "web", "train")
+
+
 @pytest.mark.parametrize(
-    "words", [["--version"], ["--help"], ["edit", "--help"], ["push", "--help"], ["models", "--folder", "."]]
+    "words", [["--version"], ["--help"], ["models", "--folder", "."], *([verb, "--help"] for verb in VERBS)]
 )
 def test_who_only_asks_does_not_wait_for_torch(words):
     """Seconds of imports; benchmarks/imports.py counts them."""

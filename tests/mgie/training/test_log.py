@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mgie.training.log import LINES, Means, RunLog
+from mgie.training.files import LINES
+from mgie.training.log import Means, RunLog
 from mgie.training.optim import OptimConfig
 from mgie.training.world import World
 from mgie.types import Term
