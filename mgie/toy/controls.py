@@ -1,5 +1,4 @@
-"""Toy pairs asked for by name: edits inside a mask, orders and layouts in boxes, pictures in instructions,
-marked subjects.
+"""Toy pairs asked for by name: masks, orders, layouts, pictures in words, marked subjects.
 
 A mask says where an edit is allowed. Orders are several instructions for one picture, each with its box. A
 layout says in boxes what is to be where; its sentence says nothing. An instruction with `<image>` shows a

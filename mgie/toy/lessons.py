@@ -1,4 +1,4 @@
-"""What a stage of the small base sees of a pair: all of it, a crop around what changes, or a lesson."""
+"""What a stage of the small base sees of a pair: all of it, a crop, or a lesson in words."""
 
 import zlib
 
