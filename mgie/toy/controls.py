@@ -6,11 +6,12 @@ thing instead of describing it. A subject has a mark that no word describes, and
 it from pictures can paint it. What comes about is a scene like any other, and judged like any other.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from random import Random
 
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from mgie.toy.edits import Edited, at_once, draw_edit, name_of
 from mgie.toy.things import COLOURS, FORMS, PLACES, Thing, mask
@@ -46,6 +47,27 @@ class Controlled:
     regions: tuple[Region, ...] = ()
     pictures: tuple[Scene, ...] = ()
     subjects: tuple[str, ...] = ()
+
+
+def hand_mask(draw: Random, side: int) -> Image.Image:
+    """A box, an ellipse or a polygon of 15 to 60 % of a square picture, as a hand might draw it."""
+    while True:
+        image = Image.new("L", (side, side))
+        pen, shape = ImageDraw.Draw(image), draw.choice(("box", "ellipse", "polygon"))
+        width, height = (draw.uniform(0.35, 0.9) * side for _ in range(2))
+        left, top = draw.uniform(0, side - width), draw.uniform(0, side - height)
+        if shape == "polygon":
+            turns = sorted(draw.uniform(0, 2 * math.pi) for _ in range(draw.randint(5, 8)))
+            points = [
+                (left + width * (1 + math.cos(t)) / 2, top + height * (1 + math.sin(t)) / 2) for t in turns
+            ]
+            pen.polygon(points, fill=255)
+        else:
+            (pen.rectangle if shape == "box" else pen.ellipse)(
+                (left, top, left + width - 1, top + height - 1), fill=255
+            )
+        if 0.15 <= image.histogram()[255] / side**2 <= 0.6:
+            return image
 
 
 def draw_inside(draw: Random, split: str) -> Controlled:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from mgie.errors import ConfigError
 from mgie.toy import edits, photos
-from mgie.toy.controls import CONTROLS, Controlled
+from mgie.toy.controls import CONTROLS, Controlled, hand_mask
 from mgie.toy.things import UNIT
 from mgie.toy.world import render
 from mgie.types import Box, EditPair
@@ -82,7 +82,8 @@ class ToyPairs(Sequence[EditPair]):
         if kind in photos.EVERY:
             before, after, asked, said, facts = photos.draw_photo(draw, self.split, kind, self.size)
         elif kind == MASKED:
-            before, after, mask, asked, said, facts = photos.draw_masked(draw, self.split, self.size)
+            mask = hand_mask(draw, self.size)
+            before, after, asked, said, facts = photos.draw_masked(draw, self.split, mask)
         else:
             control = CONTROLS[kind](draw, self.split) if kind in CONTROLS else control
             edited = control.edited or edits.draw_edit(draw, self.split, kind)

@@ -324,36 +324,15 @@ def draw_photo(
 
 
 def draw_masked(
-    draw: Random, split: str, size: int
-) -> tuple[Image.Image, Image.Image, Image.Image, str, str, dict[str, str]]:
-    """One of OPS inside a shape that a hand might have drawn, of which no word tells: the crop, the crop
-    after the edit, the mask, what is asked, what is said, facts."""
+    draw: Random, split: str, mask: Image.Image
+) -> tuple[Image.Image, Image.Image, str, str, dict[str, str]]:
+    """As `photo_edit`, as large as a mask and where it is white alone, of which no word tells."""
     op = draw.choice(list(OPS))
-    name, before, edited = _clear_crop(draw, split, op, size, EVERY)
-    mask = draw_mask(draw, size)
+    name, before, edited = _clear_crop(draw, split, op, mask.width, EVERY)
     after = _to_image(np.where(np.asarray(mask)[..., None] > 0, edited, _levels(before)))
     said = SAID[op].format(before=tone(before), after=tone(_to_image(edited)))
     facts = {"world": "photo", "photo": name, "edit": f"{op} inside", "op": op}
-    return before, after, mask, draw.choice(ASKED[op]), said, facts
-
-
-def draw_mask(draw: Random, side: int) -> Image.Image:
-    """A box, an ellipse or a polygon of 15 to 60 % of a square picture, white on black."""
-    while True:
-        image = Image.new("L", (side, side))
-        pen, shape = ImageDraw.Draw(image), draw.choice(("box", "ellipse", "polygon"))
-        width, height = (draw.uniform(0.35, 0.9) * side for _ in range(2))
-        left, top = draw.uniform(0, side - width), draw.uniform(0, side - height)
-        if shape == "polygon":
-            turns = sorted(draw.uniform(0, 2 * np.pi) for _ in range(draw.randint(5, 8)))
-            points = [(left + width * (1 + np.cos(t)) / 2, top + height * (1 + np.sin(t)) / 2) for t in turns]
-            pen.polygon(points, fill=255)
-        else:
-            (pen.rectangle if shape == "box" else pen.ellipse)(
-                (left, top, left + width - 1, top + height - 1), fill=255
-            )
-        if 0.15 <= float(np.mean(np.asarray(image) > 0)) <= 0.6:
-            return image
+    return before, after, draw.choice(ASKED[op]), said, facts
 
 
 def _clear_crop(

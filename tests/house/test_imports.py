@@ -79,6 +79,7 @@ HOMES = {
         "mgie.painting",  # the type of a sampler
         # Averaged weights; the type of a task's schedule; parts that are made from nothing.
         "mgie.train", "mgie.training.task", "mgie.training.optim", "mgie.toy.pretrain",
+        "mgie.toy.copying",
     ),
     "transformers": (
         "llava_patch", "mgie.models.encoders", "mgie.models.finders", "mgie.weights", "mgie.evaluation",
@@ -101,7 +102,7 @@ USED_BY_OTHERS = {
 def room(name: str) -> str:
     """The part of mgie that a module belongs to: "mgie.data.batches" -> "data". The toy world has a story and
     its tasks."""
-    if name.startswith(("mgie.toy.pretrain", "mgie.toy.tasks")):
+    if name.startswith(("mgie.toy.pretrain", "mgie.toy.tasks", "mgie.toy.lessons", "mgie.toy.copying")):
         return "toy.pretrain"
     return name.split(".")[1] if "." in name else ""
 

@@ -44,7 +44,7 @@ def test_nothing_changes_outside_of_the_mask(kind):
         before, target = (np.asarray(decode(each, name="")) for each in (pair.source, pair.target))
         assert (before == target)[~inside].all() and (before != target)[inside].any()
         sizes.add(round(float(inside.mean()), 2))
-    assert len(sizes) > 5 and (kind == "inside" or 0.15 <= min(sizes) <= max(sizes) <= 0.6)
+    assert len(sizes) > 1 and (kind == "inside" or 0.15 <= min(sizes) <= max(sizes) <= 0.6)
 
 
 def test_a_photograph_edited_everywhere_or_not_at_all_is_wrong():
