@@ -13,6 +13,7 @@ from mgie.training.optim import (
     cast_frozen,
     choose_trained,
     hidden_matrices,
+    orthogonal,
     rate_factor,
     set_rates,
 )
@@ -146,6 +147,40 @@ def test_matrices_go_as_torch_s_own_muon_and_the_rest_as_adamw():
         torch.testing.assert_close(ours[part].bias, theirs[part].bias, rtol=0.02, atol=2e-3)
         # torch's own turns in bfloat16
         torch.testing.assert_close(ours[part].weight, theirs[part].weight, rtol=0.02, atol=4e-3)
+
+
+def test_convolutions_go_as_the_matrices_that_they_are_and_those_of_pixels_with_adamw():
+    torch.manual_seed(0)
+    rates = OptimConfig(lr=0.01, muon=0.05)
+    model = nn.ModuleDict(
+        {"conv_in": nn.Conv2d(3, 4, 3), "within": nn.Conv2d(4, 6, 3), "flat": nn.Linear(36, 6)}
+    )
+    with torch.no_grad():
+        model["flat"].weight.copy_(model["within"].weight.flatten(1))
+    groups = {"all": list(model.parameters())}
+    matrices = hidden_matrices(model, groups)
+    assert [id(each) for each in matrices] == [id(model[name].weight) for name in ("within", "flat")]
+    optimizer = build_optimizer(groups, ("all",), rates, matrices=matrices)
+    for _ in range(3):
+        gradient = torch.randn(6, 36)
+        model["within"].weight.grad, model["flat"].weight.grad = gradient.view(6, 4, 3, 3), gradient
+        optimizer.step()
+        assert torch.equal(model["within"].weight.flatten(1), model["flat"].weight)
+
+
+@pytest.mark.parametrize("shape", [(24, 200), (200, 24), (48, 48)])
+def test_every_direction_becomes_equally_long(shape):
+    """Also of a matrix whose directions differ a thousandfold; as five steps in double precision make it."""
+    torch.manual_seed(0)
+    left, _, right = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    lengths = torch.logspace(0, -3, min(shape))
+    found = orthogonal(left * lengths @ right)
+    made = torch.linalg.svdvals(found)
+    assert made[lengths > 0.05].min() > 0.6 and made.max() < 1.3
+    exact = lengths.double() / lengths.double().norm()
+    for _ in range(5):
+        exact = 3.4445 * exact - 4.775 * exact**3 + 2.0315 * exact**5
+    torch.testing.assert_close(found, ((left * exact) @ right.double()).float(), rtol=0, atol=2e-4)
 
 
 def test_slower_groups_are_slower_with_muon_too_and_words_stay_with_adamw():
