@@ -58,6 +58,7 @@ def grow_tables(model: LlamaForCausalLM, count: int, *, generator: torch.Generat
 
 
 def _grown(table: Tensor, count: int, std: float, generator: torch.Generator | None) -> nn.Parameter:
-    fresh = torch.empty(count, table.shape[1]).normal_(0.0, std, generator=generator)
+    # Drawn in double, then rounded: drawn in single they have other last digits on other processors.
+    fresh = torch.empty(count, table.shape[1], dtype=torch.float64).normal_(0.0, std, generator=generator)
     rows = torch.cat([table.data, fresh.to(device=table.device, dtype=table.dtype)])
     return nn.Parameter(rows, requires_grad=table.requires_grad)

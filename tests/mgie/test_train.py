@@ -8,11 +8,13 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 from torch.overrides import TorchFunctionMode
 
 from mgie.build import build_editor, frozen_short
 from mgie.config import dump_run
+from mgie.diffusion.process import VarianceProcess
 from mgie.errors import ConfigError, WeightsError
 from mgie.extract import extract
 from mgie.train import train
@@ -213,7 +215,7 @@ def test_bfloat16_trains(tiny_run):
 
 
 class NothingSingle(TorchFunctionMode):
-    """What asks for single precision (norms and the embedding of time do) gets double."""
+    """What asks for single precision (schedules, norms, the embedding of time) gets double."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         def wider(value):
@@ -225,7 +227,14 @@ class NothingSingle(TorchFunctionMode):
 
 
 class InDouble(EditTask):
-    """The task in double precision."""
+    """The task in double precision, with its schedule and its teacher."""
+
+    def __init__(self, editor, process, **options):
+        with NothingSingle():
+            process = VarianceProcess(DDPMScheduler.from_config(process.schedule.config))
+        super().__init__(editor, process, **options)
+        with NothingSingle():
+            self.double()
 
     def forward(self, batch, draws):
         def doubled(record):
@@ -262,9 +271,9 @@ def test_a_new_loss_is_told_and_saved_like_the_others(tiny_run, monkeypatch):
 
 
 def test_twenty_steps_give_the_golden_losses(tiny_run, golden, monkeypatch):
-    """In double precision everywhere: there the losses are the same on every processor; in single precision the
-    order of sums and the last digits of sines, which depend on the processor, grow to percents within twenty
-    steps."""
+    """In double precision everywhere: there the losses are the same on every processor; in single precision
+    the order of sums and the last digits of functions, which depend on its instructions, grow to percents
+    within twenty steps."""
     single = tiny_run("--name=single", samples=80)
     train(single)
     monkeypatch.setattr("mgie.train.dtypes_to_read", lambda *_: torch.float64)

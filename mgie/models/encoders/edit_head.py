@@ -58,14 +58,22 @@ class EditHead(nn.Module):
         self.config = config
         self.d_in = d_in
         self.e_out = e_out
-        self.llm2hid = nn.Linear(d_in, config.width)
-        self.query = nn.Parameter(torch.randn(1, config.queries, config.width))
+        # Drawn in double, then rounded: drawn in single they have other last digits on other processors.
+        kept, wide = torch.get_default_dtype(), torch.float64
+        self.llm2hid = nn.Linear(d_in, config.width, dtype=wide)
+        self.query = nn.Parameter(torch.randn(1, config.queries, config.width, dtype=wide))
         layer = nn.TransformerEncoderLayer(
-            config.width, config.heads, config.feedforward, dropout=0.0, batch_first=True, norm_first=True
+            config.width,
+            config.heads,
+            config.feedforward,
+            dropout=0.0,
+            batch_first=True,
+            norm_first=True,
+            dtype=wide,
         )
         # Nested tensors are impossible with norm_first; the transformer's own encoder would ask and warn.
         encoder = nn.TransformerEncoder(
-            layer, config.layers, nn.LayerNorm(config.width), enable_nested_tensor=False
+            layer, config.layers, nn.LayerNorm(config.width, dtype=wide), enable_nested_tensor=False
         )
         self.mapper = nn.Transformer(
             config.width,
@@ -76,8 +84,9 @@ class EditHead(nn.Module):
             custom_encoder=encoder,
             batch_first=True,
             norm_first=True,
+            dtype=wide,
         )
-        self.hid2feat = nn.Linear(config.width, e_out)
+        self.hid2feat = nn.Linear(config.width, e_out, dtype=wide)
         # Rows that a published head brings along, where its language model's table has others.
         self.register_buffer("own_embeddings", None)
         if config.initializer_range is not None:
@@ -85,6 +94,7 @@ class EditHead(nn.Module):
                 if isinstance(module, nn.Linear):
                     nn.init.normal_(module.weight, std=config.initializer_range)
                     nn.init.zeros_(module.bias)
+        self.to(kept)
 
     @property
     def device(self) -> torch.device:
