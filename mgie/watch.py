@@ -64,22 +64,29 @@ def preview(run: RunConfig, parts: Parts, device: torch.device) -> Image.Image:
     def shown(data: bytes, pair: EditPair) -> Image.Image:
         return square(decode(data, name=pair.key), run.data.size)
 
-    sources = [shown(pair.source or pair.target, pair) for pair in pairs]
-    targets = [shown(pair.target, pair) for pair in pairs]
+    items = []
     # What is frozen may be in bfloat16, beside what is trained in float32.
     short = torch.autocast(device.type, torch.bfloat16, enabled=frozen_short(run, device))
-    asked = {"seed": run.seed, "regions": regions_shown(run, pairs)}
     with at_rest(parts.editor), short:
-        edited = pipeline(sources, [pair.instruction for pair in pairs], **asked)
-    assert isinstance(edited, EditOutput)
-    items = [
-        Item(
-            key=pair.key, kind=pair.kind, instruction=pair.instruction, expected=pair.expressive,
-            said=edited.said[at], forced=edited.forced[at],
-            source=sources[at], output=edited.images[at], target=targets[at],
-        )
-        for at, pair in enumerate(pairs)
-    ]  # fmt: skip
+        for new in (False, True):  # edited, and painted from nothing
+            group = [pair for pair in pairs if (pair.source is None) is new]
+            if not group:
+                continue
+            sources = [shown(pair.source, pair) for pair in group if pair.source is not None]
+            edited = pipeline(
+                sources or None, [pair.instruction for pair in group], seed=run.seed,
+                size=run.data.size if new else None, regions=regions_shown(run, group),
+            )  # fmt: skip
+            assert isinstance(edited, EditOutput)
+            items += [
+                Item(
+                    key=pair.key, kind=pair.kind, instruction=pair.instruction, expected=pair.expressive,
+                    said=edited.said[at], forced=edited.forced[at],
+                    source=None if new else sources[at], output=edited.images[at],
+                    target=shown(pair.target, pair),
+                )
+                for at, pair in enumerate(group)
+            ]  # fmt: skip
     return sheet(items, run.name)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from mgie.data.images import decode, decode_plain, fitted_size, resize
-from mgie.errors import DataError
+from mgie.errors import ConfigError, DataError
 from mgie.evaluation.finished import CONTROL_ROWS
 from mgie.evaluation.making import Job
 from mgie.evaluation.measures.eyes import Eyes
@@ -21,7 +21,6 @@ from mgie.evaluation.report import FEW, Item, as_table, write_report
 from mgie.evaluation.run_folder import OUTPUTS
 from mgie.evaluation.scoring import AbstractBenchmark, Look, Sample
 from mgie.evaluation.suites import Request, Suite, caption_of
-from mgie.toy.judge import neighbours
 from mgie.types import EditPair
 
 OWN, CONTROL = "own", "control"
@@ -59,10 +58,10 @@ class PairBenchmark(AbstractBenchmark):
         ]
 
     def _job(self, folder: str, at: int, instruction: str) -> Job:
-        pair = self.pairs[at]
+        pair, source = self.pairs[at], self.pairs[at].source
         return Job(
             output=f"{folder}/{at:06d}.png", key=pair.key, unit=str(at), instruction=instruction,
-            source=lambda: _source(pair),
+            source=None if source is None else lambda: source,
         )  # fmt: skip
 
     def plan(self) -> dict[str, Any]:
@@ -80,7 +79,7 @@ class PairBenchmark(AbstractBenchmark):
             texts = (pair.key, pair.instruction, pair.expressive, caption_of(pair), pair.kind)
             for each in (
                 *(text.encode(errors="surrogatepass") for text in texts),
-                _source(pair),
+                pair.source or b"",
                 pair.target,
             ):
                 digest.update(hashlib.sha256(each).digest())
@@ -94,29 +93,31 @@ class PairBenchmark(AbstractBenchmark):
     def material(self, sample: Sample) -> list[bytes]:
         """Source, target, caption."""
         pair = self.pairs[int(sample.name)]
-        return [_source(pair), pair.target, caption_of(pair).encode(errors="surrogatepass")]
+        return [pair.source or b"", pair.target, caption_of(pair).encode(errors="surrogatepass")]
 
     def score(self, sample: Sample, look: Look) -> dict[str, Any]:
         """Rows as of a published protocol; and the verdicts on the output and on that of the control."""
         pair = self.pairs[int(sample.name)]
-        source, target = decode(_source(pair), name=pair.key), decode(pair.target, name=pair.key)
+        source, target = self._source(pair), decode(pair.target, name=pair.key)
         outputs = [decode_plain(look(name), name=name) for name in sample.outputs]
         whole = Case(output=outputs[0], source=source, target=target, caption=caption_of(pair))
-        cases = {
-            "outputs": whole,
-            "copy": replace(whole, output=source),
-            "oracle": replace(whole, output=target),
-        }
+        cases = {"outputs": whole, "oracle": replace(whole, output=target)}
+        if source:
+            cases["copy"] = replace(whole, output=source)
         found: dict[str, Any] = {
             row: told({name: score(metric, case, self.eyes) for name, metric in self.metrics.items()})
             for row, case in cases.items()
         }
+        found.setdefault("copy", told({name: Score(None, ("no source",)) for name in self.metrics}))
         if self.judge:
-            verdict = self.judge(pair, resize(outputs[0], self._as_large(source).size))
+            size = self._as_large(source or target).size
+            verdict = self.judge(pair, resize(outputs[0], size))
             found |= {"right": bool(verdict.right), "why": verdict.why}
-            for row in CONTROL_ROWS:
-                picture = resize(cases[row].output, self._as_large(source).size)
-                found[row]["right"] = bool(self.judge(pair, picture).right)
+            for row in CONTROL_ROWS:  # where nothing was there, nothing can be given back
+                case = cases.get(row)
+                found[row]["right"] = case is not None and bool(
+                    self.judge(pair, resize(case.output, size)).right
+                )
             if len(outputs) > 1:
                 found["control_right"] = bool(self.judge(pair, outputs[1]).right)
         return found
@@ -167,17 +168,25 @@ class PairBenchmark(AbstractBenchmark):
             scores=found["outputs"]["scores"], notes=found["outputs"].get("notes", {}),
             right=found.get("right"), why=found.get("why", ""), **control,
             file=f"{OUTPUTS}/{sample.outputs[0]}", 
-            cluster=pair.session or hashlib.sha256(_source(pair)).hexdigest()[:16],
+            cluster=pair.session or _cluster(pair),
         )  # fmt: skip
 
     def _shown(self, item: Item, look: Look) -> Item:
         """The item with its pictures, at the size of the editing."""
         at = int(Path(item.file).stem)
         pair = self.pairs[at]
-        source = self._as_large(decode(_source(pair), name=pair.key))
-        target = resize(decode(pair.target, name=pair.key), source.size)
+        source, target = self._source(pair), decode(pair.target, name=pair.key)
+        size = self._as_large(source or target).size
         output = decode_plain(look(item.file.removeprefix(f"{OUTPUTS}/")), name=item.file)
-        return replace(item, source=source, output=resize(output, source.size), target=target)
+        return replace(
+            item,
+            source=source and resize(source, size),
+            output=resize(output, size),
+            target=resize(target, size),
+        )
+
+    def _source(self, pair: EditPair) -> Image.Image | None:
+        return None if pair.source is None else decode(pair.source, name=pair.key)
 
     def _as_large(self, picture: Image.Image) -> Image.Image:
         """The whole picture as it is given to the model."""
@@ -200,8 +209,9 @@ class PairBenchmark(AbstractBenchmark):
             verdicts = [getattr(item, share) for item in items if getattr(item, share) is not None]
             if verdicts:
                 facts[share] = sum(verdicts) / len(verdicts)
-        copied = sum(item.scores["copy_l1"] for item in items)
-        facts["l1_ratio"] = sum(item.scores["l1"] for item in items) / copied if copied else None
+        edits = [item.scores for item in items if "copy_l1" in item.scores]
+        copied = sum(scores["copy_l1"] for scores in edits)
+        facts["l1_ratio"] = sum(scores["l1"] for scores in edits) / copied if copied else None
         expected = [item for item in items if item.expected]
         if expected:
             facts["said_exactly"] = sum(item.said.strip() == item.expected for item in expected) / len(
@@ -215,6 +225,26 @@ class PairBenchmark(AbstractBenchmark):
         return facts | means(self.metrics, scored, {})
 
 
-def _source(pair: EditPair) -> bytes:
-    """The file of the picture that is edited."""
-    return pair.source or pair.target
+def neighbours(pairs: Sequence[EditPair]) -> list[int]:
+    """For each pair, the place of the next one (the first follows the last) that asks for a different edit.
+
+    Given that one's instruction, a model that listens does not make the pair's own target.
+    """
+    edits = [pair.meta.get("edit", pair.instruction) for pair in pairs]
+    if len(set(edits)) < 2:
+        raise ConfigError(
+            f"All {len(pairs)} pairs ask for the same edit, so none can be given another one's words; "
+            "the control needs pairs of two edits or more, raise their number."
+        )
+    others = []
+    for index, edit in enumerate(edits):
+        other = (index + 1) % len(edits)
+        while edits[other] == edit:
+            other = (other + 1) % len(edits)
+        others.append(other)
+    return others
+
+
+def _cluster(pair: EditPair) -> str:
+    """Pairs that begin with the same picture belong together; one without stands alone."""
+    return pair.key if pair.source is None else hashlib.sha256(pair.source).hexdigest()[:16]

@@ -1,6 +1,6 @@
-"""The judge of the toy world: was the edit carried out? And whose words make a pair come out wrong."""
+"""The judge of the toy world: was the edit carried out?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ from numpy import ndarray
 from PIL import Image
 
 from mgie.data.images import decode
-from mgie.errors import ConfigError, DataError
+from mgie.errors import DataError
 from mgie.toy import photos
 from mgie.types import EditPair
 
@@ -52,26 +52,6 @@ def judge(pair: EditPair, output: Image.Image) -> Verdict:
     if world == "photo":
         return _judge_photo(pair.kind, source, output)
     return _judge_scene(source, target, output)
-
-
-def neighbours(pairs: Sequence[EditPair]) -> list[int]:
-    """For each pair, the place of the next one (the first follows the last) that asks for a different edit.
-
-    Given that one's instruction, a model that listens does not make the pair's own target.
-    """
-    edits = [pair.meta.get("edit", pair.instruction) for pair in pairs]
-    if len(set(edits)) < 2:
-        raise ConfigError(
-            f"All {len(pairs)} pairs ask for the same edit, so none can be given another one's words; "
-            "the control needs pairs of two edits or more, raise their number."
-        )
-    others = []
-    for index, edit in enumerate(edits):
-        other = (index + 1) % len(edits)
-        while edits[other] == edit:
-            other = (other + 1) % len(edits)
-        others.append(other)
-    return others
 
 
 def _judge_photo(op: str, source: Image.Image, output: Image.Image) -> Verdict:

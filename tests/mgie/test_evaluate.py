@@ -166,6 +166,40 @@ def test_pairs_of_ones_own_are_measured_without_naming_a_suite(tmp_path, capsys)
     assert not (tmp_path / "judged").exists()
 
 
+class Painter(Copy):
+    """Gives pictures back, and paints new ones red."""
+
+    def __call__(self, image, prompt, /, *, seed, size=None):
+        if image is not None:
+            return super().__call__(image, prompt, seed=seed)
+        assert size == SIDE and set(prompt) == {"paint it red"}
+        made = [Image.new("RGB", (size, size), "red") for _ in prompt]
+        return Edits(made, ["red"] * len(made), [False] * len(made))
+
+
+def test_pairs_without_a_picture_before_are_painted(tmp_path):
+    """The system never sees what is to be painted; nothing given back is no score."""
+    for colour in ("red", "blue"):
+        Image.new("RGB", (SIDE, SIDE), colour).save(tmp_path / f"{colour}.png")
+    rows = [{"key": f"new{n}", "target": "red.png", "instruction": "paint it red"} for n in range(2)]
+    rows += [
+        {"key": f"edit{n}", "source": "blue.png", "target": "red.png", "instruction": "make it red"}
+        for n in range(2)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepare(f"pairs:{tmp_path / 'rows.jsonl'}", tmp_path / "data", test=3, progress=False)
+    facts = run(Painter(), tmp_path / "report", data=tmp_path / "data")
+    lines = (tmp_path / "report" / "items.jsonl").read_text().splitlines()
+    items = {item["key"]: item for item in map(json.loads, lines)}
+    painted = [item for item in items.values() if item["instruction"] == "paint it red"]
+    assert len(items) == 3 and 0 < len(painted) < 3
+    for item in painted:
+        assert item["scores"]["l1"] == 0 and item["notes"]["copy_l1"] == ["no source"]
+        assert "source" not in item["pictures"] and item["cluster"] == item["key"]
+    assert facts["l1_ratio"] == 1 and facts["n_of"]["copy_l1"] == 3 - len(painted)
+    assert facts["baselines"]["copy"]["l1_ratio"] == 1
+
+
 def test_pictures_that_are_not_square_are_given_and_measured_whole(tmp_path):
     """What is to be done lies beside the centre square."""
     before, after = tmp_path / "mine" / "before", tmp_path / "mine" / "after"

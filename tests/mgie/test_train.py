@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDPMScheduler
+from PIL import Image
 from safetensors.torch import load_file
 from torch.overrides import TorchFunctionMode
 
@@ -17,6 +18,7 @@ from mgie.config import dump_run
 from mgie.diffusion.process import VarianceProcess
 from mgie.errors import ConfigError, WeightsError
 from mgie.extract import extract
+from mgie.prepare import prepare
 from mgie.train import train
 from mgie.training.task import EditTask
 from mgie.types import Term
@@ -301,6 +303,29 @@ def test_a_preview_shows_held_out_pairs_and_changes_nothing(tiny_run, recomputin
         "0000000016.png",
     ]
     assert_same_bits(plain, watched)
+
+
+def test_a_preview_paints_what_has_no_picture_before(tiny_run, tmp_path, monkeypatch):
+    """It is never shown the target."""
+    for name, colour in (("before", "blue"), ("after", "red")):
+        Image.new("RGB", (32, 32), colour).save(tmp_path / f"{name}.png")
+    rows = [{"key": f"{n}", "target": "after.png", "instruction": f"paint {n}"} for n in range(8)]
+    rows = [row | ({"source": "before.png"} if n % 2 else {}) for n, row in enumerate(rows)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    prepare(f"pairs:{tmp_path / 'rows.jsonl'}", tmp_path / "data", test=4, progress=False)
+    shown = []
+    monkeypatch.setattr("mgie.watch.sheet", lambda items, _: shown.extend(items) or Image.new("RGB", (9, 9)))
+    options = ("--preview.every=8", "--preview.count=4")
+    train(tiny_run(f"--data.path={tmp_path / 'data'}", *options, samples=8))
+    new = {item.key: item.source is None for item in shown}
+    assert new == {key: int(key) % 2 == 0 for key in new} and sorted(new.values()) == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert all(item.output.size == (32, 32) for item in shown)
+    assert all(item.source.getpixel((5, 5)) == (0, 0, 255) for item in shown if item.source)
 
 
 def test_lines_after_the_last_checkpoint_are_not_told_twice(tiny_run):

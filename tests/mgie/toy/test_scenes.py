@@ -12,7 +12,7 @@ from PIL import Image
 from mgie.errors import ConfigError, DataError, DeviceError
 from mgie.toy import photos
 from mgie.toy import scenes as toy
-from mgie.toy.judge import judge, neighbours
+from mgie.toy.judge import judge
 from mgie.toy.scenes import Scene, Shape, corpus, references, render, scene_edit, toy_pairs
 from mgie.types import EditPair
 
@@ -217,14 +217,6 @@ def test_a_photograph_is_described_by_what_can_be_measured():
     assert photos.tone(Image.new("RGB", (4, 4), (20, 30, 90))) == "dark blue"
     assert photos.tone(Image.new("RGB", (4, 4), (240, 240, 240))) == "bright grey"
     assert photos.tone(Image.new("RGB", (4, 4), (220, 100, 85))) == "soft red"
-
-
-def test_the_neighbour_asks_for_something_else(pairs):
-    others = neighbours(pairs)
-    assert all(pairs[other].meta["edit"] != pair.meta["edit"] for pair, other in zip(pairs, others))
-    assert sum(other == (index + 1) % len(pairs) for index, other in enumerate(others)) > 0.8 * len(pairs)
-    with pytest.raises(ConfigError, match="the same edit"):
-        neighbours([pairs[0]] * 3)
 
 
 def test_kinds_can_be_chosen():
