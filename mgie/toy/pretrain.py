@@ -7,9 +7,9 @@
 
 Three parts, each as its big sibling was made: an autoencoder; a language model that learns to look by
 describing pictures, then to say what an edit will do to them (as LLaVA was tuned); a UNet that paints an edit
-from words alone (as InstructPix2Pix was trained), first in crops around what changes. None has seen a visual
-token. Pairs are drawn when they are needed, none twice. Each stage is a run in
-_ckpt/runs/tiny_base that stops and goes on like any other.
+from words alone (as InstructPix2Pix was trained): first in crops around what changes, then edits whose words
+say where, then all. None has seen a visual token. Pairs are drawn when they are needed, none twice. Each stage
+is a run in _ckpt/runs/tiny_base that stops and goes on like any other.
 """
 
 import io
@@ -60,7 +60,7 @@ from mgie.weights.checkpoint import TrainState
 
 SETTINGS = Path(__file__).with_suffix(".yaml")
 FOLDER = "_ckpt/runs/tiny_base"
-Stage = Literal["codec", "look", "speak", "draw", "painter"]
+Stage = Literal["codec", "look", "speak", "draw", "place", "painter"]
 WORLD = "the toy world of 64 pixels, 2"
 """Identity of what is learnt from: raised when the same numbers begin to mean other pairs."""
 Task = tuple[AbstractTask, Groups, Builder]
@@ -159,18 +159,18 @@ def language_task(settings: dict[str, Any], run: RunConfig, *, describe: bool) -
     return LanguageTask(llava), {"llava": list(llava.parameters())}, lessons
 
 
-def painter_task(settings: dict[str, Any], run: RunConfig, *, crops: bool) -> Task:
-    """Read what will happen, paint it: at first in `crops` around it."""
+def painter_task(settings: dict[str, Any], run: RunConfig, *, before: Stage | None) -> Task:
+    """Read what will happen, paint it: at first in crops around it, then go on from the stage `before`."""
     processor = new_llava(settings)[1]
     codec, unet, text = new_codec(settings), new_unet(settings), new_text_model(settings, processor.tokenizer)
     restore(codec, "codec", settings)
-    if not crops:
-        restore(unet, "draw", settings, prefix="denoiser.unet.")
-        restore(text, "draw", settings, prefix="encoder.text_model.")
-    encoder = ClipTextEncoder(text, silent_ids=(processor.tokenizer.eos_id,), pooled=settings["pooled"])
+    if before:
+        restore(unet, before, settings, prefix="denoiser.unet.")
+        restore(text, before, settings, prefix="encoder.text_model.")
+    encoder = ClipTextEncoder(text, silent_ids=(processor.tokenizer.eos_id,))
     editor = Editor(encoder=encoder, denoiser=UNetDenoiser(unet), codec=codec)
     task = EditTask(editor, new_process(settings), drop=run.train.drop)
-    return task, editor.groups(), (Crops if crops else BaseExamples)(run, processor)
+    return task, editor.groups(), (BaseExamples if before else Crops)(run, processor)
 
 
 def export(*, out: str, begin: str | None = None) -> None:
@@ -305,8 +305,9 @@ TASKS: dict[Stage, Callable[[dict[str, Any], RunConfig], Task]] = {
     "codec": codec_task,
     "look": partial(language_task, describe=True),
     "speak": partial(language_task, describe=False),
-    "draw": partial(painter_task, crops=True),
-    "painter": partial(painter_task, crops=False),
+    "draw": partial(painter_task, before=None),
+    "place": partial(painter_task, before="draw"),
+    "painter": partial(painter_task, before="place"),
 }
 
 

@@ -56,7 +56,11 @@ def test_all_stages_and_the_export(settings, tmp_path):
     pretrain.export(out="base")
 
     # Later stages began where earlier ones ended.
-    for before, after, prefix in (("look", "speak", ""), ("draw", "painter", "denoiser.unet.")):
+    for before, after, prefix in (
+        ("look", "speak", ""),
+        ("draw", "place", "denoiser.unet."),
+        ("place", "painter", "denoiser.unet."),
+    ):
         old, new = trained(before), trained(after, ema=False)
         moved = [float((old[name] - new[name]).abs().max()) for name in old if name.startswith(prefix)]
         assert 0 < max(moved) < 0.02
@@ -70,7 +74,7 @@ def test_all_stages_and_the_export(settings, tmp_path):
         [
             f"--model.encoder.llava={tmp_path}/base/llava",
             f"--model.denoiser.diffusion={tmp_path}/base/sd",
-            f"--model.encoder.edit_head.queries={settings['pooled']}",
+            f"--model.encoder.edit_head.queries={settings['text']['max_position_embeddings']}",
         ],
     )
     parts = build_editor(run)
