@@ -8,7 +8,7 @@
 Three parts, each as its big sibling was made: an autoencoder; a language model that learns to look by
 describing pictures, then to say what an edit will do to them (as LLaVA was tuned); a UNet that paints an edit
 from words alone (as InstructPix2Pix was trained): first in crops around what changes, then edits whose words
-say where, then all. None has seen a visual token. Pairs are drawn when they are needed, none twice. Each stage
+say where, then all. None has seen a visual token. Pairs are drawn when needed, none twice. Each stage
 is a run in _ckpt/runs/tiny_base that stops and goes on like any other.
 """
 
