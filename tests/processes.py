@@ -4,12 +4,14 @@ all modules again."""
 import os
 import socket
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 from mgie.cli import main
 from mgie.train import train  # noqa: F401  (before anything is forked)
@@ -35,6 +37,7 @@ class Started:
         if self.pid == 0:
             code = 1
             try:
+                tqdm.set_lock(threading.RLock())  # its own is shared: killed, the child would keep it
                 os.setsid()
                 warnings.simplefilter("ignore")  # as outside of tests
                 os.environ["CUDA_VISIBLE_DEVICES"] = ""
