@@ -114,10 +114,8 @@ class PairBenchmark(AbstractBenchmark):
             verdict = self.judge(pair, resize(outputs[0], size))
             found |= {"right": bool(verdict.right), "why": verdict.why}
             for row in CONTROL_ROWS:  # where nothing was there, nothing can be given back
-                case = cases.get(row)
-                found[row]["right"] = case is not None and bool(
-                    self.judge(pair, resize(case.output, size)).right
-                )
+                given = resize(cases[row].output, size) if row in cases else None
+                found[row]["right"] = given is not None and bool(self.judge(pair, given).right)
             if len(outputs) > 1:
                 found["control_right"] = bool(self.judge(pair, outputs[1]).right)
         return found

@@ -318,12 +318,7 @@ def test_a_preview_paints_what_has_no_picture_before(tiny_run, tmp_path, monkeyp
     options = ("--preview.every=8", "--preview.count=4")
     train(tiny_run(f"--data.path={tmp_path / 'data'}", *options, samples=8))
     new = {item.key: item.source is None for item in shown}
-    assert new == {key: int(key) % 2 == 0 for key in new} and sorted(new.values()) == [
-        False,
-        False,
-        True,
-        True,
-    ]
+    assert new == {key: int(key) % 2 == 0 for key in new} and list(new.values()).count(True) == 2
     assert all(item.output.size == (32, 32) for item in shown)
     assert all(item.source.getpixel((5, 5)) == (0, 0, 255) for item in shown if item.source)
 
