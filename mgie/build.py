@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from llava_patch.loading import Dtypes
+from llava_patch.shards import read_tensors
 from mgie.config import RunConfig, dump_run
 from mgie.controllers.layout_learning import LayoutLearning
 from mgie.diffusion.process import AbstractProcess, predicting
@@ -20,7 +21,7 @@ from mgie.training.layouts import learning_of
 from mgie.weights import checkpoint
 from mgie.weights.checkpoint import TrainState
 from mgie.weights.controllers import add_layout
-from mgie.weights.parts import denoiser_part, encoder_part
+from mgie.weights.parts import denoiser_part, encoder_part, resolve
 from mgie.weights.release import INDEX, Release, read_release, release_identity
 from mgie.weights.stable_diffusion import folder_identity, is_stable_diffusion, read_stable_diffusion
 
@@ -148,34 +149,43 @@ def make_trainable(run: RunConfig, editor: Editor, *, kept: bool = False) -> Non
 
 
 def first_checkpoint(where: str) -> str:
-    """What `model.start` means by a folder: of a run its newest checkpoint; a checkpoint or a release itself.
+    """What `model.start` means by a path: of a run its newest checkpoint; a checkpoint, a release or a file
+    of tensors itself.
 
     Raises WeightsError where it is none of these, or damaged.
     """
-    place = Path(where)
+    place = Path(resolve(where))
     if (place / "checkpoints").is_dir() and (found := checkpoint.latest(place)):
         return str(found)
     if (place / "state.json").is_file():
         checkpoint.check(place)
-    elif not (place / INDEX).is_file():
+    elif not (place / INDEX).is_file() and not _holds_tensors(place):
         raise WeightsError(
             f"model.start is {where}: expected the folder of a run that has a checkpoint, of a checkpoint, "
-            "or of a release (`mgie extract` writes one)."
+            "or of a release (`mgie extract` writes one), or a .safetensors file of an editor's tensors."
         )
     return where
 
 
 def _read_start(where: str) -> dict[str, Tensor]:
-    """What a checkpoint or a release can give a run to begin with, by the names of an editor's parameters."""
-    if not (Path(where) / INDEX).is_file():
-        return checkpoint.load_begun(Path(where)) | checkpoint.load_tensors(Path(where))
-    editor = read_release(where).editor
+    """What a checkpoint, a release or a file can give a run to begin with, by the names of an editor's
+    parameters. Raises WeightsError."""
+    place = Path(resolve(where))
+    if _holds_tensors(place):
+        return read_tensors(place)
+    if not (place / INDEX).is_file():
+        return checkpoint.load_begun(place) | checkpoint.load_tensors(place)
+    editor = read_release(place).editor
     if any(name.endswith("own_embeddings") for name, _ in editor.named_buffers()):
         raise WeightsError(
             f"{where} has rows of visual tokens beside its language model's, which no run can begin with: "
             "take a release that `mgie train` made."
         )
     return {name: parameter.detach() for name, parameter in editor.named_parameters()}
+
+
+def _holds_tensors(place: Path) -> bool:
+    return place.suffix == ".safetensors" and place.is_file()
 
 
 def begin_run(run: RunConfig, parts: Parts, data: str) -> tuple[TrainState, dict[str, Tensor]]:

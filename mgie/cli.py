@@ -170,7 +170,7 @@ def recipe(
 
     Args:
         config: Recipe in mgie/recipes, or a YAML file.
-        from_: Begin with the tensors of this run, checkpoint or release: short for --model.start.
+        from_: Begin with the tensors of this run, checkpoint, release or file: short for --model.start.
         dry_run: Check and print the configuration, and stop.
         print_config: Print the configuration as a recipe, and stop.
         profile: Time so many steps part by part; a table and a trace go into RUN/profile.

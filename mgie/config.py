@@ -45,8 +45,8 @@ class ModelConfig:
     """Folder of a release that is trained further, edit head and visual tokens included; then `encoder` and
     `denoiser` are left out."""
     start: str | None = None
-    """Run, checkpoint or release whose tensors the run begins with, as `--from` gives it; None: as the parts
-    are. The recorded run names the checkpoint."""
+    """Run, checkpoint, release or .safetensors file of an editor's tensors that the run begins with, as
+    `--from` gives it; None: as the parts are. The recorded run names the checkpoint."""
 
     def __post_init__(self) -> None:
         """Either a release or both parts. Raises ConfigError."""

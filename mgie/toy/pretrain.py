@@ -8,8 +8,9 @@
 Three parts, each as its big sibling was made: an autoencoder; a language model that learns to look by
 describing pictures, then to say what an edit will do to them (as LLaVA was tuned); a UNet that paints an edit
 from words alone (as InstructPix2Pix was trained): first in crops around what changes, then edits whose words
-say where, then all. None has seen a visual token. Pairs are drawn when needed, none twice. Each stage
-is a run in _ckpt/runs/tiny_base that stops and goes on like any other.
+say where, then all. In the end visual tokens and an edit head come in, and learn to hand over what is said
+as the painter's text encoder does (as GILL's did); no stage paints from them. Pairs are drawn when needed,
+none twice. Each stage is a run in _ckpt/runs/tiny_base that stops and goes on like any other.
 """
 
 import io
@@ -26,6 +27,7 @@ import torch
 import yaml
 from diffusers import AutoencoderDC, DDPMScheduler, UNet2DConditionModel
 from jsonargparse import CLI
+from safetensors.torch import save_file
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPVisionConfig, LlamaConfig
 
@@ -33,23 +35,29 @@ from llava_patch.config import TOWER_FOLDER, LlavaConfig
 from llava_patch.model import Llava
 from llava_patch.processor import ClipImageConfig, Processor
 from llava_patch.ranges import in_range
+from llava_patch.shards import read_tensors
 from llava_patch.tokenizer import LlavaTokenizer
 from llava_patch.tokens import IMAGE_TOKENS, ImageTokens
 from llava_patch.weights import load_llava, save_llava
 from mgie.config import RunConfig, load_run
 from mgie.data.batches import Batches, Builder
+from mgie.data.examples import ExampleBuilder
 from mgie.diffusion.process import VarianceProcess
 from mgie.errors import UserError, WeightsError
 from mgie.models.codec import Codec
 from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.models.editor import Editor
 from mgie.models.encoders.clip_text import ClipTextEncoder
+from mgie.models.encoders.edit_head import EditHead, EditHeadConfig
+from mgie.models.encoders.llava import LlavaEncoder
+from mgie.prompts import LlavaPrompts
 from mgie.ranges import Threads
 from mgie.start import find_start
+from mgie.tokens import visual_tokens
 from mgie.toy.copying import begin_with_copying
 from mgie.toy.lessons import BaseExamples, Crops, Lessons
 from mgie.toy.pairs import ToyPairs, corpus
-from mgie.toy.tasks import CodecTask, LanguageTask
+from mgie.toy.tasks import AlignTask, CodecTask, LanguageTask
 from mgie.train import build_engine, fit
 from mgie.training.draws import draws_for
 from mgie.training.optim import Groups
@@ -60,7 +68,10 @@ from mgie.weights.checkpoint import TrainState
 
 SETTINGS = Path(__file__).with_suffix(".yaml")
 FOLDER = "_ckpt/runs/tiny_base"
-Stage = Literal["codec", "look", "speak", "draw", "place", "painter"]
+ALIGNED = "aligned.safetensors"
+TABLES = ("llava.language_model.model.embed_tokens.weight", "llava.language_model.lm_head.weight")
+"""What has a row for each token."""
+Stage = Literal["codec", "look", "speak", "draw", "place", "painter", "align"]
 WORLD = "the toy world of 64 pixels, 2"
 """Identity of what is learnt from: raised when the same numbers begin to mean other pairs."""
 Task = tuple[AbstractTask, Groups, Builder]
@@ -173,21 +184,41 @@ def painter_task(settings: dict[str, Any], run: RunConfig, *, before: Stage | No
     return task, editor.groups(), (BaseExamples if before else Crops)(run, processor)
 
 
+def align_task(settings: dict[str, Any], run: RunConfig) -> Task:
+    """Say what will happen, and hand it over to the painter as the text encoder does."""
+    encoder, processor = new_encoder(settings)
+    text = new_text_model(settings, new_llava(settings)[1].tokenizer)
+    restore(text, "painter", settings, prefix="encoder.text_model.")
+    teacher = ClipTextEncoder(text, silent_ids=(*encoder.visual_ids, processor.tokenizer.eos_id))
+    prompts = LlavaPrompts(processor, question=run.model.encoder.question, count=len(encoder.visual_ids))
+    builder = ExampleBuilder(prompts, size=run.data.size, max_length=run.data.max_length)
+    return AlignTask(encoder, teacher), encoder.groups(), builder
+
+
 def export(*, out: str, begin: str | None = None) -> None:
-    """Write the parts to `out` in float16: `llava/` in LLaVA's layout, `sd/` in diffusers'. What no stage has
-    trained is as in `begin`."""
+    """Write the parts to `out` in float16: `llava/` in LLaVA's layout, `sd/` in diffusers', and what a run
+    begins with besides, `aligned.safetensors`. What no stage has trained is as in `begin`."""
     settings = read_settings(begin)
     (llava, processor), codec, unet = new_llava(settings), new_codec(settings), new_unet(settings)
     text = new_text_model(settings, processor.tokenizer)
-    restore(llava, "speak", settings)
+    encoder, _ = new_encoder(settings)
+    restore(encoder, "align", settings | {"begin": aligned_before(settings)})
     restore(codec, "codec", settings)
     restore(unet, "painter", settings, prefix="denoiser.unet.")
     restore(text, "painter", settings, prefix="encoder.text_model.")
-    save_llava(llava.half(), processor.tokenizer, Path(out) / "llava")
+    words, tensors = len(processor.tokenizer), encoder.half().state_dict()
+    aligned = {f"encoder.{name}": each for name, each in tensors.items() if name in rows_and_head(encoder)}
+    known = {name.removeprefix("llava."): each for name, each in tensors.items() if name.startswith("llava.")}
+    tables = {name.removeprefix("llava.") for name in TABLES}
+    llava.half().load_state_dict(
+        {name: each[:words] if name in tables else each for name, each in known.items()}
+    )
+    save_llava(llava, processor.tokenizer, Path(out) / "llava")
     codec.vae.half().save_pretrained(Path(out) / "sd" / "vae")
     unet.half().save_pretrained(Path(out) / "sd" / "unet")
     text.half().save_pretrained(Path(out) / "sd" / "text_encoder")
     DDPMScheduler(**settings["scheduler"]).save_pretrained(Path(out) / "sd" / "scheduler")
+    save_file(aligned, Path(out) / ALIGNED, metadata={"format": "pt"})
 
 
 def read_settings(begin: str | None = None) -> dict[str, Any]:
@@ -240,6 +271,38 @@ def new_llava(settings: dict[str, Any]) -> tuple[Llava, Processor]:
     )  # fmt: skip
     llava = Llava.from_config(config, ImageTokens.of(tokenizer, use_im_start_end=True))
     return llava, _processor(tokenizer, config)
+
+
+def new_encoder(settings: dict[str, Any]) -> tuple[LlavaEncoder, Processor]:
+    """The language side with visual tokens and an edit head: new ones, or those to begin with."""
+    (llava, processor), shape = new_llava(settings), EditHeadConfig(**settings["edit_head"])
+    restore(llava, "speak", settings)
+    words = len(processor.tokenizer)
+    llava.grow(processor.tokenizer.add_tokens(visual_tokens(shape.visual_tokens)))
+    head = EditHead(shape, d_in=llava.config.language.hidden_size, e_out=settings["text"]["hidden_size"])
+    visual = tuple(range(words, words + shape.visual_tokens))
+    encoder = LlavaEncoder(llava, head, visual_ids=visual)
+    if file := aligned_before(settings):
+        ours, tensors = encoder.state_dict(), read_tensors(file)
+        with torch.no_grad():
+            for name in rows_and_head(encoder):
+                learnt = tensors[f"encoder.{name}"]
+                if name in TABLES:  # of words that are known, the language model's own
+                    ours[name][words:] = learnt[words:]
+                else:
+                    ours[name].copy_(learnt)
+    return encoder, processor
+
+
+def aligned_before(settings: dict[str, Any]) -> Path | None:
+    """The file of an edit head and tables to begin with, where there is one."""
+    file = Path(settings["begin"] or "") / ALIGNED
+    return file if settings["begin"] and file.exists() else None
+
+
+def rows_and_head(encoder: LlavaEncoder) -> list[str]:
+    """Names of what no LLaVA has: the edit head, and the tables that have rows of visual tokens."""
+    return [name for name in encoder.state_dict() if name in TABLES or name.startswith("edit_head.")]
 
 
 def _processor(tokenizer: LlavaTokenizer, config: LlavaConfig) -> Processor:
@@ -308,6 +371,7 @@ TASKS: dict[Stage, Callable[[dict[str, Any], RunConfig], Task]] = {
     "draw": partial(painter_task, before=None),
     "place": partial(painter_task, before="draw"),
     "painter": partial(painter_task, before="place"),
+    "align": align_task,
 }
 
 

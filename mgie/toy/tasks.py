@@ -6,8 +6,9 @@ import torch
 
 from llava_patch.model import Llava
 from mgie.models.codec import Codec
-from mgie.models.encoders.llava import lm_loss
-from mgie.training.task import AbstractTask
+from mgie.models.encoders.clip_text import ClipTextEncoder
+from mgie.models.encoders.llava import LlavaEncoder, lm_loss
+from mgie.training.task import AbstractTask, align_loss
 from mgie.types import Batch, Draws, Losses, Term
 
 
@@ -29,6 +30,31 @@ class LanguageTask(AbstractTask):
         del draws
         states = self.editor(batch.input_ids, batch.mask, batch.clip_pixels)
         return {"ce": lm_loss(self.editor, states, batch.labels)}
+
+
+class AlignTask(AbstractTask):
+    """Learn to hand over what is said: the condition of the visual tokens becomes that of the text encoder
+    which the painter learnt with (as GILL's, Koh et al. 2023, section 3.1), beside the words themselves."""
+
+    weights: Mapping[str, float] = {"ce": 1.0, "align": 1.0}
+
+    def __init__(self, encoder: LlavaEncoder, teacher: ClipTextEncoder):
+        super().__init__()
+        self.editor = encoder
+        self.teacher = teacher.requires_grad_(False)
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """Label tokens for the words, samples for the condition."""
+        return {"ce": batch.label_tokens, "align": len(batch.keys)}
+
+    def forward(self, batch: Batch, draws: Draws) -> Losses:
+        """Cross-entropy of the words and distance of the condition; nothing in it is random."""
+        del draws
+        context = self.editor.encode(batch)
+        with torch.no_grad():
+            wanted = self.teacher.encode(batch)
+        distance = Term(sum=align_loss(context, wanted), count=len(batch.keys))
+        return {"ce": self.editor.lm_loss(context, batch.labels), "align": distance}
 
 
 class CodecTask(AbstractTask):

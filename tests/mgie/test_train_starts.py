@@ -221,6 +221,24 @@ def test_a_run_begins_with_another_one_s_tensors_and_keeps_those_it_does_not_tra
     assert checkpoint.load_begun(checkpoint.latest(second.folder)).keys() <= begun.keys()
 
 
+def test_a_run_begins_with_a_file_of_tensors(again, tmp_path):
+    """Of some of an editor's parameters, in half precision; the others are as the parts have them."""
+    trained = newest(again())
+    heads = {name: tensor.half() for name, tensor in trained.items() if ".edit_head." in name}
+    save_file(heads, tmp_path / "head.safetensors")
+    groups = ("--train.groups=[denoiser]", "--optim.lrs={}", "--train.ema=null", "--name=begun")
+    run = load_run("tiny", options(again().data.path, tmp_path / "runs", *groups))
+    run = replace(run, model=replace(run.model, start=str(tmp_path / "head.safetensors")))
+    train(run)
+    begun = checkpoint.load_begun(checkpoint.latest(run.folder))
+    assert begun.keys() == heads.keys()
+    assert all(torch.equal(begun[name], heads[name].float()) for name in heads)
+
+    (tmp_path / "head.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(WeightsError, match=r"head\.safetensors"):
+        train(replace(run, name="broken"))
+
+
 def test_what_a_run_cannot_begin_with_is_refused(again, tmp_path):
     def start(where, *overrides: str):
         run = load_run("tiny", options(again().data.path, tmp_path / "runs", "--name=new", *overrides))

@@ -3,6 +3,7 @@
 import importlib
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import yaml
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
-from mgie.build import build_editor, build_teacher
+from mgie.build import begin_run, build_editor, build_teacher
 from mgie.config import load_run
 from mgie.data.images import decode
 from mgie.errors import ConfigError, WeightsError
@@ -83,6 +84,19 @@ def test_all_stages_and_the_export(settings, tmp_path):
     table = trained("painter")["encoder.text_model.embeddings.token_embedding.weight"]
     assert torch.equal(teacher.text_model.get_input_embeddings().weight, table.half().float())
 
+    aligned, learnt = load_file("base/aligned.safetensors"), trained("align")
+    assert {name.split(".")[1] for name in aligned} == {"edit_head", "llava"}
+    for name, tensor in aligned.items():
+        assert torch.equal(tensor, learnt[name.removeprefix("encoder.")].half())
+    table = "language_model.model.embed_tokens.weight"
+    words = load_file("base/llava/model.safetensors")["model.embed_tokens.weight"]
+    assert torch.equal(words, learnt[f"llava.{table}"][:-8].half())
+    run = replace(run, model=replace(run.model, start="base/aligned.safetensors"))
+    _, left = begin_run(run, parts, "no data")
+    assert not left
+    begun = dict(parts.editor.named_parameters())
+    assert all(torch.equal(begun[name], tensor.float()) for name, tensor in aligned.items())
+
     # Another run goes on from the files, with no stage before it.
     shutil.rmtree(pretrain.FOLDER)
     for stage, prefix in (("painter", "denoiser.unet."), ("codec", "vae.")):
@@ -94,8 +108,12 @@ def test_all_stages_and_the_export(settings, tmp_path):
         moved = [float((tensor.float() - new[prefix + name]).abs().max()) for name, tensor in old.items()]
         assert 0 < max(moved) < 0.05
     pretrain.export(out="again", begin="base")  # what was not trained is as it was
-    one, other = (load_file(f"{name}/llava/model.safetensors") for name in ("base", "again"))
-    assert all(torch.equal(one[name], other[name]) for name in one)
+    for file in ("llava/model.safetensors", "aligned.safetensors"):
+        one, other = (load_file(f"{name}/{file}") for name in ("base", "again"))
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    pretrain.Path("base/aligned.safetensors").unlink()
+    with pytest.raises(WeightsError, match="train --stage align"):  # an untrained head is not exported
+        pretrain.export(out="third", begin="base")
 
 
 def test_a_stage_that_comes_too_early_names_the_one_it_needs(settings):

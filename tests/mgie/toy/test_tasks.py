@@ -5,11 +5,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from mgie.build import Parts, build_editor
+from mgie.build import Parts, build_editor, build_teacher
 from mgie.build_data import build_batches
 from mgie.config import RunConfig
 from mgie.diffusion.guidance import DropConfig
-from mgie.toy.tasks import CodecTask, LanguageTask
+from mgie.models.encoders.clip_text import ClipTextEncoder
+from mgie.toy.tasks import AlignTask, CodecTask, LanguageTask
 from mgie.training.draws import draws_for
 from mgie.training.task import EditTask
 from mgie.types import Batch, Draws
@@ -47,6 +48,24 @@ def test_speaking_alone_is_the_same_loss(parts, batch, draws):
     assert torch.equal(alone["ce"].sum, both["ce"].sum)
     assert LanguageTask.weights.keys() == alone.keys()
     assert alone["ce"].count == both["ce"].count == task.counts(batch)["ce"]
+
+
+def test_aligning_alone_is_the_same_losses(run, parts, batch, draws):
+    teacher = build_teacher(run, parts)
+    assert isinstance(teacher, ClipTextEncoder)
+    all_of_it = EditTask(parts.editor, parts.process, drop=DropConfig(), align_weight=1.0, teacher=teacher)
+    both = all_of_it(batch, draws)
+    task = AlignTask(parts.editor.encoder, teacher)
+    alone = task(batch, draws)
+    assert AlignTask.weights.keys() == alone.keys()
+    for name, loss in alone.items():
+        assert torch.equal(loss.sum, both[name].sum)
+        assert loss.count == both[name].count == task.counts(batch)[name]
+    alone["align"].sum.backward()
+    learnt = {name for name, each in task.named_parameters() if each.grad is not None and each.grad.any()}
+    assert any(name.startswith("editor.edit_head.") for name in learnt)
+    assert any(name.startswith("editor.llava.language_model.") for name in learnt)
+    assert not any(name.startswith("teacher.") for name in learnt)
 
 
 def test_the_codec_learns_from_sources_and_targets_alike(parts, batch, draws):
