@@ -131,9 +131,12 @@ def smoothed(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def _span(values: Sequence[float]) -> Span:
-    """From where to where an axis goes: a little beyond its values."""
+    """From where to where an axis goes: a little beyond its values; where all are equal, from nothing to
+    there, and for nothing itself from 0 to 1."""
     low, high = min(values), max(values)
-    edge = (high - low) * 0.08 or abs(high) * 0.1 or 1.0
+    if math.isclose(low, high):
+        low, high = (min(low, 0.0), max(high, 0.0)) if low else (0.0, 1.0)
+    edge = (high - low) * 0.08
     return low - edge, high + edge
 
 

@@ -61,7 +61,7 @@ def compare(runs: Sequence[Report], paired: Paired, *, seed: int, draws: int = D
     """Of each view and metric: each system's value, each pair's difference and its wins, with 95 % intervals.
 
     Returns reports, suite, protocol, seed, draws, seeds, n, unpaired, warnings, views: view -> n, clusters,
-    metrics: metric -> better, n, left_out, values, controls, differences, wins, best, not_told_apart; of
+    metrics: metric -> better, n, left_out, values, controls, differences, wins, best, level; of
     reports of one system by several seeds also over_seeds. An item counts for a
     metric where all systems have a finite number of it; the others are counted in `left_out`.
     """
@@ -139,7 +139,7 @@ def _compared(
     }
     facts: dict[str, Any] = {"better": metric.better, "n": int(kept.sum()), "left_out": left_out}
     if not kept.any():
-        return facts | {"values": {}, "differences": [], "wins": [], "best": None, "not_told_apart": []}
+        return facts | {"values": {}, "differences": [], "wins": [], "best": None, "level": []}
     kind, _, of = metric.average.partition(":")
     labels = {"kind": [runs[0].items[key]["kind"] for key in keys], "cluster": list(clusters)}
     # Clusters are those of the whole view, so that every metric has the same draws; what is left out weighs
@@ -191,14 +191,17 @@ def _wins(
 
 
 def _ranked(metric: Measured, facts: Mapping[str, Any], sure: bool) -> dict[str, Any]:
-    """The best system, and those that cannot be told from it."""
+    """The best system, where it can be told from all others; else none, and those that are level with the
+    one of the best value, in the order of the reports."""
     if not metric.better:
-        return {"best": None, "not_told_apart": []}
+        return {"best": None, "level": []}
     values = {name: each["value"] for name, each in facts["values"].items()}
-    best = (min if metric.better == "lower" else max)(values, key=values.__getitem__)
-    close = []
+    first = (min if metric.better == "lower" else max)(values, key=values.__getitem__)
+    level = {first}
     for each in facts["differences"]:
         names = {each["first"], each["second"]}
-        if best in names and (not sure or each["p_holm"] > LIKELY):
-            close += names - {best}
-    return {"best": best, "not_told_apart": sorted(close)}
+        if first in names and (not sure or each["p_holm"] > LIKELY):
+            level |= names
+    if level == {first}:
+        return {"best": first, "level": []}
+    return {"best": None, "level": [name for name in values if name in level]}

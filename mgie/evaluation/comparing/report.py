@@ -131,7 +131,7 @@ _HEADS: Sequence[str] = (
 def _with_rank(shown: Figure, metric: Mapping[str, Any], name: str) -> str:
     if name not in metric["values"]:
         return ""
-    rank = " best" if name == metric["best"] else " level" if name in metric["not_told_apart"] else ""
+    rank = " best" if name == metric["best"] else " level" if name in metric["level"] else ""
     return _between(metric["values"][name], shown.form) + rank
 
 
@@ -171,8 +171,8 @@ def _how(facts: Mapping[str, Any]) -> list[str]:
     lines = [
         f"In parentheses: 95 % intervals of {facts['draws']} draws of clusters, seed {facts['seed']}, the "
         "same draws for all systems; p values of one metric are adjusted for its pairs (Holm), not for the "
-        "number of metrics. Detectable: the smallest difference that so many items can show. Level: not told "
-        "from the best."
+        "number of metrics. Detectable: the smallest difference that so many items can show. Best: told from "
+        "all others. Level: none is best, and these cannot be told from the one of the best value."
     ]
     if any(metric["controls"] for each in facts["views"].values() for metric in each["metrics"].values()):
         lines.append("copy: the picture before the edit, given back; oracle: the target itself.")

@@ -40,6 +40,18 @@ def test_one_point_and_equal_points_are_drawn():
     assert drawn([Point(name="a", x=2.0, y=2.0)], [Point(name="b", x=2.0, y=2.0)]) is not None
 
 
+@pytest.mark.parametrize(
+    ("value", "first", "last"), [(0.0, 0, 1), (0.04, 0, 0.04), (3.0, 0, 3), (-2.0, -2, 0)]
+)
+def test_an_axis_of_equal_values_goes_from_nothing_to_there(value, first, last):
+    words = [
+        each.text
+        for each in drawn([Point(name="", x=1.0, y=value, low=value, high=value)]).iter(f"{SVG}text")
+    ]
+    numbers = [float(each) for each in words[words.index("1") + 1 :] if each not in (None, "cost", "quality")]
+    assert (numbers[0], numbers[-1]) == (first, last)
+
+
 @pytest.mark.parametrize("span", [(0.0, 1.0), (-0.003, 0.0007), (12.0, 13e3), (1e-4, 3e-4)])
 def test_ticks_are_few_and_inside(span):
     found = ticks(*span)

@@ -40,7 +40,7 @@ def test_values_differences_and_wins(compared):
     assert difference["value"] == 0.5 and 0 < difference["low"] < 0.5 < difference["high"] < 1
     assert difference["p"] == difference["p_holm"] < 0.05 and difference["detectable"] > 0.1
     assert (won["won"], won["tied"], won["lost"], won["value"]) == (12, 12, 0, 0.75)
-    assert right["best"] == "A" and right["not_told_apart"] == [] and facts["warnings"] == []
+    assert right["best"] == "A" and right["level"] == [] and facts["warnings"] == []
     ratio = metrics(facts)["l1_ratio"]
     far = [0.1 + number / 100 for number in range(24)]
     assert ratio["values"]["A"]["value"] == pytest.approx(sum(far[18:]) / sum(far), abs=1e-12)
@@ -53,7 +53,15 @@ def test_a_system_and_itself(compared):
     for metric in metrics(facts).values():
         (difference,) = metric["differences"]
         assert (difference["value"], difference["low"], difference["high"], difference["p"]) == (0, 0, 0, 1)
-        assert metric["wins"][0]["value"] == 0.5 and metric["not_told_apart"] == ["B"]
+        assert metric["wins"][0]["value"] == 0.5 and metric["level"] == ["A", "B"]
+        assert metric["best"] is None
+
+
+def test_nobody_is_best_whom_another_one_cannot_be_told_from(compared):
+    """All who are level are named, by whatever of them the value is a little larger."""
+    right = metrics(compared(range(17), range(1, 19), range(3)))["right"]
+    assert right["values"]["B"]["value"] > right["values"]["A"]["value"]
+    assert right["best"] is None and right["level"] == ["A", "B"]
 
 
 def test_several_pairs_are_held_to_more(compared):
