@@ -39,6 +39,7 @@ from mgie.evaluation.run_folder import RunFolder, file_sha, sha
 from mgie.evaluation.scoring import AbstractBenchmark
 from mgie.evaluation.shards import Shard
 from mgie.evaluation.stages import Run, Stage, carry_out
+from mgie.evaluation.subset import Subset
 from mgie.evaluation.suites import Request, find_metrics, find_suite
 from mgie.ranges import Count, Few, Number, Scale, Seconds, Seed, Side, Steps
 
@@ -56,6 +57,7 @@ def evaluate(
     stage: Stage = "all",
     shard: str | None = None,
     count: Number = 200,
+    subset: str | Path | None = None,
     seed: Seed = 1,
     batch_size: Few = 25,
     control: bool = True,
@@ -114,6 +116,8 @@ def evaluate(
         stage: Only generate the pictures, only score them, or only report; all of it by default.
         shard: Part of the work for one of several machines, such as 2/3 for the second of three.
         count: How many pairs at most.
+        subset: Of a published benchmark only the items whose keys this file lists, one on each line. The
+            figures' identity says so.
         seed: Seed of the pairs that the suite makes, and of the model's noise; of what a comparison draws.
         batch_size: How many pictures are edited at once.
         control: Edit all pictures a second time, each by another pair's instruction.
@@ -167,13 +171,16 @@ def evaluate(
     if suite in rubric_names():
         from mgie.evaluation.judges.benchmark import judge_pictures
 
+        part = Subset.read(subset) if subset else None
         others = [*given, *(name for name in ("clip", "dino", "lpips", "shard") if asked[name])]
         unheeded = [name for name in others if name != "dtype"]
-        return judge_pictures(model, suite, data, out, options, device, dtype, unheeded, unpinned=unpinned)
+        return judge_pictures(
+            model, suite, data, out, options, device, dtype, unheeded, subset=part, unpinned=unpinned
+        )
     protocol = find_protocol(suite) if suite in protocol_names() else None
     ready = Path(str(model).removeprefix(PICTURES)) if str(model).startswith(PICTURES) else None
     bench = None if protocol or suite in CONTROLLED else find_suite(suite, data)
-    check_asked(suite, protocol, ready, given, unpinned=unpinned)
+    check_asked(suite, protocol, ready, given, part=bool(subset), unpinned=unpinned)
     finders = {"detector": detector, "segmenter": segmenter}
     check_finders_asked(suite, finders)
     process, processes = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -193,7 +200,10 @@ def evaluate(
 
     # What is to be made and measured.
     if protocol:
-        whole = published(suite, protocol, data, ready, eyes, unpinned=unpinned, scored=stage != "generate")
+        part = Subset.read(subset) if subset else None
+        whole = published(
+            suite, protocol, data, ready, eyes, subset=part, unpinned=unpinned, scored=stage != "generate"
+        )
         side = None
     elif suite in CONTROLLED:
         whole, side = controlled(suite, data, count, finders, eyes, place, scored=stage != "generate"), None

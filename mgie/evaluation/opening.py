@@ -12,9 +12,11 @@ from mgie.evaluation.controlled.suites import CONTROLLED, Asked, open_controlled
 from mgie.evaluation.measures.cutting import Cutter
 from mgie.evaluation.measures.eyes import Eyes
 from mgie.evaluation.published.benchmark import PublishedBenchmark
-from mgie.evaluation.published.data import is_published, outputs_of, read_layout
+from mgie.evaluation.published.data import is_published, outputs_of, part_of, read_layout
+from mgie.evaluation.published.entries import Views
 from mgie.evaluation.published.protocol import Protocol, find_protocol, protocol_names
 from mgie.evaluation.published.rows import check_eyes, check_texts
+from mgie.evaluation.subset import Subset
 
 PICTURES = "pictures:"
 """What stands before a folder of ready pictures, in place of a model."""
@@ -73,9 +75,20 @@ def check_finders_asked(suite: str, finders: dict[str, str | Path | None]) -> No
 
 
 def check_asked(
-    suite: str, protocol: Protocol | None, ready: Path | None, given: Sequence[str], *, unpinned: bool
+    suite: str,
+    protocol: Protocol | None,
+    ready: Path | None,
+    given: Sequence[str],
+    *,
+    part: bool,
+    unpinned: bool,
 ) -> None:
-    """Refuse options that would not be heeded. Raises ConfigError."""
+    """Refuse options that would not be heeded; `part` says that a subset was asked for. Raises
+    ConfigError."""
+    if part and protocol is None:
+        raise ConfigError(
+            f"subset is for published benchmarks, and {suite} is none: say how many items with --count."
+        )
     if suite in CONTROLLED:
         unheeded = [
             name
@@ -117,18 +130,26 @@ def published(
     ready: Path | None,
     eyes: Eyes,
     *,
+    subset: Subset | None,
     unpinned: bool,
     scored: bool,
 ) -> PublishedBenchmark:
-    """A published protocol on its data, of ready pictures or of ones that are to be made; `scored` says
-    whether its models are needed."""
+    """A published protocol on its data or a subset of them, of ready pictures or of ones that are to be made;
+    `scored` says whether its models are needed."""
     if data is None:
         raise ConfigError(f"the protocol {suite} needs its published data: give --data DIR.")
     views = read_layout(protocol, Path(data), unpinned=unpinned)
+    reasons = [] if is_published(protocol, views) else ["the data"]
+    if subset:
+        count, views = _count(views), part_of(views, subset, suite)
+        reasons.append(subset.note(_count(views), count))
     facts = {"not_asked_for": len(outputs_of(ready, views)[1])} if ready else {}
     open_questions = check_eyes(protocol, eyes, unpinned=unpinned) if scored else []
     if scored:
         check_texts(protocol, views, eyes)
-    reasons = [f"the weights of {name}" for name in open_questions]
-    reasons += [] if is_published(protocol, views) else ["the data"]
-    return PublishedBenchmark(suite, protocol, views, eyes, unpinned=reasons, facts=facts)
+    reasons = [*(f"the weights of {name}" for name in open_questions), *reasons]
+    return PublishedBenchmark(suite, protocol, views, eyes, subset=subset, unpinned=reasons, facts=facts)
+
+
+def _count(views: Views) -> int:
+    return sum(map(len, views.values()))

@@ -1,5 +1,6 @@
 """A published protocol scores ready pictures; what it is not sure of stands beside every figure."""
 
+import hashlib
 import json
 import re
 
@@ -51,6 +52,26 @@ def test_a_result_says_what_it_is_a_result_of(scored, magicbrush, capsys):
         assert re.search(r"\| single +\| +outputs \| +4 \|", text)
 
 
+def test_a_subset_is_scored_alone_and_says_so(scored, magicbrush):
+    """As the same items of the whole; other outputs need not be there, other keys are refused."""
+    whole = scored()
+    (magicbrush / "keys").write_text("7-1\n3-2\n\n")
+    (magicbrush / "gen" / "3" / "3_iter_3.png").unlink()
+    part = scored(subset=magicbrush / "keys", out=magicbrush / "part")
+    sha = hashlib.sha256(b"3-2\n7-1\n").hexdigest()
+    assert part["protocol"] == f"{whole['protocol']} subset#{sha[:8]}"
+    assert part["subset"] == {"keys": 2, "sha256": sha}
+    assert part["unpinned"] == [*whole["unpinned"], "the number of items (3 of 6, by --subset)"]
+    assert {view: found["n"] for view, found in part["rows"]["outputs"].items()} == {"single": 2, "multi": 1}
+    lines = [(magicbrush / name / "items.jsonl").read_text().splitlines() for name in ("part", "report")]
+    told = [{(r["view"], r["key"], r["row"]): r["scores"] for r in map(json.loads, each)} for each in lines]
+    assert len(told[0]) == 9 and told[0].items() <= told[1].items()
+    assert part["protocol"] in (magicbrush / "part" / "report.md").read_text()
+    (magicbrush / "keys").write_text("7-1\n7-2\n")
+    with pytest.raises(DataError, match="names 1 items that magicbrush does not have, such as 7-2"):
+        scored(subset=magicbrush / "keys", out=magicbrush / "other")
+
+
 def test_options_as_the_command_line_gives_them_are_no_wish(scored):
     assert scored(metrics=[])["rows"]
 
@@ -77,6 +98,8 @@ def test_the_same_pictures_give_the_same_bytes(scored, magicbrush):
         ({"dino": None}, ConfigError, "give --dino"),
         ({"clip": "nowhere"}, WeightsError, "nowhere is no model folder"),
         ({"model": "pictures:nowhere"}, DataError, "lacks 6 of 6 outputs"),
+        ({"subset": "nowhere.txt"}, DataError, "nowhere.txt cannot be read"),
+        ({"suite": "toy", "data": None, "subset": "x"}, ConfigError, "subset is for published benchmarks"),
         ({"suite": "magicbrash"}, ConfigError, "did you mean magicbrush"),
     ],
 )

@@ -22,12 +22,13 @@ from mgie.evaluation.judges.controls import (
     control_pictures,
     verdict_of,
 )
-from mgie.evaluation.judges.data import Item, find_outputs, identity, read_items
+from mgie.evaluation.judges.data import SORTED, Item, find_outputs, identity, read_items
 from mgie.evaluation.judges.kinds import JudgeOptions, open_judge
 from mgie.evaluation.judges.page import as_judged, write_judged
 from mgie.evaluation.judges.results import Judged, by_group, counted, gathered, lines, noise, summary
 from mgie.evaluation.judges.rubric import OWN, Rubric, find_rubric, with_prompts
 from mgie.evaluation.report import REPORT
+from mgie.evaluation.subset import Subset
 from mgie.lines import say
 
 PICTURES = "pictures:"
@@ -56,6 +57,7 @@ def judge_pictures(
     dtype: Dtype = "float32",
     given: Sequence[str] = (),
     *,
+    subset: Subset | None = None,
     unpinned: bool = False,
 ) -> dict[str, Any]:
     """The figures of ready pictures by a rubric and a judge, in a report: model, rubric, judge, numbers,
@@ -77,11 +79,16 @@ def judge_pictures(
         raise ConfigError(f"the rubric {suite} needs a judge: give --judge, such as local:_ckpt/judge.")
     check_out(out, kind=REPORT)
     started = time.monotonic()
-    items = read_items(rubric, Path(data), unpinned=unpinned)
+    items = whole = read_items(rubric, Path(data), unpinned=unpinned)
+    if subset:
+        subset.check((item.key for item in whole), suite)
+        items = [item for item in whole if item.key in subset.keys]
     if options.prompts is not None:
         rubric = with_prompts(rubric, options.prompts, frozenset(item.kind for item in items))
     check_prompts(rubric, items)
-    outputs, shared = find_outputs(Path(model.removeprefix(PICTURES)), items)
+    outputs, shared = find_outputs(
+        Path(model.removeprefix(PICTURES)), whole if whole[0].names[0].startswith(SORTED) else items
+    )
     judge = open_judge(options, find_device(device), find_dtype(dtype))
     replayed = options.judge.startswith("replay:")
     kept = None if replayed else Path(options.answers or beside(out))
@@ -96,12 +103,16 @@ def judge_pictures(
         say(f"{len(items)} pictures of {suite} are judged by {options.judge} in {out}; {there}.")
         told = tell(rubric, judge, answers, items, outputs, options)
         facts = {
-            "model": model, "suite": suite, "rubric": rubric.identity, "rubric_sha256": rubric.sha256,
-            "judge": dict(judge.identity), "served_by": dict(answers.models()), "tokens": answers.tokens(),
+            "model": model, "suite": suite, "rubric": identity_of(rubric, subset),
+            "rubric_sha256": rubric.sha256, "judge": dict(judge.identity),
+            "served_by": dict(answers.models()), "tokens": answers.tokens(),
             "new_answers": answers.new, "items_sha256": identity(items), "shared_outputs": shared,
-            "unpinned": notes(rubric, judge, items), **figures(rubric, judge, told),
+            "unpinned": notes(rubric, judge, whole), **figures(rubric, judge, told),
             "seconds": round(time.monotonic() - started, 1),
         }  # fmt: skip
+        if subset:
+            facts |= subset.facts()
+            facts["unpinned"] = [*facts["unpinned"], subset.note(len(items), len(whole))]
     rows = [*told.judged, *(each for judged in told.rows.values() for each in judged)]
     with whole_folder(out, kind=REPORT) as folder:
         write_judged(folder, facts, lines(rubric, rows))
@@ -141,6 +152,11 @@ def figures(rubric: Rubric, judge: Judge, told: Told) -> dict[str, Any]:
         "repeats": told.repeats, "noise": noise(rubric, told.judged),
         "controls": verdict_of(rubric, told.rows, told.pairs, judge), "steady": judge.steady,
     }  # fmt: skip
+
+
+def identity_of(rubric: Rubric, subset: Subset | None) -> str:
+    """What stands beside every number."""
+    return f"{rubric.identity} {subset.identity}" if subset else rubric.identity
 
 
 def notes(rubric: Rubric, judge: Judge, items: Sequence[Item]) -> list[str]:

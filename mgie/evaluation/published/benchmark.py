@@ -18,6 +18,7 @@ from mgie.evaluation.published.rows import gathered, read, read_file, score_entr
 from mgie.evaluation.report import PAGED, as_published, chosen_places, keep_pictures, write_published
 from mgie.evaluation.run_folder import OUTPUTS
 from mgie.evaluation.scoring import AbstractBenchmark, Look, Sample
+from mgie.evaluation.subset import Subset
 
 
 class PublishedBenchmark(AbstractBenchmark):
@@ -31,13 +32,15 @@ class PublishedBenchmark(AbstractBenchmark):
         views: Views,
         eyes: Eyes,
         *,
+        subset: Subset | None = None,
         unpinned: Sequence[str] = (),
         facts: Mapping[str, Any] | None = None,
     ):
-        """`name` is what the user calls the protocol. `unpinned` tells what is not known to be as published;
-        `facts` go to the result as they are."""
+        """`name` is what the user calls the protocol. `subset` is what the views were narrowed to; `unpinned`
+        tells what is not known to be as published; `facts` go to the result as they are."""
         self.suite, self.protocol, self.views, self.eyes = name, protocol, views, eyes
-        self.unpinned, self.facts = list(unpinned), dict(facts or {})
+        self.unpinned, self.facts = list(unpinned), dict(facts or {}) | (subset.facts() if subset else {})
+        self.identity = f"{protocol.identity} {subset.identity}" if subset else protocol.identity
         self.entries = {f"{view}/{each.key}": each for view, entries in views.items() for each in entries}
         self.samples = [
             Sample(name=name, unit=entry.cluster or entry.key, outputs=files_of(entry))
@@ -97,7 +100,7 @@ class PublishedBenchmark(AbstractBenchmark):
         by_view = {(view, each.key): found[f"{view}/{each.key}"] for view, each in self._all()}
         scored = gathered(self.protocol, self.views, by_view, made=f"{OUTPUTS}/" if made else "")
         facts = {
-            "model": told["model"], "suite": self.suite, "protocol": self.protocol.identity,
+            "model": told["model"], "suite": self.suite, "protocol": self.identity,
             "protocol_sha256": self.protocol.sha256, "unpinned": self.unpinned, "weights": self.eyes.hashes,
             "items_sha256": identity(self.views), **self.facts, "metrics": list(self.protocol.metrics),
             "rows": scored.facts,

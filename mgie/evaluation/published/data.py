@@ -13,6 +13,7 @@ from mgie.evaluation.published.emu_edit import read_emu_edit
 from mgie.evaluation.published.entries import Counts, Entry, Turn, Views
 from mgie.evaluation.published.pictured import read_dreambench, read_migebench
 from mgie.evaluation.published.protocol import Protocol
+from mgie.evaluation.subset import Subset
 
 
 def is_published(protocol: Protocol, views: Views) -> bool:
@@ -47,6 +48,13 @@ def read_layout(protocol: Protocol, folder: Path, *, unpinned: bool = False) -> 
             "--data, or say --unpinned, and the numbers will say that they are of other data."
         )
     return views
+
+
+def part_of(views: Views, subset: Subset, name: str) -> Views:
+    """The items of a subset, and the views that have any. Raises DataError for keys that no view has."""
+    subset.check((entry.key for entries in views.values() for entry in entries), name)
+    kept = {view: [each for each in entries if each.key in subset.keys] for view, entries in views.items()}
+    return {view: entries for view, entries in kept.items() if entries}
 
 
 def identity(views: Views) -> str:

@@ -113,6 +113,16 @@ def test_an_answer_that_could_not_be_read_is_asked_for_again(run, script):
     assert facts["groups"]["kind"]["style"]["numbers"]["following_mean"] == 2
 
 
+def test_a_subset_is_judged_alone_and_says_so(run, script, imgedit):
+    (imgedit / "keys").write_text("k1\nk3\n")
+    (imgedit / "gen" / "k0.png").unlink()
+    facts = run(script(("*", three(4))), subset=imgedit / "keys", judge_controls=0)
+    assert facts["rows"]["outputs"]["n"] == 2 and facts["new_answers"] == 2
+    assert re.fullmatch(r"imgedit/1 own wording#[0-9a-f]{8} subset#[0-9a-f]{8}", facts["rubric"])
+    assert facts["unpinned"][-2:] == ["the data", "the number of items (2 of 4, by --subset)"]
+    assert facts["rubric"] in (imgedit / "report" / "report.md").read_text()
+
+
 def test_noise_is_told_of_repeats(run, script, imgedit):
     facts = run(script(("remove", [three(1), three(3)]), ("*", three(4))), judge_controls=0, judge_repeats=2)
     found = facts["noise"]
