@@ -146,7 +146,7 @@ def pair_up(runs: Sequence[Report]) -> Paired:
     data, with what differs."""
     first = runs[0]
     for other in runs[1:]:
-        for what in ("suite", "protocol", "protocol_sha256"):
+        for what in ("suite", "protocol", "protocol_sha256", "rubric", "judge"):
             ours, theirs = first.facts.get(what), other.facts.get(what)
             if ours != theirs:
                 raise DataError(

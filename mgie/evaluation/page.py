@@ -150,9 +150,7 @@ def _picture(path: str | None, name: str, row: Any) -> str:
 def _told(row: Any, name: str) -> str:
     """What one system said, how it was judged, what it scored."""
     said = text(row["said"]) or "<i>nothing</i>"
-    parts = (
-        [f"<p>said: {said}</p>"] if "said" in row and (row["said"] or row.get("right") is not None) else []
-    )
+    parts = [f"<p>said: {said}</p>"] if row["said"] or row["expected"] else []
     if row.get("right") is not None:
         word = "right" if row["right"] else "wrong"
         parts.append(f'<p class="{word}">{word}: {text(row.get("why") or "")}</p>')

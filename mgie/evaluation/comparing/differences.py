@@ -13,6 +13,7 @@ from jaxtyping import Float
 from mgie.evaluation.comparing.bootstrap import DRAWS, Clusters, detectable, holm, interval, p_value
 from mgie.evaluation.figures import Better, figure
 from mgie.evaluation.finished import CONTROL_ROWS, Key, Paired, Report
+from mgie.evaluation.judges.rubric import find_rubric, rubric_names
 from mgie.evaluation.published.protocol import find_protocol, protocol_names
 
 LIKELY = 0.05
@@ -48,6 +49,10 @@ def metrics_of(runs: Sequence[Report], keys: Sequence[Key]) -> list[Measured]:
         return [
             Measured(name, metric.better, metric.average)
             for name, metric in find_protocol(suite).metrics.items()
+        ]
+    if suite in rubric_names():
+        return [
+            Measured(name, "higher", number.average) for name, number in find_rubric(suite).numbers.items()
         ]
     scored = sorted({name for row in rows for name in row["scores"]} - {"copy_l1"})
     names = ["right", "control_right", "l1_ratio", "said_exactly", *scored]
@@ -94,7 +99,7 @@ def compare(runs: Sequence[Report], paired: Paired, *, seed: int, draws: int = D
             )
     return {
         "reports": {run.name: _told(run) for run in runs}, "suite": runs[0].facts["suite"],
-        "protocol": runs[0].facts.get("protocol", ""), "seed": seed, "draws": draws,
+        "protocol": _measured_by(runs[0]), "seed": seed, "draws": draws,
         "seeds": seeds, "n": len(paired.keys), "unpaired": paired.unpaired, "warnings": warnings,
         "views": views,
     }  # fmt: skip
@@ -107,6 +112,13 @@ def seeds_of(runs: Sequence[Report]) -> list[int]:
     one = made[0].get("weights") and all(each == made[0] for each in made[1:])
     known = [seed for seed in seeds if isinstance(seed, int)]
     return known if one and len(set(known)) == len(runs) else []
+
+
+def _measured_by(run: Report) -> str:
+    """The identity of a protocol, or of a rubric with its judge. Empty: a suite of this program."""
+    facts = run.facts
+    judged = f"{facts['rubric']} by {facts['controls']['judge']}" if facts.get("rubric") else ""
+    return facts.get("protocol", judged)
 
 
 def _controls(run: Report, view: str, metric: str) -> dict[str, float]:

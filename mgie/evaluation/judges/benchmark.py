@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL.Image import Image
 from tqdm import tqdm
 
 from llava_patch.folders import check_out, whole_folder
+from mgie.data.images import decode_plain
 from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError
 from mgie.evaluation.judges.answers import Answers, beside, open_answers
@@ -24,10 +26,10 @@ from mgie.evaluation.judges.controls import (
 )
 from mgie.evaluation.judges.data import SORTED, Item, find_outputs, identity, read_items
 from mgie.evaluation.judges.kinds import JudgeOptions, open_judge
-from mgie.evaluation.judges.page import as_judged, write_judged
-from mgie.evaluation.judges.results import Judged, by_group, counted, gathered, lines, noise, summary
+from mgie.evaluation.judges.page import as_judged, lines, write_judged
+from mgie.evaluation.judges.results import Judged, by_group, counted, gathered, noise, summary
 from mgie.evaluation.judges.rubric import OWN, Rubric, find_rubric, with_prompts
-from mgie.evaluation.report import REPORT
+from mgie.evaluation.report import PAGED, REPORT, chosen_places, keep_pictures
 from mgie.evaluation.subset import Subset
 from mgie.lines import say
 
@@ -114,10 +116,20 @@ def judge_pictures(
             facts |= subset.facts()
             facts["unpinned"] = [*facts["unpinned"], subset.note(len(items), len(whole))]
     rows = [*told.judged, *(each for judged in told.rows.values() for each in judged)]
+    written, shown = lines(rubric, rows, items), {item.key: item for item in items}
     with whole_folder(out, kind=REPORT) as folder:
-        write_judged(folder, facts, lines(rubric, rows))
+        for place in chosen_places([each.kind for each in told.judged], PAGED):
+            key = written[place]["key"]
+            written[place]["pictures"] = keep_pictures(folder, place, _pictures(shown[key], outputs[key]))
+        write_judged(folder, facts, written)
     print(as_judged(facts))
-    return facts | {"report": str(Path(out, "report.md"))}
+    return facts | {"report": str(Path(out, "report.html"))}
+
+
+def _pictures(item: Item, output: Path) -> dict[str, Image]:
+    """What a page shows of an item."""
+    stored = {"source": item.sources[0], "output": output, "target": item.reference}
+    return {role: decode_plain(each.read_bytes(), name=str(each)) for role, each in stored.items() if each}
 
 
 def tell(

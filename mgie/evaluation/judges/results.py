@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -129,18 +129,6 @@ def noise(rubric: Rubric, judged: Sequence[Judged]) -> dict[str, Any]:
     return {"repeats": repeats, "scores": within, "numbers": numbers}
 
 
-def lines(rubric: Rubric, judged: Sequence[Judged]) -> list[dict[str, Any]]:
-    """Each picture as it is written: its numbers, its scores by repeat, the judge's words."""
-    return [
-        {
-            "key": each.key, "kind": each.kind, "row": each.row, "instruction": each.instruction,
-            "numbers": each.numbers(rubric), "scores": each.repeats(),
-            "answers": [_told(answer) for answer in each.answers],
-        }
-        for each in judged
-    ]  # fmt: skip
-
-
 def _only(judged: Sequence[Judged], repeat: int) -> list[Judged]:
     """The same pictures with one repeat's answers."""
     parts = [
@@ -151,8 +139,3 @@ def _only(judged: Sequence[Judged], repeat: int) -> list[Judged]:
         for each in judged
     ]  # fmt: skip
     return [each for each in parts if each.answers]
-
-
-def _told(answer: Outcome) -> Mapping[str, Any]:
-    told = {"ask": answer.question.name, "repeat": answer.question.repeat, "status": answer.status}
-    return told | {"attempts": answer.attempts, "text": answer.text}

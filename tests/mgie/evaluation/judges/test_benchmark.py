@@ -1,14 +1,21 @@
 """A judged report from end to end: numbers, controls, noise, what could not be read, what outlives a kill."""
 
+import hashlib
 import json
 import re
 
 import pytest
-from judged_data import three, write_gedit, write_imgedit, write_script
+from judged_data import png, three, write_gedit, write_imgedit, write_script
+from report_data import HOSTILE, Page
 
 from mgie.cli import main
 from mgie.errors import ConfigError, DataError
 from mgie.evaluate import evaluate
+from mgie.evaluation.judges.asking import Outcome, Question, Shown
+from mgie.evaluation.judges.data import Item
+from mgie.evaluation.judges.page import lines
+from mgie.evaluation.judges.results import gathered
+from mgie.evaluation.judges.rubric import find_rubric
 
 
 @pytest.fixture
@@ -51,7 +58,7 @@ def test_a_report_says_what_its_numbers_are_of(run, script, imgedit, capsys):
     assert written == {name: facts[name] for name in written}
     items = [json.loads(line) for line in (imgedit / "report" / "items.jsonl").read_text().splitlines()]
     assert [item["row"] for item in items].count("outputs") == 4
-    assert items[1]["numbers"]["overall_micro"] == 1 and items[1]["answers"][0]["text"] == three(1, 1, 1)
+    assert items[1]["scores"]["overall_micro"] == 1 and items[1]["answers"][0]["text"] == three(1, 1, 1)
     for text in ((imgedit / "report" / "report.md").read_text(), capsys.readouterr().out):
         assert facts["rubric"] in text and "Not as published: the wording of the prompts." in text
         assert "each question was asked once" in text
@@ -121,6 +128,60 @@ def test_a_subset_is_judged_alone_and_says_so(run, script, imgedit):
     assert re.fullmatch(r"imgedit/1 own wording#[0-9a-f]{8} subset#[0-9a-f]{8}", facts["rubric"])
     assert facts["unpinned"][-2:] == ["the data", "the number of items (2 of 4, by --subset)"]
     assert facts["rubric"] in (imgedit / "report" / "report.md").read_text()
+
+
+def test_the_page_shows_pictures_verdicts_and_words(run, script, imgedit):
+    """An output is right where following got seven tenths of its scale."""
+    hostile = f"{HOSTILE}\nFollowing: 1\nRest: 3\nLook: 3"
+    facts = run(script(("remove thing", hostile), ("style", "hm"), ("*", three(4))))
+    assert facts["report"] == str(imgedit / "report" / "report.html")
+    page = Page((imgedit / "report" / "report.html").read_text())
+    page.check(imgedit / "report")
+    assert len(page.all("article")) == 4 and len(page.all("img")) == 2 * 4 and len(page.all("script")) == 1
+    cards = [(card["data-kind"], json.loads(card["data-wrong"])) for card in page.all("article")]
+    assert cards == [("add", [0]), ("remove", [1]), ("style", [None]), ("add", [0])]
+    words = " ".join(page.words["p"])
+    assert "wrong: following_mean 1 of 1 to 5 · scores: <script>alert(1)</script>" in words
+    assert "right: following_mean 4 of 1 to 5" in words and "said:" not in words
+    assert facts["rubric"] in words and "Not as published: the wording of the prompts." in words
+    assert any(each.startswith("This judge is not usable here") for each in page.words["p"])
+    assert {option["value"] for option in page.all("option")} >= {"=add", "=remove", "=style", "any", "none"}
+
+
+def test_an_item_counts_as_often_as_its_scores_are_pooled(imgedit):
+    rubric = find_rubric("kris")
+    case = rubric.asks["following"][0]
+    lying = imgedit / "gen" / "k0.png"
+    item = Item(key="a", kind="biology", sources=(lying,), names=())
+    shown = Shown(item=item, row="outputs", output=lying)
+    asked = Question(shown=shown, name="following", case=case, repeat=0)
+    scores = {"following": 3.0, "knowledge": 5.0}
+    told = Outcome(question=asked, status="ok", scores=dict(scores), text="so", attempts=1)
+    (found,) = lines(rubric, gathered([told]), [item])
+    assert found["scores"]["overall"] == 75 and found["of"] == {"overall": 2} and found["right"] is False
+
+
+def test_judged_reports_are_compared(run, script, imgedit):
+    """By the rubric's numbers and means; not where words or judges differ."""
+    others = [png(200 + place) for place in range(4)]
+    rules = [(hashlib.sha256(each).hexdigest(), three(1 if each == others[1] else 3)) for each in others]
+    judge = script(*rules, ("*", three(4)))
+    run(judge, out=imgedit / "a")
+    for place, each in enumerate(others):
+        (imgedit / "gen" / f"k{place}.png").write_bytes(each)
+    run(judge, out=imgedit / "b")
+    facts = evaluate(reports=[str(imgedit / "a"), str(imgedit / "b")], out=imgedit / "both")
+    metrics = facts["views"][""]["metrics"]
+    values = {name: each["values"]["b"]["value"] for name, each in metrics.items()}
+    assert values == pytest.approx(
+        {"following_mean": 7 / 3, "overall_macro": 25 / 9, "overall_micro": 17 / 6}, abs=1e-9
+    )
+    assert metrics["overall_micro"]["better"] == "higher" and facts["views"][""]["clusters"] == 4
+    assert facts["protocol"].startswith("imgedit/1 own wording#") and "scripted" in facts["protocol"]
+    assert len(Page((imgedit / "both" / "report.html").read_text()).all("article")) == 4
+    run(script(("*", three(4))), out=imgedit / "c")
+    with pytest.raises(DataError, match="differ in judge"):
+        evaluate(reports=[str(imgedit / "a"), str(imgedit / "c")], out=imgedit / "neither")
 
 
 def test_noise_is_told_of_repeats(run, script, imgedit):
