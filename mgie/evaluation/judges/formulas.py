@@ -21,7 +21,8 @@ def item_numbers(numbers: Mapping[str, Number], scores: Scores) -> dict[str, flo
         if not present:
             continue
         whole = {each: value for each, value in present.items() if value is not None}
-        value = RULES[number.rule](number, whole) if len(whole) == len(present) else None
+        unread = 0.0 if number.unread == "zero" else None
+        value = RULES[number.rule](number, whole) if len(whole) == len(present) else unread
         known[name] = found[name] = value
     return found
 
@@ -38,12 +39,19 @@ def total(
     kind, _, of = number.average.partition(":")
     if kind == "macro":
         assert of == "kind"
-        mean = macro(values, kinds).value
+        digits = number.digits
+        mean = macro(values, kinds).value if digits is None else _rounded(values, kinds, digits)
     elif kind == "pooled":
         mean = math.fsum(map(math.prod, zip(values, weights))) / sum(weights) if values else None
     else:
         mean = micro(values).value
     return mean
+
+
+def _rounded(values: Sequence[float], kinds: Sequence[str], digits: int) -> float | None:
+    parts = [[value for value, own in zip(values, kinds) if own == kind] for kind in sorted(set(kinds))]
+    means = [round(math.fsum(part) / len(part), digits) for part in parts]
+    return math.fsum(means) / len(means) if means else None
 
 
 def _geometric(_: Number, scores: Mapping[str, float]) -> float:

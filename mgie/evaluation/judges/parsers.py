@@ -55,6 +55,13 @@ def labelled_lines(text: str, fields: Sequence[str] = ()) -> list[int] | None:  
     return found or None
 
 
+def labelled_mean(text: str, fields: Sequence[str] = ()) -> list[float] | None:
+    """The mean of all such lines, however many there are, to two digits: ImgEdit-Bench's own number of an
+    item."""
+    found = labelled_lines(text, fields)
+    return [round(sum(found) / len(found), 2)] if found else None
+
+
 def final_score(text: str, fields: Sequence[str] = ()) -> list[int] | None:  # noqa: ARG001
     """The whole numbers behind the first `Final Score` that has any, else behind `Final Scores`, in any case
     and with or without asterisks and colon, as RISEBench (Zhao et al. 2025) reads them."""
@@ -91,6 +98,7 @@ def verdict(text: str) -> str | None:
 PARSERS: dict[str, Callable[[str, Sequence[str]], list[Any] | None]] = {
     "json_scores": json_scores,
     "labelled_lines": labelled_lines,
+    "labelled_mean": labelled_mean,
     "final_score": final_score,
     "json_fields": json_fields,
 }

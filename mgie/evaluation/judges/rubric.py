@@ -77,6 +77,10 @@ class Number:
     """Names of the scores that are there, joined by + in their alphabet -> score -> weight."""
     halved_by: str = ""
     """Which score, where it is 1, halves the whole."""
+    unread: Literal["", "zero"] = ""
+    """What an item with an answer that cannot be read counts as. Empty: it is left out."""
+    digits: int | None = None
+    """Means of kinds are rounded to so many before their mean, where a published program does."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -64,6 +64,24 @@ def test_rise(scores, score, accuracy):
     assert found["score"] == pytest.approx(score, abs=1e-9) and found["accuracy"] == accuracy
 
 
+def test_rise_s_script():
+    """Consistency plays no part but in logical items; what is unread has no score, and no accuracy."""
+    whole = {"consistency": 1.0, "reasoning": 5.0, "plausibility": 3.0}
+    assert of("rise@script", [("x", whole)])["score"] == pytest.approx(25 * (0.8 * 5 + 0.2 * 3 - 1))
+    assert of("rise", [("x", whole)])["score"] == pytest.approx(25 * (0.3 + 0.5 * 5 + 0.2 * 3 - 1))
+    logical = {"consistency": 1.0, "reasoning": 5.0}
+    assert of("rise@script", [("x", logical)])["score"] == of("rise", [("x", logical)])["score"]
+    items = [("x", dict.fromkeys(whole, 5.0)), ("x", whole | {"consistency": None})]
+    for name, accuracy in (("rise", 1), ("rise@script", 0.5)):
+        assert of(name, items)["accuracy"] == accuracy and of(name, items)["score"] == 100
+
+
+def test_imgedit_s_script_rounds_means_of_kinds():
+    items = [("a", {"mean": 3.33}), ("a", {"mean": 3.33}), ("a", {"mean": 3.34}), ("b", {"mean": 1.0})]
+    found = of("imgedit@script", items)
+    assert found["overall_macro"] == (3.33 + 1) / 2 and found["overall_micro"] == pytest.approx(11 / 4)
+
+
 def test_kris_pools_all_scores():
     """An item with four scores weighs 4/3 of one with three."""
     three = {"consistency": 5.0, "quality": 5.0, "following": 5.0}

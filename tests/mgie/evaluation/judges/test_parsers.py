@@ -13,6 +13,7 @@ from mgie.evaluation.judges.parsers import (
     json_fields,
     json_scores,
     labelled_lines,
+    labelled_mean,
     verdict,
 )
 
@@ -160,3 +161,17 @@ def test_what_is_asked_for_is_read_whatever_is_around_it():
 def test_a_long_answer_takes_no_time(parser):
     for text in ("{" * 10**6, "[1, 2" * 10**5, "Final Score" * 10**5, "a: 1\n" * 10**5, ": x" * 10**5 + "}{"):
         PARSERS[parser](text, ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("a: 4\nb: 3\nc: 3", [3.33]),
+        ("a: 4/5\nb: 3", [3.0]),
+        ("a: 4.\nb:4\nc: 9", [9.0]),
+        ("nothing", None),
+        ("", None),
+    ],
+)
+def test_the_script_of_imgedit_takes_what_lines_there_are(text, found):
+    assert labelled_mean(text) == found

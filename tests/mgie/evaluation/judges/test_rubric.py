@@ -20,8 +20,10 @@ PINNED = {
     "gedit@cn": "gedit@cn/1 own wording#0172bf07",
     "gedit@qwen72": "gedit@qwen72/1 own wording#2e2df41a",
     "imgedit": "imgedit/1 own wording#2e2f8bec",
+    "imgedit@script": "imgedit@script/1 own wording#7cdf2f3a",
     "kris": "kris/1 own wording#bc1ad9da",
     "rise": "rise/1 own wording#20020aa4",
+    "rise@script": "rise@script/1 own wording#10a0f283",
 }
 """Name -> identity. A number that somebody has printed stands beside it: raise `version` with the hash."""
 
