@@ -66,31 +66,20 @@ def judge_pictures(
     noise, controls. `given` are options that were asked for; of them only `dtype`, the judge's, is heeded."""
     # Everything that can be wrong is wrong now, before anything is asked.
     rubric, model = find_rubric(suite), str(model)
-    if unheeded := [name for name in given if name != "dtype"]:
-        raise ConfigError(
-            f"{unheeded[0]} has no place here: the rubric {suite} has ready pictures judged its own way."
-        )
-    if not model.startswith(PICTURES):
-        raise ConfigError(
-            f"--model is {model} and the rubric {suite} has ready pictures judged: say --model pictures:DIR, "
-            "with the official names of files inside."
-        )
-    if data is None:
-        raise ConfigError(f"the rubric {suite} needs its published data: give --data DIR.")
-    if not options.judge:
-        raise ConfigError(f"the rubric {suite} needs a judge: give --judge, such as local:_ckpt/judge.")
+    data = _check_asked(model, suite, data, options, given)
     check_out(out, kind=REPORT)
     started = time.monotonic()
-    items = whole = read_items(rubric, Path(data), unpinned=unpinned)
+    items = whole = read_items(rubric, data, unpinned=unpinned)
+    part: list[str] = []
     if subset:
         subset.check((item.key for item in whole), suite)
         items = [item for item in whole if item.key in subset.keys]
+        part = [subset.note(len(items), len(whole))]
     if options.prompts is not None:
         rubric = with_prompts(rubric, options.prompts, frozenset(item.kind for item in items))
     check_prompts(rubric, items)
-    outputs, shared = find_outputs(
-        Path(model.removeprefix(PICTURES)), whole if whole[0].names[0].startswith(SORTED) else items
-    )
+    named = whole if whole[0].names[0].startswith(SORTED) else items
+    outputs, shared = find_outputs(Path(model.removeprefix(PICTURES)), named)
     judge = open_judge(options, find_device(device), find_dtype(dtype))
     replayed = options.judge.startswith("replay:")
     kept = None if replayed else Path(options.answers or beside(out))
@@ -109,12 +98,9 @@ def judge_pictures(
             "rubric_sha256": rubric.sha256, "judge": dict(judge.identity),
             "served_by": dict(answers.models()), "tokens": answers.tokens(),
             "new_answers": answers.new, "items_sha256": identity(items), "shared_outputs": shared,
-            "unpinned": notes(rubric, judge, whole), **figures(rubric, judge, told),
-            "seconds": round(time.monotonic() - started, 1),
+            "unpinned": notes(rubric, judge, whole) + part, **figures(rubric, judge, told),
+            "seconds": round(time.monotonic() - started, 1), **(subset.facts() if subset else {}),
         }  # fmt: skip
-        if subset:
-            facts |= subset.facts()
-            facts["unpinned"] = [*facts["unpinned"], subset.note(len(items), len(whole))]
     rows = [*told.judged, *(each for judged in told.rows.values() for each in judged)]
     written, shown = lines(rubric, rows, items), {item.key: item for item in items}
     with whole_folder(out, kind=REPORT) as folder:
@@ -124,6 +110,26 @@ def judge_pictures(
         write_judged(folder, facts, written)
     print(as_judged(facts))
     return facts | {"report": str(Path(out, "report.html"))}
+
+
+def _check_asked(
+    model: str, suite: str, data: str | Path | None, options: JudgeOptions, given: Sequence[str]
+) -> Path:
+    """Where the data lie. Raises ConfigError for what is missing, or would not be heeded."""
+    if unheeded := [name for name in given if name != "dtype"]:
+        raise ConfigError(
+            f"{unheeded[0]} has no place here: the rubric {suite} has ready pictures judged its own way."
+        )
+    if not model.startswith(PICTURES):
+        raise ConfigError(
+            f"--model is {model} and the rubric {suite} has ready pictures judged: say --model pictures:DIR, "
+            "with the official names of files inside."
+        )
+    if data is None:
+        raise ConfigError(f"the rubric {suite} needs its published data: give --data DIR.")
+    if not options.judge:
+        raise ConfigError(f"the rubric {suite} needs a judge: give --judge, such as local:_ckpt/judge.")
+    return Path(data)
 
 
 def _pictures(item: Item, output: Path) -> dict[str, Image]:
