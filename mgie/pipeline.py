@@ -271,6 +271,14 @@ class MGIEPipeline(DiffusionPipeline):
         """Encode and decode them whole."""
         self.codec.vae.disable_tiling()
 
+    def enable_sequential_cpu_offload(self, *_: Any, **__: Any) -> None:
+        """Refused with ConfigError: between the calls of its layers no part would have weights to ask."""
+        raise ConfigError(
+            "enable_sequential_cpu_offload() leaves no weights between the calls of layers, and parts of "
+            "this editor ask theirs where to compute: expected enable_model_cpu_offload(), which brings one "
+            "part at a time."
+        )
+
     # Editing.
 
     @in_range

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mgie.data.examples import ExampleBuilder
 from mgie.data.images import decode, fitted_size
-from mgie.errors import DataError, WeightsError
+from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.pipeline import MGIEPipeline
 from mgie.tokens import visual_tokens
 from mgie.types import ControlPlan
@@ -246,6 +246,15 @@ def test_offloaded_parts_are_brought_back_when_they_are_needed(pipe: MGIEPipelin
     for _ in range(2):
         assert pipe(photo(), "make it dark", seed=1).images[0] == plain
     pipe.remove_all_hooks()
+
+
+def test_layers_are_not_offloaded_one_by_one(pipe: MGIEPipeline):
+    """It would fail in the middle of an edit, deep in a library; the sentence names what works."""
+    plain = pipe(photo(), "make it dark", seed=1).images[0]
+    with pytest.raises(ConfigError, match=r"expected enable_model_cpu_offload\(\), which brings one part"):
+        pipe.enable_sequential_cpu_offload(device="cpu")
+    assert {value.device.type for value in pipe.editor.parameters()} == {"cpu"}  # as they were, not "meta"
+    assert pipe(photo(), "make it dark", seed=1).images[0] == plain
 
 
 def test_an_open_file_is_the_picture_that_its_bytes_are(pipe: MGIEPipeline):
