@@ -153,11 +153,12 @@ def _check_learnable(stored: Sequence[StoredPairs], editor: Editor, *, regions: 
 
 def _check_previews(run: RunConfig, prompts: AbstractPrompts) -> None:
     """Refuse now what would fail at the first preview, or at the first losses of held-out pairs."""
-    looks = {"previews": run.preview.every, "losses of held-out pairs": run.validation.every}
+    pairs_shown = 0 if run.preview.photos else run.preview.every
+    looks = {"previews": pairs_shown, "losses of held-out pairs": run.validation.every}
     if any(looks.values()) and (run.data.streaming or "test" not in stored_splits(run.data.path)):
         raise ConfigError(
             f"{next(name for name in looks if looks[name])} are of the split 'test' of a data set on disk, "
-            f"and {run.data.path} has none: set {'preview' if run.preview.every else 'validation'}.every to "
+            f"and {run.data.path} has none: set {'preview' if pairs_shown else 'validation'}.every to "
             "0, or hold pairs out with `mgie prepare ... --test N`."
         )
     if any(looks.values()):

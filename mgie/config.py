@@ -278,6 +278,9 @@ class RunConfig:
             raise ConfigError("train.loss with compat=reference: the original has none of it; leave it out.")
         if self.compat == "reference" and "layout" in train.groups:
             raise ConfigError("train.groups has layout with compat=reference: the original has no regions.")
+        if self.preview.photos is not None and not self.preview.every:
+            told = f"preview.photos is {self.preview.photos} with preview.every=0"
+            raise ConfigError(f"{told}: they would never be shown; set preview.every, or leave it out.")
         if not re.fullmatch(r"[\w-][\w.-]*", self.name):
             wish = "use letters, digits, '-', '_' and, not first, '.'"
             raise ConfigError(f"name={self.name!r} is no folder name: {wish}.")

@@ -59,7 +59,7 @@ from mgie.training.profile import watch_steps
 from mgie.training.task import AbstractTask, EditTask
 from mgie.training.world import Stopped, World, processes, stop_requests, stopping_at_once
 from mgie.types import Batch, Draws
-from mgie.watch import BEST, held_out_losses, measured, preview
+from mgie.watch import BEST, check_shown, held_out_losses, measured, own_photos, preview
 from mgie.weights import checkpoint
 from mgie.weights.checkpoint import TrainState
 
@@ -87,6 +87,7 @@ def train(run: RunConfig, *, profile: int = 0) -> dict[str, Any]:
         asked, (run, found, data) = run.data.features, find_start(run, world)
         if run.data.features and asked is None:
             world.say(f"takes stored features: {', '.join(run.data.features)} (data.features=[] for none).")
+        own = world.from_main(partial(own_photos, run))
         aside = {"data": run.data.path, "size": run.data.size}
         watch = Watch(run.evaluate, run.folder, **aside) if run.evaluate.every else None
         world.start_trackers(run.name)
@@ -98,6 +99,7 @@ def train(run: RunConfig, *, profile: int = 0) -> dict[str, Any]:
         # Build.
         with engine.reading(whole=needs_whole(run)):
             parts = build_editor(run, dtype=dtypes_to_read(run, world.device), progress=world.is_main)
+        check_shown(own, parts)
         make_trainable(run, parts.editor)
         MGIEPipeline.from_release(build_release(parts, run))  # what cannot be extracted is not trained
         measure = partial(measured, run, parts, world, watch) if watch else None
@@ -111,7 +113,7 @@ def train(run: RunConfig, *, profile: int = 0) -> dict[str, Any]:
             watch_steps(engine, task, batches, steps=profile, folder=run.folder / "profile", say=world.say)
         return fit(
             run, engine, task, parts.editor.groups(), batches, partial(draw_for, run, parts), found=found,
-            begin=partial(begin_run, run, parts, data), look=partial(preview, run, parts, world.device),
+            begin=partial(begin_run, run, parts, data), look=partial(preview, run, parts, world.device, own),
             validate=partial(held_out_losses, run, parts, task, world.device), measure=measure,
         )  # fmt: skip
 

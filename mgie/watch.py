@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from PIL import Image
@@ -13,11 +14,15 @@ from mgie.build_data import build_examples
 from mgie.config import RunConfig
 from mgie.data.batches import collate
 from mgie.data.images import decode, square, upright_size
+from mgie.data.photo_files import open_photo
 from mgie.data.regions import cropped
+from mgie.data.side_by_side import ROWS, Seen, sheets, thumbnail
 from mgie.data.stored_pairs import StoredPairs
+from mgie.errors import ConfigError
 from mgie.evaluation.in_training import Watch
 from mgie.evaluation.report import Item, sheet
 from mgie.evaluation.shards import Shard
+from mgie.jobs import Job, read_list
 from mgie.pipeline import EditOutput, MGIEPipeline
 from mgie.training.draws import draws_for
 from mgie.training.task import EditTask
@@ -54,39 +59,83 @@ def measured(
     return world.from_main(tell)
 
 
-def preview(run: RunConfig, parts: Parts, device: torch.device) -> Image.Image:
-    """A few held-out pairs as the editor edits them now: before, after and target, with what it said."""
-    held_out = StoredPairs(run.data.path, "test")
-    pairs = [held_out[index] for index in range(min(run.preview.count, len(held_out)))]
+def own_photos(run: RunConfig) -> list[Job]:
+    """The photos and instructions of the run's user that are shown on the way, all of which can be read.
+
+    Raises DataError, and ConfigError for more than a sheet has rows.
+    """
+    if run.preview.photos is None:
+        return []
+    jobs = read_list(Path(run.preview.photos), run.folder / "previews", seed=run.seed)
+    if len(jobs) > ROWS:
+        raise ConfigError(
+            f"{run.preview.photos} lists {len(jobs)} edits: expected at most {ROWS} in preview.photos, for "
+            "all of them are made at every preview."
+        )
+    for job in jobs:
+        assert job.photo
+        open_photo(job.photo)
+    return jobs
+
+
+def check_shown(own: Sequence[Job], parts: Parts) -> None:
+    """Refuse photos for an editor that sees none. Raises ConfigError."""
+    if own and not parts.editor.denoiser.sees_source:
+        raise ConfigError(
+            "preview.photos is for editors, and this denoiser sees no picture before the edit: leave it out."
+        )
+
+
+def preview(run: RunConfig, parts: Parts, device: torch.device, own: Sequence[Job] = ()) -> Image.Image:
+    """A few edits as the editor makes them now, with what it said: of one's `own` photos before and after, or
+    of held-out pairs, beside their targets."""
     pipeline = MGIEPipeline.from_release(build_release(parts, run))
     pipeline.set_progress_bar_config(disable=True)
+    # What is frozen may be in bfloat16, beside what is trained in float32.
+    short = torch.autocast(device.type, torch.bfloat16, enabled=frozen_short(run, device))
+    with at_rest(parts.editor), short:
+        return _of_photos(pipeline, own) if own else _of_pairs(pipeline, run)
+
+
+def _of_photos(pipeline: MGIEPipeline, jobs: Sequence[Job]) -> Image.Image:
+    seen = []
+    for job in jobs:
+        assert job.photo
+        photo = open_photo(job.photo).picture
+        edited = pipeline(photo, job.words[0], seed=job.seed)
+        assert isinstance(edited, EditOutput)
+        small, made = thumbnail(photo), thumbnail(edited.images[0])
+        seen.append(Seen(before=small, after=made, instruction=job.words[0], said=edited.said[0]))
+    return sheets(seen)[0]
+
+
+def _of_pairs(pipeline: MGIEPipeline, run: RunConfig) -> Image.Image:
+    held_out = StoredPairs(run.data.path, "test")
+    pairs = [held_out[index] for index in range(min(run.preview.count, len(held_out)))]
 
     def shown(data: bytes, pair: EditPair) -> Image.Image:
         return square(decode(data, name=pair.key), run.data.size)
 
     items = []
-    # What is frozen may be in bfloat16, beside what is trained in float32.
-    short = torch.autocast(device.type, torch.bfloat16, enabled=frozen_short(run, device))
-    with at_rest(parts.editor), short:
-        for new in (False, True):  # edited, and painted from nothing
-            group = [pair for pair in pairs if (pair.source is None) is new]
-            if not group:
-                continue
-            sources = [shown(pair.source, pair) for pair in group if pair.source is not None]
-            edited = pipeline(
-                sources or None, [pair.instruction for pair in group], seed=run.seed,
-                size=run.data.size if new else None, regions=regions_shown(run, group),
-            )  # fmt: skip
-            assert isinstance(edited, EditOutput)
-            items += [
-                Item(
-                    key=pair.key, kind=pair.kind, instruction=pair.instruction, expected=pair.expressive,
-                    said=edited.said[at], forced=edited.forced[at],
-                    source=None if new else sources[at], output=edited.images[at],
-                    target=shown(pair.target, pair),
-                )
-                for at, pair in enumerate(group)
-            ]  # fmt: skip
+    for new in (False, True):  # edited, and painted from nothing
+        group = [pair for pair in pairs if (pair.source is None) is new]
+        if not group:
+            continue
+        sources = [shown(pair.source, pair) for pair in group if pair.source is not None]
+        edited = pipeline(
+            sources or None, [pair.instruction for pair in group], seed=run.seed,
+            size=run.data.size if new else None, regions=regions_shown(run, group),
+        )  # fmt: skip
+        assert isinstance(edited, EditOutput)
+        items += [
+            Item(
+                key=pair.key, kind=pair.kind, instruction=pair.instruction, expected=pair.expressive,
+                said=edited.said[at], forced=edited.forced[at],
+                source=None if new else sources[at], output=edited.images[at],
+                target=shown(pair.target, pair),
+            )
+            for at, pair in enumerate(group)
+        ]  # fmt: skip
     return sheet(items, run.name)
 
 

@@ -51,6 +51,9 @@ class PreviewConfig:
     """Samples between previews; 0 for none."""
     count: Few = 4
     """How many held-out pairs are shown."""
+    photos: str | None = None
+    """Own photos and instructions that are shown instead of held-out pairs: a list as `mgie edit --list`
+    reads it, CSV with the columns photo and instruction or JSON lines with these names."""
 
 
 class Means:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from layout_data import SITE, write_layouts, write_stable
+from PIL import Image
 from processes import together
 from safetensors.torch import load_file
 from small_pipelines import WIDTH
@@ -301,6 +302,15 @@ def test_blocks_of_a_release_are_trained_further(beside_stable, tmp_path):
 def test_pairs_with_a_source_are_for_editors(beside_stable, edited):
     with pytest.raises(DataError, match="have a picture before the edit, and this denoiser sees none"):
         train(beside_stable(f"--data.path={edited}"))
+
+
+def test_previews_of_own_photos_are_for_editors(beside_stable, tmp_path):
+    Image.new("RGB", (24, 16), "red").save(tmp_path / "mine.png")
+    (tmp_path / "mine.csv").write_text("photo,instruction\nmine.png,make it dark\n")
+    with pytest.raises(
+        ConfigError, match=r"preview\.photos is for editors, and this denoiser sees no picture"
+    ):
+        train(beside_stable("--preview.every=4", f"--preview.photos={tmp_path / 'mine.csv'}"))
 
 
 def test_stored_features_and_regions_go_together(beside_tiny, edited, tmp_path):
