@@ -33,6 +33,10 @@ from mgie.weights.checkpoint import TrainState
 
 BEST = "best"
 """Folder in a run's: a checkpoint without the optimizer's state, to be extracted as a run is."""
+LARGEST = 1024
+"""Longer side in pixels of one's own photos, as they are kept while a run trains."""
+Own = tuple[Job, Image.Image]
+"""What is asked for, and the photo."""
 
 
 def measured(
@@ -59,8 +63,9 @@ def measured(
     return world.from_main(tell)
 
 
-def own_photos(run: RunConfig) -> list[Job]:
-    """The photos and instructions of the run's user that are shown on the way, all of which can be read.
+def own_photos(run: RunConfig) -> list[Own]:
+    """The instructions of the run's user that are shown on the way, with their photos: read now, so that the
+    files are not needed again, and made smaller.
 
     Raises DataError, and ConfigError for more than a sheet has rows.
     """
@@ -72,13 +77,16 @@ def own_photos(run: RunConfig) -> list[Job]:
             f"{run.preview.photos} lists {len(jobs)} edits: expected at most {ROWS} in preview.photos, for "
             "all of them are made at every preview."
         )
+    own = []
     for job in jobs:
         assert job.photo
-        open_photo(job.photo)
-    return jobs
+        photo = open_photo(job.photo).picture
+        photo.thumbnail((LARGEST, LARGEST))
+        own.append((job, photo))
+    return own
 
 
-def check_shown(own: Sequence[Job], parts: Parts) -> None:
+def check_shown(own: Sequence[Own], parts: Parts) -> None:
     """Refuse photos for an editor that sees none. Raises ConfigError."""
     if own and not parts.editor.denoiser.sees_source:
         raise ConfigError(
@@ -86,7 +94,7 @@ def check_shown(own: Sequence[Job], parts: Parts) -> None:
         )
 
 
-def preview(run: RunConfig, parts: Parts, device: torch.device, own: Sequence[Job] = ()) -> Image.Image:
+def preview(run: RunConfig, parts: Parts, device: torch.device, own: Sequence[Own] = ()) -> Image.Image:
     """A few edits as the editor makes them now, with what it said: of one's `own` photos before and after, or
     of held-out pairs, beside their targets."""
     pipeline = MGIEPipeline.from_release(build_release(parts, run))
@@ -97,11 +105,9 @@ def preview(run: RunConfig, parts: Parts, device: torch.device, own: Sequence[Jo
         return _of_photos(pipeline, own) if own else _of_pairs(pipeline, run)
 
 
-def _of_photos(pipeline: MGIEPipeline, jobs: Sequence[Job]) -> Image.Image:
+def _of_photos(pipeline: MGIEPipeline, own: Sequence[Own]) -> Image.Image:
     seen = []
-    for job in jobs:
-        assert job.photo
-        photo = open_photo(job.photo).picture
+    for job, photo in own:
         edited = pipeline(photo, job.words[0], seed=job.seed)
         assert isinstance(edited, EditOutput)
         small, made = thumbnail(photo), thumbnail(edited.images[0])
