@@ -214,8 +214,9 @@ def export(*, out: str, begin: str | None = None) -> None:
         {name: each[:words] if name in tables else each for name, each in known.items()}
     )
     save_llava(llava, processor.tokenizer, Path(out) / "llava")
-    codec.vae.half().save_pretrained(Path(out) / "sd" / "vae")
-    unet.half().save_pretrained(Path(out) / "sd" / "unet")
+    for name, part in (("vae", codec.vae), ("unet", unet)):
+        part.register_to_config(_name_or_path="")  # where a part began is nobody's business
+        part.half().save_pretrained(Path(out) / "sd" / name)
     text.half().save_pretrained(Path(out) / "sd" / "text_encoder")
     DDPMScheduler(**settings["scheduler"]).save_pretrained(Path(out) / "sd" / "scheduler")
     save_file(aligned, Path(out) / ALIGNED, metadata={"format": "pt"})

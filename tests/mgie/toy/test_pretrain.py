@@ -111,6 +111,8 @@ def test_all_stages_and_the_export(settings, tmp_path):
     for file in ("llava/model.safetensors", "aligned.safetensors"):
         one, other = (load_file(f"{name}/{file}") for name in ("base", "again"))
         assert all(torch.equal(one[name], other[name]) for name in one)
+    for file in pretrain.Path("again").rglob("config.json"):
+        assert '"base' not in file.read_text()  # nor where it began
     pretrain.Path("base/aligned.safetensors").unlink()
     with pytest.raises(WeightsError, match="train --stage align"):  # an untrained head is not exported
         pretrain.export(out="third", begin="base")
