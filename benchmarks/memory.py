@@ -69,7 +69,8 @@ def make_release(folder: Path) -> None:
     from mgie.models.encoders.llava import LlavaEncoder
     from mgie.prompts import LlavaPrompts
     from mgie.tokens import visual_tokens
-    from mgie.toy.pretrain import SETTINGS, new_llava
+    from mgie.toy.parts import new_llava
+    from mgie.toy.pretrain import SETTINGS
     from mgie.weights.release import write_release
 
     run, settings = load_run("tiny"), yaml.safe_load(SETTINGS.read_text())

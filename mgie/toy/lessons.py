@@ -1,6 +1,7 @@
 """What a stage of the small base sees of a pair: all of it, a crop, or a lesson in words."""
 
 import zlib
+from collections.abc import Mapping, Sequence
 
 import torch
 from PIL import Image, ImageChops
@@ -55,7 +56,7 @@ class BaseExamples:
             key=pair.key,
         )  # fmt: skip
 
-    def together(self, extras: object, mask: object) -> dict[str, Tensor]:
+    def together(self, extras: Sequence[Mapping[str, Tensor]], mask: object) -> dict[str, Tensor]:
         """Nothing: LLaVA needs no more than ids."""
         del extras, mask
         return {}

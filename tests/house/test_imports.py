@@ -79,11 +79,11 @@ HOMES = {
         "mgie.painting",  # the type of a sampler
         # Averaged weights; the type of a task's schedule; parts that are made from nothing.
         "mgie.train", "mgie.training.task", "mgie.training.optim", "mgie.toy.pretrain",
-        "mgie.toy.copying",
+        "mgie.toy.copying", "mgie.toy.parts",
     ),
     "transformers": (
         "llava_patch", "mgie.models.encoders", "mgie.models.finders", "mgie.weights", "mgie.evaluation",
-        "mgie.data.express", "mgie.toy.pretrain",
+        "mgie.data.express", "mgie.toy.parts",
     ),
     "jsonargparse": ("mgie.config", "mgie.cli", "mgie.toy.pretrain"),
 }  # fmt: skip
@@ -99,10 +99,13 @@ USED_BY_OTHERS = {
 """Dependencies that no module imports."""
 
 
+BASE = ("pretrain", "parts", "tasks", "lessons", "reading", "copying")
+"""The toy world's story, and the parts of it."""
+
+
 def room(name: str) -> str:
-    """The part of mgie that a module belongs to: "mgie.data.batches" -> "data". The toy world has a story and
-    its tasks."""
-    if name.startswith(("mgie.toy.pretrain", "mgie.toy.tasks", "mgie.toy.lessons", "mgie.toy.copying")):
+    """The part of mgie that a module belongs to: "mgie.data.batches" -> "data"."""
+    if name.startswith("mgie.toy.") and name.split(".")[2] in BASE:
         return "toy.pretrain"
     return name.split(".")[1] if "." in name else ""
 

@@ -75,13 +75,14 @@ def test_all_stages_and_the_export(settings, tmp_path):
         [
             f"--model.encoder.llava={tmp_path}/base/llava",
             f"--model.denoiser.diffusion={tmp_path}/base/sd",
-            f"--model.encoder.edit_head.queries={settings['text']['max_position_embeddings']}",
+            f"--model.encoder.edit_head.queries={settings['edit_head']['queries']}",
         ],
     )
     parts = build_editor(run)
     teacher = build_teacher(run, parts)
     assert teacher is not None
-    table = trained("painter")["encoder.text_model.embeddings.token_embedding.weight"]
+    assert teacher.pooled == settings["edit_head"]["queries"]
+    table = trained("read")["encoder.text_model.embeddings.token_embedding.weight"]
     assert torch.equal(teacher.text_model.get_input_embeddings().weight, table.half().float())
 
     aligned, learnt = load_file("base/aligned.safetensors"), trained("align")
