@@ -17,12 +17,14 @@ from mgie.errors import ConfigError
 from mgie.evaluation.comparing import report as comparison
 from mgie.evaluation.comparing.ranking import rank
 from mgie.evaluation.finished import pair_up, read_reports
+from mgie.evaluation.judges.pair_rubric import pair_rubric_names
 from mgie.evaluation.people import answers, outcome
-from mgie.evaluation.people.ab import AB, KEY, write_ab
+from mgie.evaluation.people.ab import AB, KEY, Asked, write_ab
 from mgie.evaluation.report import REPORT
 
 HEEDED = ("reports", "ab", "results", "out", "seed")
-"""All options of `mgie evaluate` that a comparison looks at, and --count where people are asked."""
+"""All options of `mgie evaluate` that a comparison looks at, and --count and --questions where people
+are asked."""
 
 
 def compare_reports(
@@ -32,6 +34,7 @@ def compare_reports(
     *,
     ab: str | Path | None = None,
     results: str | Path | None = None,
+    questions: Asked = "own",
     seed: int = 1,
     count: int = 200,
 ) -> dict[str, Any]:
@@ -42,8 +45,14 @@ def compare_reports(
     and DataError for folders that hold no report, or that cannot be compared.
     """
     # Everything that can be wrong is wrong now.
+    if ready := [str(report) for report in reports if str(report).startswith("pictures:")]:
+        raise ConfigError(
+            f"{ready[0]} are pictures and no finished report: measure each system by itself, --model "
+            f"{ready[0]}, and name the reports; side by side pictures are judged by "
+            f"{', '.join(pair_rubric_names())}."
+        )
     for name in given:
-        if name not in HEEDED and not (name == "count" and ab):
+        if name not in HEEDED and not (name in ("count", "questions") and ab):
             raise ConfigError(
                 f"{name} has no place beside {', '.join(map(str, reports))}: words without an option are "
                 "finished reports, and these are compared as they are; leave it out."
@@ -76,7 +85,7 @@ def compare_reports(
         facts = comparison.write_comparison(folder, runs, paired, seed=seed)
         if ab:
             with whole_folder(ab, kind=AB) as page:
-                key = write_ab(page, runs, paired.keys, count=count, seed=seed)
+                key = write_ab(page, runs, paired.keys, count=count, seed=seed, questions=questions)
             (folder / KEY).write_text(json.dumps(key, indent=2) + "\n", encoding="utf-8")
             facts |= {"ab": str(Path(ab, "index.html")), "tasks": len(key["tasks"])}
     print(comparison.as_text(facts))

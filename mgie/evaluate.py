@@ -20,9 +20,11 @@ from mgie.devices import Dtype, find_device, find_dtype
 from mgie.errors import ConfigError, WeightsError
 from mgie.evaluation.controlled.suites import CONTROLLED
 from mgie.evaluation.judges.kinds import JudgeOptions, check_judged
+from mgie.evaluation.judges.pair_rubric import pair_rubric_names
 from mgie.evaluation.judges.rubric import rubric_names
 from mgie.evaluation.making import Editing, Making
 from mgie.evaluation.measures.eyes import Eyes
+from mgie.evaluation.measures.sets import CMMD, of_single_pictures
 from mgie.evaluation.opening import (
     MAKING,
     OWN_WAY,
@@ -34,6 +36,8 @@ from mgie.evaluation.opening import (
     published,
 )
 from mgie.evaluation.pair_suites import PairBenchmark
+from mgie.evaluation.people.ab import Asked
+from mgie.evaluation.published.pins import ENDING, read_pins, write_pins
 from mgie.evaluation.published.protocol import find_protocol, protocol_names
 from mgie.evaluation.run_folder import RunFolder, file_sha, sha
 from mgie.evaluation.scoring import AbstractBenchmark
@@ -50,7 +54,9 @@ def evaluate(
     *,
     reports: Sequence[str] = (),
     ab: str | Path | None = None,
+    questions: Asked = "own",
     results: str | Path | None = None,
+    pin: str | None = None,
     suite: str | None = None,
     data: str | Path | None = None,
     out: str | Path,
@@ -100,15 +106,20 @@ def evaluate(
 
     Args:
         reports: Instead of a model, finished reports of one suite and of the same data, to be compared: each
-            metric and each difference with its interval, one page, plots.
+            metric and each difference with its interval, one page, plots. Or pictures:DIR of several systems,
+            of which a judge sees two at a time (gedit_v2).
         ab: Beside two reports: folder of a page to be handed out, on which people choose between the outputs
             of at most --count items without knowing whose they are. The key to it stays in --out.
+        questions: What that page asks: which edit follows, keeps the rest and looks better (own); or which
+            follows, is closer to the target and is better over all (mgie).
         results: Beside the folder of such a comparison: what people answered, a file or a folder of them.
+        pin: Instead of a model, a published protocol whose open hashes (weights, and items where --data is
+            given) are written into the file --out, which --suite takes from then on.
         model: Release folder, as `mgie extract` writes it, or a hub id; or pictures:DIR, ready pictures that
             have a published benchmark's names. In Python also a pipeline.
         suite: Benchmark: toy (judged, and made fresh from the seed) or pairs (against the targets of --data).
             Default: pairs where --data is given, else toy. Or a published protocol, such as magicbrush; or
-            one of controls: regions, coco_mig, coco_position, counting, subjects.
+            one of controls: regions, coco_mig, coco_position, counting, subjects. Or a file that --pin wrote.
         data: Data set that `mgie prepare` wrote; its test split is used instead of fresh pairs. For a
             published protocol its data as they were published.
         out: Folder of the evaluation: results.json, items.jsonl, report.md and what they rest on. One of the
@@ -121,7 +132,7 @@ def evaluate(
         seed: Seed of the pairs that the suite makes, and of the model's noise; of what a comparison draws.
         batch_size: How many pictures are edited at once.
         control: Edit all pictures a second time, each by another pair's instruction.
-        metrics: Further metrics, such as "[l2, psnr, ssim]".
+        metrics: Further metrics, such as "[l2, psnr, ssim]"; cmmd is one of all outputs together.
         clip: Local folder of a CLIP model, for CLIP-I, and for CLIP-T where pairs have a caption of
             their target (MagicBrush's local ones, InstructPix2Pix's).
         dino: Local folder of a DINO model, for DINO.
@@ -148,12 +159,29 @@ def evaluate(
         dtype: What it computes in: float32, float16 or bfloat16.
         verify: Compare the release with its manifest; --verify false to take it as it is.
     """
-    # Finished reports are compared.
+    # Finished reports are compared, and ready pictures of several systems side by side.
     asked = dict(locals()) | {"metrics": tuple(metrics)}
     usual = inspect.signature(evaluate).parameters
+    every = [name for name in usual if asked[name] not in (usual[name].default, ())]
+    options = JudgeOptions(
+        judge=judge, model=judge_model, key_env=judge_key_env, repeats=judge_repeats,
+        controls=judge_controls, budget=judge_budget, prompts=judge_prompts, answers=judge_answers,
+        timeout=judge_timeout,
+    )  # fmt: skip
+    if suite in pair_rubric_names():
+        from mgie.evaluation.judges.pair_report import judge_pairs
+
+        return judge_pairs(
+            reports, suite, data, out, options, every, device=device, dtype=dtype,
+            subset=Subset.read(subset) if subset else None, unpinned=unpinned, seed=seed,
+        )  # fmt: skip
     if reports:
-        given = [name for name in usual if asked[name] not in (usual[name].default, ())]
-        return compare_reports(reports, out, given, ab=ab, results=results, seed=seed, count=count)
+        return compare_reports(
+            reports, out, every, ab=ab, results=results, questions=questions, seed=seed, count=count
+        )
+    if pin is not None:
+        place = find_device(device)
+        return write_pins(pin, out, every, clip=clip, dino=dino, lpips=lpips, data=data, device=place)
     if model is None:
         raise ConfigError(
             "nothing is named that could be measured: give --model RELEASE, or two or more finished reports."
@@ -162,11 +190,6 @@ def evaluate(
     # Everything that can be wrong is wrong now.
     given = [name for name in (*MAKING, *OWN_WAY) if asked[name] != usual[name].default]
     suite = suite or ("toy" if data is None else "pairs")
-    options = JudgeOptions(
-        judge=judge, model=judge_model, key_env=judge_key_env, repeats=judge_repeats,
-        controls=judge_controls, budget=judge_budget, prompts=judge_prompts, answers=judge_answers,
-        timeout=judge_timeout,
-    )  # fmt: skip
     check_judged(options, suite)
     if suite in rubric_names():
         from mgie.evaluation.judges.benchmark import judge_pictures
@@ -178,6 +201,8 @@ def evaluate(
             model, suite, data, out, options, device, dtype, unheeded, subset=part, unpinned=unpinned
         )
     protocol = find_protocol(suite) if suite in protocol_names() else None
+    if suite.endswith(ENDING):
+        suite, protocol = read_pins(Path(suite))
     ready = Path(str(model).removeprefix(PICTURES)) if str(model).startswith(PICTURES) else None
     bench = None if protocol or suite in CONTROLLED else find_suite(suite, data)
     check_asked(suite, protocol, ready, given, part=bool(subset), unpinned=unpinned)
@@ -212,9 +237,10 @@ def evaluate(
     else:
         assert bench and system
         side = size or system.size
-        measures = find_metrics([*bench.metrics, *metrics], eyes)
+        single = of_single_pictures(metrics, eyes, scored=stage != "generate")
+        measures = find_metrics([*bench.metrics, *single], eyes)
         request = Request(count=count, seed=seed, size=side, data=None if data is None else Path(data))
-        whole = PairBenchmark(bench, request, measures, eyes, control=control)
+        whole = PairBenchmark(bench, request, measures, eyes, control=control, sets=CMMD in metrics)
     wishes = {
         "num_inference_steps": steps, "guidance_scale": guidance,
         "image_guidance_scale": image_guidance, "size": size,

@@ -26,6 +26,24 @@ def read_json(path: Path, understand: Callable[[Any], Meaning], expected: str) -
         raise DataError(f"{path} cannot be read ({reason(error)}): expected {expected}.") from error
 
 
+def read_json_lines(path: Path, understand: Callable[[Any], Meaning], expected: str) -> list[Meaning]:
+    """What each line of a file of JSON lines means; empty ones are left out. Raises DataError with the number
+    of the line."""
+    try:
+        lines = regular(path).read_text(encoding="utf-8").split("\n")
+    except MALFORMED as error:
+        raise DataError(f"{path} cannot be read ({reason(error)}): expected {expected}.") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found += [understand(json.loads(line))] if line.strip() else []
+        except MALFORMED as error:
+            raise DataError(
+                f"{path}, line {number} cannot be read ({reason(error)}): expected {expected}."
+            ) from error
+    return found
+
+
 def regular(path: Path) -> Path:
     """The same path. Raises OSError where a pipe, which would be waited for, or a folder lies there."""
     if path.exists() and not path.is_file():

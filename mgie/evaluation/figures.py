@@ -31,6 +31,7 @@ FIGURES: dict[str, Figure] = {
     "clip_t": Figure("CLIP-T", "{:.3f}", "higher"),
     "dino": Figure("DINO", "{:.3f}", "higher"),
     **{f"lpips_{net}": Figure(f"LPIPS ({net})", "{:.4f}", "lower") for net in ("alex", "vgg", "squeeze")},
+    "cmmd": Figure("CMMD", "{:.3f}", "lower"),
     "instance_success_rate": Figure("instances right", "{:.1%}", "higher"),
     "image_success_rate": Figure("pictures right", "{:.1%}", "higher"),
     "mean_iou": Figure("mIoU", "{:.3f}", "higher"),

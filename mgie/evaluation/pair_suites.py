@@ -15,6 +15,7 @@ from mgie.evaluation.finished import CONTROL_ROWS
 from mgie.evaluation.making import Job
 from mgie.evaluation.measures.eyes import Eyes
 from mgie.evaluation.measures.scores import Case, Score, means, score
+from mgie.evaluation.measures.sets import CMMD, set_distance, set_feature
 from mgie.evaluation.published.protocol import Metric
 from mgie.evaluation.published.rows import scores_of, told
 from mgie.evaluation.report import FEW, Item, as_table, write_report
@@ -38,12 +39,13 @@ class PairBenchmark(AbstractBenchmark):
         eyes: Eyes,
         *,
         control: bool = True,
+        sets: bool = False,
     ):
         """`control` has all pictures edited a second time, each by another pair's instruction, where a judge
-        can tell. Raises DataError where there is no pair, ConfigError for a control of pairs that all ask for
-        the same."""
+        can tell; `sets` has all outputs together compared with all targets (CMMD). Raises DataError where
+        there is no pair, ConfigError for a control of pairs that all ask for the same."""
         self.suite, self.judge, self.request = suite.name, suite.judge, request
-        self.metrics, self.eyes = dict(measures), eyes
+        self.metrics, self.eyes, self.sets = dict(measures), eyes, sets
         self.pairs = suite.pairs(request)
         if not self.pairs:
             raise DataError(f"The suite {suite.name} found no pair to measure on: choose another --data.")
@@ -88,7 +90,8 @@ class PairBenchmark(AbstractBenchmark):
     @property
     def measures(self) -> dict[str, Any]:
         """Metrics, and hashes of weights."""
-        return {name: asdict(metric) for name, metric in self.metrics.items()} | {"weights": self.eyes.hashes}
+        told = {name: asdict(metric) for name, metric in self.metrics.items()} | {"weights": self.eyes.hashes}
+        return told | ({CMMD: True} if self.sets else {})
 
     def material(self, sample: Sample) -> list[bytes]:
         """Source, target, caption."""
@@ -108,6 +111,8 @@ class PairBenchmark(AbstractBenchmark):
             row: told({name: score(metric, case, self.eyes) for name, metric in self.metrics.items()})
             for row, case in cases.items()
         }
+        if self.sets:
+            found[CMMD] = {row: set_feature(case.output, self.eyes) for row, case in cases.items()}
         found.setdefault("copy", told({name: Score(None, ("no source",)) for name in self.metrics}))
         if self.judge:
             size = self._as_large(source or target).size
@@ -142,6 +147,8 @@ class PairBenchmark(AbstractBenchmark):
             "size": self.request.size,
         }
         facts = head | self._summary(items) | {"by_kind": by_kind, "baselines": rows}
+        for row, distance in self._distances(found).items():
+            (facts if row == "outputs" else rows[row])[CMMD] = distance
         facts |= {"weights": self.eyes.hashes, "data_sha256": self.data}
         facts |= {name: value for name, value in told.items() if name not in facts}
         if len(items) < FEW:
@@ -189,6 +196,13 @@ class PairBenchmark(AbstractBenchmark):
     def _as_large(self, picture: Image.Image) -> Image.Image:
         """The whole picture as it is given to the model."""
         return resize(picture, fitted_size(picture.size, side=self.request.size))
+
+    def _distances(self, found: Mapping[str, Mapping[str, Any]]) -> dict[str, float | None]:
+        """Row -> CMMD of all its pictures to all targets."""
+        rows = ("outputs", *CONTROL_ROWS) if self.sets else ()
+        told = [found[sample.name][CMMD] for sample in self.samples] if self.sets else []
+        whole = {row: [each[row] for each in told if row in each] for row in rows}
+        return {row: set_distance(features, whole["oracle"]) for row, features in whole.items()}
 
     def _control(self, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The figures of doing nothing, or of the target."""

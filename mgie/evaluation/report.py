@@ -151,7 +151,33 @@ def as_published(facts: dict[str, Any]) -> str:
     """The figures of a published protocol as a Markdown table: a row for each view and each row of the
     result, a column for each metric, with its own n where it is of fewer items; below it the protocol."""
     lines = [as_markdown(_published_cells(facts)), "", f"Protocol {facts['protocol']}."]
-    return "\n".join(lines + [f"Not known to be as published: {reason}." for reason in facts["unpinned"]])
+    lines += [f"Not known to be as published: {reason}." for reason in facts["unpinned"]]
+    return "\n".join([*lines, *printed_lines(facts)])
+
+
+def printed_lines(facts: Mapping[str, Any]) -> list[str]:
+    """What others printed, as Markdown below one's own figures. Empty where a protocol knows of nothing."""
+    cells = printed_cells(facts)
+    return ["", markdown(printed_caption(facts)), "", as_markdown(cells)] if cells else []
+
+
+def printed_caption(facts: Mapping[str, Any]) -> str:
+    """What stands above it."""
+    open_questions = "; the figures above are not known to stand beside them" if facts["unpinned"] else ""
+    return f"Printed elsewhere, not measured here ({facts['printed']['source']}){open_questions}:"
+
+
+def printed_cells(facts: Mapping[str, Any]) -> list[list[str]]:
+    """A row for each view and system."""
+    told = facts.get("printed")
+    if not told:
+        return []
+    rows = [
+        [view, system, *("" if value is None else f"{value:g}" for value in values)]
+        for view, systems in told["figures"].items()
+        for system, values in systems.items()
+    ]
+    return [["view", "system", *told["columns"]], *rows]
 
 
 def _published_cells(facts: dict[str, Any]) -> list[list[str]]:
@@ -180,6 +206,8 @@ def write_published(folder: Path, facts: dict[str, Any], items: Sequence[dict[st
     head += "".join(
         f'<p class="wrong">Not known to be as published: {text(reason)}.</p>' for reason in facts["unpinned"]
     )
+    if cells := printed_cells(facts):
+        head += html_table(cells, caption=printed_caption(facts))
     told = read_report(folder, "after")
     keys = [key for key, row in told.items.items() if row["pictures"]]
     head += f"<p>{len(keys)} of {len(told.items)} outputs. {LICENCE}</p>"

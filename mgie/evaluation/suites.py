@@ -10,6 +10,8 @@ from PIL.Image import Image
 
 from mgie.errors import ConfigError
 from mgie.evaluation.controlled.suites import CONTROLLED
+from mgie.evaluation.judges.pair_rubric import pair_rubric_names
+from mgie.evaluation.judges.rubric import rubric_names
 from mgie.evaluation.measures.eyes import Eyes
 from mgie.evaluation.published.protocol import Metric, protocol_names
 from mgie.toy.judge import WORLDS, Verdict, judge
@@ -70,8 +72,9 @@ def find_metrics(names: Sequence[str], eyes: Eyes) -> dict[str, Metric]:
     for name in names:
         if name not in METRICS:
             raise ConfigError(
-                f"There is no metric '{name}': expected some of {', '.join(METRICS)}; CLIP-I and CLIP-T come "
-                "with --clip FOLDER, DINO with --dino FOLDER, LPIPS with --lpips NET:FILE."
+                f"There is no metric '{name}': expected some of {', '.join(METRICS)}, or cmmd outside of "
+                "training; CLIP-I and CLIP-T come with --clip FOLDER, DINO with --dino FOLDER, LPIPS with "
+                "--lpips NET:FILE."
             )
     seen = {name: metric for name, metric in MORE.items() if metric.measure in eyes.hashes}
     copied = replace(METRICS["l1"], of=("source", "target"))
@@ -91,7 +94,7 @@ def find_suite(name: str, data: str | Path | None = None) -> Suite:
     """The suite of that name, to be measured on `data`. Raises ConfigError with the nearest names, and where
     it needs data."""
     if name not in SUITES:
-        known = [*SUITES, *protocol_names(), *CONTROLLED]
+        known = [*SUITES, *protocol_names(), *CONTROLLED, *rubric_names(), *pair_rubric_names()]
         near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else "choose one of them."
         raise ConfigError(f"There is no suite '{name}': expected one of {', '.join(known)}; {hint}")

@@ -108,6 +108,7 @@ def test_answers_to_several_pages_put_systems_in_order(reports, tmp_path, capsys
         ([0], "is one report: name two or more"),
         ([0, 1, "--steps", "3"], "steps has no place beside"),
         ([0, 1, "--count", "3"], "count has no place beside"),
+        ([0, 1, "--questions", "mgie"], "questions has no place beside"),
         ([0, 1, "--model", "x"], "model has no place beside"),
         ([0, 1, 2, "--ab", "page"], "3 are named: name two"),
         ([0, 1, "--ab", "out/page"], "lies in out"),

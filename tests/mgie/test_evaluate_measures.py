@@ -8,6 +8,10 @@ from benchmark_data import pic
 from PIL import Image
 
 from mgie.evaluate import evaluate
+from mgie.evaluation.measures import sets
+from mgie.evaluation.measures.eyes import Eyes
+from mgie.evaluation.measures.features import Clip
+from mgie.evaluation.measures.sets import set_distance, set_feature
 from mgie.prepare import prepare
 
 
@@ -104,3 +108,27 @@ def test_doing_nothing_and_the_answer_stand_in_every_report(prepared, tmp_path):
     assert (oracle["l1"], oracle["psnr"]) == (0, 100)
     table = (tmp_path / "report" / "report.md").read_text()
     assert "| copy" in table and "| oracle" in table
+
+
+def test_all_outputs_together_lie_so_far_from_all_targets(prepared, tmp_path, clip_folder, monkeypatch):
+    """A number of the report and of doing nothing, of no item and no kind."""
+    monkeypatch.setattr(sets, "SIDE", 224)
+    pairs = [(pic(place, 40, 30), pic(10 + place, 40, 30), {}) for place in range(3)]
+    asked = {"data": prepared(*pairs), "metrics": ["cmmd"], "clip": clip_folder, "out": tmp_path / "report"}
+    made = [pic(20 + place, 40, 30) for place in range(3)]
+    system = Answering(list(made))
+    system.identity = "these three"  # type: ignore[attr-defined]
+    evaluate(system, **asked | {"stage": "generate", "clip": None})
+    facts = evaluate(system, **asked)
+    eyes = Eyes(clip=Clip(clip_folder))
+    before, after, out = (
+        [set_feature(each, eyes) for each in several] for several in (*list(zip(*pairs))[:2], made)
+    )
+    assert facts["cmmd"] == set_distance(out, after) > 0
+    assert facts["baselines"]["copy"]["cmmd"] == set_distance(before, after) != facts["cmmd"]
+    assert facts["baselines"]["oracle"]["cmmd"] == 0
+    assert all("cmmd" not in each for each in facts["by_kind"].values())
+    words = (tmp_path / "report" / "report.md").read_text()
+    assert "CMMD" in words and f"{facts['cmmd']:.3f}" in words
+    items = [json.loads(line) for line in (tmp_path / "report" / "items.jsonl").read_text().splitlines()]
+    assert all("cmmd" not in item["scores"] for item in items)

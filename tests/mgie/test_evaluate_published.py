@@ -3,12 +3,15 @@
 import hashlib
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from benchmark_data import write_magicbrush
 
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.evaluate import evaluate
+from mgie.evaluation.published.data import identity, is_published, read_layout
+from mgie.evaluation.published.protocol import find_protocol
 
 
 @pytest.fixture
@@ -50,6 +53,9 @@ def test_a_result_says_what_it_is_a_result_of(scored, magicbrush, capsys):
     for text in ((magicbrush / "report" / "report.md").read_text(), capsys.readouterr().out):
         assert facts["protocol"] in text and "Not known to be as published: the data." in text
         assert re.search(r"\| single +\| +outputs \| +4 \|", text)
+        assert re.search(r"\| multi +\| +InstructPix2Pix \| +0.1584 \|", text)
+        assert "not measured here (MagicBrush, arXiv 2306.10012); the figures above are not known to" in text
+    assert "not measured here" in (magicbrush / "report" / "report.html").read_text()
 
 
 def test_a_subset_is_scored_alone_and_says_so(scored, magicbrush):
@@ -117,3 +123,77 @@ def test_a_caption_that_clip_cannot_read_whole_is_an_error(scored, magicbrush):
     with pytest.raises(DataError, match=r"has .* tokens and CLIP reads 12"):
         scored()
     assert not (magicbrush / "report").exists()
+
+
+def test_what_nobody_pinned_is_pinned_by_who_has_it(scored, magicbrush, clip_folder, dino_folder, tmp_path):
+    """The file says which weights; another file's figures are another protocol's, and others are refused."""
+    pins = tmp_path / "pins.yaml"
+    told = evaluate(pin="magicbrush", clip=clip_folder, dino=dino_folder, out=pins)
+    assert re.fullmatch(r"magicbrush@pinned/1#[0-9a-f]{8}", told["protocol"])
+    facts = scored(suite=str(pins))
+    assert facts["suite"] == "magicbrush" and facts["protocol"] == told["protocol"]
+    assert facts["unpinned"] == ["the data"]
+    assert facts["rows"] == scored(out=magicbrush / "plain")["rows"]
+    text = pins.read_text()
+    sha = facts["weights"]["clip"]["model.safetensors"]
+    pins.write_text(text.replace(sha, sha[::-1]))
+    other = scored(suite=str(pins), out=magicbrush / "other")
+    assert other["unpinned"] == ["the weights of clip", "the data"] and other["protocol"] != told["protocol"]
+    with pytest.raises(DataError, match=r"differ in protocol .magicbrush@pinned/1#"):
+        evaluate(reports=[magicbrush / "report", magicbrush / "other"], out=magicbrush / "both")
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"dino": None}, "measures with dino: give --dino"),
+        ({"pin": "magic"}, "no protocol 'magic'.*did you mean magicbrush"),
+        ({"out": "pins.txt"}, "pins.txt does not end in .yaml: pins go to a new file"),
+        ({"out": "there.yaml"}, "there.yaml is there already"),
+        ({"count": 3}, "count has no place beside pin: nothing is measured yet"),
+        ({"model": "m"}, "model has no place beside pin"),
+    ],
+)
+def test_what_cannot_be_pinned_is_told(asked, says, clip_folder, dino_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.yaml").touch()
+    given = {"pin": "magicbrush", "clip": clip_folder, "dino": dino_folder, "out": "pins.yaml"}
+    with pytest.raises(ConfigError, match=says):
+        evaluate(**given | asked)
+    assert [path.name for path in tmp_path.iterdir()] == ["there.yaml"]
+
+
+def test_only_data_as_published_are_pinned(magicbrush, clip_folder, dino_folder):
+    with pytest.raises(DataError, match="holds 2 sessions, 4 turns and the published data"):
+        evaluate(
+            pin="magicbrush", clip=clip_folder, dino=dino_folder, data=magicbrush / "data",
+            out=magicbrush / "pins.yaml",
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "cannot be read as pins .*expected a file that `mgie evaluate --pin` wrote"),
+        ("extends: magicbrush\nweights: {clip: {repo: a}}", "cannot be read as pins"),
+        ("extends: magicbrush\nweights: {}\nmetrics: {}", "has 'metrics': expected a file"),
+        ("extends: magicbrush\nweights: {lpips: {repo: a, sha256: {b: c}}}", "pins lpips, and magicbrush"),
+        ("extends: gedit\nweights: {}", "no protocol 'gedit'"),
+        ("{", "cannot be read as pins"),
+    ],
+)
+def test_pins_that_are_none_are_told(text, says, scored, magicbrush):
+    (magicbrush / "pins.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        scored(suite=str(magicbrush / "pins.yaml"))
+    assert not (magicbrush / "report").exists()
+
+
+def test_other_items_than_the_pinned_ones_are_refused(magicbrush):
+    protocol = replace(find_protocol("magicbrush"), counts={})
+    known = replace(protocol, items_sha256=identity(read_layout(protocol, magicbrush / "data")))
+    assert is_published(known, read_layout(known, magicbrush / "data"))
+    other = replace(protocol, items_sha256="0" * 64)
+    with pytest.raises(DataError, match=r"holds other items than magicbrush/1#.* pins"):
+        read_layout(other, magicbrush / "data")
+    assert not is_published(other, read_layout(other, magicbrush / "data", unpinned=True))

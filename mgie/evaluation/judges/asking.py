@@ -1,14 +1,17 @@
 """A rubric's questions about each output, put to a judge, and what its answers say.
 
 An answer that cannot be read is asked for again, as often as the rubric says, and is then unreadable: it has
-no scores, and is counted. So are refusals and errors.
+no scores, and is counted. So are refusals and errors. A rubric that guesses draws a number instead, as the
+program does whose figures it reproduces; that is counted, too.
 """
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from itertools import chain
+from random import Random
 from typing import Any, Literal
 
 from mgie.data.images import decode_plain
@@ -16,11 +19,11 @@ from mgie.errors import DataError, DeviceError
 from mgie.evaluation.judges.answers import Answers
 from mgie.evaluation.judges.base import Ask, Encoding, Judge, Picture, shown
 from mgie.evaluation.judges.data import Item, Stored
-from mgie.evaluation.judges.parsers import PARSERS, checked
+from mgie.evaluation.judges.parsers import MARK, PARSERS, checked
 from mgie.evaluation.judges.rubric import Case, Rubric
 
 Row = Literal["outputs", "copy", "oracle", "swapped"]
-Status = Literal["ok", "unreadable", "refused", "error"]
+Status = Literal["ok", "guessed", "unreadable", "refused", "error"]
 IN_A_ROW = 3
 """So many questions that an endpoint calls wrong are no matter of a single picture."""
 
@@ -58,7 +61,7 @@ class Outcome:
 
 
 @dataclass(slots=True)
-class _Trouble:
+class Trouble:
     """How many questions in a row came to nothing at the endpoint."""
 
     count: int = 0
@@ -113,18 +116,30 @@ def put(
 ) -> Iterator[Outcome]:
     """What comes of each question, in their order, several at once where the judge takes them. Raises
     DeviceError where it cannot be asked, ConfigError where the budget is used up."""
-    trouble = _Trouble()
+    trouble = Trouble()
 
-    def one(question: Question) -> Outcome:
-        outcome = _put(rubric, judge, answers, question, trouble)
-        done()
-        return outcome
+    def several(group: Sequence[Question]) -> list[Outcome]:
+        way = _guessed if rubric.guesses else _put
+        outcomes = way(rubric, judge, answers, group, trouble)
+        for _ in group:
+            done()
+        return outcomes
 
+    groups = _of_one_picture(asked) if rubric.guesses else [[question] for question in asked]
     if judge.together == 1:
-        yield from map(one, asked)
+        yield from chain.from_iterable(map(several, groups))
         return
-    with ThreadPoolExecutor(judge.together) as pool:
-        yield from pool.map(one, asked)  # which cancels what has not begun when one fails
+    with ThreadPoolExecutor(judge.together) as pool:  # which cancels what has not begun when one fails
+        yield from chain.from_iterable(pool.map(several, groups))
+
+
+def _of_one_picture(asked: Sequence[Question]) -> list[list[Question]]:
+    """The questions about one picture together, those of each repeat for themselves."""
+    found: dict[tuple[str, str, int], list[Question]] = {}
+    for question in asked:
+        place = (question.shown.item.key, question.shown.row, question.repeat)
+        found.setdefault(place, []).append(question)
+    return list(found.values())
 
 
 def ask_of(rubric: Rubric, question: Question, attempt: int = 0) -> Ask:
@@ -143,30 +158,79 @@ def ask_of(rubric: Rubric, question: Question, attempt: int = 0) -> Ask:
     )  # fmt: skip
 
 
-def _put(rubric: Rubric, judge: Judge, answers: Answers, question: Question, trouble: _Trouble) -> Outcome:
-    nothing: dict[str, float | None] = dict.fromkeys(question.case.scores)
-    attempts = 1 if judge.steady else rubric.attempts
-    text, attempt = "", 0
-    status: Status = "unreadable"
-    for attempt in range(attempts):
-        answer = answers.once(judge, ask_of(rubric, question, attempt))
-        trouble.note(answer.status, judge, answer.text)
-        text = answer.text
-        if answer.status != "ok":
-            status = answer.status
+def _put(
+    rubric: Rubric, judge: Judge, answers: Answers, group: Sequence[Question], trouble: Trouble
+) -> list[Outcome]:
+    """Each question until its answer can be read."""
+    return [_once_read(rubric, judge, answers, question, trouble) for question in group]
+
+
+def _once_read(
+    rubric: Rubric, judge: Judge, answers: Answers, question: Question, trouble: Trouble
+) -> Outcome:
+    outcome = None
+    for attempt in range(1 if judge.steady else rubric.attempts):
+        outcome = _asked(rubric, judge, answers, question, trouble, attempt)
+        if outcome.status != "unreadable":
             break
-        if found := understood(question.case, text):
-            return Outcome(
-                question=question, status="ok", scores=dict(found), text=text, attempts=attempt + 1
-            )
-    return Outcome(question=question, status=status, scores=nothing, text=text, attempts=attempt + 1)
+    assert outcome
+    return outcome
 
 
-def understood(case: Case, text: str) -> dict[str, float] | None:
+def _guessed(
+    rubric: Rubric, judge: Judge, answers: Answers, group: Sequence[Question], trouble: Trouble
+) -> list[Outcome]:
+    """All questions until all answers can be read, numbers being drawn from the second time on. A judge that
+    would say the same again is not asked again."""
+    outcomes: list[Outcome] = []
+    for attempt in range(2 if judge.steady else rubric.attempts):
+        outcomes = [
+            _asked(rubric, judge, answers, question, trouble, 0 if judge.steady else attempt)
+            for question in group
+        ]
+        if attempt:
+            outcomes = [_or_drawn(replace(each, attempts=attempt + 1)) for each in outcomes]
+        if all(each.status in ("ok", "guessed") for each in outcomes):
+            break
+    return outcomes
+
+
+def _or_drawn(outcome: Outcome) -> Outcome:
+    """A number drawn for an answer without braces, the same one wherever and whenever it is drawn; so, too,
+    for one that never came."""
+    text = outcome.text if outcome.status in ("ok", "unreadable") else ""
+    if ("{" in text and "}" in text) or text.count(MARK) >= 2:
+        return outcome
+    question = outcome.question
+    item = f"{question.shown.item.key} {question.shown.row} {question.name}"
+    drawn = Random(f"{item} {question.repeat} {outcome.attempts}").randint(0, 10)
+    return replace(outcome, status="guessed", scores=dict.fromkeys(outcome.scores, float(drawn)))
+
+
+def _asked(
+    rubric: Rubric,
+    judge: Judge,
+    answers: Answers,
+    question: Question,
+    trouble: Trouble,
+    attempt: int,
+) -> Outcome:
+    """What came of asking once."""
+    answer = answers.once(judge, ask_of(rubric, question, attempt))
+    trouble.note(answer.status, judge, answer.text)
+    found = understood(question.case, answer.text) if answer.status == "ok" else None
+    status: Status = answer.status if answer.status != "ok" else "ok" if found else "unreadable"
+    nothing: dict[str, float | None] = dict.fromkeys(question.case.scores)
+    return Outcome(
+        question=question, status=status, scores=found or nothing, text=answer.text, attempts=attempt + 1
+    )
+
+
+def understood(case: Case, text: str) -> dict[str, float | None] | None:
     """The scores that an answer gives. None: it is unreadable."""
-    found = checked(PARSERS[case.parser](text, tuple(case.scores)), case.scores)
+    found = checked(PARSERS[case.parser](text, case.named), case.scores, apart=bool(case.apart))
     if found and case.binary:
-        return {name: 4 * min(value, 1) + 1 for name, value in found.items()}
+        return {name: None if value is None else 4 * min(value, 1) + 1 for name, value in found.items()}
     return found
 
 
@@ -180,18 +244,19 @@ def pictures_of(rubric: Rubric, each: Shown, name: str) -> list[Picture]:
         stored = (each.item.reference,)
     else:
         stored = (each.output,)
-        fitted = _bytes(each.item.sources[0]) if how.fit == "source" else b""
-    return [_seen(how, _bytes(picture), str(picture), fitted) for picture in stored]
+        fitted = read_bytes(each.item.sources[0]) if how.fit == "source" else b""
+    return [seen(how, read_bytes(picture), str(picture), fitted) for picture in stored]
 
 
 @lru_cache(maxsize=32)
-def _seen(how: Encoding, data: bytes, name: str, fitted: bytes) -> Picture:
+def seen(how: Encoding, data: bytes, name: str, fitted: bytes) -> Picture:
     """A picture's file as the judge sees it, at the size of another where it is to be fitted."""
     size = decode_plain(fitted, name="the source").size if fitted else None
     return shown(decode_plain(data, name=name), how, file=data, size=size)
 
 
-def _bytes(stored: Stored) -> bytes:
+def read_bytes(stored: Stored) -> bytes:
+    """A picture's file. Raises DataError."""
     try:
         return stored.read_bytes()
     except OSError as error:
@@ -203,7 +268,7 @@ def _only(case: Case, reasoned: bool) -> dict[str, Any]:
     words = {"reasoning": {"type": "string"}} if reasoned else {}
     scales = {
         name: {"type": "string", "enum": [str(value) for value in range(int(low), int(high) + 1)]}
-        for name, (low, high) in case.scores.items()
+        for name, (low, high) in zip(case.named, case.scores.values())
     }
     schema = {
         "type": "object", "properties": {**words, **scales}, "required": [*words, *scales],

@@ -23,7 +23,9 @@ class Encoding:
     """How pictures are handed to a judge."""
 
     form: Literal["png", "jpeg", "file"] = "png"
-    """Encoded anew, or the bytes of the file as they lie, which some published programs send as PNG."""
+    """Encoded anew, or the bytes of the file as they lie."""
+    called: str = ""
+    """What such bytes are said to be, whatever they are. Empty: image/png."""
     quality: int = 75
     """Of a JPEG, as Pillow counts it."""
     at_most: int = 0
@@ -148,7 +150,7 @@ def shown(
     """A picture as a judge is shown it; `file` are its bytes as they lie, `size` (width, height) the source's
     where outputs are fitted to it."""
     if how.form == "file":
-        return Picture(data=file, detail=how.detail)
+        return Picture(data=file, mime=how.called or "image/png", detail=how.detail)
     if size is not None and image.size != size:
         image = image.resize(size, Image.Resampling.BICUBIC)
     if how.at_most and max(image.size) > how.at_most:

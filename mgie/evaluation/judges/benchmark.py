@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,7 @@ def judge_pictures(
             "rubric_sha256": rubric.sha256, "judge": dict(judge.identity),
             "served_by": dict(answers.models()), "tokens": answers.tokens(),
             "new_answers": answers.new, "items_sha256": identity(items), "shared_outputs": shared,
+            "printed": rubric.printed and asdict(rubric.printed),
             "unpinned": notes(rubric, judge, whole) + part, **figures(rubric, judge, told),
             "seconds": round(time.monotonic() - started, 1), **(subset.facts() if subset else {}),
         }  # fmt: skip

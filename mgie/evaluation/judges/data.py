@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mgie.data.files import is_name, read_json
+from mgie.data.files import is_name, read_json, read_json_lines
 from mgie.errors import DataError
+from mgie.evaluation.judges.pair_rubric import PairRubric
 from mgie.evaluation.judges.rubric import Rubric
 from mgie.evaluation.published.entries import Cell
 
@@ -42,7 +43,15 @@ class Item:
 def read_items(rubric: Rubric, folder: Path, *, unpinned: bool = False) -> list[Item]:
     """The items of a judged benchmark. Raises DataError where the folder holds something else, where a
     picture is missing, and for other numbers than were published, unless those may be taken (`unpinned`)."""
-    items = list(READERS[rubric.layout](rubric, folder))
+    return _checked(rubric, folder, list(READERS[rubric.layout](rubric, folder)), unpinned=unpinned)
+
+
+def read_pair_items(rubric: PairRubric, folder: Path, *, unpinned: bool = False) -> list[Item]:
+    """The items of a benchmark whose outputs are judged in pairs. Raises DataError as `read_items`."""
+    return _checked(rubric, folder, list(_gedit_v2(rubric, folder)), unpinned=unpinned)
+
+
+def _checked(rubric: Rubric | PairRubric, folder: Path, items: list[Item], *, unpinned: bool) -> list[Item]:
     if not items:
         raise DataError(f"{folder} holds no item of {rubric.name} ({rubric.subset}): choose another --data.")
     twice = [key for key, count in Counter(item.key for item in items).items() if count > 1]
@@ -98,7 +107,7 @@ def identity(items: Sequence[Item]) -> str:
     return hashlib.sha256("".join(lines).encode(errors="surrogatepass")).hexdigest()
 
 
-def _names(rubric: Rubric, **parts: str) -> tuple[str, ...]:
+def _names(rubric: Rubric | PairRubric, **parts: str) -> tuple[str, ...]:
     """Official names of an output. Raises DataError for parts that lead elsewhere."""
     for part, text in parts.items():
         if not is_name(text):
@@ -267,6 +276,19 @@ def _parquet(
         except (pyarrow.ArrowException, OSError) as error:
             reason = " ".join(str(error).split())[:120]
             raise DataError(f"{file} cannot be read ({reason}): download it again.") from error
+
+
+def _gedit_v2(rubric: PairRubric, folder: Path) -> Iterator[Item]:
+    """A download of GEditBench-v2/GEditBench-v2: metadata.jsonl, and the pictures that it names. A key begins
+    with the kind."""
+    file, form = folder / "metadata.jsonl", 'lines {"key": NAME, "instruction": TEXT, "source_image": FILE}'
+    fields = ("key", "instruction", "source_image")
+    for told in read_json_lines(file, lambda row: {name: str(row[name]) for name in fields}, form):
+        key = told["key"]
+        yield Item(
+            key=key, kind=key.rpartition("_")[0], sources=(_inside(folder, told["source_image"]),),
+            names=_names(rubric, key=key), facts={"instruction": told["instruction"]},
+        )  # fmt: skip
 
 
 READERS: dict[str, Callable[[Rubric, Path], Iterator[Item]]] = {

@@ -21,15 +21,18 @@ def item_numbers(numbers: Mapping[str, Number], scores: Scores) -> dict[str, flo
         if not present:
             continue
         whole = {each: value for each, value in present.items() if value is not None}
+        enough = len(whole) == len(present) or (whole and number.unread == "without")
         unread = 0.0 if number.unread == "zero" else None
-        value = RULES[number.rule](number, whole) if len(whole) == len(present) else unread
-        known[name] = found[name] = value
+        known[name] = found[name] = RULES[number.rule](number, whole) if enough else unread
     return found
 
 
-def weight(number: Number, scores: Scores) -> int:
-    """How much an item counts: as often as it has scores where those are pooled, else once."""
-    return sum(each in scores for each in number.of) if number.average == "pooled" else 1
+def weight(number: Number, repeats: Sequence[Scores]) -> int:
+    """How much an item counts: as often as it has scores where those are pooled, else once. Of several
+    repeats the one in which most could be read says it."""
+    if number.average != "pooled":
+        return 1
+    return max(sum(scores.get(each) is not None for each in number.of) for scores in repeats)
 
 
 def total(

@@ -14,7 +14,15 @@ from mgie.evaluation.judges.formulas import weight
 from mgie.evaluation.judges.results import Judged
 from mgie.evaluation.judges.rubric import Following, Rubric
 from mgie.evaluation.page import html_table, text, write_page
-from mgie.evaluation.report import LICENCE, as_markdown, markdown, printable
+from mgie.evaluation.report import (
+    LICENCE,
+    as_markdown,
+    markdown,
+    printable,
+    printed_caption,
+    printed_cells,
+    printed_lines,
+)
 
 NOT_USABLE = "This judge is not usable here"
 WORDS = 300
@@ -24,7 +32,7 @@ WORDS = 300
 def as_judged(facts: dict[str, Any]) -> str:
     """A row for the outputs, the controls and each group, a column for each number; below it what could not
     be told, how answers vary, whether the judge is usable, why the figures may not stand beside others."""
-    return "\n".join([as_markdown(_cells(facts)), "", *_below(facts)])
+    return "\n".join([as_markdown(_cells(facts)), "", *_below(facts), *printed_lines(facts)])
 
 
 def _cells(facts: dict[str, Any]) -> list[list[str]]:
@@ -63,6 +71,8 @@ def write_judged(folder: Path, facts: dict[str, Any], items: Sequence[dict[str, 
     told = read_report(folder, "after")
     keys = [key for key, row in told.items.items() if row["pictures"]]
     head = html_table(_cells(facts), whole=0) + "".join(_paragraph(line) for line in _below(facts))
+    if cells := printed_cells(facts):
+        head += html_table(cells, caption=printed_caption(facts))
     head += f"<p>{len(keys)} of {len(told.items)} outputs. {LICENCE}</p>"
     write_page(folder / "report.html", [told], keys, title=title, head=head)
 
@@ -83,8 +93,8 @@ def lines(rubric: Rubric, judged: Sequence[Judged], items: Sequence[Item]) -> li
 
 def _numbered(rubric: Rubric, judged: Judged) -> dict[str, Any]:
     """Its numbers, of how many scores each of them is where those are pooled, and the verdict."""
-    found, scores = judged.numbers(rubric), judged.repeats()[0]
-    pooled = {name: weight(rubric.numbers[name], scores) for name in found}
+    found, repeats = judged.numbers(rubric), judged.repeats()
+    pooled = {name: weight(rubric.numbers[name], repeats) for name in found}
     told = {
         "scores": {name: value for name, value in found.items() if value is not None},
         "of": {name: count for name, count in pooled.items() if count > 1},
@@ -124,10 +134,15 @@ def _numbers(found: dict[str, Any], names: Sequence[str]) -> list[str]:
 
 def _unread(facts: dict[str, Any]) -> list[str]:
     counted = dict(facts["counted"])
-    total, again = counted.pop("answers"), counted.pop("asked_again")
+    total, again, guessed = (counted.pop(name, 0) for name in ("answers", "asked_again", "guessed"))
     told = [f"{count} {status}" for status, count in counted.items()]
     lines = [f"Of {total} answers {', '.join(told)}; they count in no number."] if told else []
     lines += [f"{again} questions were asked more than once."] if again else []
+    if guessed:
+        lines.append(
+            f"Of {total} answers {guessed} could not be read and count as numbers drawn at random, as in the "
+            "published program."
+        )
     if withheld := facts["rows"]["outputs"].get("withheld"):
         lines.append(f"Not told, for too many items lack it: {', '.join(withheld)}.")
     return lines

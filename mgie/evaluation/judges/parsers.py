@@ -18,6 +18,8 @@ _KEY = re.compile(r"([{,]\s*)([A-Za-z_]\w*)\s*:")
 _WORDS = re.compile(r':\s*([A-Za-z][^,\[\]{}":]*?)\s*(?=[,}])')
 _RUN = r"(?:\*\*)?:?\s*([\d*\s,]*)"
 _FINAL = tuple(re.compile(name + _RUN, re.IGNORECASE) for name in ("Final Score", "Final Scores"))
+_BLOCK = re.compile(r"\{[^{}]*\}")
+_DIGITS = (r"([1-5]) ?/ ?5", r"([1-5]) out of 5", r"\b([1-5])\b")
 _VERDICT = re.compile(r"\b(A|B|TIE)\b")
 
 
@@ -42,6 +44,14 @@ def json_scores(text: str, fields: Sequence[str] = ()) -> list[Any] | None:  # n
         return None
     score = found["score"]
     return score if isinstance(score, list) else [score]
+
+
+def json_least(text: str, fields: Sequence[str] = ()) -> list[Any] | None:  # noqa: ARG001
+    """The least number of such a list, however many there are, which is all that GEdit-Bench's own program
+    looks at."""
+    found = json_scores(text)
+    numbers = found and all(isinstance(each, (int, float)) for each in found)
+    return [min(found)] if found and numbers else None
 
 
 def labelled_lines(text: str, fields: Sequence[str] = ()) -> list[int] | None:  # noqa: ARG001
@@ -89,14 +99,57 @@ def json_fields(text: str, fields: Sequence[str]) -> list[Any] | None:
     return None
 
 
+def json_or_digit(text: str, fields: Sequence[str]) -> list[int | None] | None:
+    """Each field of the first object without inner braces that names the first one; where that is none, what
+    stands behind the field's words, and of a single field also `4/5`, `4 out of 5` and at last the first 1 to
+    5 that stands alone, as KRIS-Bench's own program (Wu et al. 2025) reads an answer. None for each field
+    that is not found."""
+    text = " ".join(text[:LONGEST].split())
+    block = next((each for each in _BLOCK.findall(text) if fields[0] in each), "")
+    said = _loaded(block)
+    if isinstance(said, Mapping):
+        found = [_whole(said.get(name)) for name in fields]
+        if len(fields) > 1 or found[0] is not None:
+            return found
+    found = [
+        _behind(text, [rf"{name.removesuffix('_score')}[_ ]?score ?[:\uff1a]? ?([1-5])"]) for name in fields
+    ]
+    return found if len(fields) > 1 or found[0] is not None else [_behind(text, _DIGITS)]
+
+
+def _behind(text: str, patterns: Sequence[str]) -> int | None:
+    matches = (re.search(pattern, text, re.IGNORECASE) for pattern in patterns)
+    return next((int(match[1]) for match in matches if match), None)
+
+
+def _whole(value: Any) -> int | None:
+    """What Python's `int` makes of it."""
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
 def verdict(text: str) -> str | None:
     """`A`, `B` or `TIE`: the last such word in capitals. None: there is none."""
     found = _VERDICT.findall(text[:LONGEST])
     return found[-1] if found else None
 
 
+def winner(text: str) -> str | None:
+    """`A`, `B` or `TIE`: the field `winner` of the first object of JSON that has one, in any case and also as
+    `Image A`; else the last such word in capitals."""
+    found = json_fields(text, ("winner",))
+    if found and isinstance(found[0], str):
+        said = found[0].strip().upper().removeprefix("IMAGE").strip()
+        return said if said in ("A", "B", "TIE") else None
+    return verdict(text)
+
+
 PARSERS: dict[str, Callable[[str, Sequence[str]], list[Any] | None]] = {
     "json_scores": json_scores,
+    "json_least": json_least,
+    "json_or_digit": json_or_digit,
     "labelled_lines": labelled_lines,
     "labelled_mean": labelled_mean,
     "final_score": final_score,
@@ -106,17 +159,22 @@ PARSERS: dict[str, Callable[[str, Sequence[str]], list[Any] | None]] = {
 
 
 def checked(
-    found: list[Any] | None, scales: Mapping[str, tuple[int | float, int | float]]
-) -> dict[str, float] | None:
-    """What was found as scores by their names. None: not as many as scales, or one outside its own."""
+    found: list[Any] | None, scales: Mapping[str, tuple[int | float, int | float]], *, apart: bool = False
+) -> dict[str, float | None] | None:
+    """What was found as scores by their names. None: not as many as scales, or one outside its own; where
+    they count `apart`, such a one is None by itself."""
     if found is None or len(found) != len(scales):
         return None
-    for value, (low, high) in zip(found, scales.values()):
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            return None
-        if not low <= value <= high:  # nor is what is no number inside
-            return None
-    return {name: float(value) for name, value in zip(scales, found)}
+    values = [_inside(value, scale) for value, scale in zip(found, scales.values())]
+    missing = [value is None for value in values]
+    return None if all(missing) or (any(missing) and not apart) else dict(zip(scales, values))
+
+
+def _inside(value: Any, scale: tuple[int | float, int | float]) -> float | None:
+    """A number inside its scale."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if scale[0] <= value <= scale[1] else None  # nor is what is no number inside
 
 
 def _loaded(text: str) -> Any:

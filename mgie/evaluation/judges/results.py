@@ -66,7 +66,7 @@ def summary(rubric: Rubric, judged: Sequence[Judged]) -> dict[str, Any]:
         kept = [(place, value) for place, value in there if value is not None]
         if len(kept) < len(wanted):
             missing[name] = len(wanted) - len(kept)
-        weights = [weight(number, judged[place].repeats()[0]) for place, _ in kept]
+        weights = [weight(number, judged[place].repeats()) for place, _ in kept]
         kinds = [judged[place].kind for place, _ in kept]
         facts["numbers"][name] = total(number, [value for _, value in kept], weights, kinds)
         if len(wanted) - len(kept) > FAILED_AT_MOST * len(wanted):

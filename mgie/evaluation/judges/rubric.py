@@ -21,7 +21,7 @@ import yaml
 from mgie.errors import ConfigError
 from mgie.evaluation.judges.base import Encoding, canonical
 from mgie.evaluation.judges.prompt_files import Prompts, read_prompts
-from mgie.evaluation.published.protocol import from_fields, nearest, without_empty
+from mgie.evaluation.published.protocol import Printed, from_fields, nearest, parse_printed, without_empty
 
 Real = int | float
 OWN = "own wording"
@@ -51,6 +51,15 @@ class Case:
     """Only items that have none of these."""
     binary: bool = False
     """Scores are 0 or more for no or yes, and count as 1 or 5."""
+    fields: tuple[str, ...] = ()
+    """What an answer calls the scores, in their order, where it calls them otherwise."""
+    apart: bool | None = None
+    """Of several scores those that can be read count, whatever became of the others."""
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """What an answer calls the scores."""
+        return self.fields or tuple(self.scores)
 
     def fits(self, kind: str, has: frozenset[str]) -> bool:
         """Whether an item of that kind is asked so, which has these facts and pictures."""
@@ -77,8 +86,9 @@ class Number:
     """Names of the scores that are there, joined by + in their alphabet -> score -> weight."""
     halved_by: str = ""
     """Which score, where it is 1, halves the whole."""
-    unread: Literal["", "zero"] = ""
-    """What an item with an answer that cannot be read counts as. Empty: it is left out."""
+    unread: Literal["", "zero", "without"] = ""
+    """What an item with an answer that cannot be read counts as: 0, or what its other scores give. Empty: it
+    is left out."""
     digits: int | None = None
     """Means of kinds are rounded to so many before their mean, where a published program does."""
 
@@ -113,6 +123,7 @@ class Rubric:
     asks: Mapping[str, tuple[Case, ...]]
     numbers: Mapping[str, Number]
     following: Following
+    printed: Printed | None = None
     variant: str = ""
     wording: str = OWN
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -132,6 +143,9 @@ class Rubric:
     """How often each question is asked."""
     attempts: int = 3
     """How often at most, where an answer cannot be read."""
+    guesses: bool | None = None
+    """All questions about a picture are put again until each answer can be read, and from the second time on
+    an answer without braces counts as a whole number drawn from 0 to 10, as VIEScore's program has it."""
     groups: Mapping[str, Mapping[str, tuple[str, ...]]] = field(default_factory=dict)
     """Name -> group -> kinds in it; numbers are told of each."""
     published_file: str = ""
@@ -139,8 +153,10 @@ class Rubric:
 
     @property
     def sha256(self) -> str:
-        """Hash of all that the rubric says but `about`. What is empty leaves no trace."""
-        return hashlib.sha256(canonical(without_empty(asdict(self) | {"about": ""}))).hexdigest()
+        """Hash of all that the rubric says but `about` and `printed`. What is empty leaves no trace."""
+        return hashlib.sha256(
+            canonical(without_empty(asdict(self) | {"about": "", "printed": None}))
+        ).hexdigest()
 
     @property
     def identity(self) -> str:
@@ -199,6 +215,7 @@ def parse_rubric(said: Mapping[str, Any], name: str) -> Rubric:
         },
         "following": from_fields(Following, said.get("following", {}), f"{name}: following"),
         "encoding": from_fields(Encoding, said.get("encoding", {}), f"{name}: encoding"),
+        "printed": parse_printed(said, name),
     }
     groups = {
         group: {each: tuple(kinds) for each, kinds in members.items()}

@@ -42,7 +42,7 @@
     find("asked").textContent = now.instruction;
     find("where").textContent = `${state.at + 1} of ${study.tasks.length}`;
     find("progress").value = state.at;
-    for (const role of ["source", "left", "right"]) picture(role, now[role]);
+    for (const role of ["source", "left", "right", "target"]) if (now[role]) picture(role, now[role]);
     for (const input of task.querySelectorAll("input[type=radio]"))
       input.checked = of(now.task, input.name)?.choice === input.value;
     find("next").disabled = !whole(now.task);

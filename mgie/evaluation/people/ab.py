@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -26,7 +26,19 @@ QUESTIONS = {
     "follows": "Which follows the instruction better?",
     "keeps": "Which keeps the rest of the picture better?",
     "looks": "Which looks better?",
+    "target": "Which is closer to the target?",
+    "overall": "Which is better, all in all?",
 }
+Asked = Literal["own", "mgie"]
+"""What a page asks."""
+ASKED: dict[str, tuple[str, ...]] = {
+    "own": ("follows", "keeps", "looks"),
+    "mgie": ("follows", "target", "overall"),
+}
+"""Which questions those are. MGIE (Fu et al. 2024) had people rank edits by following, relevance to the
+target and quality over all, of 100 items, three people each."""
+LOOKED = {"own": "keeps", "mgie": "target"}
+"""Which of them tells, where the untouched picture stands beside another one, whether a rater looks."""
 CHOICES = {"left": "left", "right": "right", "tie": "equally good", "bad": "both bad"}
 REPEATED, ATTENTION = 0.10, 0.05
 """Shares of tasks that come twice, and of those that show whether a rater looks."""
@@ -34,20 +46,28 @@ TITLE = "Which is better?"
 
 
 def write_ab(
-    folder: Path, runs: Sequence[Report], keys: Sequence[Key], *, count: int, seed: int
+    folder: Path,
+    runs: Sequence[Report],
+    keys: Sequence[Key],
+    *,
+    count: int,
+    seed: int,
+    questions: Asked = "own",
 ) -> dict[str, Any]:
     """Write the page of two reports into a folder that is there; the key of it. Raises DataError where the
     reports keep no pictures, or the systems do not differ."""
     first, second = runs
+    roles = ("source", "target") if "target" in ASKED[questions] else ("source",)
     seen = [
         key
         for key in keys
-        if all(run.picture(key, "output") for run in runs) and first.picture(key, "source")
+        if all(run.picture(key, "output") for run in runs) and all(first.picture(key, role) for role in roles)
     ]
     if not seen:
+        shown = f"pictures of {' and '.join(roles)}" if len(roles) > 1 else "pictures"
         raise DataError(
-            f"{first.folder} and {second.folder} keep no pictures of common items: expected reports with "
-            "pictures; people cannot choose without."
+            f"{first.folder} and {second.folder} keep no {shown} of common items: expected reports with "
+            f"{shown}; people cannot choose without."
         )
     equal = [key for key in seen if _pixels(first, key, "output") == _pixels(second, key, "output")]
     chosen = [key for key in seen if key not in set(equal)]
@@ -64,16 +84,18 @@ def write_ab(
     for task in tasks:
         label = f"{names.getrandbits(64):016x}"
         files = {}
-        for side in ("source", "left", "right"):
+        for side in ("source", "left", "right", *roles[1:]):
             files[side] = f"pictures/{names.getrandbits(96):024x}.png"
             _opened(runs, task, side).save(folder / files[side])
         shown.append({"task": label, "instruction": first.items[task["key"]]["instruction"], **files})
         answers[label] = task
-    page = _identity(folder, shown)
-    study = {"page": page, "questions": QUESTIONS, "tasks": shown}
+    asked = {name: QUESTIONS[name] for name in ASKED[questions]}
+    page = _identity(folder, asked, shown)
+    study = {"page": page, "questions": asked, "tasks": shown}
     (folder / "index.html").write_text(document(TITLE, _body(study), "ab"), encoding="utf-8")
     systems = [run.name for run in runs]
-    return {"page": page, "systems": systems, "seed": seed, "equal": len(equal), "tasks": answers}
+    told = {"page": page, "systems": systems, "seed": seed, "equal": len(equal)}
+    return told | {"questions": questions, "tasks": answers}
 
 
 def _tasks(chosen: Sequence[Key], run: Report, seed: int) -> list[dict[str, Any]]:
@@ -106,14 +128,15 @@ def _tasks(chosen: Sequence[Key], run: Report, seed: int) -> list[dict[str, Any]
 def _opened(runs: Sequence[Report], task: Mapping[str, Any], side: str) -> Image.Image:
     """A picture of a task, with nothing but its pixels, at the size of the picture before the edit."""
     source = _picture(runs[0], task["key"], "source")
-    what = "copy" if side == "source" else task[side]
+    what = {"source": "copy", "target": "target"}.get(side) or task[side]
     if what == "copy":
         return source
-    found = (
-        _picture(runs[what], task["key"], "output")
-        if isinstance(what, int)
-        else _picture(runs[0], what, "source")
-    )
+    if isinstance(what, int):
+        found = _picture(runs[what], task["key"], "output")
+    elif what == "target":
+        found = _picture(runs[0], task["key"], "target")
+    else:
+        found = _picture(runs[0], what, "source")
     return found if found.size == source.size else found.resize(source.size, Image.Resampling.LANCZOS)
 
 
@@ -135,23 +158,26 @@ def _pixels(run: Report, key: Key, role: str) -> tuple[tuple[int, int], bytes]:
     return picture.size, hashlib.sha256(picture.tobytes()).digest()
 
 
-def _identity(folder: Path, shown: Sequence[Mapping[str, str]]) -> str:
+def _identity(folder: Path, asked: Mapping[str, str], shown: Sequence[Mapping[str, str]]) -> str:
     """SHA-256 of all that raters see: the tasks, their order, the bytes of their pictures."""
-    seen = hashlib.sha256(json.dumps([QUESTIONS, shown], sort_keys=True).encode())
+    seen = hashlib.sha256(json.dumps([asked, shown], sort_keys=True).encode())
     for task in shown:
-        for side in ("source", "left", "right"):
+        for side in (name for name in ("source", "left", "right", "target") if name in task):
             seen.update(hashlib.sha256((folder / task[side]).read_bytes()).digest())
     return seen.hexdigest()
 
 
 def _body(study: Mapping[str, Any]) -> str:
     data = json.dumps(study).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    roles = {"source": "before", "left": "left", "right": "right", "target": "target"}
     figures = "".join(
         f'<figure id="{role}"><img alt="{alt}"><figcaption>{alt}</figcaption></figure>'
-        for role, alt in (("source", "before"), ("left", "left"), ("right", "right"))
+        for role, alt in roles.items()
+        if role in study["tasks"][0]
     )
+    kind = "pictures four" if "target" in study["tasks"][0] else "pictures"
     asked = ""
-    for name, question in QUESTIONS.items():
+    for name, question in study["questions"].items():
         inputs = "".join(
             f'<label><input type="radio" name="{name}" value="{value}"> {text(shown)}</label>'
             for value, shown in CHOICES.items()
@@ -168,7 +194,7 @@ three times. Answers stay in this browser until you download them.</p>
 <p><span id="where"></span>
 <progress id="progress" max="{len(study["tasks"])}" value="0" aria-label="Tasks done"></progress></p>
 <h2 id="asked" tabindex="-1"></h2>
-<div id="pictures" class="pictures">{figures}</div>
+<div id="pictures" class="{kind}">{figures}</div>
 <nav aria-label="View"><button id="turns" type="button">In one place, in turn (f)</button>
 <button id="beside" type="button">Side by side (s)</button>
 <button id="large" type="button">Large or small (z)</button></nav>

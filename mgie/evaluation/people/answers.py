@@ -12,7 +12,7 @@ from mgie.data.files import read_json
 from mgie.errors import DataError
 from mgie.evaluation.comparing.bootstrap import DRAWS, Clusters, detectable, interval
 from mgie.evaluation.comparing.ranking import Match
-from mgie.evaluation.people.ab import CHOICES, KEY, QUESTIONS
+from mgie.evaluation.people.ab import ASKED, CHOICES, KEY, LOOKED
 from mgie.evaluation.people.agreement import agreement, sign_test
 
 PASSES = 0.8
@@ -47,7 +47,16 @@ def _key(found: Any) -> dict[str, Any]:
     for task in tasks.values():
         if task["sort"] not in ("pair", "repeat", "attention") or "copy" == task["left"] == task["right"]:
             raise ValueError("a task of no known sort")
-    return {**found, "systems": [str(first), str(second)], "page": str(found["page"]), "tasks": tasks}
+    questions = str(found.get("questions", "own"))
+    if questions not in ASKED:
+        raise ValueError(f"questions {questions!r} that nobody asks")
+    return {
+        **found,
+        "questions": questions,
+        "systems": [str(first), str(second)],
+        "page": str(found["page"]),
+        "tasks": tasks,
+    }
 
 
 def read_answers(place: str | Path, *keys: Mapping[str, Any]) -> list[list[Rater]]:
@@ -72,8 +81,9 @@ def read_answers(place: str | Path, *keys: Mapping[str, Any]) -> list[list[Rater
             other = raters[by]
             raise DataError(f"{file} and {other} are both by {told['rater']!r}: expected one file of each.")
         choices: dict[tuple[str, str], str] = {}
+        asked = ASKED[key["questions"]]
         for task, question, choice in told["answers"]:
-            known = task in key["tasks"] and question in QUESTIONS and choice in CHOICES
+            known = task in key["tasks"] and question in asked and choice in CHOICES
             if not known or (task, question) in choices:
                 raise DataError(
                     f"{file} answers {choice!r} to {question!r} of task {task!r}"
@@ -109,7 +119,7 @@ def judge_answers(
         )
     questions = {
         question: _question(key, kept, question, seed=seed, draws=draws)
-        for question in QUESTIONS
+        for question in ASKED[key["questions"]]
         if any(asked == question for rater in kept for _, asked in rater.choices)
     }
     failed = [name for name, each in checked.items() if not each["counts"]]
@@ -135,12 +145,12 @@ def _checked(key: Mapping[str, Any], rater: Rater) -> dict[str, Any]:
     looked = [
         choice in ("left", "right") and tasks[task][choice] == "copy"
         for (task, question), choice in rater.choices.items()
-        if tasks[task]["sort"] == "attention" and question == "keeps"
+        if tasks[task]["sort"] == "attention" and question == LOOKED[key["questions"]]
     ]
     first = {
         (task["key"], question): _side(key, name, rater.choices[name, question])
         for name, task in tasks.items() if task["sort"] == "pair"
-        for question in QUESTIONS if (name, question) in rater.choices
+        for question in ASKED[key["questions"]] if (name, question) in rater.choices
     }  # fmt: skip
     again = [
         _side(key, task, choice) == first[tasks[task]["key"], question]

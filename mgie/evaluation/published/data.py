@@ -17,8 +17,12 @@ from mgie.evaluation.subset import Subset
 
 
 def is_published(protocol: Protocol, views: Views) -> bool:
-    """Whether there are as many items as were published."""
-    return dict(protocol.counts) == LAYOUTS[protocol.layout].count(views)
+    """Whether there are as many items as were published, and those that are pinned, where somebody has."""
+    pins = protocol.items_sha256
+    counted = (
+        dict(protocol.counts) == LAYOUTS[protocol.layout].count(views) if protocol.counts else bool(pins)
+    )
+    return counted and (not pins or identity(views) == pins)
 
 
 def read_layout(protocol: Protocol, folder: Path, *, unpinned: bool = False) -> Views:
@@ -46,6 +50,11 @@ def read_layout(protocol: Protocol, folder: Path, *, unpinned: bool = False) -> 
         raise DataError(
             f"{folder} holds {told} and the published data of {protocol.name} {expected}: choose another "
             "--data, or say --unpinned, and the numbers will say that they are of other data."
+        )
+    if protocol.items_sha256 and not is_published(protocol, views) and not unpinned:
+        raise DataError(
+            f"{folder} holds other items than {protocol.identity} pins: choose another --data, or say "
+            "--unpinned, and the numbers will say that they are of other data."
         )
     return views
 

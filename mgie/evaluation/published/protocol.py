@@ -10,7 +10,7 @@ with one identity were measured in one way.
 import difflib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
 from importlib.resources import files
@@ -109,6 +109,18 @@ class Weights:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Printed:
+    """Figures that others printed, to stand beside one's own: no part of how anything is measured."""
+
+    source: str
+    """Where they were printed, and what is not known of them."""
+    columns: tuple[str, ...]
+    """Names of metrics."""
+    figures: Mapping[str, Mapping[str, Sequence[float | None]]]
+    """View -> system -> its figures in the order of the columns. A result without views has "all"."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Protocol:
     """A benchmark: where its items are, what is looked at, and what is measured."""
 
@@ -127,15 +139,18 @@ class Protocol:
     """Which of several captions are read."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """How many items the published data hold."""
+    items_sha256: str = ""
+    """Hash of which items they are (`data.identity`). Empty: nobody has pinned it."""
+    printed: Printed | None = None
     read: Literal["rgb"] = "rgb"
     """How pictures are read: as Pillow converts them, not turned, what is transparent in its colours."""
 
     @property
     def sha256(self) -> str:
-        """Hash of all that the protocol says but `about`, whatever the form of its file. Fields that are
-        empty leave no trace, so that a field that is new one day changes no older identity."""
+        """Hash of all that the protocol says but `about` and `printed`, whatever the form of its file. Fields
+        that are empty leave no trace, so that a field that is new one day changes no older identity."""
         whole = json.dumps(
-            without_empty(asdict(self) | {"about": ""}),
+            without_empty(asdict(self) | {"about": "", "printed": None}),
             sort_keys=True,
             separators=(",", ":"),
             ensure_ascii=False,
@@ -181,6 +196,7 @@ def parse_protocol(said: Mapping[str, Any], name: str) -> Protocol:
         for model, content in said.get("weights", {}).items()
     }
     parts = {"metrics": metrics, "views": views, "weights": weights}
+    parts |= {"printed": parse_printed(said, name)}
     return from_fields(Protocol, {**said, **parts}, name)
 
 
@@ -189,6 +205,12 @@ def _stored(name: str) -> dict[str, Any]:
     text = (files("mgie.evaluation") / "protocols" / f"{name}.yaml").read_text(encoding="utf-8")
     said = yaml.safe_load(text)
     return _stored(said.pop("extends")) | said if "extends" in said else said
+
+
+def parse_printed(said: Mapping[str, Any], name: str) -> Printed | None:
+    """What a file says under `printed`. Raises ConfigError."""
+    found = said.get("printed")
+    return None if found is None else from_fields(Printed, found, f"{name}: printed")
 
 
 def _metric(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -277,5 +277,39 @@ def test_gedit_from_the_command_line(tmp_path, capsys):
     code = main([*words.split(), "--judge", judge, "--judge_controls", "0", "--unpinned", "--json"])
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert code == 0 and facts["rows"]["outputs"]["n"] == 3
+    for name in ("report.md", "report.html"):
+        told = (tmp_path / "out" / name).read_text()
+        assert "Printed elsewhere, not measured here" in told and "UniWorld-V1" in told
     assert facts["rows"]["outputs"]["numbers"] == {"sc": 4, "pq": 9, "overall": 6}
     assert facts["shared_outputs"] == ["fullset/subject-remove/en/g1.png"]
+
+
+def test_gedit_as_its_program_counts_draws_numbers_and_says_so(tmp_path):
+    """An answer without braces is drawn from the second time on, in which the other question is put again,
+    too; one with braces that mean nothing is asked for ten times."""
+    write_gedit(tmp_path)
+    asked = {
+        "model": f"pictures:{tmp_path / 'gen'}", "suite": "gedit@script", "data": tmp_path / "data",
+        "unpinned": True, "judge_controls": 0,
+    }  # fmt: skip
+
+    def told(name, follows, quality):
+        judge = write_script(tmp_path / name, ("before an edit", follows), ("*", quality))
+        return evaluate(**asked, judge=judge, out=tmp_path / f"{name}-out")
+
+    good = '{"score": [12, 9, 11]}'
+    read = told("read", good, good)
+    assert read["rows"]["outputs"]["numbers"] == {"sc": 9, "pq": 9, "overall": 9}
+    assert read["counted"] == {"answers": 6, "asked_again": 0} and read["new_answers"] == 5  # two share one
+    drawn = told("drawn", [good, "4"], "no idea")
+    numbers = drawn["rows"]["outputs"]["numbers"]
+    assert drawn["counted"] == {"answers": 6, "guessed": 6, "asked_again": 6}  # of 4, too: it has no braces
+    assert (
+        numbers == told("drawn", [good, "4"], "no idea")["rows"]["outputs"]["numbers"] and numbers["sc"] != 4
+    )
+    page = (tmp_path / "drawn-out" / "report.md").read_text()
+    assert "Of 6 answers 6 could not be read and count as numbers drawn at random" in page
+    never = told("never", good, '{"nothing": 1}')
+    assert never["counted"] == {"answers": 6, "unreadable": 3, "asked_again": 6}
+    assert never["new_answers"] == 50 and never["rows"]["outputs"]["numbers"]["overall"] is None
+    assert never["rubric"].startswith("gedit@script/1 ")

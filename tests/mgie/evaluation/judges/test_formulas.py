@@ -13,7 +13,7 @@ def of(rubric, items):
     totals = {}
     for name, number in numbers.items():
         kept = [(kind, scores, each[name]) for kind, scores, each in found if each.get(name) is not None]
-        weights = [weight(number, scores) for _, scores, _ in kept]
+        weights = [weight(number, [scores]) for _, scores, _ in kept]
         totals[name] = total(number, [value for *_, value in kept], weights, [kind for kind, *_ in kept])
     return totals
 
@@ -88,6 +88,15 @@ def test_kris_pools_all_scores():
     four = {"consistency": 1.0, "quality": 1.0, "following": 1.0, "knowledge": 1.0}
     assert of("kris", [("a", three), ("b", four)])["overall"] == pytest.approx(300 / 7)
     assert of("kris", [("a", three), ("b", three | {"quality": 3.0})])["overall"] == pytest.approx(550 / 6)
+
+
+def test_kris_s_script_lets_no_score_take_others_along():
+    unread = {"consistency": 5.0, "quality": None, "following": 3.0, "knowledge": None}
+    items = [("a", unread), ("b", {"consistency": 1.0, "quality": 1.0, "following": 1.0})]
+    assert of("kris@script", items)["overall"] == pytest.approx((100 + 50) / 5)
+    assert of("kris", items)["overall"] == 0
+    repeats = [dict.fromkeys(unread), unread]
+    assert weight(find_rubric("kris@script").numbers["overall"], repeats) == 2
 
 
 def test_complex_edit():

@@ -11,6 +11,8 @@ from mgie.evaluation.judges.parsers import (
     checked,
     final_score,
     json_fields,
+    json_least,
+    json_or_digit,
     json_scores,
     labelled_lines,
     labelled_mean,
@@ -175,3 +177,42 @@ def test_a_long_answer_takes_no_time(parser):
 )
 def test_the_script_of_imgedit_takes_what_lines_there_are(text, found):
     assert labelled_mean(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('{"score": [7, 9, 3], "reasoning": "x"}', [3]),
+        ('{"score": [11, 12.5]}', [11]),
+        ('{"score": ["7", "8"]}', None),
+        ('{"score": []}', None),
+        ("nothing", None),
+    ],
+)
+def test_the_script_of_gedit_looks_at_the_least_number(text, found):
+    assert json_least(text) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "one", "two"),
+    [
+        ('{"a_score": 4, "b_score": 2}', [4], [4, 2]),
+        ('```json\n{"a_score": "4",\n "reason": "5 things"}\n```', [4], [4, None]),
+        ('{"a_score": 9}', [9], [9, None]),  # in any range
+        ('{"x": 3} {"a_score": null}', [3], [None, None]),  # the first digit that stands alone
+        ("A score: 4. B_score:2", [4], [4, 2]),
+        ("I give 3/5, not 4/5.", [3], [None, None]),
+        ("two out of 5, or 4 out of 5", [4], [None, None]),
+        ("Picture 2 is fine: 10", [2], [None, None]),
+        ("15 or 6", [None], [None, None]),
+        ("", [None], [None, None]),
+    ],
+)
+def test_the_script_of_kris_takes_whatever_number_there_is(text, one, two):
+    assert json_or_digit(text, ("a_score",)) == one and json_or_digit(text, ("a_score", "b_score")) == two
+
+
+def test_scores_that_count_apart():
+    scales = {"a": (1, 5), "b": (1, 5)}
+    assert checked([4, None], scales, apart=True) == {"a": 4, "b": None}
+    assert checked([4, None], scales) is None and checked([9, None], scales, apart=True) is None

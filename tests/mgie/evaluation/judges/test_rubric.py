@@ -19,9 +19,11 @@ PINNED = {
     "gedit": "gedit/1 own wording#05864d43",
     "gedit@cn": "gedit@cn/1 own wording#0172bf07",
     "gedit@qwen72": "gedit@qwen72/1 own wording#2e2df41a",
+    "gedit@script": "gedit@script/1 own wording#c3f970b4",
     "imgedit": "imgedit/1 own wording#2e2f8bec",
     "imgedit@script": "imgedit@script/1 own wording#7cdf2f3a",
-    "kris": "kris/1 own wording#bc1ad9da",
+    "kris": "kris/2 own wording#9f0201de",
+    "kris@script": "kris@script/2 own wording#e92551c7",
     "rise": "rise/1 own wording#20020aa4",
     "rise@script": "rise@script/1 own wording#10a0f283",
 }
@@ -49,7 +51,7 @@ def test_every_shipped_rubric_asks_what_it_counts(name):
             assert len({tuple(scale) for scale in case.scores.values()}) == 1
             if case.parser == "json_fields":
                 text = "".join(rubric.prompts[each] for each in case.prompt)
-                assert all(f'"{score}": N' in text for score in case.scores)
+                assert all(f'"{score}": N' in text for score in case.named)
     spoken = " ".join(rubric.prompts.values())
     holes = [hole for hole in rubric.fill if hole.startswith("<")]
     assert all(hole in spoken for hole in holes)
@@ -206,3 +208,15 @@ def test_prompts_that_are_none(tmp_path, file, text, says):
         (tmp_path / file).write_text(text)
     with pytest.raises(ConfigError, match=says):
         with_prompts(find_rubric("gedit"), tmp_path / (file or "none"), frozenset({"style_change"}))
+
+
+def test_what_others_printed_has_a_figure_for_each_column_and_plays_no_part():
+    """Also beside what counts as their program does; not beside another language or judge."""
+    known = {name: find_rubric(name) for name in rubric_names()}
+    printed = {name: each.printed for name, each in known.items() if each.printed}
+    of_all = {"gedit", "imgedit", "kris", "rise"}
+    assert set(printed) == of_all | {f"{name}@script" for name in of_all}
+    for name, told in printed.items():
+        assert set(told.columns) <= set(known[name].numbers) and set(told.figures) == {"all"} and told.source
+        assert {len(row) for row in told.figures["all"].values()} == {len(told.columns)}
+        assert replace(known[name], printed=None).identity == known[name].identity

@@ -33,9 +33,9 @@ def runs(tmp_path):
 def made(runs, tmp_path):
     """Takes count and seed; gives folder, key, page and study."""
 
-    def write(count=COUNT, seed=1, name="page"):
+    def write(count=COUNT, seed=1, name="page", **others):
         (tmp_path / name).mkdir()
-        key = write_ab(tmp_path / name, runs, list(runs[0].items), count=count, seed=seed)
+        key = write_ab(tmp_path / name, runs, list(runs[0].items), count=count, seed=seed, **others)
         page = Page((tmp_path / name / "index.html").read_text())
         study = json.loads(page.words["script"][0])
         return tmp_path / name, json.loads(json.dumps(key)), page, study
@@ -142,3 +142,19 @@ def test_outputs_of_another_size_give_nobody_away(tmp_path):
     for path in (tmp_path / "page" / "pictures").iterdir():
         with Image.open(path) as shown:
             assert shown.size == (8, 8)
+
+
+def test_mgie_s_questions_show_the_target(made, runs, tmp_path):
+    folder, key, page, study = made(questions="mgie")
+    assert key["questions"] == "mgie" and list(study["questions"]) == ["follows", "target", "overall"]
+    assert len(page.all("figure")) == 4 and len(page.all("fieldset")) == 3
+    for task in study["tasks"]:
+        number = int(key["tasks"][task["task"]]["key"][1][1:])
+        assert opened(folder, task, "target") == picture(number + 100).getpixel((0, 0))
+    assert made(name="other")[1]["page"] != key["page"]
+    for run in runs:
+        for told in run.items.values():
+            told["pictures"].pop("target")  # type: ignore[union-attr]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match="keep no pictures of source and target of common items"):
+        write_ab(tmp_path / "none", runs, list(runs[0].items), count=3, seed=1, questions="mgie")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mgie.errors import DataError
-from mgie.evaluation.people.ab import KEY, QUESTIONS
+from mgie.evaluation.people.ab import ASKED, KEY
 from mgie.evaluation.people.answers import Rater, judge_answers, matches_of, read_answers, read_key
 
 PAIRS = 30
@@ -40,7 +40,7 @@ def file(folder, key, rater, choose, page=None, name=None):
     folder.mkdir(exist_ok=True)
     answers = []
     for task, facts in key["tasks"].items():
-        for question in QUESTIONS:
+        for question in ASKED[key["questions"]]:
             meant = choose(task, facts)
             choice = meant if isinstance(meant, str) else "left" if facts["left"] == meant else "right"
             if facts["sort"] == "attention" and meant in (0, 1):
@@ -183,3 +183,25 @@ def test_each_page_has_its_own_raters(key, tmp_path):
     assert [rater.name for rater in (*first, *second)] == ["ann", "ann"]
     with pytest.raises(DataError, match="was answered on another page"):
         read_answers(tmp_path / "r", key)
+
+
+def test_other_questions_have_other_answers(key, tmp_path):
+    """Whoever looks is seen by the question about the target; what is not asked is refused."""
+    key["questions"] = "mgie"
+    path = file(tmp_path / "r", key, "ann", lambda *_: 0)
+    (raters,) = read_answers(path, key)
+    found = judge_answers(key, raters, seed=1, draws=10)
+    assert (
+        list(found["questions"]) == ["follows", "target", "overall"]
+        and found["raters"]["ann"]["attention"] == 1
+    )
+    key["questions"] = "own"
+    with pytest.raises(DataError, match="'target' of task"):
+        read_answers(path, key)
+
+
+def test_a_key_of_questions_that_nobody_asks(key, tmp_path):
+    told = json.dumps({**key, "questions": "others"})
+    (tmp_path / KEY).write_text(told)
+    with pytest.raises(DataError, match="questions 'others' that nobody asks"):
+        read_key(tmp_path)

@@ -99,3 +99,20 @@ def test_metrics_are_immutable():
     metric = Metric(measure="l1", of=("output", "target"), better="lower")
     with pytest.raises(AttributeError):
         metric.better = "higher"  # type: ignore[misc]
+
+
+def test_what_others_printed_has_a_figure_for_each_column_and_plays_no_part():
+    """Of variants only where it was printed of that one."""
+    known = {name: find_protocol(name) for name in protocol_names()}
+    assert [name for name, each in known.items() if each.printed] == ["emu_edit", "magicbrush", "mgie"]
+    for protocol in known.values():
+        if printed := protocol.printed:
+            assert set(printed.columns) <= set(protocol.metrics) and set(printed.figures) <= set(
+                protocol.views
+            )
+            assert printed.source
+            rows = [row for systems in printed.figures.values() for row in systems.values()]
+            assert {len(row) for row in rows} == {len(printed.columns)}
+        assert replace(protocol, printed=None).identity == protocol.identity
+    single = known["magicbrush"].printed
+    assert single and single.figures["single"]["InstructPix2Pix"][0] == 0.1122  # table 2 of the paper
