@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,6 @@ def judge_pictures(
             "rubric_sha256": rubric.sha256, "judge": dict(judge.identity),
             "served_by": dict(answers.models()), "tokens": answers.tokens(),
             "new_answers": answers.new, "items_sha256": identity(items), "shared_outputs": shared,
-            "printed": rubric.printed and asdict(rubric.printed),
             "unpinned": notes(rubric, judge, whole) + part, **figures(rubric, judge, told),
             "seconds": round(time.monotonic() - started, 1), **(subset.facts() if subset else {}),
         }  # fmt: skip
@@ -166,6 +165,7 @@ def tell(
 def figures(rubric: Rubric, judge: Judge, told: Told) -> dict[str, Any]:
     """All numbers of a report."""
     return {
+        "printed": rubric.printed and rubric.printed.facts(),
         "rows": {"outputs": summary(rubric, told.judged), **control_facts(rubric, told.rows)},
         "groups": by_group(rubric, told.judged), "counted": counted(told.judged),
         "repeats": told.repeats, "noise": noise(rubric, told.judged),

@@ -87,7 +87,8 @@ def judge_pairs(
         "suite": suite, "systems": {name: str(folder) for name, folder in folders.items()},
         "rubric": f"{rubric.identity} {subset.identity}" if subset else rubric.identity,
         "rubric_sha256": rubric.sha256, "judge": dict(judge.identity), "label": judge.label,
-        "served_by": served, "tokens": tokens, "new_answers": new, "items": len(items),
+        "orders": rubric.orders, "served_by": served, "tokens": tokens, "new_answers": new,
+        "items": len(items),
         "items_sha256": identity(items), "seed": seed, "unpinned": _notes(rubric, judge, whole, items),
         **figures(rubric, decided, seed=seed), **(subset.facts() if subset else {}),
     }  # fmt: skip
@@ -213,6 +214,6 @@ def _below(facts: dict[str, Any]) -> list[str]:
         lines.append(f"In {facts['flips']:.1%} of pairs the two orders disagree; these are ties.")
         if facts["flips"] > FLIPS_AT_MOST:
             lines.append("This judge is not usable here: the place of a picture decides too often.")
-    else:
+    if facts["orders"] == "one":
         lines.append("Each pair was asked about in one order: how much the judge likes a place is unknown.")
     return lines + [f"Not as published: {reason}." for reason in facts["unpinned"]]

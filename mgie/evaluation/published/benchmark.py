@@ -103,7 +103,7 @@ class PublishedBenchmark(AbstractBenchmark):
             "model": told["model"], "suite": self.suite, "protocol": self.identity,
             "protocol_sha256": self.protocol.sha256, "unpinned": self.unpinned, "weights": self.eyes.hashes,
             "items_sha256": identity(self.views), **self.facts, "metrics": list(self.protocol.metrics),
-            "rows": scored.facts, "printed": self.protocol.printed and asdict(self.protocol.printed),
+            "rows": scored.facts, "printed": self.protocol.printed and self.protocol.printed.facts(),
         }  # fmt: skip
         facts |= {name: value for name, value in told.items() if name not in facts}
         outputs = [item for item in scored.items if item["row"] == "outputs"]

@@ -119,6 +119,14 @@ class Printed:
     figures: Mapping[str, Mapping[str, Sequence[float | None]]]
     """View -> system -> its figures in the order of the columns. A result without views has "all"."""
 
+    def facts(self) -> dict[str, Any]:
+        """As a report's file holds it."""
+        figures = {
+            view: {system: list(row) for system, row in systems.items()}
+            for view, systems in self.figures.items()
+        }
+        return {"source": self.source, "columns": list(self.columns), "figures": figures}
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Protocol:

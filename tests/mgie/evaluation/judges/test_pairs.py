@@ -62,31 +62,25 @@ class Fond:
 
 @pytest.fixture
 def run(world, monkeypatch):
-    def run(judge=None, systems=SEEDS, **changes):
-        judge = judge or Fond()
-        rubric = find_pair_rubric("gedit_v2")
-        outputs = {
-            name: {f"add_{n:06d}": world / name / f"add_{n:06d}.png" for n in range(COUNT)} for name in SEEDS
-        }
-        for one in outputs:
-            for n in range(COUNT):
-                item = Item(
-                    key=f"add_{n:06d}",
-                    kind="add",
-                    sources=(world / "data" / "images" / f"{n}.png",),
-                    names=(),
-                )
-                asked = ask_of(rubric, Duel(item=item, question="quality", first=one, second=one), outputs)
-                judge.whose[asked.parts[1].sha256] = one
-        monkeypatch.setattr("mgie.evaluation.judges.pair_report.open_judge", lambda *_: judge)
+    """Takes who judges, which systems, and what is to be otherwise; gives the facts."""
+    rubric, whose = find_pair_rubric("gedit_v2"), {}
+    for name in SEEDS:
+        for place in range(COUNT):
+            key = f"add_{place:06d}"
+            item = Item(key=key, kind="", sources=(world / "data" / "images" / f"{place}.png",), names=())
+            alone = Duel(item=item, question="quality", first=name, second=name)
+            asked = ask_of(rubric, alone, {name: {key: world / name / f"{key}.png"}})
+            whose[asked.parts[1].sha256] = name
+
+    def run(who=None, systems=SEEDS, **changes):
+        who = who or Fond()
+        who.whose = whose
+        monkeypatch.setattr("mgie.evaluation.judges.pair_report.open_judge", lambda *_: who)
         monkeypatch.setattr("mgie.evaluation.judges.pair_report.DRAWS", 10)  # a thousand take a second
         given = {
-            "suite": "gedit_v2",
-            "data": world / "data",
-            "out": world / "out",
-            "judge": "local:x",
+            "suite": "gedit_v2", "data": world / "data", "out": world / "out", "judge": "local:x",
             "unpinned": True,
-        }
+        }  # fmt: skip
         return evaluate(reports=[f"pictures:{world / name}" for name in systems], **(given | changes))
 
     return run
@@ -119,12 +113,16 @@ def test_who_likes_a_place_is_found_out(run, world):
     assert all(each["elo"] == pytest.approx(1000) for each in facts["ranking"]["all questions"].values())
     assert "This judge is not usable here" in (world / "out" / "report.md").read_text()
     official = run(Fond(place="A"), suite="gedit_v2@official", out=world / "official")
+    assert "one order: how much" in (world / "official" / "report.md").read_text()
     assert "flips" not in official and {each["won"] for each in official["pairs"]} == {4}
     assert official["new_answers"] == 3 * 3 * COUNT
     assert list(official["ranking"]["all questions"]) == ["one", "three", "two"]  # the names' order
 
 
 def test_what_cannot_be_read_counts_for_nobody(run, world):
+    nothing = run(Fond(garbled="A"), out=world / "nothing")
+    assert nothing["ranking"] == {} and nothing["pairs"] == [] and "flips" not in nothing
+    assert "one order" not in (world / "nothing" / "report.md").read_text()
     facts = run(Fond(garbled="looks better"))
     assert facts["counted"] == {"pairs": 36, "unreadable": 12} and facts["ranking"] == {}
     assert facts["new_answers"] == 2 * 24 + 2 * 12 * 3
