@@ -140,7 +140,7 @@ def test_what_nobody_pinned_is_pinned_by_who_has_it(scored, magicbrush, clip_fol
     other = scored(suite=str(pins), out=magicbrush / "other")
     assert other["unpinned"] == ["the weights of clip", "the data"] and other["protocol"] != told["protocol"]
     with pytest.raises(DataError, match=r"differ in protocol .magicbrush@pinned/1#"):
-        evaluate(reports=[magicbrush / "report", magicbrush / "other"], out=magicbrush / "both")
+        evaluate(reports=[str(magicbrush / "report"), str(magicbrush / "other")], out=magicbrush / "both")
 
 
 @pytest.mark.parametrize(
