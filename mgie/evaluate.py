@@ -29,6 +29,7 @@ from mgie.evaluation.opening import (
     MAKING,
     OWN_WAY,
     PICTURES,
+    check_alone,
     check_asked,
     check_finders_asked,
     controlled,
@@ -188,6 +189,7 @@ def evaluate(
         )
 
     # Everything that can be wrong is wrong now.
+    check_alone(every)
     given = [name for name in (*MAKING, *OWN_WAY) if asked[name] != usual[name].default]
     suite = suite or ("toy" if data is None else "pairs")
     check_judged(options, suite)

@@ -50,6 +50,15 @@ def controlled(
     )  # fmt: skip
 
 
+def check_alone(given: Sequence[str]) -> None:
+    """Refuse what is for finished reports where a model is measured. Raises ConfigError."""
+    if unheeded := [name for name in ("ab", "results", "questions") if name in given]:
+        raise ConfigError(
+            f"{unheeded[0]} is for finished reports, and a model is to be measured: leave it out, and name "
+            "the reports when there are two (mgie evaluate A B --ab DIR)."
+        )
+
+
 def cuts(suite: str) -> bool:
     """Whether a published protocol cuts a thing out of outputs, where it is given what finds it."""
     protocol = find_protocol(suite) if suite in protocol_names() else None

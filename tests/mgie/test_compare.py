@@ -117,6 +117,8 @@ def test_answers_to_several_pages_put_systems_in_order(reports, tmp_path, capsys
         ([0, "--results", "x"], "has no key.json"),
         ([0, "nowhere"], "nowhere has no results.json"),
         ([], "nothing is named that could be measured"),
+        (["--model", "m", "--ab", "page"], "ab is for finished reports, and a model is to be measured"),
+        (["--model", "m", "--questions", "mgie"], "questions is for finished reports"),
     ],
 )
 def test_what_cannot_be_done_is_told_before(reports, tmp_path, capsys, monkeypatch, words, says):

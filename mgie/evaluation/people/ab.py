@@ -128,7 +128,7 @@ def _tasks(chosen: Sequence[Key], run: Report, seed: int) -> list[dict[str, Any]
 def _opened(runs: Sequence[Report], task: Mapping[str, Any], side: str) -> Image.Image:
     """A picture of a task, with nothing but its pixels, at the size of the picture before the edit."""
     source = _picture(runs[0], task["key"], "source")
-    what = {"source": "copy", "target": "target"}.get(side) or task[side]
+    what: Any = {"source": "copy", "target": "target"}.get(side) or task[side]
     if what == "copy":
         return source
     if isinstance(what, int):
