@@ -20,6 +20,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from llava_patch.config import LlavaConfig
 from llava_patch.errors import ConfigError
 from llava_patch.generation import Generated, generate, read
+from llava_patch.packing import states_packed
 from llava_patch.prefix import states_after
 from llava_patch.splice import splice
 from llava_patch.tokens import ImageTokens, grow_tables
@@ -89,16 +90,20 @@ class Llava(nn.Module):
         features: Float[Tensor, "m p dv"] | None = None,
         *,
         first: Int[Tensor, " b"] | None = None,
+        packed: bool = False,
     ) -> Float[Tensor, "b t d"]:
         """Last states, after the final norm, for left- or right-padded rows. No logits: see `logits`.
 
         `features`, where given, are what `self.features(clip_pixels)` gave before. With `first`, gradients
-        begin at these positions only, of right-padded rows (llava_patch/prefix.py).
+        begin at these positions only, of right-padded rows (llava_patch/prefix.py); `packed`, without it,
+        computes nothing for padding, whose states are then zeros (llava_patch/packing.py).
         """
         embeddings = self.embed(input_ids, clip_pixels=clip_pixels, features=features)
         with self._autocast(embeddings.dtype, self._layers_dtype):
             if first is not None:
                 return states_after(self.language_model, embeddings, mask, first)
+            if packed:
+                return states_packed(self.language_model, embeddings, mask, positions(mask))
             return self.language_model.model(
                 inputs_embeds=embeddings, attention_mask=mask, position_ids=positions(mask), use_cache=False
             ).last_hidden_state

@@ -80,6 +80,11 @@ def checkpoint_as_asked(run: RunConfig, editor: Editor) -> None:
     # Where only rows of new tokens are trained, the language model keeps few activations anyway.
     layers = {"language_model", "lora_language_model"}
     rows_alone = "new_tokens" in train.groups and not layers & {*train.groups}
+    if rows_alone and getattr(run.model.encoder, "packed", None):
+        raise ConfigError(
+            "model.encoder.packed=true with the group new_tokens alone: there the prompts are read once "
+            "without gradients, which saves more than their padding; leave model.encoder.packed out."
+        )
     if train.gradient_checkpointing and not rows_alone:
         editor.encoder.checkpoint_activations(every=train.checkpointing_every)
     if train.denoiser_checkpointing != "none":

@@ -116,7 +116,7 @@ def _comparable(text: str) -> dict[str, Any]:
         "out", "data.path", "data.mixture", "data.subjects.prior", "data.workers",
         "train.samples", "train.epochs",
         "train.micro_batch_size", "train.threads", "train.strategy", "train.offload", "train.timeout",
-        "model.encoder.attention",
+        "model.encoder.attention", "model.encoder.packed",
         "save", "log", "preview", "validation", "sampling", "evaluate",
     )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """A small task for engines, how one is prepared and how it steps, for tests of one process and of several."""
 
 import itertools
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -89,3 +90,10 @@ def save(engine: AbstractEngine, average: Average, folder: Path, samples: int) -
     state = TrainState(samples=samples, steps=samples)
     engine.save(folder, state, average.shadow_params, begun={}, run_yaml="", keep=9)
     return checkpoint.place(folder, state)
+
+
+def as_wide_as(record, dtype: torch.dtype):
+    """A batch, or its draws, with its numbers in `dtype`."""
+    values = {f.name: getattr(record, f.name) for f in fields(record)}
+    floats = {n: v.to(dtype) for n, v in values.items() if torch.is_tensor(v) and v.is_floating_point()}
+    return replace(record, **floats)

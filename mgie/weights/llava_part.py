@@ -57,6 +57,10 @@ class LlavaSettings:
     """Attention kernel of the language model and the vision tower, as transformers names it. auto:
     flash_attention_2 where it is installed and the language model is kept in half precision on a GPU; sdpa
     elsewhere."""
+    packed: bool | None = None
+    """Whether the conversations of a micro-batch are read one behind the other while learning, instead of
+    padded to the longest. None: with flash attention; other kernels keep them apart by a mask of all tokens
+    beside all, which costs more than padding does."""
     references: bool = False
     """Whether instructions may contain pictures; what reads them is new, and trained as `references`."""
 
@@ -108,7 +112,9 @@ class LlavaPart(AbstractEncoderPart):
         more = {"compat": compat, "references": settings.references}
         prompts = LlavaPrompts(processor, question=settings.question, count=count, **more)
         head = head.to(dtype_of(dtype, "edit_head"))
-        encoder = LlavaEncoder(llava, head, visual_ids=prompts.visual_ids, seed=seed, **more)
+        encoder = LlavaEncoder(
+            llava, head, visual_ids=prompts.visual_ids, seed=seed, packed=settings.packed, **more
+        )
         return encoder, prompts
 
     def sizes(self, settings: LlavaSettings, *, condition_width: int) -> LlavaEncoder:

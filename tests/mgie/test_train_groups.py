@@ -1,13 +1,13 @@
 """Runs that train little: rows of new tokens, adapters; resumed, extracted, begun with."""
 
 import json
-from dataclasses import fields, replace
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_task import as_wide_as
 
 from mgie.build import Parts, build_editor, make_trainable
 from mgie.build_data import build_batches
@@ -72,13 +72,6 @@ def gradients(run, parts: Parts, monkeypatch, *, cached: bool) -> tuple[list[tor
     found = list(torch.autograd.grad(loss, rows))
     monkeypatch.undo()
     return found, loss.item()
-
-
-def as_wide_as(record, dtype: torch.dtype):
-    """The record with its numbers in `dtype`."""
-    values = {f.name: getattr(record, f.name) for f in fields(record)}
-    floats = {n: v.to(dtype) for n, v in values.items() if torch.is_tensor(v) and v.is_floating_point()}
-    return replace(record, **floats)
 
 
 def test_rows_learn_the_same_without_a_backward_pass_through_the_prompt(new_tokens, monkeypatch):

@@ -4,11 +4,16 @@ import json
 from typing import Any
 
 import pytest
+import torch
+from small_task import as_wide_as
 
 from mgie.build import build_editor
+from mgie.build_data import build_batches
 from mgie.errors import ConfigError
 from mgie.prepare import prepare
-from mgie.train import train
+from mgie.train import draw_for, train
+from mgie.training.optim import choose_trained
+from mgie.training.task import EditTask
 from mgie.weights.llava_part import attention_here
 
 SAME = 1e-5
@@ -76,10 +81,49 @@ def test_a_kernel_that_cannot_be_is_a_sentence(tiny_run):
 
 @pytest.mark.parametrize("wanted", ["eager", "sdpa", "flash_attention_2"])
 def test_a_kernel_that_is_named_is_taken(wanted):
-    import torch
-
     assert attention_here(wanted, torch.float32) == wanted
     assert attention_here("auto", torch.float32) == "sdpa"
+
+
+def test_conversations_without_padding_teach_the_same(tiny_run, plain):
+    """In double precision, all that is trained; and as a run."""
+    found, widths = {}, {}
+    for packed in ("true", "false"):
+        run = tiny_run(f"--name={packed}", f"--model.encoder.packed={packed}", samples=8)
+        train(run)
+        assert_same_losses(plain, run)
+        parts = build_editor(run, dtype=torch.float64)
+        trained = choose_trained(parts.editor, parts.editor.groups(), run.train.groups)
+        (batch,) = next(iter(build_batches(run, parts.prompts, rank=0, world=1).steps(0, 4)))
+        assert not batch.mask.all()
+        task = EditTask(parts.editor, parts.process, drop=run.train.drop)
+        read: list[tuple[int, ...]] = []
+        task.editor.encoder.llava.language_model.model.layers[0].register_forward_pre_hook(  # type: ignore
+            lambda _, given, read=read: read.append(tuple(given[0].shape[:2]))
+        )
+        losses = task(*(as_wide_as(record, torch.float64) for record in (batch, draw_for(run, parts, batch))))
+        loss = task.weighted(losses, task.counts(batch))
+        found[packed] = [loss.detach(), *torch.autograd.grad(loss, list(trained.values()))]
+        widths[packed] = (read, batch.mask)
+    (one_row, mask), (padded, _) = widths["true"], widths["false"]
+    assert one_row == [(1, int(mask.sum()))] and padded == [tuple(mask.shape)]
+    for one, other in zip(found["true"], found["false"], strict=True):
+        assert (one - other).abs().max() <= 1e-6 * other.abs().max()
+
+
+def test_conversations_are_packed_where_flash_attention_is(tiny_run):
+    encoder: Any = build_editor(tiny_run()).editor.encoder
+    assert not encoder.packs
+    encoder.llava.language_model.config._attn_implementation = "flash_attention_2"
+    assert encoder.packs
+    encoder.packed = False
+    assert not encoder.packs
+
+
+def test_packing_what_is_read_without_gradients_is_refused(tiny_run):
+    words = ("--train.groups=[new_tokens_only]", "--optim.lrs={}", "--model.encoder.packed=true")
+    with pytest.raises(ConfigError, match=r"saves more than their padding; leave model\.encoder\.packed out"):
+        train(tiny_run(*words))
 
 
 def test_what_is_stored_is_taken_where_nothing_trained_would_change_it(tiny_run, tmp_path, capsys):

@@ -43,10 +43,12 @@ class LlavaEncoder(AbstractInstructionEncoder):
         visual_ids: tuple[int, ...],
         compat: Literal["default", "reference"] = "default",
         references: References | bool = False,
+        packed: bool | None = None,
         seed: int = 0,
     ):
         """`reference` computes the null for every row of a batch, as the original program does. True for
-        `references`: new ones for the denoiser that it meets, drawn from `seed`."""
+        `references`: new ones for the denoiser that it meets, drawn from `seed`. `packed`: whether learning
+        reads the rows of a batch without their padding; None: where flash attention keeps them apart."""
         super().__init__()
         if edit_head.d_in != llava.config.language.hidden_size:
             raise WeightsError(
@@ -57,6 +59,7 @@ class LlavaEncoder(AbstractInstructionEncoder):
         self.edit_head = edit_head
         self.visual_ids = tuple(visual_ids)
         self.compat = compat
+        self.packed = packed
         self._reads_latents, self._seed = bool(references), seed
         self.references = None if isinstance(references, bool) else references
 
@@ -89,10 +92,18 @@ class LlavaEncoder(AbstractInstructionEncoder):
         features, held = self._seen(batch.input_ids, batch.clip_pixels, batch.features, batch.pictures)
         clip_pixels = batch.clip_pixels if features is None else None
         first = begin(batch.read_at) if self.learns_rows_alone else None
-        states = self.llava(batch.input_ids, batch.mask, clip_pixels, features, first=first)  # b t d
+        states = self.llava(
+            batch.input_ids, batch.mask, clip_pixels, features, first=first, packed=self.packs
+        )  # b t d
         return replace(
             self.condition(states_at(states, batch.read_at).to(self.edit_head.dtype), states), **held
         )
+
+    @property
+    def packs(self) -> bool:
+        """Whether the rows of a batch are read without their padding; by itself where that has a gain."""
+        kernel = str(self.llava.language_model.config._attn_implementation)
+        return kernel.startswith("flash_attention") if self.packed is None else self.packed
 
     def plan(self, context: Context, told: Bool[Tensor, " b"] | None = None) -> ControlPlan | None:
         """Attention to the tokens of references, where there are some."""
