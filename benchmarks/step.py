@@ -4,7 +4,8 @@
 
 FOLDER is a checkout of the commit before. Both train the recipe `tiny` at the same setting, in turn, each in
 a process of its own that lives all the time: a turn is a few steps of one of them, and what is compared are
-the turns side by side. One thread, float32. Writes step.md.
+the turns side by side. Once with the toy world's prompts, and once with such as long as MGIE's own. One
+thread, float32. Writes step.md, with the parts of a step.
 """
 
 import argparse
@@ -30,6 +31,17 @@ WAYS = {
     "now, new_tokens_only, stored features": ("now", "rows", ("features",)),
 }
 """Way -> whose code, what is trained, what else."""
+GROUPS = ("--train.groups=[embeddings, lm_head, edit_head, denoiser]", *ROWS[1:])
+LONG = 351
+"""Tokens of a conversation at MGIE's own sizes: 256 of the picture, question and answer."""
+SETTINGS = {
+    "Prompts of the toy world (some 60 tokens)": (),
+    f"Prompts as long as MGIE's own (some {LONG} tokens)": (
+        "--data.max_length=512",
+        f"--model.encoder.question={'the ' * (LONG - 60)}" + "{instruction}",
+    ),
+}
+"""Title -> what of the recipe is otherwise."""
 
 WORKER = """
 import json, os, sys, time
@@ -110,39 +122,56 @@ def main() -> None:
         for folder, more in ((plain, []), (stored, storing)):
             command = [sys.executable, "-m", "mgie", "prepare", "toy", "--out", folder, *size, *more]
             subprocess.run(command, env=environment, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-        samples = (given.turns + 1) * STEPS * BATCH
-        fixed = [
-            f"--train.samples={samples}", f"--train.batch_size={BATCH}", f"--train.micro_batch_size={BATCH}",
-            "--train.threads=1", "--data.workers=0", f"--log.every={BATCH}",
-            "--save.every=1000000", "--preview.every=0",
-        ]  # fmt: skip
-        groups = ["--train.groups=[embeddings, lm_head, edit_head, denoiser]", *ROWS[1:]]
-        workers = {}
-        for name, (code, trained, more) in WAYS.items():
-            words = [*fixed, *(ROWS if trained == "rows" else groups)]
-            words += [f"--data.path={stored if more else plain}", "--name=" + re.sub("[^a-z_]+", "-", name)]
-            workers[name] = Worker(given.before if code == "before" else ROOT, words, place)
-        times: dict[str, list[float]] = {name: [] for name in WAYS}
-        for turn in range(given.turns):
-            order = list(workers) if turn % 2 else list(reversed(workers))
-            for name in order:
-                times[name].append(workers[name].turn())
-        losses = {name: worker.losses() for name, worker in workers.items()}
-        table = profiled(place, plain, fixed, groups)
-    write(times, losses, table, given.turns)
+        sections = [
+            section(title, words, place, plain, stored, given.before, given.turns)
+            for title, words in SETTINGS.items()
+        ]
+    write(sections, given.turns)
 
 
-def profiled(place: str, data: str, fixed: list[str], groups: list[str]) -> str:
+def section(
+    title: str, more: tuple[str, ...], place: str, plain: str, stored: str, before: Path, turns: int
+) -> str:
+    """Every way at one setting, in turns; a table of them, and the parts of the steps of two."""
+    fixed = [
+        f"--train.samples={(turns + 1) * STEPS * BATCH}", f"--train.batch_size={BATCH}",
+        f"--train.micro_batch_size={BATCH}", "--train.threads=1", "--data.workers=0", f"--log.every={BATCH}",
+        "--save.every=1000000", "--preview.every=0", *more,
+    ]  # fmt: skip
+    workers, asked = {}, {}
+    for name, (code, trained, features) in WAYS.items():
+        words = [
+            *fixed,
+            *(ROWS if trained == "rows" else GROUPS),
+            f"--data.path={stored if features else plain}",
+        ]
+        asked[name] = words
+        folder = f"{place}/{len(more)}-{re.sub('[^a-z_]+', '-', name)}"
+        workers[name] = Worker(before if code == "before" else ROOT, [*words, "--name=run"], folder)
+    times: dict[str, list[float]] = {name: [] for name in WAYS}
+    for turn in range(turns):
+        for name in list(workers) if turn % 2 else reversed(workers):
+            times[name].append(workers[name].turn())
+    losses = {name: worker.losses() for name, worker in workers.items()}
+    lines = [f"## {title}", "", table(times, losses)]
+    for name in ("now", "now, new_tokens_only, stored features"):
+        lines += [f"The parts of a step of `{name}` (`mgie train --profile 6`, seconds of the clock):", ""]
+        lines += [profiled(f"{place}/{len(more)}", asked[name])]
+    return "\n".join(lines)
+
+
+def profiled(place: str, words: list[str]) -> str:
     """The parts of a step, as `mgie train --profile` tells them."""
-    words = [*fixed, *groups, f"--data.path={data}", f"--out={place}", "--name=profiled", "--profile", "6"]
+    name = "rows" if ROWS[0] in words else "all"
+    more = [f"--train.samples={10 * BATCH}", f"--out={place}", f"--name={name}", "--profile", "6"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "mgie", "train", "--config", "tiny", *words]
+    command = [sys.executable, "-m", "mgie", "train", "--config", "tiny", *words[1:], *more]
     subprocess.run(command, env=environment, cwd=ROOT, check=True, capture_output=True)
-    return (Path(place) / "profiled" / "profile" / "table.md").read_text()
+    return (Path(place) / name / "profile" / "table.md").read_text()
 
 
-def write(times: dict[str, list[float]], losses: dict[str, list[float]], table: str, turns: int) -> None:
-    """The report."""
+def table(times: dict[str, list[float]], losses: dict[str, list[float]]) -> str:
+    """Each way beside the commit before."""
     first = times["before"]
     rows = []
     for name, each in times.items():
@@ -152,6 +181,12 @@ def write(times: dict[str, list[float]], losses: dict[str, list[float]], table: 
             f"| {name} | {1e3 * statistics.median(each):.0f} | {statistics.median(ratios):.2f} | "
             f"{min(ratios):.2f} - {max(ratios):.2f} | {away:.0e} |"
         )
+    head = ["| way | ms a step | times as fast | from - to | losses |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join([*head, *rows]) + "\n"
+
+
+def write(sections: list[str], turns: int) -> None:
+    """The report."""
     import torch
 
     REPORT.write_text(f"""# A step, beside the commit before
@@ -162,13 +197,7 @@ float32, recipe `tiny` with the groups of the original (both tables, edit head, 
 ratio is the median of the turns' ratios. `losses` is how far the cross-entropy of the first four steps is
 from that of the commit before, relatively.
 
-| way | ms a step | times as fast | from - to | losses |
-| --- | --- | --- | --- | --- |
-{chr(10).join(rows)}
-
-The parts of a step (`mgie train --profile 6`, seconds of the clock):
-
-{table}""")
+{chr(10).join(sections)}""")
     print(REPORT.read_text())
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from llava_patch.ranges import Range
 from mgie.errors import ConfigError
 from mgie.keys import nearest
+from mgie.training.groups import GROUP_SETS
 
 Groups = dict[str, list[nn.Parameter]]
 Rate = Annotated[float, Range(gt=0, le=10**9)]
@@ -84,7 +85,7 @@ def choose_trained(model: nn.Module, groups: Groups, trained: tuple[str, ...]) -
     """
     unknown = [name for name in trained if name not in groups]
     if unknown:
-        near = nearest(unknown[0], groups)
+        near = nearest(unknown[0], [*groups, *GROUP_SETS])
         hint = f" (did you mean {' or '.join(near)}?)" if near else ""
         raise ConfigError(
             f"train.groups names {', '.join(unknown)}{hint}: this model has the groups {', '.join(groups)}."

@@ -37,6 +37,8 @@ def test_an_unknown_group_is_refused_with_the_known_ones():
         choose_trained(model, groups, ("foot",))
     with pytest.raises(ConfigError, match=r"hends \(did you mean hand\?\)"):
         choose_trained(model, groups, ("hends",))
+    with pytest.raises(ConfigError, match=r"new_token_only \(did you mean new_tokens_only"):
+        choose_trained(model, groups, ("new_token_only",))
 
 
 def test_a_group_that_would_train_nothing_is_refused():
