@@ -78,8 +78,10 @@ def fits(run: RunConfig, gpu: str) -> str:
     if not found:
         raise ConfigError(f"--gpu is {gpu!r}: expected memory such as 24GiB, or 8x80GiB for eight GPUs.")
     processes, card = int(found[1] or 1), int(float(found[2]) * UNITS[found[3]])
+    if (room := card - RESERVE) <= 0:
+        taken = f"CUDA, its libraries and gaps take {RESERVE / GIB:.0f} GiB of it"
+        raise ConfigError(f"--gpu is {gpu!r}: {taken}, and nothing is left; expected more, such as 24GiB.")
     run.validate(processes)
-    room = card - RESERVE
     most = max(1, run.train.batch_size // processes)
     micros = [size for size in (1, 2, 4, 8, 16, 32) if size <= most and most % size == 0]
     need = needs(run, tuple(micros))

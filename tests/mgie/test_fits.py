@@ -97,6 +97,12 @@ def test_another_word_for_a_gpu_is_refused(gpu):
         fits(load_run("tiny"), gpu)
 
 
+@pytest.mark.parametrize("gpu", ["0GiB", "8x512MiB", "1GiB"])
+def test_a_card_of_which_nothing_is_left_is_refused(gpu):
+    with pytest.raises(ConfigError, match="take 1 GiB of it, and nothing is left; expected more, such as"):
+        fits(load_run("tiny"), gpu)
+
+
 def test_only_trained_weights_have_gradients_and_moments():
     run = load_run("tiny", ["--train.groups=[new_tokens_only]", "--optim.lrs={}", "--data.max_length=96"])
     need = needs(run, (1,))
