@@ -5,6 +5,7 @@
 """
 
 import re
+from collections.abc import Sequence
 from typing import Literal
 
 from mgie.errors import DataError
@@ -77,6 +78,21 @@ def check_counts(text: str, *, pictures: int, photo: bool = True) -> Instruction
     if not any(isinstance(part, str) for part in instruction.parts):
         raise DataError("the instruction has no words: say what is to be done with the pictures.")
     return instruction
+
+
+def named(text: str, pictures: Sequence[str], *, source: str | None) -> tuple[str, tuple[str, ...]]:
+    """An instruction of MIGE's authors, whose places are all alike, with `<source>` where the source is meant
+    and `<image>` elsewhere; and the pictures that are not the source. Raises DataError unless there are as
+    many places.
+
+    >>> named("put<imagehere>into<imagehere>", ["cup.png", "room.png"], source="room.png")
+    ('put <image> into <source>', ('cup.png',))
+    """
+    if (places := len(PLACE.findall(text))) != len(pictures):
+        raise DataError(f"{places} places and {len(pictures)} pictures: expected as many of each.")
+    paths = iter(pictures)
+    told = PLACE.sub(lambda _: f" {SOURCE if next(paths) == source else PICTURE} ", text)
+    return " ".join(told.split()), tuple(path for path in pictures if path != source)
 
 
 def clean(text: str) -> str:

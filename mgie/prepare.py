@@ -69,7 +69,8 @@ def prepare(
     cannot be written or `device` is not there.
 
     Args:
-        source: toy, ipr2pr:DIR_OR_HUB, magicbrush:DIR_OR_HUB, pairs:DIR_OR_JSONL or legacy:DIR.
+        source: toy, ipr2pr:DIR_OR_HUB, magicbrush:DIR_OR_HUB, mige:FILE.json,
+            pairs:DIR_OR_JSONL or legacy:DIR.
         out: Folder to be made: a folder per split, README.md, facts.json, rejected.jsonl.
         seed: Which drawings the toy world makes.
         count: Pairs to train on; of ipr2pr folders, prompts. All; of toy, 16000.

@@ -7,6 +7,7 @@ LICENCES = {
     "toy": "Scenes are the project's own (Apache-2.0); `mgie/toy/photos.py` names the photographs.",
     "ipr2pr": "InstructPix2Pix is MIT-licensed; its pictures come from Stable Diffusion (OpenRAIL-M).",
     "magicbrush": "MagicBrush is published under CC BY 4.0; its pictures come from MS COCO and DALL-E 2.",
+    "mige": "MIGE's authors decide for their records; the pictures belong to the data sets that they name.",
     "pairs": "The owner of these pairs decides; write it here before you pass them on.",
     "legacy": "As the pairs that it was made from, usually InstructPix2Pix's (MIT licence).",
 }

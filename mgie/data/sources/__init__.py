@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_patch.folders import DROPPINGS
-from mgie.data.sources import ipr2pr, legacy, magicbrush, own, toy_world
+from mgie.data.sources import ipr2pr, legacy, magicbrush, mige, own, toy_world
 from mgie.data.sources.base import Options, Splits
 from mgie.data.stored_pairs import FACTS, data_identity
 from mgie.errors import ConfigError
@@ -15,9 +15,13 @@ READERS = {
     "toy": toy_world.read,
     "ipr2pr:DIR": ipr2pr.read,
     "magicbrush:DIR": magicbrush.read,
+    "mige:FILE.json": mige.read,
     "pairs:DIR_OR_JSONL": own.read,
     "legacy:DIR": legacy.read,
 }
+
+PICTURES = {"mige": mige.pictures, "pairs": own.pictures}
+"""Of tables that name pictures anywhere: which."""
 
 
 def open_source(source: str, options: Options) -> Splits:
@@ -41,7 +45,7 @@ def fingerprint(what: str) -> dict[str, Any]:
     if name != "toy" and where and Path(where).exists():
         files += [Path(where)] if Path(where).is_file() else []
         files += [Path(folder, file) for folder, _, found in os.walk(where) for file in found]
-        files += own.pictures(where) if name == "pairs" else ()
+        files += PICTURES[name](where) if name in PICTURES else ()
     rows = sorted({_row(path) for path in files if path.name not in DROPPINGS})
     digest = hashlib.sha256("".join(rows).encode("utf-8", "surrogatepass"))
     return {"files": len(rows), "sha256": digest.hexdigest()}

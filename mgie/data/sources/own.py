@@ -29,6 +29,7 @@ from mgie.data.sources.tables import read_set
 from mgie.data.stored_pairs import FACTS
 from mgie.data.validation import Rejected, each
 from mgie.errors import DataError
+from mgie.instructions import parse, task_of
 from mgie.types import EditPair, Region
 
 PATHS = ("source", "target", "mask")
@@ -234,5 +235,6 @@ def _pair(line: dict[str, Any]) -> EditPair:
     values: dict[str, Any] = _with_pictures(line, lambda name, path: read_file(path, line["key"], name))
     values["regions"] = [Region(**region) for region in values["regions"]]
     values.pop("split", None)
+    values.setdefault("task", task_of(parse(values["instruction"]), photo="source" in values))
     values |= {name: tuple(values[name]) for name in LISTS}
     return EditPair(**values)

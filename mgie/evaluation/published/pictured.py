@@ -11,8 +11,8 @@ from mgie.data.files import MALFORMED, is_name, read_json, reason, regular
 from mgie.errors import DataError
 from mgie.evaluation.published.entries import Entry, Views
 from mgie.evaluation.published.protocol import Protocol
-from mgie.instructions import PLACE
-from mgie.types import PICTURE, SOURCE
+from mgie.instructions import named
+from mgie.types import PICTURE
 
 MIGEBENCH = {"add": "add_bench.json", "replace": "replace_bench.json"}
 """View -> file."""
@@ -25,9 +25,9 @@ def read_migebench(protocol: Protocol, folder: Path) -> Views:
     views: Views = {}
     for name, view in protocol.views.items():
         for told in read_json(folder / MIGEBENCH[name], _records, RECORDS):
-            source, entity = told["source_path"][0], _entity(told, folder / MIGEBENCH[name])
+            source, (instruction, entity) = told["source_path"][0], _placed(told, folder / MIGEBENCH[name])
             entry = Entry(
-                key=told["idx"], kind=name, instruction=_placed(told, folder / MIGEBENCH[name]),
+                key=told["idx"], kind=name, instruction=instruction,
                 source=_inside(folder, source), target=_inside(folder, told["image"]),
                 images=(_inside(folder, entity),), entity=_inside(folder, entity), thing=told["object"],
                 caption=told["target_caption"], source_caption=told["caption"],
@@ -51,30 +51,17 @@ def _records(held: Any) -> list[dict[str, Any]]:
     return found
 
 
-def _entity(told: dict[str, Any], path: Path) -> str:
-    """The one picture of an instruction that is not its source."""
-    others = [each for each in told["entity_path"] if each != told["source_path"][0]]
+def _placed(told: dict[str, Any], path: Path) -> tuple[str, str]:
+    """The instruction with `<source>` and `<image>` where its pictures are, and the one that is not its
+    source. Raises DataError for others."""
+    where = f"{path}, record {told['idx']}"
+    try:
+        instruction, others = named(told["multi_prompt"], told["entity_path"], source=told["source_path"][0])
+    except DataError as error:
+        raise DataError(f"{where} has {error}") from error
     if len(others) != 1:
-        raise DataError(
-            f"{path}, record {told['idx']} shows {len(others)} things: expected one beside its source."
-        )
-    return others[0]
-
-
-def _placed(told: dict[str, Any], path: Path) -> str:
-    """The instruction with `<source>` and `<image>` where its pictures are."""
-    paths = iter(told["entity_path"])
-    places = len(PLACE.findall(told["multi_prompt"]))
-    if places != len(told["entity_path"]):
-        raise DataError(
-            f"{path}, record {told['idx']} has {places} places and {len(told['entity_path'])} pictures: "
-            "expected as many of each."
-        )
-
-    def place(_: re.Match[str]) -> str:
-        return f" {SOURCE if next(paths) == told['source_path'][0] else PICTURE} "
-
-    return " ".join(PLACE.sub(place, told["multi_prompt"]).split())
+        raise DataError(f"{where} shows {len(others)} things: expected one beside its source.")
+    return instruction, others[0]
 
 
 PROMPTS = "prompts_and_classes.txt"
