@@ -323,6 +323,13 @@ class AttentionCall:
     grid: Size
     """Height and width of the layer: their product is p."""
     rows: Rows
+    read: Callable[[Tensor], Tensor] | None = None
+    """What the denoiser makes of a condition before its layers attend to it. None: nothing."""
+
+    def heard(self, condition: Float[Tensor, "r q e"]) -> Float[Tensor, "r q f"]:
+        """A condition as it is attended to here."""
+        told = condition.to(self.states)
+        return told if self.read is None else self.read(told)
 
 
 @runtime_checkable
@@ -358,6 +365,8 @@ class AttentionPlan:
     grid: Size
     """Height and width of the latents."""
     rows: Rows
+    read: Callable[[Tensor], Tensor] | None = None
+    """As that of an AttentionCall."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -278,4 +278,4 @@ def _in_rows_told(
 def _heard(call: AttentionCall, states: Tensor, words: Condition, rows: Rows) -> AttentionCall:
     """The call of some rows that hear these words."""
     bias = None if words.mask is None else as_bias(words.mask[:, None], states.dtype)
-    return replace(call, states=states, context=words.tokens.to(states), bias=bias, rows=rows)
+    return replace(call, states=states, context=call.heard(words.tokens), bias=bias, rows=rows)

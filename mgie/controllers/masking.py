@@ -82,7 +82,7 @@ class EditMasking:
             bias = rows.each(as_bias(self.null_mask[:, None], call.states.dtype))
         silent = attend(
             replace(
-                call, states=call.states[told], context=rows.each(self.null).to(call.states), bias=bias,
+                call, states=call.states[told], context=call.heard(rows.each(self.null)), bias=bias,
                 rows=rows,
             )
         )  # fmt: skip

@@ -154,12 +154,13 @@ class EditTask(AbstractTask):
         each = self.errors(guess, wanted, batch, draws)
         if plain is not None:
             each = dco(each, plain, beta=self.loss.dco_beta)
-        edit = (each if batch.weight is None else each * batch.weight).sum()
+        counts = 1.0 if batch.weight is None else batch.weight
+        edit = (each * counts).sum()
 
         losses = {"ce": editor.encoder.lm_loss(context, batch.labels), "edit": Term(sum=edit, count=samples)}
         if self.posterior is not None:
-            bound = self.posterior.bound(target, noisy, guess, draws.t).sum()
-            losses["variational"] = Term(sum=bound, count=samples)
+            bound = self.posterior.bound(target, noisy, guess, draws.t)
+            losses["variational"] = Term(sum=(bound * counts).sum(), count=samples)
         if self.teacher is not None:
             losses["align"] = Term(sum=align_loss(context, self.teacher.encode(batch)), count=samples)
         if plan is not None and plan.losses and batch.controls is not None:

@@ -49,6 +49,7 @@ class HookedProcessor:
         call = AttentionCall(
             site=self.site, attn=attn, states=hidden_states, context=encoder_hidden_states,
             bias=attention_mask, grid=layer_size(plan.grid, hidden_states.shape[1]), rows=plan.rows,
+            read=plan.read,
         )  # fmt: skip
         for hook in sorted(hooks, key=lambda hook: hook.order):
             attend = partial(hook, attend=attend)

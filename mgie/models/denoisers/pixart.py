@@ -74,6 +74,11 @@ class PixArtDenoiser(AbstractDenoiser):
         """Width of `patches`."""
         return self.transformer.inner_dim
 
+    def checkpoint_activations(self, *, whole: bool) -> None:
+        """Of all blocks, which are alike: there are no largest ones."""
+        del whole
+        self.transformer.enable_gradient_checkpointing()
+
     @property
     def numbers(self) -> int:
         """Of a patch, spread over its latents."""
@@ -111,9 +116,10 @@ class PixArtDenoiser(AbstractDenoiser):
             if not torch.compiler.is_compiling():
                 hooked(self.transformer)  # the library's own calls may have taken the wrapping off
             rows, grid = rows or Rows(names=("T",), batch=len(noisy)), (noisy.shape[-2], noisy.shape[-1])
-            more["cross_attention_kwargs"] = {
-                "plan": AttentionPlan(hooks=plan.attention, grid=grid, rows=rows)
-            }
+            # Conditions of a plan have the width that they come with, its layers' own is another.
+            read = self.transformer.caption_projection
+            told = AttentionPlan(hooks=plan.attention, grid=grid, rows=rows, read=read)
+            more["cross_attention_kwargs"] = {"plan": told}
         beside = torch.zeros_like(noisy) if source is None else source
         answer = self.transformer(
             torch.cat([noisy, beside], dim=1), encoder_hidden_states=condition.tokens, timestep=t,

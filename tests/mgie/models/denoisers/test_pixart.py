@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import PixArtTransformer2DModel
 
+from mgie.controllers.masking import EditMasking
 from mgie.errors import DataError, WeightsError
 from mgie.models.denoisers.hooked import unhooked
 from mgie.models.denoisers.pixart import PixArtDenoiser, widen_pixart
@@ -104,6 +105,30 @@ def test_a_hook_reaches_its_rows_only():
     plain = denoiser(noisy, T, source, condition).mean
     hooked = denoiser(noisy, T, source, condition, ControlPlan(attention=(Doubled(),)), rows).mean
     assert torch.equal(hooked[1:], plain[1:]) and not torch.equal(hooked[0], plain[0])
+
+
+@torch.no_grad()
+def test_what_a_hook_has_it_hear_is_read_as_a_condition_is():
+    """Outside a mask all of the words are those that say nothing: so where nothing is inside, it is as if
+    they alone had been said."""
+    denoiser, (noisy, source, condition) = PixArtDenoiser(transformer()), given()
+    null = Condition(tokens=condition.tokens.flip(0), mask=condition.mask)
+    masking = EditMasking(masks={(8, 8): torch.zeros(3, 1, 8, 8)}, null=null.tokens, null_mask=null.mask)
+    masked = denoiser(noisy, T, source, condition, ControlPlan(attention=(masking,))).mean
+    told, silent = (denoiser(noisy, T, source, each).mean for each in (condition, null))
+    assert (masked - silent).abs().max() < 1e-5 and (masked - told).abs().max() > 1e-2
+
+
+def test_recomputed_activations_give_the_same_gradients():
+    found = []
+    for recomputed in (False, True):
+        denoiser, (noisy, source, condition) = PixArtDenoiser(transformer()).train(), given()
+        if recomputed:
+            denoiser.checkpoint_activations(whole=True)
+        denoiser(noisy, T, source, condition).mean.square().sum().backward()
+        found.append([each.grad for each in denoiser.parameters() if each.grad is not None])
+    assert denoiser.transformer.gradient_checkpointing and len(found[0]) > 20
+    torch.testing.assert_close(*found)
 
 
 @torch.no_grad()
