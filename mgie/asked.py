@@ -19,6 +19,8 @@ from mgie.masks import Mask, Phrase, fitted_mask
 from mgie.models.finders import open_finder
 from mgie.types import Region
 
+RELEASES = ("model_index.json", "mllm.pt", "model.pth")
+"""What a folder with an editor's weights has one of: ours and diffusers', MGIE's, MIGE's."""
 SIDE = 512
 """Of a new picture, before its release is known: for what is said of boxes in pixels."""
 
@@ -170,9 +172,9 @@ def check_writable(folders: set[Path]) -> None:
 def release_of(model: str | Path) -> str:
     """A release folder, or the name of one on a hub. Raises WeightsError for a folder that is none."""
     folder = Path(model)
-    if folder.is_dir() and not any((folder / index).is_file() for index in ("model_index.json", "mllm.pt")):
+    if folder.is_dir() and not any((folder / index).is_file() for index in RELEASES):
         raise WeightsError(
-            f"{folder} is no release: it has no model_index.json (nor the original's mllm.pt); "
+            f"{folder} is no release: it has no model_index.json (nor MGIE's mllm.pt or MIGE's model.pth); "
             f"`mgie extract RUN_DIR --out FOLDER` makes one from a training run."
         )
     if not folder.exists() and (

@@ -28,8 +28,10 @@ NEEDS = {
     "doctor": (),
 }  # fmt: skip
 """What may be run -> the extras that it needs besides what all need."""
-INDEXES = ("model_index.json", "mllm.pt")
-"""Files that a release folder has one of: ours, or the original's."""
+PUBLISHED = {"mllm.pt": "Apple's mllm.pt and unet.pt", "model.pth": "MIGE's model.pth"}
+"""Published files of weights, and what they are."""
+INDEXES = ("model_index.json", *PUBLISHED)
+"""Files that a folder with an editor's weights has one of."""
 
 
 def doctor() -> dict[str, Any]:
@@ -175,8 +177,8 @@ def _there(facts: dict[str, Any], name: str) -> bool:
 
 def _kinds(index: Path) -> dict[str, str]:
     """What a release is made of, as its index says."""
-    if index.name != INDEXES[0]:
-        return {"parts": "Apple's mllm.pt and unet.pt"}
+    if index.name in PUBLISHED:
+        return {"parts": PUBLISHED[index.name]}
     try:
         told = json.loads(index.read_text(encoding="utf-8"))
         kinds = [told[f"_{part}"]["kind"] for part in ("encoder", "denoiser")]

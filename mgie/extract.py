@@ -1,4 +1,4 @@
-"""`mgie extract`: a training run -> a release, or Apple's two files; and one the other.
+"""`mgie extract`: a training run -> a release, or a published layout; and one the other.
 
 mgie extract _ckpt/runs/tiny --out _ckpt/tiny
 """
@@ -34,11 +34,16 @@ from mgie.weights.apple import (
 )
 from mgie.weights.controllers import CONTROLLER, published_controller, write_controller
 from mgie.weights.llava_part import LlavaSettings
+from mgie.weights.mige_part import FILE as MIGE_FILE
+from mgie.weights.mige_part import MIGE, read_published, write_published
 from mgie.weights.release import INDEX, RELEASE, RUN, Release, read_release, write_release
 
-KINDS = {"release": RELEASE, "apple": APPLE, "controller": CONTROLLER}
+KINDS = {"release": RELEASE, "apple": APPLE, "mige": MIGE, "controller": CONTROLLER}
 """The kind of folder that each format is."""
-WRITTEN = {"release": "a release", "apple": "Apple's two files", "controller": "blocks for regions"}
+WRITTEN = {
+    "release": "a release", "apple": "Apple's two files", "mige": "MIGE's model.pth",
+    "controller": "blocks for regions",
+}  # fmt: skip
 """What each format is called."""
 ALONE = "expected the group layout, and nothing beside but phrase_reader; take --format release"
 """What may be written as a controller, which shall fit other editors."""
@@ -51,7 +56,7 @@ def extract(
     run_dir: str | Path,
     *,
     out: str | Path,
-    format: Literal["release", "apple", "controller"] = "release",
+    format: Literal["release", "apple", "mige", "controller"] = "release",
     dtype: Dtype | None = None,
     checkpoint: str = "latest",
     ema: bool = True,
@@ -65,21 +70,24 @@ def extract(
     """Write what a run has trained; the facts: out, format, checkpoint, samples, trained.
 
     A checkpoint of the original program (pytorch_model-00001-of-00004.bin and so on) is read too, with
-    --llava and --diffusion; so is a release, or Apple's mgie_7b, which becomes the other format.
+    --llava and --diffusion; so is a release, or Apple's mgie_7b, which becomes the other format, and the
+    folder of MIGE's model.pth.
 
     Args:
         run_dir: Folder of a run, of a checkpoint of the original program, or of either format.
         out: Folder to write; one of the same format that stands there is replaced.
         format: release, a diffusers pipeline folder; apple, mllm.pt and unet.pt for the original demo
-            (and llava/, unless it is known that nothing else of the language side was trained); or
-            controller, the blocks for regions alone, which `mgie edit --controller` takes beside any editor
-            of the same denoiser; of a published file of MIGC or MIGC++ too, with --diffusion.
+            (and llava/, unless it is known that nothing else of the language side was trained); mige,
+            MIGE's model.pth for its authors' programs; or controller, the blocks for regions alone, which
+            `mgie edit --controller` takes beside any editor of the same denoiser; of a published file of
+            MIGC or MIGC++ too, with --diffusion.
         dtype: Type of the release's tensors, and of all that is held in memory. Default: float32.
             Apple's files are always float16.
         checkpoint: Which checkpoint of the run: latest, or the name of its folder.
         ema: Take the averaged weights where the run kept them; --ema false for the last ones.
         llava: LLaVA-v1 folder that it was trained on. Default: a run's own; LLaVA-7B-v1 beside Apple's.
-        diffusion: Diffusers folder or hub id of the VAE and scheduler. Default: a run's own, or Apple's.
+        diffusion: Diffusers folder or hub id of the VAE and scheduler (of MIGE: the VAE and T5's tokenizer).
+            Default: a run's own, or what the published weights were trained with.
         release: Release that a run was trained over (model.release), where it has moved.
         sampling: How a run's release edits unless a call says otherwise, key by key over what the run says:
             --sampling.scheduler DDIMScheduler --sampling.steps 20.
@@ -109,9 +117,14 @@ def extract(
     elif (run_dir / MLLM).is_file():
         made, facts = read_apple(run_dir, llava=llava, diffusion=diffusion, dtype=kind, verify=verify), {}
         groups = None if (run_dir / OWN_LLAVA).is_dir() else IN_APPLE
+    elif (run_dir / MIGE_FILE).is_file():
+        if llava is not None:
+            raise ConfigError(f"{run_dir / MIGE_FILE} has no LLaVA: leave --llava out.")
+        made, facts = read_published(run_dir, diffusion=diffusion, dtype=kind), {}
+        groups = None
     elif (run_dir / INDEX).is_file():
         made, facts = read_release(run_dir, dtype=kind, progress=True, verify=verify), {}
-        known = format == "apple" and made.run_yaml
+        known = format in ("apple", "mige") and made.run_yaml
         groups = load_run(str(run_dir / RUN)).train.groups if known else None
     else:
         mended = [f"--sampling.{key}={value}" for key, value in (sampling or {}).items()]
@@ -123,7 +136,7 @@ def extract(
         if format == "apple" and isinstance(run.model.encoder, LlavaSettings):
             check_layout(run.model.encoder.edit_head.heads, groups)
         apart = adapters == "apart"
-        if apart and (format == "apple" or not any(name.startswith("lora_") for name in groups)):
+        if apart and (format in ("apple", "mige") or not any(name.startswith("lora_") for name in groups)):
             told = f"--adapters is apart, but the run trained {', '.join(groups)}"
             raise ConfigError(f"{told}: expected a run with adapters and --format release; leave it out.")
         made, facts = _from_run(run, found, ema, kind, apart=apart)
@@ -160,6 +173,8 @@ def _write(
     elif format == "apple":
         check_layout(published_parts(made)[0].edit_head.config.heads, groups or ())
         write_apple(made, out, llava=groups is None or not set(groups) <= set(IN_APPLE))
+    elif format == "mige":
+        write_published(made, out, trained=groups or ())
     else:
         blocks = made.editor.controllers.for_layout
         if blocks is None:
@@ -237,7 +252,7 @@ def _check_finite(release: Release, where: Path) -> None:
 
 def _find(run_dir: Path, name: str) -> Path:
     """What is taken: the folder itself where it holds weights, or a run's checkpoint of this name."""
-    if any((run_dir / file).is_file() for file in (MLLM, INDEX)):
+    if any((run_dir / file).is_file() for file in (MLLM, MIGE_FILE, INDEX)):
         return run_dir
     if not run_dir.is_dir():
         raise WeightsError(f"there is no run folder {run_dir}: expected one that `mgie train` wrote.")

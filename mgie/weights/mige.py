@@ -103,6 +103,20 @@ class Heads:
     fusion: int = 8
     transformer: int = 16
 
+    @classmethod
+    def of(cls, encoder: QFormerT5Encoder, denoiser: PixArtDenoiser) -> "Heads":
+        """Those of an editor."""
+        return cls(
+            vision=encoder.vision.config.num_attention_heads,
+            qformer=encoder.qformer.config.num_attention_heads,
+            fusion=encoder.fusion.clip_attn.num_heads,
+            transformer=denoiser.transformer.config.num_attention_heads,
+        )
+
+
+PUBLISHED = Heads()
+"""Those of the published weights."""
+
 
 def read_mige(
     path: str | Path, *, heads: Heads | None = None, dtype: Dtypes = torch.float32
@@ -215,7 +229,7 @@ def empty_mige(
 
     Raises WeightsError where they show none.
     """
-    heads = heads or Heads()
+    heads = heads or PUBLISHED
     try:
         with torch.device("meta"):
             return _encoder(shapes, heads), _denoiser(shapes, heads)

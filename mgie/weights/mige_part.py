@@ -5,7 +5,7 @@ fusion/   what is MIGE's: query tokens, feature fusion, projector, the table tha
 transformer/ vae/   as diffusers writes them
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from llava_patch.config import CONFIG_FILE, checked
+from llava_patch.folders import whole_folder
 from llava_patch.loading import Dtypes, Shards, put, typed
 from llava_patch.processor import ClipImageConfig
 from llava_patch.shards import each_shard, shard_files
@@ -38,13 +39,15 @@ from mgie.models.encoders.fusion import FeatureFusion
 from mgie.models.encoders.qformer_t5 import QFormerT5Encoder
 from mgie.prompts import Compat, MigePrompts
 from mgie.weights.diffusers_parts import load_scheduler, load_vae
-from mgie.weights.mige import Heads, read_mige, tie
+from mgie.weights.mige import PUBLISHED, Heads, read_mige, tie, write_mige
 from mgie.weights.models import DIFFUSERS_STEM, codec_kind, empty_model, read_json, read_model
 from mgie.weights.parts import AbstractDenoiserPart, AbstractEncoderPart, dtype_of, resolve, save_module
 from mgie.weights.release import Release
 
 FILE = "model.pth"
 """The name of the published weights."""
+MIGE = "mige"
+"""Kind of a folder with them."""
 DIFFUSION = "PixArt-alpha/PixArt-XL-2-512x512"
 """What the published weights go with: its autoencoder and T5's tokenizer."""
 STEMS = (DIFFUSERS_STEM, DIFFUSERS_STEM)
@@ -292,6 +295,29 @@ def read_published(
         process=VarianceProcess(schedule), scheduler=UniformDPMSolverScheduler(),
         settings=EDITS | {"size": denoiser.transformer.config.sample_size * codec.space.factor},
     )  # fmt: skip
+
+
+def write_published(release: Release, out: str | Path, *, trained: Collection[str] = ()) -> Path:
+    """Write the folder of a model.pth, as the authors' programs read it; `trained` are the groups that no
+    longer are as published. Raises ConfigError for an editor that the file does not hold, or does not tell.
+    """
+    encoder, denoiser, told = release.editor.encoder, release.editor.denoiser, "use --format release."
+    if not (isinstance(encoder, QFormerT5Encoder) and isinstance(denoiser, PixArtDenoiser)):
+        raise ConfigError(
+            f"--format mige holds a Q-Former with T5 and a PixArt, but this editor is a "
+            f"{type(encoder).__name__} with a {type(denoiser).__name__}; {told}"
+        )
+    if encoder.patches is not None or "codec" in trained:
+        what = "the VAE was trained" if encoder.patches is None else "the fusion has patches of its own"
+        raise ConfigError(f"--format mige: {what}, which {FILE} does not hold; {told}")
+    if (heads := Heads.of(encoder, denoiser)) != PUBLISHED:
+        raise ConfigError(
+            f"--format mige: this editor has {heads}, which {FILE} does not tell, and its readers take "
+            f"{PUBLISHED}; {told}"
+        )
+    with whole_folder(out, kind=MIGE) as partial:
+        write_mige(encoder, denoiser, partial / FILE)
+    return Path(out)
 
 
 def _transformer(folder: Path, dtype: torch.dtype, progress: bool) -> PixArtTransformer2DModel:

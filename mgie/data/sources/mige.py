@@ -1,4 +1,4 @@
-"""Records of MIGE's authors (Tian et al. 2025): new pictures, edits, and edits by what is shown, in one list.
+"""Records of MIGE's authors (Tian et al. 2025): new pictures, edits, edits by a picture.
 
 FILE.json   [{"image", "multi_prompt", "entity_path": [...], "source_path": [...]}, ...]
 

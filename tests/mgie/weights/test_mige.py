@@ -7,10 +7,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mgie.errors import WeightsError
+from mgie.asked import release_of
+from mgie.errors import ConfigError, WeightsError
+from mgie.extract import extract
 from mgie.pipeline import MGIEPipeline
 from mgie.weights.mige import IDS, POSITIONS, TABLES, Heads, read_mige, write_mige
-from mgie.weights.mige_part import read_published
+from mgie.weights.mige_part import read_published, write_published
 from mgie.weights.release import read_release, write_release
 
 HEADS = Heads(vision=2, qformer=2, fusion=2, transformer=2)
@@ -121,8 +123,37 @@ def test_the_published_folder_opens_over_the_parts_that_it_needs(mige, tmp_path,
     assert release.settings == {
         "size": 32, "num_inference_steps": 60, "guidance_scale": 5.0, "image_guidance_scale": 1.0
     }  # fmt: skip
-    monkeypatch.setattr("mgie.weights.mige.Heads", lambda: HEADS)
+    monkeypatch.setattr("mgie.weights.mige.PUBLISHED", HEADS)
+    assert release_of(folder) == str(folder)
     pipeline = MGIEPipeline.from_pretrained(folder, diffusion=beside)
     assert torch.equal(pipeline.encoder.null, mige.editor.encoder.null)
     with pytest.raises(WeightsError, match="no folder vae"):
         read_published(folder, diffusion=folder, heads=HEADS)
+
+
+def test_the_command_turns_each_layout_into_the_other(mige, tmp_path, monkeypatch):
+    """A release made of the published file is trained further, and goes back to the authors' programs."""
+    for module in ("mige", "mige_part"):
+        monkeypatch.setattr(f"mgie.weights.{module}.PUBLISHED", HEADS)
+    beside = write_release(mige, tmp_path / "pixart")
+    facts = extract(beside, out=tmp_path / "published", format="mige")
+    assert (facts["format"], facts["out"]) == ("mige", str(tmp_path / "published"))
+    extract(tmp_path / "published", out=tmp_path / "release", diffusion=str(beside))
+    again = read_release(tmp_path / "release")
+    ours, theirs = (each.editor.state_dict() for each in (mige, again))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert again.prompts.templates == "released" and again.settings["num_inference_steps"] == 60
+    with pytest.raises(ConfigError, match=r"model\.pth has no LLaVA"):
+        extract(tmp_path / "published", out=tmp_path / "other", llava="x")
+    with pytest.raises(WeightsError, match="no folder vae"):
+        extract(tmp_path / "published", out=tmp_path / "other", diffusion=str(tmp_path / "published"))
+
+
+def test_what_the_published_file_does_not_hold_is_no_such_file(mige, release, tmp_path):
+    with pytest.raises(ConfigError, match="but this editor is a LlavaEncoder with a UNetDenoiser; use"):
+        write_published(release, tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"has Heads\(vision=2.* its readers take Heads\(vision=16"):
+        write_published(mige, tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"the VAE was trained, which model\.pth does not hold"):
+        write_published(mige, tmp_path / "out", trained=("codec", "fusion"))
+    assert not (tmp_path / "out").exists()

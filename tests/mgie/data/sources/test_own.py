@@ -203,6 +203,13 @@ def test_missing_pictures_are_told(lines):
     assert [row.reason for row in found] == ["missing partner"] * 3
 
 
+def test_the_task_is_told_by_what_is_there(lines):
+    shown = {"instruction": "a <image>", "pictures": ["before/b.jpg"]}
+    new = {name: value for name, value in ROW.items() if name != "source"}
+    found = rows(lines(ROW, ROW | shown, new | shown, new, ROW | shown | {"task": "local"}))
+    assert [pair.task for pair in found] == ["edit", "subject_edit", "subject", "subject", "local"]
+
+
 def test_addresses_are_refused(lines):
     with pytest.raises(DataError, match=r"line 2 of mine\.jsonl: source is the address .* download it first"):
         rows(lines(ROW, ROW | {"source": "https://x.org/a.jpg"}))
