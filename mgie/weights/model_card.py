@@ -1,5 +1,6 @@
 """The model card of a release that has none."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,22 @@ from torch import nn
 CARD = "README.md"
 PLACE = "THIS_FOLDER"
 """Where a card names the place of its release."""
+APART = re.compile(r"\nLow-rank adapters \([^`]*`adapters/\w+`, as peft writes them;[^.]*\.\n")
+"""What `adapters_apart` says."""
+
+
+def adapters_apart(folder: str, adapters: Sequence[nn.Parameter]) -> str:
+    """What a card says of adapters that lie in a folder of their own."""
+    count = sum(parameter.numel() for parameter in adapters)
+    return (
+        f"Low-rank adapters (LoRA, Hu et al. 2022; {count:,} parameters) are kept apart in\n`{folder}`, "
+        "as peft writes them; the weights beside are those without, and get them whenever this is read."
+    )
+
+
+def all_in_one(text: str) -> str:
+    """The card of a release whose adapters are in its weights by now."""
+    return APART.sub("", text)
 
 
 def card(parts: dict[str, Any], settings: dict[str, Any], about: Sequence[str]) -> str:

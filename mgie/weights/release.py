@@ -33,7 +33,7 @@ from mgie.models.editor import Editor
 from mgie.prompts import AbstractPrompts, Compat
 from mgie.weights.controllers import read_controllers, write_controllers
 from mgie.weights.intact import intact
-from mgie.weights.model_card import CARD, card
+from mgie.weights.model_card import CARD, adapters_apart, all_in_one, card
 from mgie.weights.models import read_json, schedule
 from mgie.weights.parts import AbstractDenoiserPart, AbstractEncoderPart, denoiser_part, encoder_part, part_of
 
@@ -71,9 +71,11 @@ def write_release(release: Release, out: str | Path) -> Path:
     encoder, denoiser = part_of(editor.encoder), part_of(editor.denoiser)
     with whole_folder(out, kind=RELEASE) as partial:
         # Adapters that were not merged lie beside the parts, which are then as they were without them.
+        apart = []
         for name, part in (("encoder", editor.encoder), ("denoiser", editor.denoiser)):
-            if adapter_parameters(part):
+            if adapters := adapter_parameters(part):
                 save_adapters(part.adaptable, partial / ADAPTERS / name)
+                apart.append(adapters_apart(f"{ADAPTERS}/{name}", adapters))
         parts = {
             "encoder": {"kind": encoder.kind} | encoder.save(editor.encoder, release.prompts, partial),
             "denoiser": {"kind": denoiser.kind} | denoiser.save(editor.denoiser, editor.codec, partial),
@@ -89,7 +91,7 @@ def write_release(release: Release, out: str | Path) -> Path:
         (partial / RUN).write_text(release.run_yaml, encoding="utf-8")
         made = dict(editor.named_children()) | dict(editor.controllers.items())
         del made["controllers"]
-        text = release.card or card(made, release.settings, [encoder.about, denoiser.about])
+        text = release.card or card(made, release.settings, [encoder.about, denoiser.about, *apart])
         (partial / CARD).write_text(text, encoding="utf-8")
     return Path(out)
 
@@ -159,7 +161,7 @@ def read_release(
             scheduler=scheduler,
             settings=settings,
             run_yaml=_read_text(folder / RUN),
-            card=_read_text(folder / CARD),
+            card=all_in_one(_read_text(folder / CARD)),
         )
 
 

@@ -171,6 +171,9 @@ def test_merged_and_kept_apart_are_the_same_editor(lora, tmp_path):
     extract(run.folder, out=tmp_path / "merged")
     extract(run.folder, out=tmp_path / "apart", adapters="apart")
     assert (tmp_path / "apart" / "adapters" / "denoiser" / "adapter_config.json").is_file()
+    cards = [(tmp_path / name / "README.md").read_text() for name in ("merged", "apart")]
+    assert ["kept apart in\n`adapters/denoiser`" in card for card in cards] == [False, True]
+    assert "kept apart" not in read_release(tmp_path / "apart").card
     one, two = (read_release(tmp_path / name).editor.state_dict() for name in ("merged", "apart"))
     plain = build_editor(run).editor.state_dict()
     assert one.keys() == two.keys() == plain.keys()
