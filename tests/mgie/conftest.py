@@ -31,7 +31,7 @@ from mgie.models.encoders.qformer_t5 import QFormerT5Encoder
 from mgie.pipeline import MGIEPipeline
 from mgie.prepare import prepare
 from mgie.prompts import MigePrompts
-from mgie.weights.release import Release
+from mgie.weights.release import Release, write_release
 
 T5_WORDS = (
     *("<pad>", "</s>", "<unk>", "replace", "the", "circle", "in", "by", "red", "square", "make", "it"),
@@ -185,3 +185,9 @@ def small_mige() -> Release:
 @pytest.fixture
 def mige() -> Release:
     return small_mige()
+
+
+@pytest.fixture(scope="session")
+def mige_folder(tmp_path_factory) -> Path:
+    """The same as the folder of a release."""
+    return write_release(small_mige(), tmp_path_factory.mktemp("mige") / "release")

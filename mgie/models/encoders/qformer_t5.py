@@ -213,7 +213,7 @@ class QFormerT5Encoder(AbstractInstructionEncoder):
             raise ConfigError(
                 f"train.checkpointing_every={every}: T5 computes all of its layers again or none; say 1."
             )
-        self.text.gradient_checkpointing_enable()
+        self.text.activation_checkpointing_enable()
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """The tower apart from the norm behind it, which is trained with the Q-Former."""
