@@ -25,6 +25,7 @@ from mgie.data.images import decode_mask
 from mgie.data.validation import check_instruction, check_mask_shape, wrong_region
 from mgie.diffusion.guidance import rows_of
 from mgie.errors import ConfigError, DataError
+from mgie.instructions import PLACE
 from mgie.types import Box, Context, ControlBatch, ControlPlan, Region, Size
 
 if TYPE_CHECKING:
@@ -248,6 +249,11 @@ def check_regions(regions: Sequence[Any], size: Size) -> None:
             raise DataError(f"{region!r:.60} is a {type(region).__name__}: expected a Region.")
         if wrong := wrong_region(region, size):
             raise DataError(f"region {number} {wrong}.")
+        if place := PLACE.search(region.phrase):
+            raise DataError(
+                f"region {number} has {place[0]} in its phrase, which is words alone: show the picture in "
+                "the instruction, and say in words what belongs into the region."
+            )
         check_instruction(region.phrase)
         if region.mask is not None:
             mask = decode_mask(region.mask, name=f"the mask of region {number}")

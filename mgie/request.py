@@ -151,7 +151,12 @@ def questions_of(
     inside: Sequence[Sequence[Image.Image]],
 ) -> tuple[list[Conversation], list[Tensor], list[Image.Image]]:
     """Questions about photos, what the vision tower is shown of each, and the pictures that have a place in
-    them, one after the other. Raises DataError."""
+    them, one after the other. Raises DataError, and ConfigError for pictures where there never were such."""
+    if builder.compat == "reference" and any(inside):
+        raise ConfigError(
+            'compat="reference" asks as the original program did, whose instructions are words alone: leave '
+            "the pictures for the instruction, or compat, out."
+        )
     questions: list[Conversation] = []
     looked: list[Tensor] = []
     placed: list[Image.Image] = []
