@@ -6,6 +6,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 from PIL import Image
+from small_pipelines import saved
+from subject_data import write_subjects
 
 from mgie.config import load_run
 from mgie.data.stored_pairs import StoredPairs
@@ -47,7 +49,7 @@ def run(notebook, root, settings):
     return shown
 
 
-@pytest.mark.parametrize("name", ["demo", "extract_ckpt", "process_data", "tour"])
+@pytest.mark.parametrize("name", ["demo", "extract_ckpt", "personalize", "process_data", "tour"])
 def test_its_shape(root, name):
     notebook = read(root, name)
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -87,6 +89,23 @@ def test_raw_pairs_become_a_data_set_with_expressive_texts(root, tmp_path, monke
     said = [pair.expressive for pair in StoredPairs(tmp_path / "set", "train")]
     assert len(said) == 5 and all(said)
     assert check(tmp_path / "set")["express"]["rows"] == 6
+
+
+def test_things_are_learnt_and_painted(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    base, things = saved("sd15", tmp_path / "base"), write_subjects(tmp_path / "things", "ab")
+    short = {
+        "train.samples": 4, "train.batch_size": 2, "train.precision": "fp32", "train.threads": 1,
+        "data.size": 16, "data.workers": 0, "log.every": 2, "save.every": 2, "optim.lr": 0.05,
+        "train.denoiser_checkpointing": "none", "sampling.scheduler": "DDIMScheduler",
+    }  # fmt: skip
+    keys, out = [f"--{key}={value}" for key, value in short.items()], tmp_path / "adapter"
+    places = f"SUBJECTS, MODEL, OUT, KEYS = {str(things)!r}, {str(base)!r}, {str(out)!r}, {keys!r}"
+    settings = f"{places}\nDEVICE, STEPS, SEEDS, GAMMA, SIDE = 'cpu', 2, [0, 1], 1.0, 32"
+    shown = run(read(root, "personalize"), root, settings)
+    assert sum("image/png" in output.get("data", {}) for output in shown) == 2 + 3 + 2
+    assert any("(4, 2)" in output.get("data", {}).get("text/plain", "") for output in shown)
+    assert (out / "pytorch_lora_weights.safetensors").is_file()
 
 
 def test_the_tour_goes_the_whole_way(root, tmp_path, monkeypatch):
