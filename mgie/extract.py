@@ -131,15 +131,8 @@ def extract(
         mended += _moved(load_run(str(found / "run.yaml")), llava, diffusion, release)
         run = load_run(str(found / "run.yaml"), mended)
         groups = run.train.groups
-        if format == "controller" and not {"layout"} <= set(groups) <= {"layout", "phrase_reader"}:
-            raise ConfigError(f"--format is controller, but the run trained {', '.join(groups)}: {ALONE}.")
-        if format == "apple" and isinstance(run.model.encoder, LlavaSettings):
-            check_layout(run.model.encoder.edit_head.heads, groups)
-        apart = adapters == "apart"
-        if apart and (format in ("apple", "mige") or not any(name.startswith("lora_") for name in groups)):
-            told = f"--adapters is apart, but the run trained {', '.join(groups)}"
-            raise ConfigError(f"{told}: expected a run with adapters and --format release; leave it out.")
-        made, facts = _from_run(run, found, ema, kind, apart=apart)
+        _check_run(run, format, adapters)
+        made, facts = _from_run(run, found, ema, kind, apart=adapters == "apart")
     _check_finite(made, run_dir)
     _write(made, out, format, groups, run_dir)
     return {"out": str(out), "format": format, "run_dir": str(run_dir), **facts}
@@ -192,6 +185,19 @@ def _moved(run: RunConfig, llava: str | None, diffusion: str | None, release: st
         raise ConfigError(f"{given[0]} is given, but the run was trained over {has}: expected {wish}.")
     moved = {"encoder.llava": llava, "denoiser.diffusion": diffusion, "release": release}
     return [f"--model.{key}={where}" for key, where in moved.items() if where is not None]
+
+
+def _check_run(run: RunConfig, format: str, adapters: str) -> None:
+    """Raises ConfigError where what a run has trained has no place in the format."""
+    groups = run.train.groups
+    if format == "controller" and not {"layout"} <= set(groups) <= {"layout", "phrase_reader"}:
+        raise ConfigError(f"--format is controller, but the run trained {', '.join(groups)}: {ALONE}.")
+    if format == "apple" and isinstance(run.model.encoder, LlavaSettings):
+        check_layout(run.model.encoder.edit_head.heads, groups)
+    adapted = any(name.startswith("lora_") for name in groups)
+    if adapters == "apart" and (format in ("apple", "mige") or not adapted):
+        told = f"--adapters is apart, but the run trained {', '.join(groups)}"
+        raise ConfigError(f"{told}: expected a run with adapters and --format release; leave it out.")
 
 
 def _from_run(
