@@ -178,7 +178,7 @@ def test_an_editor_paints_new_pictures_too(pipe: MGIEPipeline):
         ([Region(phrase="a", box=(3.0, 0.0, 8.0, 16.0))], "looks like pixels: divide by the width 16"),
         ([Region(phrase="a", box=(float("nan"), 0.0, 0.2, 1.0))], "expected numbers"),
         ([Region(phrase="a", box=RED.box, scales=(1.0, -1.0, 1.0))], "no scale below 0"),
-        ([Region(phrase="a <image>", box=RED.box)], "holds <image>, which is no word"),
+        ([Region(phrase="a <image>", box=RED.box)], "region 1 has <image> in its phrase"),
         ([Region(phrase="a", mask=b"no picture")], "the mask of region 1"),
         ([Region(phrase="a", mask=png(Image.new("L", (8, 16), 255)))], "expected the same shape"),
         ([Region(phrase="a", mask=png(Image.new("L", (16, 16))))], "is black"),
