@@ -178,7 +178,7 @@ def painter_task(settings: dict[str, Any], run: RunConfig, *, before: Stage | No
     restore(encoder, "read", settings, prefix="encoder.")
     if before:
         restore(unet, before, settings, prefix="denoiser.unet.")
-    unet.to(memory_format=torch.channels_last)  # a sixth of the time
+    unet.to(memory_format=torch.channels_last)  # a fifth of its time
     editor = Editor(encoder=encoder, denoiser=UNetDenoiser(unet), codec=codec)
     task = EditTask(editor, new_process(settings), drop=run.train.drop)
     return task, editor.groups(), (BaseExamples if before else Crops)(run, processor)

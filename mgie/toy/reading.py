@@ -1,10 +1,10 @@
 """Learning to read before painting: a text encoder tells what will be where.
 
 A painter's error teaches reading late: after 260 000 pairs it painted the first thing of a scene right in
-nine of ten, and the second in one of a hundred (docs/log.md).
+nine of ten, and the second in three of a hundred (docs/log.md).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Int
@@ -101,35 +101,35 @@ class Reader(nn.Module):
 class ReadTask(AbstractTask):
     """Learn to tell what will be where from words alone."""
 
-    weights: Mapping[str, float] = {"place": 1.0, "everywhere": 0.3}
+    weights: Mapping[str, float] = {"place": 1.0, "looks": 1.0, "everywhere": 0.3}
 
     def __init__(self, encoder: ClipTextEncoder):
         super().__init__()
         self.editor = Reader(encoder)
 
     def counts(self, batch: Batch) -> dict[str, int]:
-        """Samples."""
-        return dict.fromkeys(self.weights, len(batch.keys))
+        """Places, new things (where there is none, nothing is divided), samples."""
+        places = batch.extras["places"]
+        new = int((places[..., 1] != IGNORE).sum())
+        return {"place": len(places) * len(PLACES), "looks": max(new, 1), "everywhere": len(places)}
 
     def forward(self, batch: Batch, draws: Draws) -> Losses:
-        """Cross-entropies: of the mean place, and of what is told of the whole picture."""
+        """Cross-entropies: whether a place has changed, how a new thing looks, what is told of all."""
         del draws
-        logits, samples = self.editor(batch), len(batch.keys)
-        places, everywhere = batch.extras["places"].flatten(0, 1), batch.extras["everywhere"]
-        parts = torch.stack(logits[: len(PLACES)], dim=1).flatten(0, 1).split([*map(len, AT_A_PLACE)], dim=-1)
-        told = _entropies(parts, places.unbind(1))
-        rest = _entropies(logits[len(PLACES) :], everywhere.unbind(1))
-        return {
-            "place": Term(sum=samples * told, count=samples),
-            "everywhere": Term(sum=samples * rest, count=samples),
+        logits, counts = self.editor(batch), self.counts(batch)
+        at_places = torch.stack(logits[: len(PLACES)], dim=1).flatten(0, 1)
+        changed, *looks = at_places.split([*map(len, AT_A_PLACE)], dim=-1)
+        was, *looked = batch.extras["places"].flatten(0, 1).unbind(1)
+        sums = {
+            "place": _entropy([changed], [was]),
+            "looks": _entropy(looks, looked),
+            "everywhere": _entropy(logits[len(PLACES) :], batch.extras["everywhere"].unbind(1)),
         }
+        return {name: Term(sum=each, count=counts[name]) for name, each in sums.items()}
 
 
-def _entropies(logits: Iterable[Tensor], numbers: Iterable[Tensor]) -> Tensor:
-    """Sum of the mean cross-entropies of what is told; of what is told nowhere, nothing."""
-    found = [
-        nn.functional.cross_entropy(each, wanted, ignore_index=IGNORE, reduction="sum")
-        / (wanted != IGNORE).sum().clamp_min(1)
-        for each, wanted in zip(logits, numbers, strict=True)
-    ]
+def _entropy(logits: Sequence[Tensor], numbers: Sequence[Tensor]) -> Tensor:
+    """Sum of the cross-entropies of all that is told."""
+    told = zip(logits, numbers, strict=True)
+    found = [nn.functional.cross_entropy(*each, ignore_index=IGNORE, reduction="sum") for each in told]
     return torch.stack(found).sum()

@@ -97,15 +97,17 @@ def test_the_losses_are_those_of_each_place_by_itself(settings, pairs):
                 if right != IGNORE:
                     sums[what] -= float(each.log_softmax(0)[right])
                     counts[what] += 1
-    told = sum(total / count for total, count in zip(sums, counts, strict=True))
-    assert float(losses["place"].sum) == pytest.approx(6 * told, abs=1e-9)
+    assert float(losses["place"].sum) == pytest.approx(sums[0], abs=1e-9)
+    assert float(losses["looks"].sum) == pytest.approx(sum(sums[1:]), abs=1e-9)
     rest = 0.0
     for number in range(len(AT_ALL)):
         for row, (_, everywhere) in enumerate(wanted):
             logits = heads[len(PLACES) + number](states[row, len(PLACES) + number])
-            rest -= float(logits.log_softmax(0)[int(everywhere[number])]) / 6
-    assert float(losses["everywhere"].sum) == pytest.approx(6 * rest, abs=1e-9)
-    assert {term.count for term in losses.values()} == {6}
+            rest -= float(logits.log_softmax(0)[int(everywhere[number])])
+    assert float(losses["everywhere"].sum) == pytest.approx(rest, abs=1e-9)
+    wanted_counts = {"place": counts[0], "looks": counts[1], "everywhere": 6}
+    assert counts[0] == 54 and len({*counts[1:]}) == 1
+    assert {name: term.count for name, term in losses.items()} == task.counts(batch) == wanted_counts
 
 
 def test_it_learns_to_read(settings, pairs):
