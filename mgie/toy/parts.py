@@ -36,7 +36,7 @@ FOLDER = "_ckpt/runs/tiny_base"
 ALIGNED = "aligned.safetensors"
 TABLES = ("llava.language_model.model.embed_tokens.weight", "llava.language_model.lm_head.weight")
 """What has a row for each token."""
-Stage = Literal["codec", "look", "speak", "read", "draw", "place", "painter", "align"]
+Stage = Literal["codec", "see", "look", "speak", "read", "draw", "place", "painter", "align"]
 
 
 def new_process(settings: dict[str, Any]) -> VarianceProcess:
@@ -87,7 +87,8 @@ def new_llava(settings: dict[str, Any]) -> tuple[Llava, Processor]:
 def new_encoder(settings: dict[str, Any]) -> tuple[LlavaEncoder, Processor]:
     """The language side with visual tokens and an edit head: new ones, or those to begin with."""
     (llava, processor), shape = new_llava(settings), EditHeadConfig(**settings["edit_head"])
-    restore(llava, "speak", settings)
+    restore(llava, "see", settings, prefix="llava.", every=False)
+    restore(llava, "speak", settings, every=False)
     words = len(processor.tokenizer)
     llava.grow(processor.tokenizer.add_tokens(visual_tokens(shape.visual_tokens)))
     head = EditHead(shape, d_in=llava.config.language.hidden_size, e_out=settings["text"]["hidden_size"])
@@ -162,9 +163,12 @@ def _sentencepiece(pieces: int, count: int) -> bytes:
     return model.getvalue()
 
 
-def restore(module: nn.Module, stage: Stage, settings: dict[str, Any], *, prefix: str = "") -> None:
-    """Load what a stage has learnt (its average, where it kept one) under `prefix` into `module`; one that
-    has not begun leaves what the module began with."""
+def restore(
+    module: nn.Module, stage: Stage, settings: dict[str, Any], *, prefix: str = "", every: bool = True
+) -> None:
+    """Load what a stage has learnt (its average, where it kept one) under `prefix` into `module`: `every` one
+    of its parameters, or those that the stage trained; one that has not begun leaves what the module began
+    with."""
     found = checkpoint.latest(Path(FOLDER) / stage)
     if found is None and settings["begin"]:
         return
@@ -178,4 +182,4 @@ def restore(module: nn.Module, stage: Stage, settings: dict[str, Any], *, prefix
         for name, tensor in checkpoint.load_tensors(found, ema=True).items()
         if name.startswith(prefix)
     }
-    checkpoint.load_into(tensors, dict(module.named_parameters()), where=found)
+    checkpoint.load_into(tensors, dict(module.named_parameters()), where=found, every=every)

@@ -15,7 +15,7 @@ stops and goes on like any other.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ import yaml
 from diffusers import DDPMScheduler
 from jsonargparse import CLI
 from safetensors.torch import save_file
+from torch import nn
 
 from llava_patch.ranges import in_range
 from llava_patch.weights import save_llava
@@ -38,7 +39,8 @@ from mgie.models.editor import Editor
 from mgie.prompts import LlavaPrompts
 from mgie.ranges import Threads
 from mgie.start import find_start
-from mgie.toy.lessons import BaseExamples, Crops, Lessons
+from mgie.toy.heeding import PaintTask
+from mgie.toy.lessons import BaseExamples, Crops
 from mgie.toy.pairs import ToyPairs
 from mgie.toy.parts import (
     ALIGNED,
@@ -55,8 +57,10 @@ from mgie.toy.parts import (
     restore,
     rows_and_head,
 )
+from mgie.toy.pointing import PointedLessons, PointTask
 from mgie.toy.reading import Readings, ReadTask
-from mgie.toy.tasks import AlignTask, CodecTask, LanguageTask
+from mgie.toy.seeing import SeeTask, Sights
+from mgie.toy.tasks import AlignTask, CodecTask
 from mgie.train import build_engine, fit
 from mgie.training.draws import draws_for
 from mgie.training.optim import Groups
@@ -154,13 +158,29 @@ def codec_task(settings: dict[str, Any], run: RunConfig) -> Task:
     )
 
 
+def see_task(settings: dict[str, Any], run: RunConfig) -> Task:
+    """Pictures in, what is where out."""
+    llava, processor = new_llava(settings)
+    task = SeeTask(llava)
+    seeing = task.editor.seeing()
+    return task, {"seer": seeing, "llava": _all_but(seeing, task.editor)}, Sights(run, processor)
+
+
 def language_task(settings: dict[str, Any], run: RunConfig, *, describe: bool) -> Task:
     """Look at the picture and read the instruction, say what will happen; or, at first, also describe it."""
     llava, processor = new_llava(settings)
+    restore(llava, "see", settings, prefix="llava.", every=False)
     if not describe:
-        restore(llava, "look", settings)
-    lessons = Lessons(run, processor, describe=describe)
-    return LanguageTask(llava), {"llava": list(llava.parameters())}, lessons
+        restore(llava, "look", settings, every=False)
+    lessons = PointedLessons(run, processor, describe=describe)
+    seeing = list(llava.vision_tower.parameters())  # and no more after its stage
+    return PointTask(llava), {"llava": _all_but(seeing, llava), "seer": seeing}, lessons
+
+
+def _all_but(some: Iterable[nn.Parameter], module: nn.Module) -> list[nn.Parameter]:
+    """The other parameters of a module."""
+    left = {id(each) for each in some}
+    return [each for each in module.parameters() if id(each) not in left]
 
 
 def read_task(settings: dict[str, Any], run: RunConfig) -> Task:
@@ -180,8 +200,11 @@ def painter_task(settings: dict[str, Any], run: RunConfig, *, before: Stage | No
         restore(unet, before, settings, prefix="denoiser.unet.")
     unet.to(memory_format=torch.channels_last)  # a fifth of its time
     editor = Editor(encoder=encoder, denoiser=UNetDenoiser(unet), codec=codec)
-    task = EditTask(editor, new_process(settings), drop=run.train.drop)
-    return task, editor.groups(), (BaseExamples if before else Crops)(run, processor)
+    process, drop = new_process(settings), run.train.drop
+    if before is None:  # in a crop, no place is where it was
+        return EditTask(editor, process, drop=drop), editor.groups(), Crops(run, processor)
+    task = PaintTask(editor, process, drop=drop, heed_weight=settings["heed_weight"])
+    return task, editor.groups(), BaseExamples(run, processor)
 
 
 def align_task(settings: dict[str, Any], run: RunConfig) -> Task:
@@ -201,7 +224,7 @@ def export(*, out: str, begin: str | None = None) -> None:
     (llava, processor), codec, unet = new_llava(settings), new_codec(settings), new_unet(settings)
     reader = new_reader(settings, processor.tokenizer)
     encoder, _ = new_encoder(settings)
-    restore(encoder, "align", settings | {"begin": aligned_before(settings)})
+    restore(encoder, "align", settings | {"begin": aligned_before(settings)}, every=False)
     restore(codec, "codec", settings)
     restore(unet, "painter", settings, prefix="denoiser.unet.")
     restore(reader, "read", settings, prefix="encoder.")
@@ -230,6 +253,7 @@ def read_settings(begin: str | None = None) -> dict[str, Any]:
 
 TASKS: dict[Stage, Callable[[dict[str, Any], RunConfig], Task]] = {
     "codec": codec_task,
+    "see": see_task,
     "look": partial(language_task, describe=True),
     "speak": partial(language_task, describe=False),
     "read": read_task,

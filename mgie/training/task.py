@@ -163,8 +163,8 @@ class EditTask(AbstractTask):
             losses["variational"] = Term(sum=(bound * counts).sum(), count=samples)
         if self.teacher is not None:
             losses["align"] = Term(sum=align_loss(context, self.teacher.encode(batch)), count=samples)
-        if plan is not None and plan.losses and batch.controls is not None:
-            instances = batch.controls.present.sum()
+        if plan is not None and plan.losses:
+            instances = samples if batch.controls is None else batch.controls.present.sum()
             losses |= {name: Term(sum=loss(), count=instances) for name, loss in plan.losses.items()}
         return losses
 

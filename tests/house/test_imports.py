@@ -83,7 +83,7 @@ HOMES = {
     ),
     "transformers": (
         "llava_patch", "mgie.models.encoders", "mgie.models.finders", "mgie.weights", "mgie.evaluation",
-        "mgie.data.express", "mgie.toy.parts",
+        "mgie.data.express", "mgie.toy.parts", "mgie.toy.pointing",
     ),
     "jsonargparse": ("mgie.config", "mgie.cli", "mgie.toy.pretrain"),
 }  # fmt: skip
@@ -99,7 +99,7 @@ USED_BY_OTHERS = {
 """Dependencies that no module imports."""
 
 
-BASE = ("pretrain", "parts", "tasks", "lessons", "reading", "copying")
+BASE = ("pretrain", "parts", "tasks", "lessons", "seeing", "pointing", "reading", "heeding", "copying")
 """The toy world's story, and the parts of it."""
 
 

@@ -78,6 +78,12 @@ def test_all_stages_and_the_export(settings, tmp_path):
             f"--model.encoder.edit_head.queries={settings['edit_head']['queries']}",
         ],
     )
+    # The tower sees as it learnt to before speaking.
+    file = load_file("base/llava/vision_tower/model.safetensors")
+    tower = {name.removeprefix("vision_model."): tensor for name, tensor in file.items()}
+    seen = {name.removeprefix("llava.vision_tower."): each for name, each in trained("see").items()}
+    assert seen.keys() - tower.keys() == {"head.weight", "head.bias"}
+    assert all(torch.equal(tower[name], seen[name].half()) for name in seen.keys() & tower.keys())
     parts = build_editor(run)
     teacher = build_teacher(run, parts)
     assert teacher is not None
@@ -121,7 +127,7 @@ def test_all_stages_and_the_export(settings, tmp_path):
 
 def test_a_stage_that_comes_too_early_names_the_one_it_needs(settings):
     assert settings
-    for stage, first in (("speak", "look"), ("painter", "codec")):
+    for stage, first in (("look", "see"), ("painter", "codec")):
         with pytest.raises(WeightsError, match=f"pretrain train --stage {first}"):
             pretrain.train_stage(stage)
 
