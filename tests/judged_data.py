@@ -1,7 +1,7 @@
 """Small data in the layouts of judged benchmarks, and judges that answer as they are told."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,20 @@ def write_imgedit(folder: Path, count: int = 4) -> None:
         (folder / "gen" / f"k{place}.png").write_bytes(png(100 + place))
     (folder / "data" / "Basic").mkdir()
     (folder / "data" / "Basic" / "basic_edit.json").write_text(json.dumps(rows))
+
+
+def write_pairs(folder: Path, seeds: Mapping[str, int], count: int = 4) -> None:
+    """GEditBench v2 in `folder`/data, and each named system's pictures in a folder of its name."""
+    (folder / "data" / "images").mkdir(parents=True)
+    rows = []
+    for place in range(count):
+        key, source = f"add_{place:06d}", f"images/{place}.png"
+        (folder / "data" / source).write_bytes(png(place))
+        rows.append({"key": key, "instruction": f"add {place}", "source_image": source})
+        for name, seed in seeds.items():
+            (folder / name).mkdir(exist_ok=True)
+            (folder / name / f"{key}.png").write_bytes(png(seed + place, 30, 20))
+    (folder / "data" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def write_gedit(folder: Path, count: int = 3) -> None:

@@ -2,8 +2,9 @@
 
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -206,6 +207,19 @@ def opened(data: bytes, name: str, expected: str) -> Iterator[Image.Image]:
         raise DataError(f"{name} has more than {MAX_PIXELS} pixels, {bomb}.") from error
     except Exception as error:
         raise DataError(f"{name} cannot be decoded ({reason(error)}): expected {expected}.") from error
+
+
+def no_pictures(files: Iterable[Path]) -> list[Path]:
+    """Those files whose first bytes are not a picture's; what is cut off is found when it is decoded."""
+
+    def is_one(file: Path) -> bool:
+        try:
+            with Image.open(file):
+                return True
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return False
+
+    return [file for file in files if not is_one(file)]
 
 
 def _has_end(data: bytes) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 from PIL.Image import Image
 from tqdm import tqdm
 
-from mgie.data.images import decode, encode, fitted_size, resize
+from mgie.data.images import decode, encode, fitted_size, resize, upright
 from mgie.errors import DataError
 from mgie.evaluation.run_folder import MADE, OUTPUTS, RunFolder, sha
 from mgie.evaluation.shards import Shard
@@ -154,11 +154,15 @@ def _make(
             f"the system gave {told} pictures, words and marks for {len(batch)} pictures: expected as "
             "many of each."
         )
+    other = [type(each).__name__ for each in edited.images if not isinstance(each, Image)]
+    if other:
+        raise DataError(f"the system gave a picture of the type {other[0]}: expected Pillow's, of 8 bits.")
     for at, job in enumerate(batch):
         if known[at] is None:
             if (folder.out / f"{MADE}/{job.output}.json").exists():
                 say(f"{job.output} was damaged, and is made again.")
-            picture = encode(edited.images[at].convert("RGB"), "PNG")
+            whole = upright(edited.images[at], name=f"the system's picture {job.output}")
+            picture = encode(whole, "PNG")
             facts = {
                 "key": job.key, "output": job.output, "sha256": sha(picture), "source": sha(files[at]),
                 "instruction": job.instruction, "seed": seeds[at], "said": str(edited.said[at]),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from evaluated import Noisy, Unneeded, content
-from judged_data import three, write_imgedit, write_script
+from judged_data import three, write_imgedit, write_pairs, write_script
 from processes import Started
 
 from mgie.errors import DataError
@@ -19,6 +19,7 @@ from mgie.evaluation import run_folder
 from mgie.evaluation.finished import read_report
 from mgie.evaluation.judges.answers import Answers
 
+SYSTEMS = {"one": 100, "two": 200, "three": 300}
 STAGES = ("generate", "score", "report")
 SLOW = 0.03
 """Seconds after each file that is written, so that a kill meets a stage at work."""
@@ -67,14 +68,19 @@ def killed(do, notes, seconds) -> bool:
     return process.code() == -signal.SIGKILL
 
 
+KILLS = [3, pytest.param(15, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("count", KILLS)
 @pytest.mark.parametrize("stage", STAGES)
-def test_each_stage_is_killed_and_goes_on(stage, whole, tmp_path):
-    """Three times in this stage; a report that was told by halves is said to be unfinished."""
-    out, draw = tmp_path / "run", random.Random(stage)
+def test_each_stage_is_killed_and_goes_on(stage, count, whole, tmp_path):
+    """So often in this stage; a report that was told by halves is said to be unfinished."""
+    out, draw = tmp_path / "run", random.Random(f"{stage} {count}")
     for before in STAGES[: STAGES.index(stage)]:
         run(out, stage=before)
     kills = [
-        killed(lambda: run(out, stage=stage), tmp_path / "notes", draw.uniform(0.05, 0.5)) for _ in range(3)
+        killed(lambda: run(out, stage=stage), tmp_path / "notes", draw.uniform(0.05, 0.5))
+        for _ in range(count)
     ]
     assert any(kills)
     if (out / "plan.json").exists() and not (out / "results.json").exists():
@@ -110,44 +116,75 @@ def test_two_shards_are_killed_in_turn(whole, tmp_path):
     assert content(out) == content(whole)
 
 
-def test_judging_is_killed_and_no_answer_is_paid_for_twice(tmp_path):
-    """What a report says does not depend on how often it was begun, but for how many answers were new."""
-    write_imgedit(tmp_path)
-    script = write_script(tmp_path / "script.json", ("Which of the two", "A"), ("*", three(4, 3, 3)))
-
-    def judged(out):
+def judged(folder, suite, out):
+    """Items of ImgEdit, or pairs of GEditBench v2's pictures."""
+    pairs = suite == "gedit_v2"
+    rules = [("Which of the two", "A"), ("*", three(4, 3, 3))]
+    if pairs:
+        rules = [("add 1", '{"winner": "tie"}'), ("*", '{"winner": "A"}')]
+    asked = {"judge": write_script(folder / "script.json", *rules), "unpinned": True, "data": folder / "data"}
+    if pairs:
         return evaluate(
-            f"pictures:{tmp_path / 'gen'}", suite="imgedit", data=tmp_path / "data", out=out, judge=script,
-            judge_controls=2, unpinned=True,
-        )  # fmt: skip
+            reports=[f"pictures:{folder / name}" for name in SYSTEMS], suite=suite, out=out, **asked
+        )
+    return evaluate(f"pictures:{folder / 'gen'}", suite=suite, out=out, judge_controls=2, **asked)
 
-    def slow(out) -> int:
-        append = Answers._append
+
+def judged_slowly(folder, suite, out):
+    """The same with a pause after each answer and each file of the report; in a process of its own."""
+
+    def patched() -> int:
+        append, write = Answers._append, Path.write_text
 
         def slow_append(self, *told):
             append(self, *told)
             time.sleep(SLOW)
 
-        Answers._append = slow_append
-        judged(out)
+        def slow_write(self, *told, **options):
+            write(self, *told, **options)
+            time.sleep(SLOW)
+
+        Answers._append, Path.write_text = slow_append, slow_write
+        judged(folder, suite, out)
         return 0
 
-    first = judged(tmp_path / "whole")
-    draw, out, kills = random.Random(2), tmp_path / "run", 0
-    for _ in range(4):
-        process = Started(lambda: slow(out), tmp_path / "notes")
-        time.sleep(draw.uniform(0.05, 0.3))
+    return patched
+
+
+def answered(out) -> int:
+    """How many answers are in its file."""
+    kept = out.with_name(f"{out.name}.answers.jsonl")
+    return kept.read_bytes().count(b"\n") if kept.exists() else 0
+
+
+@pytest.mark.parametrize("count", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("suite", ["imgedit", "gedit_v2"])
+def test_judging_is_killed_and_no_answer_is_paid_for_twice(suite, count, tmp_path, monkeypatch):
+    """What a report says does not depend on how often it was begun, but for how many answers were new; it is
+    there whole or not at all."""
+    monkeypatch.setattr("mgie.evaluation.judges.pair_report.DRAWS", 10)  # a thousand take a second
+    write_imgedit(tmp_path) if suite == "imgedit" else write_pairs(tmp_path, SYSTEMS)
+    facts, lines = ("results.json", "items.jsonl") if suite == "imgedit" else ("pairs.json", "pairs.jsonl")
+    first = judged(tmp_path, suite, tmp_path / "whole")
+    draw, out, kills = random.Random(f"{suite} {count}"), tmp_path / "run", 0
+    for _ in range(count):
+        process = Started(judged_slowly(tmp_path, suite, out), tmp_path / "notes")
+        wanted = answered(out) + draw.randrange(1, 5)
+        while answered(out) < min(wanted, first["new_answers"]):
+            time.sleep(0.002)
+        time.sleep(draw.uniform(0, 0.2))
         os.kill(process.pid, signal.SIGKILL)
         kills += process.code() == -signal.SIGKILL
-    last = judged(out)
+        assert not out.exists() or {facts, lines, "report.md", "report.html"} <= set(os.listdir(out))
+    last = judged(tmp_path, suite, out)
     assert kills and last["new_answers"] < first["new_answers"]
     told = [
-        {name: value for name, value in json.loads((place / "results.json").read_text()).items()
+        {name: value for name, value in json.loads((place / facts).read_text()).items()
          if name not in ("seconds", "new_answers")}
         for place in (tmp_path / "whole", out)
     ]  # fmt: skip
     assert told[0] == told[1]
-    for name in ("items.jsonl", "report.md"):
+    for name in (lines, "report.md"):
         assert (tmp_path / "whole" / name).read_bytes() == (out / name).read_bytes()
-    lines = (tmp_path / "run.answers.jsonl").read_text().splitlines()
-    assert len(lines) == len({json.loads(line)["key"] for line in lines}) == first["new_answers"]
+    answers = (tmp_path / "run.answers.jsonl").read_text().splitlines()
+    assert len(answers) == len({json.loads(line)["key"] for line in answers}) == first["new_answers"]

@@ -6,8 +6,10 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
-from evaluated import Noisy, Unneeded, content
+from evaluated import Edits, Noisy, Unneeded, content
+from PIL import Image
 from processes import Started, together
 
 from mgie.errors import ConfigError, DataError
@@ -194,6 +196,24 @@ def test_a_system_that_tells_no_identity_is_never_known_again(tmp_path):
     assert run(tmp_path / "run", nameless, count=3)["making"]["weights"] is None
     with pytest.raises(ConfigError, match=r"now weights=unknown \(Noisy has no `identity`"):
         run(tmp_path / "run", nameless, count=3)
+
+
+@pytest.mark.parametrize(
+    ("picture", "says"),
+    [
+        (np.full((8, 8, 3), np.nan), "gave a picture of the type ndarray: expected Pillow's"),
+        (Image.fromarray(np.full((8, 8), np.nan, np.float32)), "000000.png has floating-point pixels"),
+    ],
+)
+def test_what_is_no_picture_of_8_bits_is_told(picture, says, tmp_path):
+    class Broken(Noisy):
+        def __call__(self, *asked, **options):
+            edits = super().__call__(*asked, **options)
+            return Edits([picture] * len(edits.images), edits.said, edits.forced)
+
+    with pytest.raises(DataError, match=says):
+        run(tmp_path / "run", Broken(), count=3)
+    assert not list((tmp_path / "run").rglob("*.png"))
 
 
 def test_further_metrics_are_scored_of_the_pictures_that_are_there(whole):

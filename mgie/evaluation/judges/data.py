@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mgie.data.files import is_name, read_json, read_json_lines
+from mgie.data.images import no_pictures
 from mgie.errors import DataError
 from mgie.evaluation.judges.pair_rubric import PairRubric
 from mgie.evaluation.judges.rubric import Rubric
@@ -95,6 +96,11 @@ def find_outputs(folder: Path, items: Sequence[Item]) -> tuple[dict[str, Path], 
         raise DataError(
             f"{folder} lacks {len(missing)} of {len(items)} outputs, such as {', '.join(missing[:3])}: "
             "nothing is judged until all are there."
+        )
+    if damaged := no_pictures(places.values()):
+        raise DataError(
+            f"{len(damaged)} of {len(items)} outputs are no pictures, such as "
+            f"{', '.join(map(str, damaged[:3]))}: nothing is judged until they are replaced."
         )
     names = Counter(places.values())
     shared = sorted({str(path.relative_to(folder)) for path, count in names.items() if count > 1})

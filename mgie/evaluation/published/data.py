@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mgie.data.files import is_name, read_json
+from mgie.data.images import no_pictures
 from mgie.errors import DataError
 from mgie.evaluation.published.emu_edit import read_emu_edit
 from mgie.evaluation.published.entries import Counts, Entry, Turn, Views
@@ -249,7 +250,7 @@ def files_of(entry: Entry) -> tuple[str, ...]:
 
 def outputs_of(folder: Path, views: Views) -> tuple[Callable[[str, Entry], Path], list[str]]:
     """Where each output lies in a folder of a system's pictures, in the official layout, and the names of
-    files that nothing asks for. Raises DataError, before anything is scored, if an output is missing."""
+    files that nothing asks for. Raises DataError, before anything is scored, if one is missing or damaged."""
     wanted = {name for entries in views.values() for entry in entries for name in files_of(entry)}
     missing = sorted(
         name for name in wanted if not (folder / name).is_file() or not (folder / name).stat().st_size
@@ -258,6 +259,11 @@ def outputs_of(folder: Path, views: Views) -> tuple[Callable[[str, Entry], Path]
         raise DataError(
             f"{folder} lacks {len(missing)} of {len(wanted)} outputs, such as {', '.join(missing[:3])}: "
             "nothing is scored until all are there."
+        )
+    if damaged := no_pictures(folder / name for name in sorted(wanted)):
+        raise DataError(
+            f"{len(damaged)} of {len(wanted)} outputs are no pictures, such as "
+            f"{', '.join(map(str, damaged[:3]))}: nothing is scored until they are replaced."
         )
     lying = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     return (lambda _, entry: folder / entry.output), sorted(lying - wanted)

@@ -262,6 +262,10 @@ def test_one_output_that_is_missing_ends_it(run, script, imgedit):
     (imgedit / "gen" / "k2.png").unlink()
     with pytest.raises(DataError, match=r"lacks 1 of 4 outputs, such as k2.png: nothing is judged"):
         run(script(("*", three(4))))
+    (imgedit / "gen" / "k2.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"1 of 4 outputs are no pictures, such as .*k2.png: nothing is"):
+        run(script(("*", three(4))))
+    assert not (imgedit / "report.answers.jsonl").exists()
 
 
 def test_gedit_from_the_command_line(tmp_path, capsys):

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 
 import pytest
-from judged_data import png
+from judged_data import write_pairs
 
 from mgie.errors import ConfigError, DataError
 from mgie.evaluate import evaluate
@@ -22,17 +22,7 @@ COUNT = 4
 @pytest.fixture
 def world(tmp_path):
     """Four items in the published layout, and the pictures of three systems."""
-    (tmp_path / "data" / "images").mkdir(parents=True)
-    rows = []
-    for place in range(COUNT):
-        (tmp_path / "data" / "images" / f"{place}.png").write_bytes(png(place))
-        rows.append(
-            {"key": f"add_{place:06d}", "instruction": f"add {place}", "source_image": f"images/{place}.png"}
-        )
-        for name, seed in SEEDS.items():
-            (tmp_path / name).mkdir(exist_ok=True)
-            (tmp_path / name / f"add_{place:06d}.png").write_bytes(png(seed + place, 30, 20))
-    (tmp_path / "data" / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_pairs(tmp_path, SEEDS, COUNT)
     return tmp_path
 
 

@@ -99,6 +99,10 @@ def test_nothing_is_scored_while_an_output_is_missing(magicbrush):
     (magicbrush / "gen" / "9" / "9_1.png").write_bytes(b"")
     with pytest.raises(DataError, match=r"lacks 2 of 9 outputs, such as 8/8_iter_2.png, 9/9_1.png"):
         outputs_of(magicbrush / "gen", views)
+    for name in ("8/8_iter_2.png", "9/9_1.png"):
+        (magicbrush / "gen" / name).write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"2 of 9 outputs are no pictures, such as .*8_iter_2.png, "):
+        outputs_of(magicbrush / "gen", views)
 
 
 @pytest.mark.parametrize(
