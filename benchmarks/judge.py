@@ -13,9 +13,9 @@ import numpy
 import PIL
 
 from mgie.data.images import decode
+from mgie.toy.judge import UNDECIDED, judge
 from mgie.toy.pairs import ToyPairs
 from mgie.toy.spoil import spoiled
-from mgie.toy.verdict import UNDECIDED, judge
 
 
 def measure(count: int, seed: int) -> tuple[Counter[str], Counter[str]]:
@@ -42,7 +42,7 @@ def main() -> None:
         f"Made by `python benchmarks/judge.py --count {options.count} --seed {options.seed}` on "
         f"{time.strftime('%Y-%m-%d')}: {platform.machine()}, Python {platform.python_version()}, "
         f"NumPy {numpy.__version__}, Pillow {PIL.__version__}. Held-out pairs of all kinds, 64 px; an output "
-        f"may be {UNDECIDED} of the way from what is right to any rival (mgie/toy/verdict.py).",
+        f"may be {UNDECIDED} of the way from what is right to any rival (mgie/toy/judge.py).",
         "",
         "| output | judged | called right |",
         "| --- | ---: | ---: |",

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 
@@ -38,6 +39,14 @@ def crop(draw: Random, image: Image.Image, shape: tuple[int, int], side: int) ->
     return resize(part, fitted_size(part.size, side=side))
 
 
+def distances(source: Image.Image, output: Image.Image) -> dict[str, float]:
+    """Mean absolute difference (0 to 1) between an output and each edit of the source, "copy" among them."""
+    results = {"copy": source, **{op: photos.apply(op, source) for op in photos.OPS}}
+    return {
+        op: float(np.abs(np.subtract(output, made, dtype=float)).mean()) / 255 for op, made in results.items()
+    }
+
+
 def measure(model: str, count: int, seed: int) -> dict[tuple[int, int], dict[str, tuple[float, float]]]:
     """Shape -> way -> share that is right, and the outputs' distance from the targets over the sources'."""
     pipeline = MGIEPipeline.from_pretrained(model)
@@ -55,9 +64,9 @@ def measure(model: str, count: int, seed: int) -> dict[tuple[int, int], dict[str
             for picture, op, instruction in zip(pictures, asked, words):
                 imagined = pipeline.imagine(seen(picture), instruction)
                 output = pipeline.paint(picture, imagined, seed=seed)[0]
-                far = photos.distances(picture, output)
+                far = distances(picture, output)
                 right += min(far, key=lambda name: far[name]) == op
-                off, copied = off + far[op], copied + photos.distances(picture, picture)[op]
+                off, copied = off + far[op], copied + distances(picture, picture)[op]
             found[shape][way] = right / count, off / copied
     return found
 

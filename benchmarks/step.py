@@ -117,7 +117,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         plain, stored = (f"{place}/{name}" for name in ("plain", "stored"))
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        size = ["--count", "64", "--test", "4", "--size", "32"]
+        size = ["--count", "64", "--test", "4", "--size", "64"]
         storing = ["--store", "vae,clip", "--model", "tiny", "--precision", "float32"]
         for folder, more in ((plain, []), (stored, storing)):
             command = [sys.executable, "-m", "mgie", "prepare", "toy", "--out", folder, *size, *more]

@@ -47,7 +47,7 @@ def prepare(
     seed: Seed = 0,
     count: Number | None = None,
     test: NumberOrNone | None = None,
-    size: Side = 32,
+    size: Side = 64,
     clip: str | None = None,
     express: str | None = None,
     summarise: str | None = None,

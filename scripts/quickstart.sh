@@ -31,15 +31,15 @@ fi
 step "4/5 edit: photographs and scenes that were held out"
 mkdir -p $examples
 python -c '
-from mgie.toy.scenes import toy_pairs
+from mgie.toy.pairs import ToyPairs
 from mgie.toy.photos import SPLITS, photo
 for name in SPLITS["test"]:
     photo(name).save(f"_data/examples/{name}.png")
-for number, pair in enumerate(toy_pairs(3, seed=1, split="test", kinds=["recolour"]), start=1):
+for number, pair in enumerate(ToyPairs(3, seed=1, split="test", kinds=["recolour"]), start=1):
     open(f"_data/examples/scene-{number}.png", "wb").write(pair.source)'
 edit grey "make it black and white" 128 $examples/{cat,coffee,flower}.png
 edit dark "make it darker" 128 $examples/{cat,coffee,flower}.png
-edit pink "make the background pink" 32 $examples/scene-{1,2,3}.png
+edit pink "make the background pink" 64 $examples/scene-{1,2,3}.png
 
 step "5/5 evaluate: fresh held-out pairs, each output judged"
 if older $report/results.json $model/model_index.json; then

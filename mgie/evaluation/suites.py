@@ -14,8 +14,9 @@ from mgie.evaluation.judges.pair_rubric import pair_rubric_names
 from mgie.evaluation.judges.rubric import rubric_names
 from mgie.evaluation.measures.eyes import Eyes
 from mgie.evaluation.published.protocol import Metric, protocol_names
-from mgie.toy.judge import WORLDS, Verdict, judge
-from mgie.toy.scenes import toy_pairs
+from mgie.toy.judge import JUDGES, Verdict, judge
+from mgie.toy.pairs import ToyPairs
+from mgie.toy.things import UNIT
 from mgie.types import EditPair
 
 
@@ -108,14 +109,15 @@ def find_suite(name: str, data: str | Path | None = None) -> Suite:
 def _toy(request: Request) -> list[EditPair]:
     if request.data is not None:
         pairs = _held_out(request)
-        foreign = [pair.key for pair in pairs if pair.meta.get("world") not in WORLDS]
+        foreign = [pair.key for pair in pairs if pair.meta.get("world") not in JUDGES]
         if foreign:
             raise ConfigError(
                 f"The suite 'toy' judges pairs of the toy world, and {request.data} holds others, such as "
                 f"{foreign[0]}: say --suite pairs."
             )
         return pairs
-    return list(toy_pairs(request.count, seed=request.seed, split="test", size=request.size))
+    side = max(request.size // UNIT, 1) * UNIT  # the nearest below that there is
+    return list(ToyPairs(request.count, seed=request.seed, split="test", size=side))
 
 
 def _held_out(request: Request) -> list[EditPair]:

@@ -1,7 +1,7 @@
 """Pairs of the toy world: scenes, photographs, and scenes painted from nothing.
 
     from mgie.toy.pairs import ToyPairs
-    from mgie.toy.verdict import judge
+    from mgie.toy.judge import judge
     pair = ToyPairs(1, seed=7, split="test")[0]
     judge(pair, edited)          # Verdict(right=True, why="...")
 

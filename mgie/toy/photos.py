@@ -273,8 +273,8 @@ def photo(name: str) -> Image.Image:
 
 
 def apply(op: str, image: Image.Image) -> Image.Image:
-    """The photograph after one of the OPS."""
-    return _to_image(OPS[op](_levels(image)))
+    """The photograph after one of EVERY edit."""
+    return _to_image(EVERY[op](_levels(image)))
 
 
 def tone(image: Image.Image) -> str:
@@ -297,22 +297,13 @@ def tone(image: Image.Image) -> str:
     return f"{word} {next(name for end, name in names if hue < end)}"
 
 
-def photo_edit(
-    draw: Random, split: str, op: str, size: int
-) -> tuple[Image.Image, Image.Image, str, str, dict[str, str]]:
-    """A crop of a photograph of the split, the crop after one of OPS, what is asked, what is said, facts."""
-    name, before, edited = _clear_crop(draw, split, op, size, OPS)
-    after = _to_image(edited)
-    said = SAID[op].format(before=tone(before), after=tone(after))
-    return before, after, draw.choice(ASKED[op]), said, {"world": "photo", "photo": name, "edit": op}
-
-
 def draw_photo(
     draw: Random, split: str, op: str, size: int
 ) -> tuple[Image.Image, Image.Image, str, str, dict[str, str]]:
-    """As `photo_edit`, of EVERY edit; some of those of OPS are done in a part of the picture only."""
+    """A crop of a photograph of the split, the crop after one of EVERY edit, what is asked, what is said, and
+    facts. Some of those of OPS are done in a part of the picture only."""
     region = draw.choice(list(REGIONS)) if op in OPS and draw.random() < 0.3 else None
-    name, before, edited = _clear_crop(draw, split, op, size, EVERY)
+    name, before, edited = _clear_crop(draw, split, op, size)
     asked, said = draw.choice(ASKED[op]), SAID[op].format(before=tone(before), after=tone(_to_image(edited)))
     facts = {"world": "photo", "photo": name, "edit": op}
     if region is not None:
@@ -326,31 +317,29 @@ def draw_photo(
 def draw_masked(
     draw: Random, split: str, mask: Image.Image
 ) -> tuple[Image.Image, Image.Image, str, str, dict[str, str]]:
-    """As `photo_edit`, as large as a mask and where it is white alone, of which no word tells."""
+    """As `draw_photo`, as large as a mask and where it is white alone, of which no word tells."""
     op = draw.choice(list(OPS))
-    name, before, edited = _clear_crop(draw, split, op, mask.width, EVERY)
+    name, before, edited = _clear_crop(draw, split, op, mask.width)
     after = _to_image(np.where(np.asarray(mask)[..., None] > 0, edited, _levels(before)))
     said = SAID[op].format(before=tone(before), after=tone(_to_image(edited)))
     facts = {"world": "photo", "photo": name, "edit": f"{op} inside", "op": op}
     return before, after, draw.choice(ASKED[op]), said, facts
 
 
-def _clear_crop(
-    draw: Random, split: str, op: str, size: int, among: dict[str, Callable[[Levels], Levels]]
-) -> tuple[str, Image.Image, Levels]:
+def _clear_crop(draw: Random, split: str, op: str, size: int) -> tuple[str, Image.Image, Levels]:
     """A photograph's name, a crop of it, and that crop after `op`, which cannot be taken for another edit
-    `among` these; of train photographs the colour channels are exchanged now and then, as there are few."""
+    of EVERY; of train photographs the colours are other ones in two of three, as there are few."""
     best = None
     for _ in range(TRIES):
         name = draw.choice(SPLITS[split])
         image = _crop(draw, photo(name), size)
-        if split == "train" and draw.random() < 0.3:
-            channels = list(image.split())
-            draw.shuffle(channels)
-            image = Image.merge("RGB", channels)
         levels = _levels(image)
-        edited = among[op](levels)
-        others = [levels, *(do(levels) for other, do in among.items() if other != op)]
+        if split == "train" and draw.random() < 0.67:  # a picture's light and tint are to be seen, not known
+            levels = levels[..., draw.sample(range(3), 3)] * [draw.uniform(0.5, 1.15) for _ in range(3)]
+            image = _to_image(levels)
+            levels = _levels(image)
+        edited = EVERY[op](levels)
+        others = [levels, *(do(levels) for other, do in EVERY.items() if other != op)]
         clear = min(float(np.abs(edited - other).mean()) for other in others)
         if best is None or clear > best[0]:
             best = (clear, name, image, edited)
@@ -366,13 +355,6 @@ def region_mask(region: str, side: int) -> Bool[ndarray, "y x"]:
     pen, (left, top, right, bottom) = ImageDraw.Draw(image), (round(edge * side) for edge in REGIONS[region])
     (pen.ellipse if region == "middle" else pen.rectangle)((left, top, right - 1, bottom - 1), fill=1)
     return np.asarray(image)
-
-
-def distances(source: Image.Image, output: Image.Image) -> dict[str, float]:
-    """Mean absolute difference (0 to 1) between an output and each edit of the source, "copy" among them."""
-    levels, seen = _levels(source), _levels(output)
-    results = {"copy": levels, **{op: do(levels) for op, do in OPS.items()}}
-    return {op: float(np.abs(seen - result).mean()) for op, result in results.items()}
 
 
 def _crop(draw: Random, image: Image.Image, size: int) -> Image.Image:

@@ -17,9 +17,9 @@ from pathlib import Path
 from PIL import Image
 
 from mgie.toy.controls import SUBJECTS, subject_photos
+from mgie.toy.judge import judge
 from mgie.toy.pairs import ToyPairs
 from mgie.toy.things import UNIT
-from mgie.toy.verdict import judge
 
 Paint = Callable[[str, int], Image.Image]
 """Words and a seed -> a new picture."""

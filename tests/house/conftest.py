@@ -12,9 +12,9 @@ class Module:
     """One Python file of the project."""
 
     path: str
-    """From the project's folder, such as "mgie/toy/scenes.py"."""
+    """From the project's folder, such as "mgie/toy/pairs.py"."""
     name: str
-    """As it is imported, such as "mgie.toy.scenes"."""
+    """As it is imported, such as "mgie.toy.pairs"."""
     tree: ast.Module
     lines: int
 

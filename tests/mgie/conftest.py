@@ -43,7 +43,7 @@ T5_WORDS = (
 def toy_data(tmp_path_factory) -> Path:
     """A small data set of the toy world on disk."""
     folder = tmp_path_factory.mktemp("data") / "toy"
-    prepare("toy", folder, seed=3, count=48, test=12, size=32, progress=False)
+    prepare("toy", folder, seed=3, count=48, test=12, size=64, progress=False)
     return folder
 
 

@@ -20,7 +20,7 @@ from mgie.errors import ConfigError, DataError, UserError, WeightsError
 from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.models.encoders.llava import LlavaEncoder
 from mgie.tokens import visual_tokens
-from mgie.toy.scenes import toy_pairs
+from mgie.toy.pairs import ToyPairs
 from mgie.weights.release import read_release, write_release
 
 BASE = RECIPES / "tiny_base"
@@ -188,8 +188,8 @@ def test_a_teacher_comes_with_the_weight_of_its_loss(tiny_run):
 
 
 def test_a_teacher_that_reads_other_words_is_refused(tiny_run):
-    run = tiny_run("--model.encoder.edit_head.queries=25")
-    with pytest.raises(ConfigError, match="25 queries: expected the same vocabulary and at most 24"):
+    run = tiny_run("--model.encoder.edit_head.queries=65")
+    with pytest.raises(ConfigError, match="65 queries: expected the same vocabulary and at most 64"):
         build_teacher(run, build_editor(run))
 
 
@@ -197,12 +197,12 @@ def test_a_teacher_that_reads_other_words_is_refused(tiny_run):
 def test_pairs_with_pictures_in_their_instructions_are_refused_before_they_come(
     tiny_run, tmp_path, split, instruction
 ):
-    pairs = [replace(pair, key=f"{n}") for n, pair in enumerate(toy_pairs(6, seed=1, split=split, size=32))]
+    pairs = [replace(pair, key=f"{n}") for n, pair in enumerate(ToyPairs(6, seed=1, split=split))]
     odd = replace(pairs[2], instruction=instruction, pictures=(pairs[0].target,) * ("<image>" in instruction))
-    sets = {name: toy_pairs(6, seed=1, split=name, size=32) for name in ("train", "test")}
+    sets = {name: ToyPairs(6, seed=1, split=name) for name in ("train", "test")}
     sets[split] = [*pairs[:2], odd]
     for name, several in sets.items():
-        facts = write_arrow(((pair, (32, 32)) for pair in several), tmp_path, name)
+        facts = write_arrow(((pair, (64, 64)) for pair in several), tmp_path, name)
         sets[name] = asdict(facts)
     (tmp_path / "facts.json").write_text(json.dumps({"format": FORMATS[-1], "splits": sets}))
     run = tiny_run(f"--data.path={tmp_path}", "--preview.every=4", "--preview.count=3")

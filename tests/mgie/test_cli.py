@@ -150,7 +150,7 @@ def test_a_shell_completes_verbs_options_and_keys(capsys, tmp_path):
 
 
 def test_json_is_the_last_line(capsys, tmp_path):
-    words = ["prepare", "toy", "--out", str(tmp_path / "toy"), "--count", "6", "--test", "2", "--size", "32"]
+    words = ["prepare", "toy", "--out", str(tmp_path / "toy"), "--count", "6", "--test", "2", "--size", "64"]
     assert main([*words, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert facts["splits"]["train"]["rows"] == 6

@@ -108,7 +108,7 @@ def test_no_release(capsys, tmp_path, photo):
     ("words", "sentence"),
     [
         (("--steps", "1001"), "steps=1001: expected at most 1000"),
-        (("--size", "1"), "size=1: expected at least 8 pixels"),
+        (("--size", "1"), "size=1: expected at least 16 pixels"),
         (("--size", "16000"), "choose a smaller size"),
         (("--device", "meta"), "computes nothing"),
         (("--guidance", ".nan"), "guidance=nan: expected a number, at least 0 and at most 100"),

@@ -168,7 +168,7 @@ def test_a_damaged_plan_is_told(tmp_path):
         ({"control": False}, "control=True, now control=False"),
         ({"steps": 7}, "steps=none, now steps=7"),
         ({"image_guidance": 1.5}, "image_guidance=none, now image_guidance=1.5"),
-        ({"size": 48}, "size=32, now size=48"),
+        ({"size": 48}, "size=64, now size=48"),
         ({"dtype": "bfloat16"}, "dtype=float32, now dtype=bfloat16"),
         ({"model": Noisy(identity="noisy 2")}, "weights=noisy 1, now weights=noisy 2"),
     ],
@@ -185,7 +185,7 @@ def test_another_evaluation_does_not_go_on_with_a_folder(other, says, whole):
 
 def test_other_data_of_the_same_size_do_not_go_on_with_a_folder(tmp_path):
     for seed in (1, 2):
-        prepare("toy", tmp_path / f"data{seed}", count=1, test=4, seed=seed, size=32, progress=False)
+        prepare("toy", tmp_path / f"data{seed}", count=1, test=4, seed=seed, size=64, progress=False)
     run(tmp_path / "run", data=tmp_path / "data1", suite="pairs")
     with pytest.raises(ConfigError, match=r"data=[0-9a-f]{12}\.\.\., now data="):
         run(tmp_path / "run", data=tmp_path / "data2", suite="pairs")

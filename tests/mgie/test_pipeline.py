@@ -23,7 +23,7 @@ CLOSE = 2e-5
 """How far numbers of one picture may be apart when others are computed beside it; worst measured: 3e-6."""
 
 
-def photo(width: int = 32, height: int = 32, seed: int = 0) -> Image.Image:
+def photo(width: int = 64, height: int = 64, seed: int = 0) -> Image.Image:
     """Smooth noise: a picture that survives a resize."""
     values = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)
@@ -48,7 +48,7 @@ def hear(pipe: MGIEPipeline, monkeypatch: pytest.MonkeyPatch, script: Sequence[s
 def test_one_picture_comes_back_with_what_was_said(pipe: MGIEPipeline):
     result = pipe(photo(), "make it darker", seed=0)
     (image,), (said,), (forced,) = result.images, result.said, result.forced
-    assert image.size == (32, 32) and image.mode == "RGB"
+    assert image.size == (64, 64) and image.mode == "RGB"
     assert isinstance(said, str) and not set(visual_tokens(8)) & set(said.split())
     assert forced is True  # untrained: it never comes to the visual tokens
     assert result.images is result["images"]
@@ -118,7 +118,7 @@ def test_one_seed_serves_each_picture_as_if_it_were_alone(pipe: MGIEPipeline):
 
 
 def test_one_instruction_serves_several_pictures(pipe: MGIEPipeline):
-    assert len(pipe([photo(), photo(40, 32)], "make it darker", seed=0).images) == 2
+    assert len(pipe([photo(), photo(80, 64)], "make it darker", seed=0).images) == 2
 
 
 def test_one_picture_serves_several_instructions(pipe: MGIEPipeline):
@@ -154,14 +154,14 @@ def test_pictures_are_edited_at_about_the_trained_area_in_their_own_shape(size, 
     assert fitted_size(size, side=512, multiple=multiple) == expected
 
 
-@pytest.mark.parametrize(("width", "height"), [(32, 32), (61, 40), (17, 90), (3, 5), (400, 300)])
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (61, 40), (17, 90), (3, 5), (400, 300)])
 def test_a_photo_comes_back_whole_at_its_size(pipe: MGIEPipeline, width: int, height: int):
     seen = []
     given = {"seed": 0, "callback_on_step_end": lambda *step: seen.append(step[3]["latents"].shape)}
     assert pipe(photo(width, height), "make it darker", **given).images[0].size == (width, height)
     factor = pipe.codec.space.factor
     latent = [factor * side for side in seen[0][-2:]]
-    assert latent[::-1] == list(fitted_size((width, height), side=32, multiple=pipe._limits.multiple))
+    assert latent[::-1] == list(fitted_size((width, height), side=64, multiple=pipe._limits.multiple))
     assert all(side % pipe._limits.multiple == 0 for side in latent)
 
 
@@ -172,27 +172,27 @@ def test_a_square_of_the_trained_size_is_not_resampled(pipe: MGIEPipeline):
 
 
 def test_another_size_of_editing_can_be_asked_for(pipe: MGIEPipeline):
-    assert pipe(photo(), "make it darker", seed=0, size=64, output_type="pt").images.shape[-2:] == (64, 64)
-    assert pipe(photo(), "make it darker", seed=0, size=64).images[0].size == (32, 32)
+    assert pipe(photo(), "make it darker", seed=0, size=128, output_type="pt").images.shape[-2:] == (128, 128)
+    assert pipe(photo(), "make it darker", seed=0, size=128).images[0].size == (64, 64)
 
 
 def test_all_see_the_same_whole_picture_unless_the_reference_s_crop_is_wanted(pipe: MGIEPipeline):
     """Quirk Q9: the reference's language model sees the centre square, its UNet the whole."""
-    picture = photo(96, 32)
+    picture = photo(192, 64)
     outside = picture.copy()
-    outside.paste((0, 0, 0), (0, 0, 20, 32))  # beyond the centre square
+    outside.paste((0, 0, 0), (0, 0, 40, 64))  # beyond the centre square
     for compat, blind in (("default", False), ("reference", True)):
         options = pipe._sampling(num_inference_steps=1, max_new_tokens=1, compat=compat)
-        builder = ExampleBuilder(pipe.prompts, size=32, max_length=1, compat=compat)
+        builder = ExampleBuilder(pipe.prompts, size=64, max_length=1, compat=compat)
         assert torch.equal(*map(builder.clip_pixels, (picture, outside))) is blind
         pixels = [np.asarray(fitted) for fitted, _ in pipe._fitted([picture, outside], options)]
         assert not np.array_equal(*pixels)
 
 
 def test_the_reference_edits_at_the_photo_s_own_size(pipe: MGIEPipeline):
-    result = pipe(photo(49, 33), "make it darker", seed=0, compat="reference")
-    assert result.images[0].size == (48, 32)
-    with pytest.raises(DataError, match="1 x 40 pixels is too small: expected at least 2 x 2"):
+    result = pipe(photo(81, 65), "make it darker", seed=0, compat="reference")
+    assert result.images[0].size == (80, 64)
+    with pytest.raises(DataError, match="1 x 40 pixels is too small: expected at least 8 x 8"):
         pipe(photo(1, 40), "make it darker", seed=0, compat="reference")
 
 
@@ -208,13 +208,13 @@ def test_tensors_and_arrays_are_the_picture_before_it_is_brought_back(pipe: MGIE
     def edited(kind: str, *sizes: tuple[int, int]):
         return pipe([photo(*size) for size in sizes], "darker", seed=0, output_type=kind).images
 
-    tensor, array = edited("pt", (32, 32)), edited("np", (32, 32))
-    assert tensor.shape == (1, 3, 32, 32) and 0 <= tensor.min() <= tensor.max() <= 1
+    tensor, array = edited("pt", (64, 64)), edited("np", (64, 64))
+    assert tensor.shape == (1, 3, 64, 64) and 0 <= tensor.min() <= tensor.max() <= 1
     assert np.array_equal(array, tensor.permute(0, 2, 3, 1).numpy())
     levels = np.asarray(pipe(photo(), "darker", seed=0).images[0])
     assert np.abs(levels - array[0] * 255).max() <= 0.51
-    assert edited("latent", (32, 32)).shape == (1, *pipe.codec.latent_shape(32, 32))
-    assert [image.shape[-1] for image in edited("pt", (32, 32), (64, 16))] == [32, 64]
+    assert edited("latent", (64, 64)).shape == (1, *pipe.codec.latent_shape(64, 64))
+    assert [image.shape[-1] for image in edited("pt", (64, 64), (128, 32))] == [64, 128]
 
 
 def test_latents_can_be_watched_and_changed(pipe: MGIEPipeline):
@@ -236,7 +236,7 @@ def test_other_schedulers_can_be_put_in(pipe: MGIEPipeline):
     pipe.scheduler = DPMSolverMultistepScheduler.from_config(
         pipe.scheduler.config, rescale_betas_zero_snr=False, prediction_type="epsilon"
     )
-    assert pipe(photo(), "darker", seed=0, num_inference_steps=3).images[0].size == (32, 32)
+    assert pipe(photo(), "darker", seed=0, num_inference_steps=3).images[0].size == (64, 64)
 
 
 def test_offloaded_parts_are_brought_back_when_they_are_needed(pipe: MGIEPipeline):
@@ -262,10 +262,10 @@ def test_an_open_file_is_the_picture_that_its_bytes_are(pipe: MGIEPipeline):
     turned = Image.Exif()
     turned[0x0112] = 6
     clear = photo().convert("RGBA")
-    clear.putalpha(Image.linear_gradient("L").resize((32, 32)))
+    clear.putalpha(Image.linear_gradient("L").resize((64, 64)))
     deep = Image.fromarray(np.asarray(photo().convert("L")).astype(np.uint16) * 257)
     for image, kind, extra in (
-        (photo(64, 32), "JPEG", {"exif": turned}),
+        (photo(128, 64), "JPEG", {"exif": turned}),
         (clear, "PNG", {}),
         (deep, "PNG", {}),
     ):
@@ -285,7 +285,7 @@ def test_half_precision(pipe: MGIEPipeline, release: Release):
     try:
         assert pipe.to(torch.bfloat16) is pipe
         assert {value.dtype for value in pipe.editor.parameters()} == {torch.bfloat16}
-        assert pipe(photo(), "darker", seed=0).images[0].size == (32, 32)
+        assert pipe(photo(), "darker", seed=0).images[0].size == (64, 64)
     finally:
         release.editor.to(torch.float32)
 

@@ -16,13 +16,13 @@ from mgie.data.stored_features import StoredFeatures
 from mgie.data.stored_pairs import StoredPairs
 from mgie.errors import ConfigError, DataError, DeviceError
 from mgie.prepare import check, outlook, prepare, table
-from mgie.toy.scenes import toy_pairs
+from mgie.toy.pairs import ToyPairs
 
 
 def test_toy_is_written_and_read_back(tmp_path):
-    facts = prepare("toy", tmp_path / "toy", seed=3, count=12, test=4, size=48)
+    facts = prepare("toy", tmp_path / "toy", seed=3, count=12, test=4, size=128)
     assert {name: split["rows"] for name, split in facts["splits"].items()} == {"train": 12, "test": 4}
-    assert list(StoredPairs(tmp_path / "toy", "train")) == list(toy_pairs(12, seed=3, split="train", size=48))
+    assert list(StoredPairs(tmp_path / "toy", "train")) == list(ToyPairs(12, seed=3, size=128))
     assert (
         not facts["reused"]
         and json.loads((tmp_path / "toy" / "facts.json").read_text())["rejected"]["rows"] == 0
@@ -30,14 +30,14 @@ def test_toy_is_written_and_read_back(tmp_path):
     checked = check(tmp_path / "toy")
     assert (checked["pairs"], checked["whole"]) == (16, True) and checked["splits"] == facts["splits"]
     card = (tmp_path / "toy" / "README.md").read_text()
-    assert "mgie prepare toy --seed 3 --count 12 --test 4 --size 48" in card
+    assert "mgie prepare toy --seed 3 --count 12 --test 4 --size 128" in card
     assert facts["splits"]["test"]["sha256"] in card
 
 
 def test_what_is_done_is_left_alone(tmp_path, capsys):
-    arguments = {"seed": 1, "count": 5, "test": 2, "size": 32}
+    arguments = {"seed": 1, "count": 5, "test": 2, "size": 64}
     first = prepare("toy", tmp_path / "toy", **arguments)
-    assert capsys.readouterr().err == f"mgie: {tmp_path / 'toy'} is made from toy: train, test pairs.\n"
+    assert capsys.readouterr().err == f"mgie: {tmp_path / 'toy'} is made from toy: 5 train, 2 test pairs.\n"
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     again = prepare("toy", tmp_path / "toy", **arguments)
     told = "is complete: the same command made it, and nothing is read again."
@@ -74,7 +74,7 @@ def test_bad_wishes_are_one_sentence(tmp_path):
 
 
 def test_features_of_a_recipe(tmp_path, capsys):
-    arguments = {"count": 3, "test": 1, "size": 32, "store": "vae,clip", "model": "tiny"}
+    arguments = {"count": 3, "test": 1, "size": 64, "store": "vae,clip", "model": "tiny"}
     facts = prepare("toy", tmp_path / "toy", **arguments)
     assert (
         set(facts["features"]["made_by"]) == {"vae", "clip"} and facts["features"]["precision"] == "float16"
@@ -104,7 +104,7 @@ def test_every_option_is_explained():
 
 
 def test_how_many_pairs_there_will_be_is_said_where_it_is_known(tmp_path):
-    rows = [next(toy_pairs(1, seed=0, split="train"))] * 3
+    rows = [ToyPairs(1, seed=0)[0]] * 3
     told = outlook("toy", "out", {"train": rows, "dev": iter(rows), "test": rows[:1]}, None)
     assert told == "out is made from toy: 3 train, dev, 1 test pairs."
     voice = Spoken(tmp_path / "x", lambda _: [], made_by={}, batch_size=2)
@@ -116,7 +116,7 @@ def test_too_many_rejects_leave_nothing(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"target": "none.png", "instruction": "go"}\n')
     with pytest.raises(DataError, match=r"none of 1 rows could be used \(missing partner 1\)"):
         prepare(f"pairs:{tmp_path / 'rows.jsonl'}", tmp_path / "set")
-    (tmp_path / "t.png").write_bytes(next(toy_pairs(1, seed=0, split="train")).target)
+    (tmp_path / "t.png").write_bytes(ToyPairs(1, seed=0)[0].target)
     good = '{"target": "t.png", "instruction": "go"}\n'
     (tmp_path / "rows.jsonl").write_text(good * 3 + '{"target": "none.png", "instruction": "go"}\n')
     with pytest.raises(DataError, match=r"1 of 4 rows .*--max_rejected 0\.01.*none\.png"):
@@ -132,14 +132,14 @@ def test_too_many_rejects_leave_nothing(tmp_path):
 
 @pytest.mark.parametrize("format", ["parquet", "legacy"])
 def test_other_formats_hold_the_same_pairs(tmp_path, format):
-    arrow = prepare("toy", tmp_path / "arrow", count=4, test=2, size=32)
-    other = prepare("toy", tmp_path / "other", count=4, test=2, size=32, format=format)
+    arrow = prepare("toy", tmp_path / "arrow", count=4, test=2, size=64)
+    other = prepare("toy", tmp_path / "other", count=4, test=2, size=64, format=format)
     hashes = [{name: split["sha256"] for name, split in facts["splits"].items()} for facts in (arrow, other)]
     assert hashes[0] == hashes[1]
     for name in ("arrow", "other") if format == "parquet" else ("arrow",):
         rows = load_dataset(str(tmp_path / name), cache_dir=str(tmp_path / "cache" / name))
         assert {split: len(part) for split, part in rows.items()} == {"train": 4, "test": 2}
-        assert rows["train"][0]["target"].size == (32, 32)
+        assert rows["train"][0]["target"].size == (64, 64)
 
 
 @pytest.mark.slow
@@ -171,10 +171,10 @@ def test_a_kill_costs_no_row_and_nothing_is_said_twice(tmp_path):
 
 def test_an_interrupt_leaves_nothing(tmp_path, monkeypatch):
     def broken(*_, **__):
-        yield next(toy_pairs(1, seed=0, split="train"))
+        yield ToyPairs(1, seed=0)[0]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mgie.data.sources.toy_world.toy_pairs", broken)
+    monkeypatch.setattr("mgie.data.sources.toy_world.ToyPairs", broken)
     with pytest.raises(KeyboardInterrupt):
         prepare("toy", tmp_path / "toy")
     assert list(tmp_path.iterdir()) == []
@@ -185,7 +185,7 @@ def my_pairs(tmp_path):
     """Three pairs of one's own, with a table, and something else beside them."""
     for side in ("before", "after"):
         (tmp_path / "my_pairs" / side).mkdir(parents=True)
-    for pair, name in zip(toy_pairs(3, seed=0, split="train", size=32), "abc"):
+    for pair, name in zip(ToyPairs(3, seed=0, kinds=["recolour"]), "abc"):
         (tmp_path / "my_pairs" / "before" / f"{name}.png").write_bytes(pair.source)
         (tmp_path / "my_pairs" / "after" / f"{name}.png").write_bytes(pair.target)
     (tmp_path / "my_pairs" / "notes.txt").write_text("mine")
@@ -285,7 +285,7 @@ def test_pictures_elsewhere_and_given_texts_belong_to_the_source(my_pairs, tmp_p
 
 def test_two_at_once_the_second_is_refused(tmp_path, monkeypatch):
     """Two processes on one folder: one sentence for the second, a whole data set by the first."""
-    slow = toy_pairs(3, seed=0, split="train", size=32)
+    slow = iter(ToyPairs(3, seed=0))
 
     def waiting(*_, **__):
         yield next(slow)
@@ -294,12 +294,12 @@ def test_two_at_once_the_second_is_refused(tmp_path, monkeypatch):
             time.sleep(0.01)
         yield from slow
 
-    arguments = {"count": 3, "test": 0, "size": 32, "progress": False}
+    arguments = {"count": 3, "test": 0, "size": 64, "progress": False}
     first = multiprocessing.get_context("fork").Process(
         target=prepare, args=("toy", tmp_path / "set"), kwargs=arguments
     )
     with monkeypatch.context() as patch:
-        patch.setattr("mgie.data.sources.toy_world.toy_pairs", waiting)
+        patch.setattr("mgie.data.sources.toy_world.ToyPairs", waiting)
         first.start()
     try:
         while first.is_alive() and not (tmp_path / "writes").exists():

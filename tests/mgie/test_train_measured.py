@@ -135,7 +135,7 @@ def test_pairs_that_are_not_there_are_told_before_anything_is_trained(tiny_run):
 )  # fmt: skip
 def test_which_checkpoint_is_the_best(best, before, now, makes_way, toy_data, tmp_path):
     config = EvaluateConfig(every=4, best=best, metrics=("psnr",), count=2)
-    watch = Watch(config, tmp_path, data=str(toy_data), size=32)
+    watch = Watch(config, tmp_path, data=str(toy_data), size=64)
     same = {"suite": "pairs", "n": 2, "seed": 1, "data_sha256": "ab"}
     kept = tmp_path / "best/checkpoints/0000000004"
     watch.place(4).mkdir(parents=True)

@@ -128,7 +128,7 @@ def test_packing_what_is_read_without_gradients_is_refused(tiny_run):
 
 def test_what_is_stored_is_taken_where_nothing_trained_would_change_it(tiny_run, tmp_path, capsys):
     stored = tmp_path / "stored"
-    shape = {"seed": 3, "count": 24, "test": 4, "size": 32, "progress": False}
+    shape = {"seed": 3, "count": 24, "test": 4, "size": 64, "progress": False}
     prepare("toy", stored, store="vae,clip", model="tiny", precision="float32", **shape)
     data, told = f"--data.path={stored}", "takes stored features: vae, clip (data.features=[] for none)."
     taking, computing = tiny_run("--name=taking", data), tiny_run("--name=none", data, "--data.features=[]")

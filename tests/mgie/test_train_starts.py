@@ -114,7 +114,7 @@ def test_a_row_of_them_ends_the_run_and_the_last_good_checkpoint_stays(tiny_run,
 
 
 def test_other_data_under_the_same_name_is_refused(again, toy_data, tmp_path):
-    prepare("toy", tmp_path / "other", seed=4, count=10, test=2, size=32, progress=False)
+    prepare("toy", tmp_path / "other", seed=4, count=10, test=2, size=64, progress=False)
     run = again(f"--data.path={tmp_path / 'other'}")
     before = (run.folder / "log.jsonl").read_bytes()
     with pytest.raises(ConfigError, match=r"learnt from other data than .*other has now.*another --name"):

@@ -21,7 +21,7 @@ PICTURE = "picture.png"
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    prepare("toy", folder / "toy", seed=5, count=8, test=2, size=32, progress=False)
+    prepare("toy", folder / "toy", seed=5, count=8, test=2, size=64, progress=False)
     fixed = {
         "data.path": folder / "toy", "data.workers": 0, "out": folder / "runs", "train.samples": 4,
         "train.batch_size": 4, "train.micro_batch_size": 4, "train.threads": 1, "preview.every": 0,

@@ -34,7 +34,7 @@ def page() -> Iterator[list[str]]:
 @pytest.fixture
 def recipe(page, tmp_path) -> Path:  # noqa: ARG001 - its classes
     """The recipe `tiny` with these two."""
-    prepare("toy", tmp_path / "toy", seed=3, count=16, test=4, size=32, progress=False)
+    prepare("toy", tmp_path / "toy", seed=3, count=16, test=4, size=64, progress=False)
     tiny = yaml.safe_load((PAGE.parents[1] / "mgie" / "recipes" / "tiny.yaml").read_text())
     tiny["model"] = yaml.safe_load(re.search(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)[1])["model"]
     tiny["name"], tiny["out"], tiny["data"] = "mine", str(tmp_path), tiny["data"] | {

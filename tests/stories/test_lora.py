@@ -10,7 +10,7 @@ import pytest
 
 from mgie.build import build_editor, build_release
 from mgie.config import load_run
-from mgie.toy.scenes import toy_pairs
+from mgie.toy.pairs import ToyPairs
 from mgie.weights.release import read_release, write_release
 
 SMALL = (
@@ -28,7 +28,7 @@ def pairs(tmp_path) -> Path:
     rows = ["file,instruction,expressive"]
     for name in ("before", "after"):
         (folder / name).mkdir(parents=True)
-    for number, pair in enumerate(toy_pairs(20, seed=5, split="train")):
+    for number, pair in enumerate(ToyPairs(20, seed=5, kinds=["recolour", "remove", "sepia"])):
         assert pair.source is not None
         (folder / "before" / f"{number}.png").write_bytes(pair.source)
         (folder / "after" / f"{number}.png").write_bytes(pair.target)

@@ -33,7 +33,7 @@ def lives(pid: int) -> bool:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> str:
     folder = str(tmp_path_factory.mktemp("stop") / "toy")
-    assert main(["prepare", "toy", "--out", folder, "--count", "16", "--test", "4", "--size", "32"]) == 0
+    assert main(["prepare", "toy", "--out", folder, "--count", "16", "--test", "4", "--size", "64"]) == 0
     return folder
 
 

@@ -53,7 +53,7 @@ def pixels(path: str) -> np.ndarray:
 
 
 def test_1_prepare(capsys):
-    words = ("prepare", "toy", "--out", "_data/toy", "--count", "48", "--test", "8", "--size", "32")
+    words = ("prepare", "toy", "--out", "_data/toy", "--count", "48", "--test", "8", "--size", "64")
     facts = facts_of(capsys, *words)
     assert (facts["splits"]["train"]["rows"], facts["splits"]["test"]["rows"]) == (48, 8)
     assert main(["prepare", "--check", "_data/toy"]) == 0

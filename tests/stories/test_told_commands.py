@@ -12,7 +12,7 @@ from PIL import Image
 from told_commands import told
 
 from mgie.cli import main
-from mgie.toy.scenes import toy_pairs
+from mgie.toy.pairs import ToyPairs
 
 SHORTER = {
     "prepare toy": "--count 16 --test 4 --overwrite",
@@ -33,7 +33,7 @@ def here(tmp_path_factory):
     """A folder with what the pages speak of: photos, pairs, a mask, regions, a list, a published data set."""
     before, folder = Path.cwd(), tmp_path_factory.mktemp("told")
     os.chdir(folder)
-    pairs = list(toy_pairs(12, seed=0, split="train"))
+    pairs = list(ToyPairs(12, seed=0, kinds=["recolour", "remove", "sepia"]))
     for place in ("photos", "my_pairs/before", "my_pairs/after", "clip-filtered-dataset"):
         Path(place).mkdir(parents=True)
     rows, texts = ["file,instruction"], {}

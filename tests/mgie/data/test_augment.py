@@ -158,7 +158,7 @@ def test_what_is_drawn_knows_no_workers_no_world_and_no_interruption(make_pair, 
 
 
 def test_a_stream_draws_the_same_for_every_world(tmp_path, build):
-    prepare("toy", tmp_path / "hub", count=12, test=0, size=32, format="parquet", progress=False)
+    prepare("toy", tmp_path / "hub", count=12, test=0, size=64, format="parquet", progress=False)
 
     def batches(**changes):
         settings = {"seed": 5, "batch_size": 4, "micro_batch_size": 2} | changes

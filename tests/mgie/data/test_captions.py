@@ -163,7 +163,7 @@ def test_the_whole_way(tmp_path, llava_folder, monkeypatch):
         tmp_path / "toy",
         count=5,
         test=2,
-        size=32,
+        size=64,
         express=f"llava:{llava_folder}",
         summarise="none",
         express_batch=2,
@@ -173,7 +173,7 @@ def test_the_whole_way(tmp_path, llava_folder, monkeypatch):
     said = {pair.key: pair.expressive for pair in StoredPairs(tmp_path / "toy", "train")}
     (tmp_path / "said.json").write_text(json.dumps(said))
     again = prepare(
-        "toy", tmp_path / "again", count=5, test=2, size=32, express=f"file:{tmp_path / 'said.json'}"
+        "toy", tmp_path / "again", count=5, test=2, size=64, express=f"file:{tmp_path / 'said.json'}"
     )
     assert again["splits"]["train"]["sha256"] == facts["splits"]["train"]["sha256"]
     assert again["express"] == {"given": 5, "without": 2}

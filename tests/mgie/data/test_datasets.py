@@ -25,7 +25,7 @@ from mgie.train import train
 def other_data(tmp_path_factory):
     """A second, smaller data set of the toy world."""
     folder = tmp_path_factory.mktemp("data") / "other"
-    prepare("toy", folder, seed=4, count=10, test=2, size=32, progress=False)
+    prepare("toy", folder, seed=4, count=10, test=2, size=64, progress=False)
     return folder
 
 
@@ -154,7 +154,7 @@ def parquet(tmp_path, monkeypatch):
     monkeypatch.setattr(shards, "BATCH_ROWS", 4)
     monkeypatch.setattr(shards, "SHARD_BYTES", 12_000)
     monkeypatch.setattr(streamed, "WINDOW", 6)
-    prepare("toy", tmp_path / "hub", count=23, test=2, size=32, format="parquet", progress=False)
+    prepare("toy", tmp_path / "hub", count=23, test=2, size=64, format="parquet", progress=False)
     return tmp_path / "hub"
 
 
@@ -175,7 +175,7 @@ def test_a_stream_goes_on_where_the_run_was(read, tiny_run, parquet, monkeypatch
 
 
 def test_stored_features_are_read_only_by_the_parts_that_made_them(read, parts, tmp_path):
-    arguments = {"seed": 3, "count": 8, "test": 2, "size": 32, "progress": False}
+    arguments = {"seed": 3, "count": 8, "test": 2, "size": 64, "progress": False}
     made = {"store": "vae,clip", "model": "tiny", "precision": "float32"}
     prepare("toy", tmp_path / "toy", **arguments, **made)
     path = f"--data.path={tmp_path / 'toy'}"
@@ -248,7 +248,7 @@ def test_sets_are_data_sets(other_data, tmp_path):
 
 
 def test_training_from_stored_features_is_training_from_pixels(tiny_run, tmp_path):
-    arguments = {"seed": 3, "count": 8, "test": 2, "size": 32, "progress": False}
+    arguments = {"seed": 3, "count": 8, "test": 2, "size": 64, "progress": False}
     prepare("toy", tmp_path / "toy", **arguments, store="vae,clip", model="tiny", precision="float32")
     path = f"--data.path={tmp_path / 'toy'}"
     pixels = train(tiny_run(path, "--name=pixels", samples=8))

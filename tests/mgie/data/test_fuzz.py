@@ -151,9 +151,9 @@ def small_sources(tmp_path, make_picture):
         '{"seed": 5, "clip_sim_0": 0.3, "clip_sim_1": 0.3, "clip_sim_dir": 0.3, "clip_sim_image": 0.9}'
     )
     (tmp_path / "ip2p" / "seeds.json").write_text('[["0000001", ["5"]]]')
-    prepare("toy", tmp_path / "stored", count=3, test=1, size=32)
-    prepare("toy", tmp_path / "hub", count=3, test=1, size=32, format="parquet")
-    prepare("toy", tmp_path / "old", count=3, test=1, size=32, format="legacy")
+    prepare("toy", tmp_path / "stored", count=3, test=1, size=64)
+    prepare("toy", tmp_path / "hub", count=3, test=1, size=64, format="parquet")
+    prepare("toy", tmp_path / "old", count=3, test=1, size=64, format="legacy")
     return {
         f"ipr2pr:{tmp_path / 'ip2p'}": tmp_path / "ip2p",
         f"pairs:{tmp_path / 'stored'}": tmp_path / "stored",

@@ -17,8 +17,8 @@ from mgie.prepare import check, prepare
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sets")
-    prepare("toy", folder / "one", seed=1, count=6, test=6, size=32, progress=False)
-    prepare("toy", folder / "other", seed=2, count=6, test=6, size=32, progress=False)
+    prepare("toy", folder / "one", seed=1, count=6, test=6, size=64, progress=False)
+    prepare("toy", folder / "other", seed=2, count=6, test=6, size=64, progress=False)
     return folder
 
 

@@ -57,7 +57,7 @@ def prompts(processor):
 
 @pytest.fixture
 def folder(tmp_path):
-    prepare("toy", tmp_path / "toy", count=7, test=2, size=32)
+    prepare("toy", tmp_path / "toy", count=7, test=2, size=64)
     return tmp_path / "toy"
 
 
@@ -191,7 +191,7 @@ def test_features_belong_to_what_made_them(folder, builder, codec, llava, encode
 
 def test_features_belong_to_their_pairs(folder, builder, codec, tmp_path):
     store_features(folder, FeatureExtractor(builder, codec))
-    prepare("toy", tmp_path / "other", count=8, test=2, size=32)
+    prepare("toy", tmp_path / "other", count=8, test=2, size=64)
     (folder / "features").rename(tmp_path / "other" / "features")
     with pytest.raises(DataError, match="features of other pairs"):
         StoredFeatures(tmp_path / "other", "train", kinds=("vae",))

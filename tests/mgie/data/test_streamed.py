@@ -33,7 +33,7 @@ def hub(tmp_path, monkeypatch):
     """Twenty-three pairs in several Parquet files."""
     monkeypatch.setattr(shards, "BATCH_ROWS", 4)
     monkeypatch.setattr(shards, "SHARD_BYTES", 12_000)
-    facts = prepare("toy", tmp_path / "hub", count=23, test=2, size=32, format="parquet")
+    facts = prepare("toy", tmp_path / "hub", count=23, test=2, size=64, format="parquet")
     assert len(facts["splits"]["train"]["shards"]) > 3
     return str(tmp_path / "hub")
 

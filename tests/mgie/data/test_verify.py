@@ -9,7 +9,7 @@ from mgie.prepare import check, prepare
 
 @pytest.fixture(params=["arrow", "parquet", "legacy"])
 def folder(tmp_path, request):
-    prepare("toy", tmp_path / "set", count=4, test=2, size=32, format=request.param)
+    prepare("toy", tmp_path / "set", count=4, test=2, size=64, format=request.param)
     return tmp_path / "set"
 
 

@@ -8,10 +8,10 @@ from mgie.data.images import decode, decode_mask
 from mgie.data.validation import check
 from mgie.toy import photos
 from mgie.toy.controls import SUBJECTS, subject_photos
+from mgie.toy.judge import judge
 from mgie.toy.pairs import ASKED_FOR, KINDS, MASKED, ToyPairs
 from mgie.toy.spoil import spoiled
 from mgie.toy.things import MARKS, tile
-from mgie.toy.verdict import judge
 from mgie.toy.world import Scene, render
 from mgie.types import EditPair
 

@@ -232,7 +232,7 @@ def test_what_is_nothing_is_refused(tmp_path):
 
 @pytest.mark.parametrize("form", ["arrow", "parquet"])
 def test_a_prepared_data_set_can_be_read_again(tmp_path, form):
-    facts = prepare("toy", tmp_path / "a", count=5, test=2, size=32, format=form)
+    facts = prepare("toy", tmp_path / "a", count=5, test=2, size=64, format=form)
     again = prepare(f"pairs:{tmp_path / 'a'}", tmp_path / "b")
     assert {name: split["sha256"] for name, split in again["splits"].items()} == {
         name: split["sha256"] for name, split in facts["splits"].items()

@@ -11,9 +11,9 @@ from PIL import Image, ImageFilter
 from mgie.data.images import decode
 from mgie.errors import ConfigError, DataError
 from mgie.toy import photos
+from mgie.toy.judge import judge
 from mgie.toy.pairs import KINDS, ToyPairs
 from mgie.toy.spoil import spoiled
-from mgie.toy.verdict import judge
 from mgie.toy.world import Scene
 from mgie.types import EditPair
 
