@@ -13,12 +13,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+
+from tqdm import tqdm
 
 RESULTS = ("done", "sentence", "traceback", "hang", "silent")
 GOOD = ("done", "sentence")
@@ -259,6 +262,8 @@ def _be_a_command(
     code = 1
     try:
         os.setsid()
+        # Bars lock across forks: a command that is killed while it draws one would keep all that come after.
+        tqdm.set_lock(threading.RLock())
         for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
             signal.signal(each, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
