@@ -59,25 +59,48 @@ def judge(pair: EditPair, output: Image.Image) -> Verdict:
             f"pair {pair.key} is not of the toy world (its meta says world={world!r}), so its judge cannot "
             "tell whether an edit is right: make pairs with `mgie prepare toy`."
         )
+    return JUDGES[world](pair, _seen(pair, output))
+
+
+def wrong_things(pair: EditPair, output: Image.Image) -> dict[Thing, str]:
+    """The things that a scene should have, each with what is wrong at its place; empty where nothing is."""
+    after, seen = Scene.from_json(pair.meta["after"]), _seen(pair, output)
+    return _wrong_things(after, seen, _levels(ground(after.backdrop, len(seen))))
+
+
+def _seen(pair: EditPair, output: Image.Image) -> Levels:
     side = decode(pair.target, name=pair.key).width
     output = output.convert("RGB")
     if output.size != (side, side):
         output = output.resize((side, side), Image.Resampling.BICUBIC)
-    return JUDGES[world](pair, _levels(output))
+    return _levels(output)
+
+
+def _wrong_things(after: Scene, seen: Levels, base: Levels) -> dict[Thing, str]:
+    covers = _covers(after, len(seen))
+    anywhere = np.any(covers, axis=0)
+    looks = [(*thing.look, thing.mark) if thing.mark else thing.look for thing in after.things]
+    return {
+        thing: _what_is_at(thing, right, seen, base, anywhere & ~covered)
+        for thing, right, covered in zip(after.things, looks, covers)
+    }
+
+
+def _covers(after: Scene, side: int) -> Bool[ndarray, "_ y x"]:
+    """Where each thing is."""
+    found = np.zeros((len(after.things), side, side), bool)
+    for cover, thing in zip(found, after.things):
+        cover |= np.asarray(mask(thing, side)) > 0
+    return found
 
 
 def _judge_scene(pair: EditPair, seen: Levels) -> Verdict:
     after, side = Scene.from_json(pair.meta["after"]), len(seen)
     before = Scene.from_json(pair.meta["before"]) if pair.meta.get("before") else after
     base = _levels(ground(after.backdrop, side))
-    covers = [np.asarray(mask(thing, side)) > 0 for thing in after.things]
-    anywhere = np.zeros((side, side), bool)
-    for covered in covers:
-        anywhere |= covered
+    anywhere = np.any(_covers(after, side), axis=0)
     # Things: what should be there, and what is there no more.
-    for thing, covered in zip(after.things, covers):
-        right = (*thing.look, thing.mark) if thing.mark else thing.look
-        said = _what_is_at(thing, right, seen, base, anywhere & ~covered)
+    for thing, said in _wrong_things(after, seen, base).items():
         if said:
             return Verdict(False, f"where the {thing} should be, {said}")
     middles = {(thing.x, thing.y) for thing in after.things}

@@ -32,6 +32,10 @@ def test_a_misspelt_option_gets_the_nearest_names(wrong, near):
         load_run("tiny", [wrong, "1"])
 
 
+def test_phrases_of_the_tiny_layout_are_as_long_as_the_condition_that_its_painter_knows():
+    assert load_run("tiny_layout").train.layout.pooled == load_run("tiny").model.encoder.edit_head.queries
+
+
 def test_a_misspelt_recipe_key_gets_the_nearest_names(tmp_path):
     recipe = yaml.safe_load((RECIPES / "tiny.yaml").read_text())
     recipe["train"]["bach_size"] = recipe["train"].pop("batch_size")

@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 from mgie.data.images import decode
 from mgie.errors import ConfigError, DataError
 from mgie.toy import photos
-from mgie.toy.judge import judge
+from mgie.toy.judge import judge, wrong_things
 from mgie.toy.pairs import KINDS, ToyPairs
 from mgie.toy.spoil import spoiled
 from mgie.toy.world import Scene
@@ -41,6 +41,18 @@ def test_what_is_spoiled_is_wrong(pairs):
             right[what] += judge(pair, picture).right
     assert len(tried) == 10 and min(tried.values()) > 30
     assert not +right
+
+
+def test_things_are_judged_one_by_one():
+    for pair in ToyPairs(6, seed=11, split="test", kinds=["layout"]):
+        after = Scene.from_json(pair.meta["after"])
+        assert wrong_things(pair, target_of(pair)) == dict.fromkeys(after.things, "")
+        # All but one thing as they should be.
+        spoilt, thing = target_of(pair), after.things[0]
+        box = tuple(round(edge * spoilt.width) for edge in thing.box)
+        spoilt.paste((128, 128, 128), box)
+        wrong = {each for each, said in wrong_things(pair, spoilt).items() if said}
+        assert wrong == {thing}
 
 
 def test_a_right_output_need_not_be_perfect(pairs):
