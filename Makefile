@@ -4,7 +4,7 @@ WORKERS ?= 2
 PROCESSES ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest
 
-.PHONY: check format test test-slow test-gpu test-dist golden docs bench bench-full-size bench-chaos bench-gpu
+.PHONY: check format test test-slow test-gpu test-dist golden docs bench bench-full-size bench-chaos bench-gpu bench-controls
 
 # Format, lint, types, spelling and the quick house rules.
 check:
@@ -33,7 +33,7 @@ test-dist:
 
 # Each script answers one question and writes a dated report.
 bench:
-	set -e; for script in $(filter-out benchmarks/full_size.py benchmarks/chaos.py benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do OMP_NUM_THREADS=1 $(PYTHON) $$script; done
+	set -e; for script in $(filter-out benchmarks/full_size.py benchmarks/chaos.py benchmarks/gpu.py benchmarks/controls.py,$(wildcard benchmarks/*.py)); do OMP_NUM_THREADS=1 $(PYTHON) $$script; done
 
 # LLaVA-7B's size: fifty gigabytes of disk, twenty of memory.
 bench-full-size:
@@ -42,6 +42,10 @@ bench-full-size:
 # Training on a GPU: under ten minutes, nothing is fetched.
 bench-gpu:
 	$(PYTHON) benchmarks/gpu.py
+
+# Masks and layouts on the releases of the recipes tiny and tiny_layout, which must be there.
+bench-controls:
+	OMP_NUM_THREADS=1 $(PYTHON) benchmarks/controls.py --model _ckpt/tiny --layout _ckpt/tiny_layout --seeds 1 2 3
 
 # Kills, damage and nonsense, some two thousand times: 40 minutes on two cores.
 bench-chaos:
