@@ -1,6 +1,7 @@
 """What holds for every test: one thread, fixed seeds, no network, golden files."""
 
 import difflib
+import gc
 import os
 import random
 import sys
@@ -34,6 +35,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             for item in items:
                 if item.get_closest_marker("gpu"):
                     item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded() -> None:
+    """What is there before a file's tests is no garbage: collections look at what they make, and no more.
+    Each command that is refused makes a whole one, which took most of a second among so many modules."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
