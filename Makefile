@@ -20,7 +20,7 @@ format:
 	$(PYTHON) -m ruff format .
 
 test:
-	$(PYTEST) -n $(WORKERS) --dist loadfile
+	$(PYTEST) -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow:
 	$(PYTEST) -m slow

@@ -19,6 +19,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests"))  # tests/processes.py, whatever pytest's import mode
 GOLDEN = ROOT / "tests" / "golden"
+LONG = ("stories", "notebooks", "mgie/toy", "mgie/test_")
+"""Where files take a minute or more. They come first: one that comes last keeps a worker while the others
+have nothing left to do."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,6 +31,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        name = item.path.relative_to(ROOT / "tests").as_posix()
+        return next((at for at, start in enumerate(LONG) if name.startswith(start)), len(LONG))
+
+    items.sort(key=place)
     if any(item.get_closest_marker("gpu") for item in items):
         import torch
 

@@ -4,6 +4,7 @@ A process that has imported the program forks one child for each command, so tha
 `real` starts a new Python instead, as a user does.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -157,6 +158,8 @@ def perform(name: str, tries: list[Try], scratch: Path, *, seed: int, jobs: int,
     records = [scratch / f"lane-{lane}.jsonl" for lane in range(jobs)]
     children = []
     sys.stdout.flush()
+    gc.collect()
+    gc.freeze()  # each command that is refused collects garbage: not also among all that is loaded
     for lane, record in enumerate(records):
         child = os.fork()
         if child == 0:
