@@ -4,11 +4,12 @@ import time
 from statistics import median
 from typing import Any
 
+from places.pairs import drawn, masks, sources
+from places.telling import Line
+
 from mgie.controllers.region import RegionOptions
 from mgie.pipeline import MGIEPipeline
 from mgie.types import Region
-from places.pairs import drawn, masks, sources
-from places.telling import Line
 
 QUARTERS = ((0.0, 0.0, 0.5, 0.5), (0.5, 0.0, 1.0, 0.5), (0.0, 0.5, 0.5, 1.0), (0.5, 0.5, 1.0, 1.0))
 

@@ -5,12 +5,12 @@ from statistics import median
 
 import numpy as np
 from PIL import Image, ImageChops
+from places.pairs import drawn, edited, masks, right, sources, turned, untouched, white
+from places.telling import Line
 
 from mgie.controllers.region import RegionOptions
 from mgie.pipeline import MGIEPipeline
 from mgie.types import EditPair
-from places.pairs import drawn, edited, masks, right, sources, turned, untouched, white
-from places.telling import Line
 
 HARD = RegionOptions(feather=0.0)
 WAYS = {

@@ -6,14 +6,14 @@ from dataclasses import replace
 from statistics import median
 
 from PIL import Image, ImageDraw
+from places.pairs import drawn, edited, right, share, sources, turned, untouched
+from places.telling import Line
 
 from mgie.controllers.layout_options import LayoutOptions
 from mgie.controllers.region import RegionOptions
 from mgie.pipeline import MGIEPipeline
 from mgie.toy.judge import wrong_things
 from mgie.types import EditPair, Region
-from places.pairs import drawn, edited, right, share, sources, turned, untouched
-from places.telling import Line
 
 NOTHING = LayoutOptions(around="nothing")
 THREE = 3
