@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool
 from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from llava_patch.processor import Processor
 from llava_patch.tokens import IM_PATCH
@@ -22,6 +23,8 @@ from mgie.types import Asked, Looks, Pictures, Size
 log = logging.getLogger(__name__)
 PHOTO = "the picture"
 """What a question calls the photo that stands behind it."""
+SAID = "said"
+"""Among the extras: the words that a text encoder teaches by."""
 Compat = Literal["default", "reference"]
 
 
@@ -268,15 +271,27 @@ class MigePrompts(AbstractPrompts):
         self.mean, self.std = tuple(mean), tuple(std)
         self.templates: Templates = templates
         self.strict = strict
+        self.taught = False
         self.pad_id, self.end_id = tokenizer.pad_token_id, tokenizer.eos_token_id
 
     def conversation(
         self, instruction: str, expressive: str, *, sizes: Sequence[Size], max_length: int
     ) -> Conversation:
-        """What is asked; nothing is answered."""
-        del expressive
+        """What is asked; nothing is answered, but a text encoder may teach by the answer."""
         told = self._told(instruction, sizes, most=min(self.most, max_length))
-        return Conversation(input_ids=told.input_ids, labels=list(told.input_ids), placed=told.placed)
+        extras = {}
+        if self.taught:
+            extras = {SAID: torch.tensor(self.tokenizer.encode(expressive, add_special_tokens=False))}
+        ids = told.input_ids
+        return Conversation(input_ids=ids, labels=list(ids), placed=told.placed, extras=extras)
+
+    def together(
+        self, extras: Sequence[Mapping[str, Tensor]], mask: Bool[Tensor, "b t"]
+    ) -> Mapping[str, Tensor]:
+        """The answers' words, and -1 behind the last."""
+        del mask
+        said = [each[SAID].long() for each in extras if SAID in each]
+        return {SAID: pad_sequence(said, batch_first=True, padding_value=-1)} if said else {}
 
     def question(self, instruction: str, *, sizes: Sequence[Size]) -> Conversation:
         """The same. Raises DataError where words and pictures do not go together."""

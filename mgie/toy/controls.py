@@ -161,6 +161,26 @@ def draw_pictures(draw: Random, split: str) -> Controlled:
             return Controlled(edited=edited, pictures=(shown,))
 
 
+def draw_shown(draw: Random, split: str) -> Controlled:
+    """One or two things that are shown, painted from nothing at the places that are told."""
+    while True:
+        count = draw.randint(1, 2)
+        shown = tuple(draw_scene(draw, split, most=1) for _ in range(count))
+        things = []
+        for each, place in zip(shown, draw.sample(list(PLACES), count)):
+            x, y = PLACES[place]
+            things.append(replace(each.things[0], x=x, y=y))
+        backdrop = Backdrop(pattern=draw.choice(PATTERNS), colour=draw.choice(list(GROUNDS)))
+        after = scene(backdrop, things)
+        if _fits(after, split):
+            told = " and ".join(f"<image> at the {thing.place}" for thing in things)
+            edited = Edited(
+                before=None, after=after, asked=f"paint {told} on a {backdrop}", said=str(after),
+                edit=f"show {after}",
+            )  # fmt: skip
+            return Controlled(edited=edited, pictures=shown)
+
+
 def draw_subjects(draw: Random, split: str) -> Controlled:
     """Two subjects, by their names, at two places, painted from nothing."""
     while True:
@@ -185,7 +205,7 @@ def draw_subjects(draw: Random, split: str) -> Controlled:
 
 CONTROLS: dict[str, Callable[[Random, str], Controlled]] = {
     "inside": draw_inside, "orders": draw_orders, "layout": draw_layout, "pictures": draw_pictures,
-    "subjects": draw_subjects,
+    "shown": draw_shown, "subjects": draw_subjects,
 }  # fmt: skip
 """Kinds of pairs that are made when they are asked for by name."""
 

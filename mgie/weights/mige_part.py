@@ -6,7 +6,7 @@ transformer/ vae/   as diffusers writes them
 """
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,10 +36,12 @@ from mgie.models.codec import Codec
 from mgie.models.denoisers.pixart import PixArtDenoiser, settle, widen_pixart
 from mgie.models.editor import Editor
 from mgie.models.encoders.fusion import FeatureFusion
+from mgie.models.encoders.pooling import StatePooling
 from mgie.models.encoders.qformer_t5 import QFormerT5Encoder
 from mgie.prompts import Compat, MigePrompts
 from mgie.weights.diffusers_parts import load_scheduler, load_vae
 from mgie.weights.mige import PUBLISHED, Heads, read_mige, tie, write_mige
+from mgie.weights.mige_new import NewMige, SaidTeacher, new_encoder, new_prompts, said_teacher
 from mgie.weights.models import DIFFUSERS_STEM, codec_kind, empty_model, read_json, read_model
 from mgie.weights.parts import AbstractDenoiserPart, AbstractEncoderPart, dtype_of, resolve, save_module
 from mgie.weights.release import Release
@@ -51,7 +53,7 @@ MIGE = "mige"
 DIFFUSION = "PixArt-alpha/PixArt-XL-2-512x512"
 """What the published weights go with: its autoencoder and T5's tokenizer."""
 STEMS = (DIFFUSERS_STEM, DIFFUSERS_STEM)
-OWN = ("query_tokens", "null", "fusion.", "projector.", "patches.")
+OWN = ("query_tokens", "null", "fusion.", "projector.", "patches.", "pooling.")
 """Beginnings of what lies in fusion/."""
 LIBRARY = {
     "vision": ("image_encoder", Blip2VisionModel, Blip2VisionConfig),
@@ -68,10 +70,18 @@ class QFormerT5Settings:
     """What a recipe says of it."""
 
     kind: Literal["qformer_t5"] = "qformer_t5"
-    parts: str
+    parts: str | None = None
     """Folder with the encoder's parts, such as a release."""
+    new: NewMige | None = None
+    """Or sizes of new ones, which know nothing yet. One of the two is given."""
     templates: Templates = "train"
     """Words before an instruction: the same in training and in use, or as the authors' programs have it."""
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for none of both, or both."""
+        if (self.parts is None) == (self.new is None):
+            both = "neither" if self.parts is None else "both"
+            raise ConfigError(f"model.encoder has {both} of parts and new: expected one of them.")
 
 
 class QFormerT5Part(AbstractEncoderPart):
@@ -95,9 +105,11 @@ class QFormerT5Part(AbstractEncoderPart):
         dtype: Dtypes = torch.float32,
         progress: bool = False,
     ) -> tuple[QFormerT5Encoder, MigePrompts]:
-        """All as it is in the folder; nothing is new."""
-        del seed
-        folder = Path(resolve(settings.parts))
+        """All as it is in the folder; or all is new."""
+        if settings.new is not None:
+            made = new_encoder(settings.new, told=condition_width, seed=seed)
+            return made, new_prompts(settings.new, templates=settings.templates)
+        folder = Path(resolve(str(settings.parts)))
         facts = read_json(folder / "fusion" / CONFIG_FILE) | {"templates": settings.templates}
         encoder, prompts = self.load(folder, facts, compat=compat, dtype=dtype, progress=progress)
         if encoder.condition_width != condition_width:
@@ -137,16 +149,21 @@ class QFormerT5Part(AbstractEncoderPart):
         }
         content = read_json(folder / "fusion" / CONFIG_FILE)
         try:
-            config = FusionConfig(**{name: content[name] for name in FusionConfig.__dataclass_fields__})
+            config = FusionConfig(
+                **{name: content[name] for name in FusionConfig.__dataclass_fields__ if name in content}
+            )
             with torch.device("meta"):
                 fusion = FeatureFusion(
                     models["qformer"].config.hidden_size, config.visual, heads=config.heads,
                     out_norm=config.out_norm,
                 )  # fmt: skip
                 own = torch.nn.Conv2d(config.own_patches, config.visual, 2, 2) if config.own_patches else None
+                width = models["text"].config.d_model
+                pooling = StatePooling(width, **config.pooling) if config.pooling else None
                 encoder = QFormerT5Encoder(
-                    **models, fusion=fusion, queries=config.queries, length=config.length, patches=own
-                )
+                    **models, fusion=fusion, queries=config.queries, length=config.length, patches=own,
+                    pooling=pooling,
+                )  # fmt: skip
             view = {name: facts.get(name, content[name]) for name in ("edge", "mean", "std")}
         except (KeyError, TypeError, ValueError, AssertionError, RuntimeError) as error:
             raise WeightsError(
@@ -170,6 +187,11 @@ class QFormerT5Part(AbstractEncoderPart):
         )
         return encoder.eval(), prompts
 
+    def teacher(self, settings: QFormerT5Settings, prompts: MigePrompts, text_model: Any) -> SaidTeacher:
+        """It reads T5's own words. Raises ConfigError where it cannot."""
+        states = 0 if settings.new is None else settings.new.states
+        return said_teacher(text_model, prompts, states=states)
+
 
 @dataclass(frozen=True, kw_only=True)
 class FusionConfig:
@@ -182,6 +204,8 @@ class FusionConfig:
     out_norm: bool
     own_patches: int
     """Channels of the latents that its own convolution takes; 0: the denoiser's is used."""
+    pooling: dict[str, int] = field(default_factory=dict)
+    """Sizes of what pools T5's states; empty without."""
 
     @classmethod
     def of(cls, encoder: QFormerT5Encoder) -> "FusionConfig":
@@ -191,6 +215,7 @@ class FusionConfig:
             queries=encoder.query_tokens.shape[1], length=len(encoder.null), visual=fusion.visual,
             heads=fusion.clip_attn.num_heads, out_norm=isinstance(fusion.ln_out, torch.nn.LayerNorm),
             own_patches=0 if encoder.patches is None else encoder.patches.in_channels,
+            pooling={} if encoder.pooling is None else encoder.pooling.sizes,
         )  # fmt: skip
 
 
@@ -203,6 +228,7 @@ class _Own(torch.nn.Module):
         self.register_buffer("null", encoder.null)
         self.null: torch.Tensor
         self.fusion, self.projector, self.patches = encoder.fusion, encoder.projector, encoder.patches
+        self.pooling = encoder.pooling
 
     def give(self, encoder: QFormerT5Encoder) -> None:
         """What has come in its place since, to the encoder: modules are shared already."""
@@ -307,8 +333,9 @@ def write_published(release: Release, out: str | Path, *, trained: Collection[st
             f"--format mige holds a Q-Former with T5 and a PixArt, but this editor is a "
             f"{type(encoder).__name__} with a {type(denoiser).__name__}; {told}"
         )
-    if encoder.patches is not None or "codec" in trained:
-        what = "the VAE was trained" if encoder.patches is None else "the fusion has patches of its own"
+    if encoder.patches is not None or encoder.pooling is not None or "codec" in trained:
+        what = "the fusion has patches of its own" if encoder.patches is not None else "the VAE was trained"
+        what = what if encoder.pooling is None else "T5's states are pooled"
         raise ConfigError(f"--format mige: {what}, which {FILE} does not hold; {told}")
     if (heads := Heads.of(encoder, denoiser)) != PUBLISHED:
         raise ConfigError(

@@ -16,6 +16,7 @@ from transformers import Blip2QFormerModel, Blip2VisionModel, T5EncoderModel
 from mgie.errors import ConfigError, DataError, WeightsError
 from mgie.models.encoders.base import AbstractInstructionEncoder
 from mgie.models.encoders.fusion import FeatureFusion, patch_tokens
+from mgie.models.encoders.pooling import StatePooling
 from mgie.types import Answer, Asked, Batch, Condition, Context, Pictures
 
 NORM_EPSILON = 1e-5
@@ -42,11 +43,13 @@ class QFormerT5Encoder(AbstractInstructionEncoder):
         queries: int,
         length: int,
         patches: nn.Conv2d | None = None,
+        pooling: StatePooling | None = None,
     ):
         """A picture becomes `queries` tokens, a prompt has at most `length`.
 
-        `patches` makes visual tokens of latents; None: the denoiser's own does (`meet`). Raises WeightsError
-        for parts that were not made for each other.
+        `patches` makes visual tokens of latents; None: the denoiser's own does (`meet`). `pooling` makes as
+        many states of T5's as the denoiser hears; None: it hears all. Raises WeightsError for parts that were
+        not made for each other.
         """
         super().__init__()
         width, seen = qformer.config.hidden_size, qformer.config.encoder_hidden_size
@@ -60,6 +63,7 @@ class QFormerT5Encoder(AbstractInstructionEncoder):
         self.vision, self.qformer, self.fusion, self.text, self.patches = (
             vision, qformer, fusion, text, patches,
         )  # fmt: skip
+        self.pooling = pooling
         self.query_tokens = nn.Parameter(torch.zeros(1, queries, width))
         self.projector = nn.Linear(width, text.config.d_model)
         self.register_buffer("null", torch.zeros(length, text.config.d_model))
@@ -127,6 +131,9 @@ class QFormerT5Encoder(AbstractInstructionEncoder):
             )
         words = self.text.get_input_embeddings()(ids)  # b t d
         tokens = self._condition(self.mixed(words, seen, pictures), mask)
+        if self.pooling is not None:
+            pooled = Condition(tokens=self.pooling(tokens, mask))
+            return Context(condition=pooled, null=Condition(tokens=self.pooling.null))
         return Context(
             condition=Condition(tokens=tokens, mask=mask), null=Condition(tokens=self.null[None, :length])
         )
@@ -191,8 +198,8 @@ class QFormerT5Encoder(AbstractInstructionEncoder):
 
     @property
     def condition_width(self) -> int:
-        """That of T5."""
-        return self.text.config.d_model
+        """That of T5, or of what its states are pooled to."""
+        return self.text.config.d_model if self.pooling is None else self.pooling.told
 
     def image_features(self, clip_pixels: Float[Tensor, "j 3 s s"]) -> Float[Tensor, "j p dv"]:
         """The tower's tokens, before the norm that is trained with the Q-Former."""
@@ -226,4 +233,5 @@ class QFormerT5Encoder(AbstractInstructionEncoder):
             "fusion": [*self.fusion.parameters(), *own],
             "projector": list(self.projector.parameters()),
             "text_encoder": list(self.text.parameters()),
+            **({} if self.pooling is None else {"pooling": list(self.pooling.parameters())}),
         }
