@@ -4,7 +4,7 @@ WORKERS ?= 2
 PROCESSES ?= 2
 PYTEST = OMP_NUM_THREADS=1 $(PYTHON) -m pytest
 
-.PHONY: check format test test-slow test-gpu test-dist golden docs bench bench-full-size bench-chaos bench-gpu bench-controls
+.PHONY: check format test test-slow test-gpu test-dist golden docs bench bench-full-size bench-chaos bench-gpu bench-controls bench-whose
 
 # Format, lint, types, spelling and the quick house rules.
 check:
@@ -33,7 +33,7 @@ test-dist:
 
 # Each script answers one question and writes a dated report.
 bench:
-	set -e; for script in $(filter-out benchmarks/full_size.py benchmarks/chaos.py benchmarks/gpu.py benchmarks/controls.py,$(wildcard benchmarks/*.py)); do OMP_NUM_THREADS=1 $(PYTHON) $$script; done
+	set -e; for script in $(filter-out benchmarks/full_size.py benchmarks/chaos.py benchmarks/gpu.py benchmarks/controls.py benchmarks/subjects.py benchmarks/pictures.py,$(wildcard benchmarks/*.py)); do OMP_NUM_THREADS=1 $(PYTHON) $$script; done
 
 # LLaVA-7B's size: fifty gigabytes of disk, twenty of memory.
 bench-full-size:
@@ -46,6 +46,12 @@ bench-gpu:
 # Masks and layouts on the releases of the recipes tiny and tiny_layout, which must be there.
 bench-controls:
 	OMP_NUM_THREADS=1 $(PYTHON) benchmarks/controls.py --model _ckpt/tiny --layout _ckpt/tiny_layout --seeds 1 2 3
+
+# Subjects, and pictures in instructions: three trainings of each, over the release of the recipe tiny, which must be there.
+bench-whose:
+	OMP_NUM_THREADS=1 $(PYTHON) benchmarks/subjects.py --model _ckpt/tiny --seeds 1 2 3
+	OMP_NUM_THREADS=1 $(PYTHON) benchmarks/pictures.py --recipe tiny_mige --alone --seeds 1 2 3
+	OMP_NUM_THREADS=1 $(PYTHON) benchmarks/pictures.py --recipe tiny_pictures --start _ckpt/tiny --seeds 1 2 3
 
 # Kills, damage and nonsense, some two thousand times: 40 minutes on two cores.
 bench-chaos:

@@ -25,6 +25,7 @@ from mgie.personalization.masks import check_mask_finders, make_masks, thing_mas
 from mgie.personalization.prior import write_prior
 from mgie.personalization.segmix import cut_out
 from mgie.personalization.subjects import PRIOR, SUBJECTS, Subject, load_prior, load_subjects
+from mgie.ranges import Seed
 from mgie.train import train
 from mgie.training.world import processes
 from mgie.weights import checkpoint
@@ -48,6 +49,7 @@ def personalize(
     detector: str | None = None,
     segmenter: str | None = None,
     prior: str | None = None,
+    seed: Seed | None = None,
     device: str | None = None,
     keys: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -68,6 +70,7 @@ def personalize(
         segmenter: Local folder of SAM, which cuts them out, or of CLIPSeg, which needs no detector.
         prior: How many pictures of such things are painted first, of each, to be learnt beside the photos; or
             a folder that has some (class_metadata.jsonl).
+        seed: Of all that is drawn. Default: the recipe's.
         device: Where masks and pictures are made, such as cuda:1. Default: the GPU, where there is one.
     """
     # Everything that can be wrong is wrong now.
@@ -80,6 +83,8 @@ def personalize(
     things = load_subjects(folder, masks=False)
     base = fetch(model)
     count, prior_folder = _prior(folder, prior)
+    if seed is not None:
+        keys = (*keys, f"--seed={seed}")
     run = _run(config, base, folder, out, prior_folder, keys)
     assert run.data.subjects
     mixes = run.data.subjects.segmix.prob > 0
