@@ -77,7 +77,9 @@ def silent(monkeypatch):
     monkeypatch.setattr(tables, "file_rows", lambda *about: [None] * len(plain(*about)))
 
 
-@pytest.mark.parametrize("samples", [0, 6, 18, 24, 42, 60])
+@pytest.mark.parametrize(
+    "samples", [0, 24, 60, *(pytest.param(at, marks=pytest.mark.slow) for at in (6, 18, 42))]
+)
 def test_going_on_is_exact_whatever_is_known_of_the_files(hub, samples, tmp_path, request):
     plain = take(batches(hub), 16)
     wanted = plain[samples // 6 : samples // 6 + 4]
