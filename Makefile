@@ -33,7 +33,7 @@ test-dist:
 
 # Each script answers one question and writes a dated report.
 bench:
-	set -e; for script in $(filter-out benchmarks/full_size.py benchmarks/chaos.py benchmarks/gpu.py benchmarks/controls.py benchmarks/subjects.py benchmarks/pictures.py,$(wildcard benchmarks/*.py)); do OMP_NUM_THREADS=1 $(PYTHON) $$script; done
+	set -e; for script in $(filter-out benchmarks/full_size.py benchmarks/chaos.py benchmarks/gpu.py benchmarks/controls.py benchmarks/subjects.py benchmarks/pictures.py benchmarks/composition.py,$(wildcard benchmarks/*.py)); do OMP_NUM_THREADS=1 $(PYTHON) $$script; done
 
 # LLaVA-7B's size: fifty gigabytes of disk, twenty of memory.
 bench-full-size:
@@ -52,6 +52,10 @@ bench-whose:
 	OMP_NUM_THREADS=1 $(PYTHON) benchmarks/subjects.py --model _ckpt/tiny --seeds 1 2 3
 	OMP_NUM_THREADS=1 $(PYTHON) benchmarks/pictures.py --recipe tiny_mige --alone --seeds 1 2 3
 	OMP_NUM_THREADS=1 $(PYTHON) benchmarks/pictures.py --recipe tiny_pictures --start _ckpt/tiny --seeds 1 2 3
+	OMP_NUM_THREADS=1 $(PYTHON) -m mgie personalize _ckpt/benchmark-subjects/seed-1/photos --config tiny_subjects \
+		--model _ckpt/benchmark-pictures/tiny_pictures/seed-1/joint/model --out _ckpt/benchmark-composed
+	OMP_NUM_THREADS=1 $(PYTHON) benchmarks/composition.py --subjects _ckpt/benchmark-composed --seeds 1 2 3 \
+		--model _ckpt/benchmark-pictures/tiny_pictures/seed-1/joint/model
 
 # Kills, damage and nonsense, some two thousand times: 40 minutes on two cores.
 bench-chaos:
