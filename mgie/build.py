@@ -20,7 +20,7 @@ from mgie.prompts import AbstractPrompts
 from mgie.training.layouts import learning_of
 from mgie.weights import checkpoint
 from mgie.weights.checkpoint import TrainState
-from mgie.weights.controllers import add_layout
+from mgie.weights.controllers import add_identity, add_layout
 from mgie.weights.parts import denoiser_part, encoder_part, resolve
 from mgie.weights.release import INDEX, Release, read_release, release_identity
 from mgie.weights.stable_diffusion import folder_identity, is_stable_diffusion, read_stable_diffusion
@@ -70,6 +70,8 @@ def build_editor(run: RunConfig, *, dtype: Dtypes = torch.float32, progress: boo
 def _checked(run: RunConfig, parts: Parts, dtype: Dtypes) -> Parts:
     if "layout" in run.train.groups:
         add_layout(parts.editor, parts.prompts, run.train.layout, seed=run.seed, dtype=dtype)
+    if "identity" in run.train.groups:
+        add_identity(parts.editor, seed=run.seed, dtype=dtype)
     checkpoint_as_asked(run, parts.editor)
     return replace(parts, process=predicting(parts.process, run.train.loss.prediction))
 
@@ -115,7 +117,9 @@ def dtypes_to_read(run: RunConfig, device: torch.device) -> Dtypes:
 def needs_whole(run: RunConfig) -> bool:
     """Whether a run begins with what is made of whole parameters: other weights, features, rows, adapters,
     blocks."""
-    made = {"new_tokens", "lora_denoiser", "lora_language_model", "layout"}.intersection(run.train.groups)
+    made = {"new_tokens", "lora_denoiser", "lora_language_model", "layout", "identity"}.intersection(
+        run.train.groups
+    )
     return run.model.start is not None or bool(run.data.features) or bool(made)
 
 

@@ -15,6 +15,7 @@ import yaml
 from jsonargparse import ArgumentParser
 
 from llava_patch.ranges import Range, check_ranges
+from mgie.controllers.identity_options import IdentityTraining
 from mgie.controllers.layout_options import LayoutTraining
 from mgie.diffusion.guidance import DropConfig
 from mgie.errors import ConfigError, mended
@@ -143,6 +144,8 @@ class TrainConfig:
     """Adapters of the groups lora_language_model and lora_denoiser."""
     layout: LayoutTraining = field(default_factory=LayoutTraining)
     """Blocks of the group layout, which paint regions with phrases."""
+    identity: IdentityTraining = field(default_factory=IdentityTraining)
+    """Tokens of the group identity, which keep a photo's look."""
     edit_weight: Weight = 0.5
     """Weight of the diffusion loss beside the language loss (MGIE, Fu et al. 2024, section 3.3)."""
     align_weight: Weight = 0.0
@@ -278,6 +281,8 @@ class RunConfig:
             raise ConfigError("train.loss with compat=reference: the original has none of it; leave it out.")
         if self.compat == "reference" and "layout" in train.groups:
             raise ConfigError("train.groups has layout with compat=reference: the original has no regions.")
+        if self.compat == "reference" and "identity" in train.groups:
+            raise ConfigError("train.groups has identity with compat=reference: the original has no such.")
         if self.preview.photos is not None and not self.preview.every:
             told = f"preview.photos is {self.preview.photos} with preview.every=0"
             raise ConfigError(f"{told}: they would never be shown; set preview.every, or leave it out.")

@@ -25,6 +25,7 @@ from mgie.data.images import decode_mask
 from mgie.data.validation import check_instruction, check_mask_shape, wrong_region
 from mgie.diffusion.guidance import rows_of
 from mgie.errors import ConfigError, DataError
+from mgie.identities import Known
 from mgie.instructions import PLACE
 from mgie.types import Box, Context, ControlBatch, ControlPlan, Region, Size
 
@@ -136,6 +137,7 @@ class Controls:
     where: "Where | None" = None
     layout: tuple[Layout, Heard] | None = None
     session: LayoutSession | None = None
+    identity: Known | None = None
 
     def joined(
         self,
@@ -158,6 +160,8 @@ class Controls:
             plans["mask"] = self.where.plan(
                 self.rows, pixels, context, reference, steps=steps, multiple=multiple
             )
+        if self.identity is not None:
+            plans["identity"] = self.identity.plan(self.rows)
         if self.layout is not None:
             layout, heard = self.layout
             size = (pixels.shape[-2], pixels.shape[-1])

@@ -20,6 +20,7 @@ from mgie.diffusion.guidance import rows_of
 from mgie.diffusion.process import AbstractProcess
 from mgie.diffusion.sampling import Generators, Watch, reference_of, sample, start_noise
 from mgie.errors import DataError
+from mgie.identities import Known
 from mgie.layouts import Controls, Heard, Layout
 from mgie.masks import Where
 from mgie.models.editor import Editor
@@ -57,6 +58,7 @@ class Painter:
         layout: tuple[Layout, Heard] | None = None,
         session: LayoutSession | None = None,
         start: Start | None = None,
+        identity: Known | None = None,
         originals: Sequence[Image.Image] | None = None,
         new: bool = False,
     ) -> dict[str, Any]:
@@ -81,7 +83,9 @@ class Painter:
                 rows_of(context, chosen, self.editor.denoiser.dtype),
                 sampling,
                 [generators[row] for row in rows] if isinstance(generators, list) else generators,
-                Controls(rows=chosen, plan=plan, where=where, layout=layout, session=session),
+                Controls(
+                    rows=chosen, plan=plan, where=where, layout=layout, session=session, identity=identity
+                ),
                 start=start and start.of(rows),
                 new=new,
             )
@@ -92,9 +96,7 @@ class Painter:
                     latents = finished(latents)
             painted |= dict(zip(rows, latents))
         sources = [fitted[place][0] for place in places]
-        ordered = [
-            painted[row] if row in painted else to_pixels(source) for row, source in enumerate(sources)
-        ]
+        ordered = [painted[row] if row in painted else to_pixels(each) for row, each in enumerate(sources)]
 
         def show(edited: list[Tensor]) -> Any:
             if originals is None:

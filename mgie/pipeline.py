@@ -20,6 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from llava_patch.ranges import in_range
+from mgie.controllers.identity import seen_of
+from mgie.controllers.identity_options import IdentityOptions
 from mgie.controllers.layout_options import LayoutOptions
 from mgie.controllers.region import Preserve, RegionOptions
 from mgie.controllers.session import LayoutSession
@@ -28,6 +30,7 @@ from mgie.data.images import square, to_pixels
 from mgie.diffusion.process import AbstractProcess
 from mgie.diffusion.sampling import Generators
 from mgie.errors import ConfigError, WeightsError
+from mgie.identities import Known, cut, known_by
 from mgie.layouts import Heard, Layout, check_session, layout_of
 from mgie.masks import Mask, Where, check_heeds, where_of
 from mgie.models.codec import Codec
@@ -296,6 +299,7 @@ class MGIEPipeline(DiffusionPipeline):
         layout: LayoutOptions | None = None,
         session: LayoutSession | None = None,
         start: SubjectStart | None = None,
+        identity: IdentityOptions | None = None,
         imagined: Imagined | None = None,
         num_images_per_prompt: Images = 1,
         num_inference_steps: Steps | None = None,
@@ -342,6 +346,9 @@ class MGIEPipeline(DiffusionPipeline):
 
         `start` puts cut-outs of subjects (`load_subjects`) into the noise, where words name two or more.
 
+        With `identity` the look of the photo, or of a part of it, is heard beside the words, by what a run
+        with the group `identity` learnt.
+
         `images` are what `<image>` stands for in the instruction, one after the other, and `<source>` is the
         picture itself, for models that read instructions with pictures; a list for all instructions, or a
         list of lists. Raises DataError and ConfigError.
@@ -382,10 +389,12 @@ class MGIEPipeline(DiffusionPipeline):
         if imagined is None:
             imagined = self._imagine(pictures, instructions, inside, sampling)
         check_imagined(imagined.said, len(pictures))
+        seen = self._seen(pictures, identity, sampling)
         phrases = self._heard(placed, pictures, sampling)
         painted = self._painter(callback_on_step_end, callback_on_step_end_tensor_inputs).paint(
             fitted, imagined.context, sampling, generators, output_type, each=each, where=where,
             layout=phrases, session=session, start=started, new=image is None,
+            identity=seen,
             originals=[read_picture(one, sampling) for one in pictures if one] if detail else None,
         )  # fmt: skip
         self.maybe_free_model_hooks()
@@ -497,6 +506,21 @@ class MGIEPipeline(DiffusionPipeline):
         none = [[] for _ in layout.phrases]
         read = layout.heard() or self._imagine(layout.of_each(pictures), layout.phrases, none, sampling)
         return layout, Heard(context=read.context, pooled=read.pooled)
+
+    def _seen(
+        self, pictures: Sequence[Image.Image | None], identity: IdentityOptions | None, sampling: Sampling
+    ) -> Known | None:
+        """What the tower sees of the photos, or of a part of each. Raises ConfigError and DataError."""
+        if identity is None:
+            return None
+        blocks = known_by(self.controllers and self.controllers.for_identity, identity,
+                          new=pictures[0] is None, compat=sampling.compat)  # fmt: skip
+        builder = ExampleBuilder(self.prompts, size=sampling.size, max_length=1)
+        parts = [cut(read_picture(each, sampling), identity.box) for each in pictures if each is not None]
+        looks = torch.cat([builder.clip_pixels(part) for part in parts]).to(self._execution_device)
+        self._onload("encoder")
+        features = self.encoder.image_features(looks.to(self.encoder.vision_dtype))
+        return Known(blocks=blocks, seen=seen_of(features), options=identity)
 
     def _with_latents(self, asked: Asked, pictures: list[Image.Image]) -> Asked:
         """The same with the most likely latents of the pictures that have a place in it, not scaled."""

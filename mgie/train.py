@@ -107,6 +107,7 @@ def train(run: RunConfig, *, profile: int = 0) -> dict[str, Any]:
             parts.editor, parts.process, drop=run.train.drop, edit_weight=run.train.edit_weight,
             align_weight=run.train.align_weight, teacher=build_teacher(run, parts),
             loss=run.train.loss, layout=build_layout(run, parts),
+            identity=run.train.identity if "identity" in run.train.groups else None,
         )  # fmt: skip
         batches = build_batches(run, parts.prompts, rank=world.rank, world=world.size, editor=parts.editor)
         if profile:
@@ -285,6 +286,7 @@ def draw_for(run: RunConfig, parts: Parts, batch: Batch) -> Draws:
     more: dict[str, Any] = {"shift": run.train.timestep_shift, "offset": run.train.loss.offset_noise}
     if batch.controls is not None and (blocks := parts.editor.controllers.for_layout) is not None:
         more["slots"] = blocks.most
+    more["looks"] = "identity" in run.train.groups
     if batch.pictures is not None and batch.pictures.pixels is not None:
         y, x = batch.pictures.pixels.shape[-2:]
         more["inside_shape"] = parts.editor.codec.latent_shape(y, x)

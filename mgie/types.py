@@ -453,6 +453,8 @@ class Draws:
     """Which slot each slot of a layout's aggregation is compared as, where a layout is learnt."""
     placed: Float[Tensor, " b"] | None = None
     """Uniform in [0, 1), with `slots`; decides whose regions are left out."""
+    known: Float[Tensor, " b"] | None = None
+    """Uniform in [0, 1); decides whose look is left out, where looks are learnt."""
 
     def to(self, device: torch.device | str) -> "Draws":
         """The same draws on `device`."""

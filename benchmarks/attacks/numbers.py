@@ -58,6 +58,7 @@ KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "train.loss.offset_noise": SHARE,
     "train.loss.dco_beta": ABOVE_ZERO,
     "train.loss.mask_floor": SHARE,
+    "train.identity.drop": SHARE,
     "train.layout.most": (("1", "6"), ("0", "-1", "29", "1.5")),
     "train.layout.drop": SHARE,
     "train.layout.inhibit_weight": WEIGHT,

@@ -38,7 +38,7 @@ def inside(pipe: MGIEPipeline, count: int, seed: int) -> list[Line]:
     of_scenes = right(scenes, plain[:most])
     lines = [
         Line(what="outside as it was", value=untouched(before, made, allowed), least=1.0),
-        Line(what="right", value=right(pairs, made), least=paste - 0.02, beside=paste),
+        Line(what="right", value=right(pairs, made), least=max(paste - 0.02, 0.0), beside=paste),
         Line(what="right, edited everywhere and pasted", value=paste),
         Line(what="right, scenes", value=right(scenes, made[:most]), least=of_scenes, beside=of_scenes),
         Line(what="right, scenes, without a mask", value=of_scenes),

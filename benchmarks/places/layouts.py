@@ -52,7 +52,7 @@ def together(pipe: MGIEPipeline, count: int, seed: int) -> list[Line]:
     made = edited(pipe, before, words, each, layout=NOTHING, region=hard).images
     return [
         Line(what="outside as it was", value=untouched(before, made, allowed), least=1.0),
-        Line(what="right", value=right(pairs, made), least=free - 0.02, beside=free),
+        Line(what="right", value=right(pairs, made), least=max(free - 0.02, 0.0), beside=free),
     ]
 
 

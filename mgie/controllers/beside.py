@@ -13,7 +13,7 @@ from diffusers.models.attention_processor import Attention
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from mgie.types import AttentionCall, ControlPlan, Site
+from mgie.types import AttentionCall, Box, ControlPlan, Site, Size
 
 HEADS = 8
 """Most attention heads."""
@@ -33,10 +33,15 @@ class BesideBlocks(nn.Module):
         tokens: Float[Tensor, "b k f"],
         mask: Bool[Tensor, "b k"],
         told: Bool[Tensor, " b"] | None = None,
+        *,
+        scale: float = 1.0,
+        box: Box | None = None,
     ) -> ControlPlan:
-        """Attend to the tokens where the mask is True; `told`: who is told anything (None: all)."""
+        """Attend to the tokens where the mask is True; `told`: who is told anything (None: all). What is
+        found counts `scale` times, and inside the `box` alone."""
         present = mask.any(dim=1) if told is None else mask.any(dim=1) & told
-        return ControlPlan(attention=(Beside(blocks=self, tokens=tokens, mask=mask, present=present),))
+        hook = Beside(blocks=self, tokens=tokens, mask=mask, present=present, scale=scale, box=box)
+        return ControlPlan(attention=(hook,))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -47,6 +52,8 @@ class Beside:
     tokens: Float[Tensor, "b k f"]
     mask: Bool[Tensor, "b k"]
     present: Bool[Tensor, " b"]
+    scale: float = 1.0
+    box: Box | None = None
     order: int = 30
     during: tuple[float, float] = (0.0, 1.0)
 
@@ -65,8 +72,20 @@ class Beside:
         found = self.blocks.blocks[_key(call.site.name)](
             call.states[rows], encoder_hidden_states=self.tokens.to(out), attention_mask=bias[:, None]
         )
-        found = torch.where(self.present[:, None, None], found, torch.zeros_like(found))
+        heard = self.present[:, None, None]
+        if self.box is not None:
+            heard = heard & within(self.box, call.grid).to(out.device)[None, :, None]
+        found = torch.where(heard, found * self.scale, torch.zeros_like(found))
         return torch.cat([out[: rows.start], out[rows] + found, out[rows.stop :]])
+
+
+def within(box: Box, grid: Size) -> Bool[Tensor, " p"]:
+    """The cells of a grid of height and width that a box touches."""
+    (x0, y0, x1, y1), (height, width) = box, grid
+    ys, xs = torch.arange(height), torch.arange(width)
+    rows = (ys < y1 * height) & (ys + 1 > y0 * height)
+    columns = (xs < x1 * width) & (xs + 1 > x0 * width)
+    return (rows[:, None] & columns).flatten()
 
 
 def _block(wide: int, width: int) -> Attention:

@@ -1,10 +1,12 @@
 """The editor: what understands, what paints, the codec of its pictures, and controllers."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
+from mgie.controllers.identity import IdentityBlocks
 from mgie.controllers.layout import LayoutBlocks
 from mgie.errors import WeightsError
 from mgie.models.adapters import adapter_parameters
@@ -31,6 +33,11 @@ class Controllers(nn.ModuleDict):
         """The blocks of a layout, where there are some."""
         return dict(self.items()).get("layout")  # pyright: ignore - what it holds
 
+    @property
+    def for_identity(self) -> IdentityBlocks | None:
+        """What hears the look of a photo, where it was trained."""
+        return dict(self.items()).get("identity")  # pyright: ignore - what it holds
+
 
 class Editor(nn.Module):
     """Three parts side by side. What happens between them is the task's in training, else the pipeline's.
@@ -44,7 +51,7 @@ class Editor(nn.Module):
         encoder: AbstractInstructionEncoder,
         denoiser: AbstractDenoiser,
         codec: Codec,
-        controllers: Mapping[str, LayoutBlocks] | Controllers | None = None,
+        controllers: Mapping[str, nn.Module] | Controllers | None = None,
     ):
         """Raises WeightsError for parts that were not made for each other."""
         super().__init__()
@@ -62,11 +69,18 @@ class Editor(nn.Module):
         self.controllers = Controllers(dict(controllers.items()) if controllers else None)
         if self.controllers.for_layout is not None:
             self.controllers.for_layout.check(denoiser.attentions)
+        if self.controllers.for_identity is not None:
+            self.controllers.for_identity.check(denoiser.attentions, vision=vision_width(encoder))
 
     def take_layout(self, blocks: LayoutBlocks) -> None:
         """Have these blocks for layouts from now on. Raises WeightsError for those of another denoiser."""
         blocks.check(self.denoiser.attentions)
         self.controllers["layout"] = blocks
+
+    def take_identity(self, blocks: IdentityBlocks) -> None:
+        """Have these tokens of looks from now on. Raises WeightsError for those of another editor."""
+        blocks.check(self.denoiser.attentions, vision=vision_width(self.encoder))
+        self.controllers["identity"] = blocks
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Named groups, each parameter in exactly one: the encoder's own groups, `denoiser`, `codec`, and one
@@ -89,3 +103,9 @@ class Editor(nn.Module):
                 groups = {key: [p for p in each if id(p) not in apart] for key, each in groups.items()}
                 groups[name] = added
         return groups
+
+
+def vision_width(encoder: AbstractInstructionEncoder) -> int:
+    """Width of what an encoder's tower sees. Raises ConfigError where there is none."""
+    tower: Any = encoder.vision_tower
+    return tower.config.hidden_size

@@ -27,13 +27,15 @@ def draws_for(
     inside: Sequence[int] = (),
     inside_shape: tuple[int, int, int] | None = None,
     slots: int = 0,
+    looks: bool = False,
 ) -> Draws:
     """Draw for the samples at `positions` of the data order.
 
     `latent_shape` is (c, h, w); `process` draws the times, and `shift` moves them towards noise (1: uniform).
     `offset` is the deviation of noise that is the same all over a channel, added to the other. `inside` are
     the samples that pictures inside instructions belong to, by their place in `positions`: what is drawn for
-    these, of `inside_shape`, comes from streams of their own, and so do orders of a layout's `slots`.
+    these, of `inside_shape`, comes from streams of their own, and so do orders of a layout's `slots`; with
+    `looks`, whose look is left out.
     The order within a sample is the reference's: posterior, noise, time, dropout; then the offset.
     """
     posterior, noise, uniform = [], [], []
@@ -51,6 +53,7 @@ def draws_for(
         t=process.times(u[:, 0], shift=shift),
         keep=u[:, 1],
         pictures=_of_pictures(seed, [positions[row] for row in inside], inside_shape or latent_shape),
+        known=_of_looks(seed, positions) if looks else None,
         **_of_layouts(seed, positions, slots),
     )
 
@@ -80,6 +83,14 @@ def _of_layouts(seed: int, positions: Sequence[int], slots: int) -> dict[str, Te
     orders = np.stack([stream.permutation(slots) for stream in streams])
     left = np.array([stream.random(dtype=np.float32) for stream in streams])
     return {"slots": torch.from_numpy(orders), "placed": torch.from_numpy(left)}
+
+
+def _of_looks(seed: int, positions: Sequence[int]) -> Float[Tensor, " b"]:
+    streams = [
+        np.random.Generator(np.random.Philox(key=[seed, position], counter=[0, 0, 0, 3]))
+        for position in positions
+    ]
+    return torch.tensor([stream.random(dtype=np.float32) for stream in streams])
 
 
 def reference_draws(

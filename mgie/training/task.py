@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from llava_patch.ranges import Range
 from mgie.controllers.base import join
+from mgie.controllers.identity import of_rows, seen_of
+from mgie.controllers.identity_options import IdentityTraining
 from mgie.controllers.layout_learning import LayoutLearning
 from mgie.diffusion.guidance import DropConfig, drop_conditions
 from mgie.diffusion.process import AbstractProcess, Prediction
@@ -96,10 +98,11 @@ class EditTask(AbstractTask):
         teacher: AbstractInstructionEncoder | None = None,
         loss: LossConfig | None = None,
         layout: LayoutLearning | None = None,
+        identity: IdentityTraining | None = None,
     ):
         """`edit_weight`: of the painting beside the words; `align_weight`: of the third loss beside that;
         `loss`: how errors of the painting count. What it says of prediction and noise is the process' and the
-        draws'. `layout`: the regions of the batches are learnt."""
+        draws'. `layout`: the regions of the batches are learnt; `identity`: the looks of their photos."""
         super().__init__()
         self.editor = editor
         self.process = process
@@ -113,7 +116,7 @@ class EditTask(AbstractTask):
             self.weights["variational"] = edit_weight
         if teacher is not None:
             self.weights["align"] = edit_weight * align_weight
-        self.layout = layout
+        self.layout, self.identity = layout, identity
         if layout is not None:
             self.weights |= {name: edit_weight * weight for name, weight in layout.weights.items()}
 
@@ -185,12 +188,14 @@ class EditTask(AbstractTask):
         self, batch: Batch, context: Context, draws: Draws, told: Bool[Tensor, " b"], latents: Tensor
     ) -> ControlPlan | None:
         """What the denoiser is to heed besides the condition: what the encoder says, and regions."""
-        plan = self.editor.encoder.plan(context, told)
-        if self.layout is None or batch.controls is None:
-            return plan
         grid = (latents.shape[-2], latents.shape[-1])
-        placed = self.layout.plan(batch.controls, context, draws, told, grid)
-        return placed if plan is None else join({"references": plan, "layout": placed})
+        plans = {"references": self.editor.encoder.plan(context, told)}
+        if self.layout is not None and batch.controls is not None:
+            plans["layout"] = self.layout.plan(batch.controls, context, draws, told, grid)
+        if self.identity is not None:
+            plans["identity"] = look_of(self.editor, batch, draws, told, drop=self.identity.drop)
+        given = {name: plan for name, plan in plans.items() if plan is not None}
+        return join(given) if len(given) > 1 else next(iter(given.values()), None)
 
     def shown(self, source: Float[Tensor, "b c h w"], batch: Batch) -> Source:
         """What the denoiser sees of the pictures before the edit, zeros where there is none; None for one
@@ -249,6 +254,29 @@ class EditTask(AbstractTask):
         if not self.editor.denoiser.sees_source:
             return target, torch.zeros_like(target)
         return target, codec.encode_source(batch.source)
+
+
+def look_of(
+    editor: Editor, batch: Batch, draws: Draws, told: Bool[Tensor, " b"], *, drop: float
+) -> ControlPlan:
+    """The looks of the photos of a batch; the blocks are asked where there are none, too.
+
+    Raises DataError for pictures inside instructions, whose looks stand among those of the photos.
+    """
+    blocks = editor.controllers.for_identity
+    assert blocks is not None
+    if batch.pictures is not None:
+        raise DataError(
+            f"pair {batch.keys[0]} is in a batch with pictures in its instructions, and identity is learnt "
+            "from photos alone: leave such pairs out."
+        )
+    with torch.no_grad():
+        features = batch.features
+        if features is None:
+            features = editor.encoder.image_features(batch.clip_pixels.to(editor.encoder.vision_dtype))
+        seen = of_rows(seen_of(features), batch.has_source)
+    there = batch.has_source & told
+    return blocks.plan(seen, there if draws.known is None else there & (draws.known >= drop))
 
 
 def align_loss(context: Context, wanted: Context) -> Float[Tensor, ""]:

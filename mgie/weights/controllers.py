@@ -3,6 +3,7 @@
 controllers/layout/config.json         the kind of its blocks ("migc", "migc++"), their heads, how they paint
 controllers/layout/model.safetensors   the tensors, by their published names (migc.py)
 controllers/layout/text_encoder, tokenizer/   who reads the phrases, where the editor's own encoder does not
+controllers/identity/{config.json,model.safetensors}   tokens of looks: their sizes, the tensors
 """
 
 import json
@@ -12,17 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+from torch import nn
 
 from llava_patch.folders import whole_folder
 from llava_patch.loading import Dtypes
 from llava_patch.ranges import check_ranges
+from llava_patch.shards import read_tensors
 from llava_patch.tokenizer import MODEL_FILE, LlavaTokenizer
+from mgie.controllers.identity import IdentityBlocks
 from mgie.controllers.layout import LayoutBlocks
 from mgie.controllers.layout_blocks import SLOTS
 from mgie.controllers.layout_learning import KINDS, new_blocks
 from mgie.controllers.layout_options import LayoutTraining, LayoutWay
 from mgie.errors import ConfigError, WeightsError
-from mgie.models.editor import Editor
+from mgie.models.editor import Editor, vision_width
 from mgie.models.encoders.clip_text import ClipTextEncoder
 from mgie.models.encoders.phrases import PhraseReader
 from mgie.prompts import AbstractPrompts, LlavaPrompts
@@ -32,7 +37,7 @@ from mgie.weights.migc import PUBLISHED_HEADS, published_names, read_blocks, wri
 from mgie.weights.models import read_json
 from mgie.weights.parts import dtype_of, resolve
 
-CONTROLLERS, LAYOUT = "controllers", "layout"
+CONTROLLERS, LAYOUT, IDENTITY = "controllers", "layout", "identity"
 CONTROLLER = "controller"
 """Kind of a folder that holds one alone."""
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -42,18 +47,24 @@ MOST = {kind: SLOTS - 1 - int(block.with_background) for kind, block in KINDS.it
 
 def read_controllers(
     folder: Path, *, controller: str | Path | None = None, dtype: Dtypes = torch.float32
-) -> dict[str, LayoutBlocks]:
+) -> dict[str, nn.Module]:
     """Those of a release's folder; `controller`, a published file or such a folder, takes the layout's place.
 
     Raises WeightsError.
     """
-    own = folder / CONTROLLERS / LAYOUT
-    where = own if controller is None else Path(controller)
-    if controller is None and not own.is_dir():
-        return {}
+    own, known = folder / CONTROLLERS / LAYOUT, folder / CONTROLLERS / IDENTITY
+    found: dict[str, nn.Module] = {}
+    if known.is_dir():
+        found[IDENTITY] = _read_identity(known, dtype_of(dtype, IDENTITY))
+    if controller is not None or own.is_dir():
+        found[LAYOUT] = _read_layout(own if controller is None else Path(controller), dtype)
+    return found
+
+
+def _read_layout(where: Path, dtype: Dtypes) -> LayoutBlocks:
     kind = dtype_of(dtype, LAYOUT)
     if not where.is_dir():
-        return {LAYOUT: LayoutBlocks(read_blocks(where, dtype=kind))}
+        return LayoutBlocks(read_blocks(where, dtype=kind))
     config = _config(where)
     blocks = read_blocks(where / WEIGHTS, heads=config["heads"], dtype=kind)
     if strange := [site for site, block in blocks.items() if type(block) is not KINDS[config["kind"]]]:
@@ -64,14 +75,15 @@ def read_controllers(
     reader = None
     if (where / TEXT_ENCODER).is_dir():
         reader = _reader(where, _tokenizer(where / TOKENIZER), pooled=config["pooled"], dtype=kind)
-    return {LAYOUT: LayoutBlocks(blocks, way=config["way"], reader=reader)}
+    return LayoutBlocks(blocks, way=config["way"], reader=reader)
 
 
 def write_controllers(controllers: Mapping[str, Any], folder: Path) -> None:
     """Write each into its own folder of a new release; nothing where there are none. Raises ConfigError for
     blocks that the published files have no names for."""
     for name, controller in controllers.items():
-        _write(controller, folder / CONTROLLERS / name)
+        write = _write_identity if name == IDENTITY else _write
+        write(controller, folder / CONTROLLERS / name)
 
 
 def write_controller(controller: LayoutBlocks, out: str | Path) -> Path:
@@ -130,6 +142,43 @@ def add_layout(
     blocks = LayoutBlocks(made, way=training.way, reader=reader)
     blocks.blocks.to(dtype_of(dtype, LAYOUT))
     editor.take_layout(blocks)
+
+
+def add_identity(editor: Editor, *, seed: int, dtype: Dtypes) -> None:
+    """Give an editor new tokens of looks; one that has some keeps its own. Raises ConfigError for who sees no
+    photos, or whose denoiser has no attention to hear in."""
+    if editor.controllers.for_identity is not None:
+        return
+    sites = {name: widths[0] for name, widths in editor.denoiser.attentions.items()}
+    if not sites or not editor.denoiser.sees_source:
+        raise ConfigError(
+            f"train.groups has identity, but {type(editor.denoiser).__name__} sees no photo, or has no "
+            "attention that could hear its look: leave it out, or take an editor."
+        )
+    width = editor.denoiser.condition_width
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = IdentityBlocks(vision=vision_width(editor.encoder), width=width, sites=sites)
+    editor.take_identity(made.to(dtype_of(dtype, IDENTITY)))
+
+
+def _write_identity(controller: IdentityBlocks, place: Path) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    (place / CONFIG).write_text(json.dumps(controller.sizes, indent=2) + "\n", encoding="utf-8")
+    tensors = {name: value.detach().cpu().contiguous() for name, value in controller.state_dict().items()}
+    save_file(tensors, place / WEIGHTS)
+
+
+def _read_identity(folder: Path, dtype: torch.dtype) -> IdentityBlocks:
+    config = read_json(folder / CONFIG)
+    try:
+        made = IdentityBlocks(**config)
+        made.load_state_dict(read_tensors(folder / WEIGHTS))
+    except (AttributeError, KeyError, TypeError, RuntimeError) as error:
+        raise WeightsError(
+            f"{folder} does not hold identity tokens of the sizes that its {CONFIG} says: fetch it again."
+        ) from error
+    return made.to(dtype)
 
 
 def phrase_reader(editor: Editor, prompts: Any) -> PhraseReader:

@@ -13,7 +13,7 @@ ROWS = [
     {"data", "toy", "weights"},
     {"training", "evaluation", "personalization"},
     {"config"},
-    {"build", "build_data", "layouts", "masks", "request", "compare", "jobs"},
+    {"build", "build_data", "identities", "layouts", "masks", "request", "compare", "jobs"},
     {"painting", "telling", "asked"},
     {
         "prepare",
@@ -50,6 +50,7 @@ ALSO = {
     ("personalize", "train"),
     ("toy.pretrain", "start"),
     ("toy.pretrain", "train"),
+    ("layouts", "identities"),  # one plan of all controls
     ("layouts", "masks"),  # for its type: what lies outside a mask cannot show
     ("data", "toy"),  # the toy world is a source
     ("evaluation", "personalization"),  # subjects are measured as they are learnt: from one folder

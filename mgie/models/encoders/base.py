@@ -74,6 +74,11 @@ class AbstractInstructionEncoder(nn.Module, ABC):
         raise ConfigError(f"{type(self).__name__} has no vision tower: leave its features out.")
 
     @property
+    def vision_dtype(self) -> torch.dtype:
+        """Type of its tower's parameters. Raises ConfigError where there is none."""
+        return next(self.vision_tower.parameters()).dtype
+
+    @property
     def vision_facts(self) -> dict[str, Any]:
         """What else `image_features` depends on, plain data for JSON."""
         return {}
