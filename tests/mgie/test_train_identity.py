@@ -8,13 +8,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from mgie.build import build_editor, make_trainable
+from mgie.build_data import build_batches
 from mgie.config import RunConfig, load_run
 from mgie.controllers.identity_options import IdentityOptions
 from mgie.errors import ConfigError, WeightsError
 from mgie.extract import extract
 from mgie.pipeline import MGIEPipeline
 from mgie.prepare import prepare
-from mgie.train import train
+from mgie.train import draw_for, train
+from mgie.training.task import look_of
 from mgie.weights import checkpoint
 
 FEW = {"num_inference_steps": 1, "seed": 3, "output_type": "pt", "max_new_tokens": 2}
@@ -79,3 +82,18 @@ def test_a_run_its_resumption_and_its_release(pairs, tmp_path):
 def test_a_run_of_the_original_has_no_identity(pairs, tmp_path):
     with pytest.raises(ConfigError, match="identity with compat=reference"):
         settled(tmp_path, pairs, "--compat=reference", "--train.timestep_shift=1").validate()
+
+
+def test_whose_look_is_left_out_is_drawn_apart_and_heeded(pairs, tmp_path):
+    run = settled(tmp_path, pairs)
+    parts = build_editor(run)
+    make_trainable(run, parts.editor)
+    blocks = parts.editor.controllers.for_identity
+    assert blocks is not None
+    batch = build_batches(run, parts.prompts, rank=0, world=1, editor=parts.editor)[0, 4]
+    draws = draw_for(run, parts, batch)
+    assert draws.known is not None and torch.equal(draws.keep, draw_for(run, parts, batch).keep)
+    told = torch.ones_like(batch.has_source)
+    for drop, left in ((0.0, batch.has_source), (1.0, ~told)):
+        (hook,) = look_of(parts.editor, batch, draws, told, drop=drop).attention
+        assert torch.equal(hook.present, left)
