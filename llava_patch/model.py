@@ -109,8 +109,13 @@ class Llava(nn.Module):
             ).last_hidden_state
 
     def features(self, clip_pixels: Float[Tensor, "m 3 s s"]) -> Float[Tensor, "m p dv"]:
-        """The tower's patch features, not projected: what may be stored, since the tower is frozen."""
-        return patch_features(self.vision_tower, clip_pixels, layer=self.config.vision_layer)
+        """The tower's patch features, not projected: what may be stored, since the tower is frozen.
+
+        Of no picture (m = 0) it looks at a blank one: processes that share out its parameters look together.
+        """
+        shown = clip_pixels if len(clip_pixels) else clip_pixels.new_zeros(1, *clip_pixels.shape[1:])
+        found = patch_features(self.vision_tower, shown, layer=self.config.vision_layer)
+        return found[: len(clip_pixels)]
 
     def embed(
         self,
@@ -122,9 +127,9 @@ class Llava(nn.Module):
         """What the language model reads: embeddings, with projected features in the pictures' places."""
         embeddings = self.language_model.model.embed_tokens(input_ids)
         embeddings = embeddings.to(torch.promote_types(embeddings.dtype, self._layers_dtype))
-        if features is None and clip_pixels is not None and clip_pixels.shape[0]:
+        if features is None and clip_pixels is not None:
             features = self.features(clip_pixels)
-        if features is None or not features.shape[0]:
+        if features is None:
             return embeddings
         projected = self.projector(features.to(self.projector.weight.dtype))
         return splice(embeddings, input_ids, projected, self.tokens)

@@ -30,6 +30,8 @@ class Noisy:
     calls: list = field(default_factory=list)
 
     def __call__(self, image, prompt, /, *, seed, **options):
+        if image is None:  # painted from nothing
+            image = [Image.new("RGB", (options["size"], options["size"]), "grey") for _ in prompt]
         assert len(image) == len(prompt) == len(seed)
         self.calls.append((list(image), list(prompt), list(seed), options))
         time.sleep(self.seconds * len(image))

@@ -5,7 +5,6 @@ from typing import Annotated
 
 from llava_patch.ranges import Range
 from mgie.ranges import Share
-from mgie.types import Box
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +13,7 @@ class IdentityOptions:
 
     scale: Annotated[float, Range(ge=0, le=10)] = 1.0
     """What the tokens add counts so much; 0 leaves every bit as it is without them."""
-    box: Box | None = None
+    box: tuple[Share, Share, Share, Share] | None = None
     """The part that is looked at, a face for example, and where it is heard; None: all of the photo."""
 
 

@@ -26,7 +26,8 @@ def spoiled(pair: EditPair) -> Iterator[tuple[str, Image.Image]]:
         yield "half done", Image.blend(source, target, 0.5)
     if pair.meta["world"] != "scene" or not (after := Scene.from_json(pair.meta["after"])).things:
         return
-    yield "blurred", target.filter(ImageFilter.GaussianBlur(ILLEGIBLE * target.width))
+    if any(thing.size != "large" for thing in after.things):  # large ones can still be told
+        yield "blurred", target.filter(ImageFilter.GaussianBlur(ILLEGIBLE * target.width))
     thing = draw.choice(after.things)
     rest = tuple(other for other in after.things if other != thing)
 

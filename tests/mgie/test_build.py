@@ -189,7 +189,7 @@ def test_a_teacher_comes_with_the_weight_of_its_loss(tiny_run):
 
 def test_a_teacher_that_reads_other_words_is_refused(tiny_run):
     run = tiny_run("--model.encoder.edit_head.queries=65")
-    with pytest.raises(ConfigError, match="65 queries: expected the same vocabulary and at most 64"):
+    with pytest.raises(ConfigError, match="65 queries: expected the same vocabulary and at most 60"):
         build_teacher(run, build_editor(run))
 
 

@@ -109,7 +109,7 @@ def test_a_run_may_begin_with_another(capsys):
     "words, told",
     [
         (("--model.encoder.template", "nope"), "no template is called 'nope'; choose one of brief"),
-        (("--train.groups", "[nope]"), "expected some of the trained groups nope"),
+        (("--optim.lrs", "{nope: 1.0e-4}"), "optim.lrs names nope: expected some of the trained groups"),
         (("--train.precision", "bf61"), "train.precision is bf61: expected fp32 or bf16"),
     ],
 )

@@ -156,7 +156,7 @@ def test_features_and_words_are_held_outside(pipe: MGIEPipeline, asked: dict):
 
 def test_the_latents_outside_are_the_photo_s_at_the_level_of_every_step(pipe: MGIEPipeline):
     """Scaled, as the denoiser knows them: those beside the noise are not."""
-    before, found = photo(32, 32), []
+    before, found = photo(64, 64), []
 
     def note(_pipe, _step, _t, given):
         found.append(given["latents"])

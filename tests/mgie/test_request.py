@@ -22,8 +22,8 @@ def test_an_instruction_that_is_none(pipe: MGIEPipeline, prompt: str):
 
 
 def test_an_instruction_that_the_language_model_has_no_places_for(pipe: MGIEPipeline):
-    with pytest.raises(DataError, match=r"the language model reads 256 in all.*shorten the instruction"):
-        pipe(photo(), "darker " * 300)
+    with pytest.raises(DataError, match=r"the language model reads 512 in all.*shorten the instruction"):
+        pipe(photo(), "darker " * 600)
 
 
 def test_a_release_whose_own_settings_cannot_be(release: Release):
@@ -54,7 +54,7 @@ def test_pictures_that_are_none_and_lists_that_do_not_fit(pipe: MGIEPipeline):
     ("options", "sentence"),
     [
         ({"num_inference_steps": 0}, "steps=0: expected a whole number, at least 1"),
-        ({"size": 4}, "size=4: expected at least 8 pixels"),
+        ({"size": 4}, "size=4: expected at least 16 pixels"),
         ({"max_new_tokens": 0}, "max_new_tokens=0"),
         ({"num_inference_steps": 1001}, "steps=1001: expected at most 1000"),
         ({"size": 16384}, "choose a smaller size"),

@@ -144,7 +144,7 @@ def tasks(monkeypatch) -> list[EditTask]:
 
 
 def test_frozen_parts_are_neither_changed_nor_saved(tiny_run, tasks):
-    run = tiny_run("--train.groups=[edit_head]", "--optim.lrs={}")
+    run = tiny_run("--train.groups=[edit_head]", "--model.start=null", "--optim.lrs={}")
     train(run)
     assert {name.split(".")[1] for name in tensors(run)} == {"edit_head"}
     before = dict(build_editor(run).editor.named_parameters())
@@ -188,7 +188,7 @@ def test_frozen_parts_are_kept_in_bfloat16(tiny_run, tasks, tmp_path):
 def test_frozen_parts_are_read_in_bfloat16(tiny_run, tasks, monkeypatch):
     """They are never in memory in float32, so nothing is left to be shortened."""
     monkeypatch.setattr("mgie.train.cast_frozen", lambda *_: None)
-    train(tiny_run(*FROZEN, "--train.frozen_dtype=bfloat16"))
+    train(tiny_run(*FROZEN, "--model.start=null", "--train.frozen_dtype=bfloat16"))
     dtypes = {(p.requires_grad, p.dtype) for p in tasks[0].editor.parameters()}
     assert dtypes == {(True, torch.float32), (False, torch.bfloat16)}
 
@@ -319,7 +319,7 @@ def test_a_preview_paints_what_has_no_picture_before(tiny_run, tmp_path, monkeyp
     train(tiny_run(f"--data.path={tmp_path / 'data'}", *options, samples=8))
     new = {item.key: item.source is None for item in shown}
     assert new == {key: int(key) % 2 == 0 for key in new} and list(new.values()).count(True) == 2
-    assert all(item.output.size == (32, 32) for item in shown)
+    assert all(item.output.size == (64, 64) for item in shown)
     assert all(item.source.getpixel((5, 5)) == (0, 0, 255) for item in shown if item.source)
 
 

@@ -23,7 +23,7 @@ def mine(tmp_path):
 
 def test_own_photos_are_shown_instead_of_held_out_pairs(tiny_run, tmp_path, mine, monkeypatch):
     """Of a data set that holds no pair out, too; what is learnt is the same."""
-    prepare("toy", tmp_path / "data", count=16, test=0, size=32, progress=False)
+    prepare("toy", tmp_path / "data", count=16, test=0, progress=False)
     shown = []
     data = f"--data.path={tmp_path / 'data'}"
     plain = tiny_run(data, "--name=plain", samples=8)

@@ -248,7 +248,7 @@ def test_what_a_run_cannot_begin_with_is_refused(again, tmp_path):
         start(tmp_path)
     with pytest.raises(WeightsError, match=r"misshapen encoder\.edit_head"):
         start(again().folder, "--model.encoder.edit_head.width=64")
-    with pytest.raises(ConfigError, match=r"model\.start=None, now model\.start="):
+    with pytest.raises(ConfigError, match=r"model\.start=\S+, now model\.start="):
         train(replace(again(), model=replace(again().model, start=str(tmp_path / "elsewhere"))))
 
 

@@ -202,12 +202,10 @@ class QFormerT5Encoder(AbstractInstructionEncoder):
         return self.text.config.d_model if self.pooling is None else self.pooling.told
 
     def image_features(self, clip_pixels: Float[Tensor, "j 3 s s"]) -> Float[Tensor, "j p dv"]:
-        """The tower's tokens, before the norm that is trained with the Q-Former."""
-        if not len(clip_pixels):
-            width = self.vision.config.hidden_size
-            return clip_pixels.new_zeros(0, self.vision.embeddings.num_positions, width)
-        embedded = self.vision.embeddings(clip_pixels)
-        return self.vision.encoder(inputs_embeds=embedded).last_hidden_state
+        """The tower's tokens, before the norm that is trained with the Q-Former; of no picture as LLaVA's."""
+        shown = clip_pixels if len(clip_pixels) else clip_pixels.new_zeros(1, *clip_pixels.shape[1:])
+        embedded = self.vision.embeddings(shown)
+        return self.vision.encoder(inputs_embeds=embedded).last_hidden_state[: len(clip_pixels)]
 
     @property
     def vision_tower(self) -> nn.Module:

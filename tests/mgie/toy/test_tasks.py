@@ -37,7 +37,7 @@ def batch(run: RunConfig, parts: Parts) -> Batch:
 
 @pytest.fixture
 def draws(run: RunConfig, parts: Parts, batch: Batch) -> Draws:
-    shape = parts.editor.codec.latent_shape(32, 32)
+    shape = parts.editor.codec.latent_shape(*batch.target.shape[-2:])
     return draws_for(run.seed, batch.positions, latent_shape=shape, process=parts.process, shift=1.0)
 
 
