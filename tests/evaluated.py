@@ -23,7 +23,7 @@ class Noisy:
     the size of a batch."""
 
     identity: str = "noisy 1"
-    size: int = 32
+    size: int = 64
     seconds: float = 0.0
     social: bool = True
     """Whether the others in the call matter."""

@@ -226,7 +226,7 @@ def test_noise_is_a_matter_of_seed_and_key(tmp_path):
     run(tmp_path / "few", few, count=4, control=False)
     run(tmp_path / "many", many, count=9, control=False, batch_size=5)
     one, other = ([seed for call in system.calls for seed in call[2]] for system in (few, many))
-    assert other[:4] == one and len(set(other)) == 9
+    assert set(one) < set(other) and len(set(other)) == 9
     for place in range(4):
         name = f"outputs/own/{place:06d}.png"
         assert (tmp_path / "few" / name).read_bytes() == (tmp_path / "many" / name).read_bytes()

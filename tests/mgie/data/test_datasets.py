@@ -109,7 +109,8 @@ def test_length_buckets_pad_less_and_see_every_pair(read, toy_data, other_data, 
 def shapes_data(tmp_path, make_picture):
     """Pairs of two shapes, in a file of JSON lines that was prepared."""
     rows = []
-    for number, (width, height) in enumerate([(128, 64), (64, 128), (96, 96), (124, 64), (64, 124), (100, 96)]):
+    shapes = [(128, 64), (64, 128), (96, 96), (124, 64), (64, 124), (100, 96)]
+    for number, (width, height) in enumerate(shapes):
         (tmp_path / f"{number}.png").write_bytes(make_picture(width, height, seed=number))
         rows.append(f'{{"source": "{number}.png", "target": "{number}.png", "instruction": "go"}}')
     (tmp_path / "rows.jsonl").write_text("\n".join(rows))
