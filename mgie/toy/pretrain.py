@@ -62,6 +62,7 @@ from mgie.toy.reading import Readings, ReadTask
 from mgie.toy.seeing import SeeTask, Sights
 from mgie.toy.tasks import AlignTask, CodecTask
 from mgie.train import build_engine, fit
+from mgie.training.cpu import keep_memory
 from mgie.training.draws import draws_for
 from mgie.training.optim import Groups
 from mgie.training.task import AbstractTask, EditTask
@@ -91,6 +92,7 @@ def train_stage(stage: Stage, *, begin: str | None = None, threads: int = 1) -> 
         World(run.folder, threads=run.train.threads) as world,
         world.holding(run.folder),
     ):
+        keep_memory()
         run, found, _ = find_start(run, world, data=WORLD)
         torch.manual_seed(run.seed)
         task, groups, builder = TASKS[stage](settings, run)

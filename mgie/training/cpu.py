@@ -1,4 +1,4 @@
-"""What makes training on a CPU faster, and what does not: memory that is kept, bfloat16."""
+"""What makes training on a CPU faster, and what does not: memory, tiny numbers, bfloat16."""
 
 import ctypes
 import platform
@@ -30,6 +30,16 @@ def keep_memory() -> bool:
         return False
     told = ctypes.CDLL(None).mallopt
     return bool(told(MMAP_THRESHOLD, LARGEST) and told(TRIM_THRESHOLD, 2**31 - 1))
+
+
+def flush_denormals() -> bool:
+    """Take numbers too small for float32's full precision (below 1.2e-38) as zero from now on, in this thread
+    and those that it starts: False where that was so before, or cannot be.
+
+    A processor needs a hundred times as long for them, and gates of a GELU that are closed are such: backward
+    passes of a trained UNet take half the time without them.
+    """
+    return bool((torch.tensor(1e-38) * 0.1).item()) and torch.set_flush_denormal(True)
 
 
 def has_bfloat16() -> bool:

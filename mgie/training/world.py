@@ -22,6 +22,7 @@ from torch import Tensor
 from mgie.data.batches import STOPS
 from mgie.errors import ConfigError, DeviceError, UserError
 from mgie.lines import say
+from mgie.training.cpu import flush_denormals
 from mgie.training.hold import held
 from mgie.types import Batch, Draws
 
@@ -121,6 +122,7 @@ class World:
         # What processes tell each other besides tensors goes from CPU to CPU: no GPU is waited for.
         self.timeout = timeout
         self.hosts: Any = self.new_group() if together else None
+        self._flushes = self.device.type == "cpu" and flush_denormals()
         if self.device.type == "cpu":
             torch.set_num_threads(threads or max(1, (os.cpu_count() or 1) // self.size))
 
@@ -238,6 +240,8 @@ class World:
             self.accelerator.end_training()
         if dist.is_initialized():
             dist.destroy_process_group()
+        if self._flushes:
+            torch.set_flush_denormal(False)
         if self._named:  # accelerate would take the next run of this process for one of several
             del os.environ["LOCAL_RANK"]
         # The next run of this process (in a notebook, say) may want other trackers.

@@ -1,4 +1,4 @@
-"""Training on a CPU: memory is kept, and what will be slow is said."""
+"""Training on a CPU: memory is kept, tiny numbers are zero, and what will be slow is said."""
 
 import platform
 import subprocess
@@ -37,6 +37,28 @@ def test_what_is_freed_is_kept_for_the_next_step():
     told = subprocess.run(words, check=True, capture_output=True, text=True).stdout
     plain, kept = map(int, told.split())
     assert 4 * kept < plain
+
+
+TINY = """
+import torch
+from pathlib import Path
+from mgie.training.world import World
+
+def left():
+    return torch.full((10**6,), 1e-38).mul(0.1).count_nonzero().item()
+
+for threads in (1, 2):
+    with World(Path("run"), threads=threads):
+        print(left(), end=" ")
+    print((torch.tensor(1e-38) * 0.1).item() > 0)
+"""
+
+
+def test_while_training_tiny_numbers_are_zero():
+    """Also in the threads that compute, and no longer than that."""
+    words = [sys.executable, "-c", TINY]
+    told = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+    assert told.split() == ["0", "True", "0", "True"]
 
 
 def test_other_c_libraries_are_left_alone(monkeypatch):
