@@ -237,12 +237,12 @@ def check_parts(run: RunConfig, state: TrainState, where: str | Path) -> None:
 
 
 def build_teacher(run: RunConfig, parts: Parts) -> AbstractInstructionEncoder | None:
-    """The text encoder that the denoiser was pretrained with, if the run aligns its condition with it.
+    """The text encoder that the denoiser was pretrained with, if painting aligns the condition with it.
 
     Raises ConfigError where the encoder cannot learn from it.
     """
     model = run.model
-    if not run.train.align_weight:
+    if not run.train.align_weight or not run.train.edit_weight:
         return None
     text_model = denoiser_part(model.denoiser.kind).text_model(model.denoiser)
     return encoder_part(model.encoder.kind).teacher(model.encoder, parts.prompts, text_model)

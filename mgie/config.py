@@ -26,7 +26,7 @@ from mgie.personalization.pairs import SubjectsConfig
 from mgie.ranges import Few, NewTokens, Ngram, Number, NumberOrNone, Scale, Seed, Side, Steps, Threads, Weight
 from mgie.training.deepspeed import OffloadConfig
 from mgie.training.engine import Strategy
-from mgie.training.groups import spelt_out
+from mgie.training.groups import SAYING, spelt_out
 from mgie.training.log import LogConfig, PreviewConfig
 from mgie.training.optim import AverageConfig, OptimConfig
 from mgie.training.task import LossConfig
@@ -147,7 +147,8 @@ class TrainConfig:
     identity: IdentityTraining = field(default_factory=IdentityTraining)
     """Tokens of the group identity, which keep a photo's look."""
     edit_weight: Weight = 0.5
-    """Weight of the diffusion loss beside the language loss (MGIE, Fu et al. 2024, section 3.3)."""
+    """Weight of the diffusion loss beside the language loss (MGIE, Fu et al. 2024, section 3.3). 0: words
+    alone are learnt."""
     align_weight: Weight = 0.0
     """Weight, beside the diffusion loss, of the condition's distance from what the diffusion side's own text
     encoder makes of the same words (GILL, Koh et al. 2023, section 3.2)."""
@@ -308,8 +309,14 @@ class RunConfig:
             raise ConfigError(f"{told}: a release has no text encoder; set it to 0.")
 
     def _check_objective(self) -> None:
-        """Refuse what dco and subjects cannot be had with. Raises ConfigError."""
+        """Refuse what words alone, dco and subjects cannot be had with. Raises ConfigError."""
         train, subjects = self.train, self.data.subjects
+        if not train.edit_weight and (mute := [name for name in train.groups if name not in SAYING]):
+            told = f"train.edit_weight=0 with {', '.join(mute)} in train.groups"
+            raise ConfigError(
+                f"{told}: without painting they learn nothing; raise train.edit_weight, or train only "
+                f"{' or '.join([', '.join(SAYING[:-1]), SAYING[-1]])}."
+            )
         if train.loss.objective == "dco":
             alone = "dco holds an adapter to the model without it"
             if train.groups != ("lora_denoiser",) or train.strategy != "ddp":

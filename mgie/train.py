@@ -68,8 +68,8 @@ def train(run: RunConfig, *, profile: int = 0) -> dict[str, Any]:
     """Run, or go on with, the training that `run` describes; `profile`: so many of its steps are timed.
 
     Its facts: run_dir, steps, samples, skipped, seconds, and its losses (loss_ce, loss_edit; loss_align where
-    the condition is aligned). A run folder with checkpoints is resumed; one that is complete is left as it
-    is. Raises ConfigError if the folder holds a run of other settings or other data.
+    the condition is aligned; of words alone loss_ce). A run folder with checkpoints is resumed; one that is
+    complete is left as it is. Raises ConfigError if the folder holds a run of other settings or other data.
     """
     run.validate(processes())
     with (

@@ -9,6 +9,16 @@ GROUP_SETS: dict[str, tuple[str, ...]] = {
 }
 """reference: what MGIE (Fu et al. 2024, section 3.3) trains, both tables in full. new_tokens_only: of the
 tables nothing but the rows of the visual tokens. lora, qlora: low-rank adapters (mgie/models/adapters.py)."""
+SAYING = (
+    "embeddings",
+    "lm_head",
+    "new_tokens",
+    "language_model",
+    "lora_language_model",
+    "projector",
+    "vision_tower",
+)
+"""Groups that the words of an answer teach, without any painting."""
 
 
 def spelt_out(groups: tuple[str, ...]) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from mgie.controllers.layout_learning import LayoutLearning
 from mgie.diffusion.guidance import DropConfig, drop_conditions
 from mgie.diffusion.process import AbstractProcess, Prediction
 from mgie.diffusion.variational import Posterior
-from mgie.errors import DataError
+from mgie.errors import ConfigError, DataError
 from mgie.models.adapters import without_adapters
 from mgie.models.editor import Editor
 from mgie.models.encoders.base import AbstractInstructionEncoder
@@ -100,9 +100,11 @@ class EditTask(AbstractTask):
         layout: LayoutLearning | None = None,
         identity: IdentityTraining | None = None,
     ):
-        """`edit_weight`: of the painting beside the words; `align_weight`: of the third loss beside that;
+        """`edit_weight`: of the painting beside the words, 0 for words alone, without any other loss;
+        `align_weight`: of the third loss beside that;
         `loss`: how errors of the painting count. What it says of prediction and noise is the process' and the
-        draws'. `layout`: the regions of the batches are learnt; `identity`: the looks of their photos."""
+        draws'. `layout`: the regions of the batches are learnt; `identity`: the looks of their photos. Raises
+        ConfigError for words alone of an encoder that is mute."""
         super().__init__()
         self.editor = editor
         self.process = process
@@ -110,13 +112,19 @@ class EditTask(AbstractTask):
         self.loss = loss or LossConfig()
         self.teacher = None if teacher is None else teacher.requires_grad_(False)
         self.weights = {"ce": 1.0, "edit": edit_weight}
-        self.posterior = None
+        self.posterior, self.layout, self.identity = None, layout, identity
+        if not edit_weight:
+            if not editor.encoder.speaks:
+                raise ConfigError(
+                    f"train.edit_weight=0: {type(editor.encoder).__name__} has no words to learn; raise it."
+                )
+            self.weights = {"ce": 1.0}
+            return
         if editor.denoiser.learns_variance and process.kind == "variance":
             self.posterior = Posterior(betas=process.schedule.betas)
             self.weights["variational"] = edit_weight
         if teacher is not None:
             self.weights["align"] = edit_weight * align_weight
-        self.layout, self.identity = layout, identity
         if layout is not None:
             self.weights |= {name: edit_weight * weight for name, weight in layout.weights.items()}
 
@@ -137,6 +145,8 @@ class EditTask(AbstractTask):
         """Cross-entropy of the words, error of the painting and, with a teacher, of the condition."""
         editor, process, samples = self.editor, self.process, len(batch.keys)
         context = editor.encoder.encode(self.with_latents(batch, draws))
+        if "edit" not in self.weights:
+            return {"ce": editor.encoder.lm_loss(context, batch.labels)}
         target, source = self.latents(batch, draws)  # b c h w
         context = self.at_size(context, target)
         source = self.shown(source, batch)

@@ -5,12 +5,16 @@ import json
 import pytest
 import torch
 
+from mgie.diffusion.guidance import DropConfig
 from mgie.diffusion.process import FlowProcess, VarianceProcess, predicting
 from mgie.errors import ConfigError
 from mgie.extract import extract
+from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.train import train
 from mgie.training.draws import draws_for
 from mgie.training.optim import Average, AverageConfig
+from mgie.training.task import EditTask
+from mgie.weights.parts import denoiser_part
 from mgie.weights.release import read_release
 
 
@@ -80,6 +84,29 @@ def test_held_out_losses_are_the_same_for_the_same_weights(tiny_run):
     last = told["often"][16]
     levels = [last[f"edit_{level}"] for level in (0.1, 0.3, 0.5, 0.7, 0.9)]
     assert last["edit"] == pytest.approx(sum(levels) / 5) and len(set(levels)) == 5 and last["ce"] > 0
+
+
+def test_words_alone_are_learnt_without_painting(tiny_run, monkeypatch):
+    """What they teach is what they teach beside painting, and nobody is asked to paint or to be a teacher."""
+    language = "--train.groups=[embeddings,lm_head,language_model]"
+    both, words = (tiny_run(f"--name={name}", language, more, samples=4) for name, more in (
+        ("both", "--train.align_weight=0"), ("words", "--train.edit_weight=0"),
+    ))  # fmt: skip
+    beside = train(both)
+    asked = []
+    monkeypatch.setattr(UNetDenoiser, "forward", lambda *_, **__: asked.append("paint"))
+    monkeypatch.setattr(type(denoiser_part("unet")), "text_model", lambda *_: asked.append("teach"))
+    told = train(words)
+    assert told["loss_ce"] == beside["loss_ce"] and "loss_edit" in beside and not asked
+    assert [name for name in told if name.startswith("loss_")] == ["loss_ce"]
+
+
+def test_words_alone_teach_neither_painters_nor_the_mute(tiny_run, mige_folder):
+    with pytest.raises(ConfigError, match=r"edit_weight=0 with edit_head, denoiser in train\.groups"):
+        train(tiny_run("--train.edit_weight=0", "--train.groups=[lm_head,edit_head,denoiser]"))
+    mute = read_release(mige_folder)
+    with pytest.raises(ConfigError, match="QFormerT5Encoder has no words to learn"):
+        EditTask(mute.editor, mute.process, drop=DropConfig(), edit_weight=0.0)
 
 
 @pytest.mark.parametrize("prediction", ["v_prediction", "flow"])

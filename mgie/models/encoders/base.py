@@ -39,6 +39,11 @@ class AbstractInstructionEncoder(nn.Module, ABC):
         """Width of the condition."""
 
     @property
+    def speaks(self) -> bool:
+        """Whether it has words to learn."""
+        return False
+
+    @property
     def reads_latents(self) -> bool:
         """Whether it wants to know the latents of pictures inside instructions, too."""
         return False

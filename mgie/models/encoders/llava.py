@@ -64,6 +64,11 @@ class LlavaEncoder(AbstractInstructionEncoder):
         self.references = None if isinstance(references, bool) else references
 
     @property
+    def speaks(self) -> bool:
+        """It does."""
+        return True
+
+    @property
     def reads_latents(self) -> bool:
         """With references, it does."""
         return self._reads_latents
