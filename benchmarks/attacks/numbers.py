@@ -60,6 +60,7 @@ KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "train.loss.mask_floor": SHARE,
     "train.identity.drop": SHARE,
     "train.layout.most": (("1", "6"), ("0", "-1", "29", "1.5")),
+    "train.layout.pooled": (("1", "null"), ("0", "-1", "1.5", "4097")),
     "train.layout.drop": SHARE,
     "train.layout.inhibit_weight": WEIGHT,
     "train.layout.way.until": SHARE,
@@ -84,6 +85,19 @@ KEYS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "sampling.image_guidance": SCALE,
     "sampling.max_new_tokens": (("1", "40"), ("0", "-1", "1.5")),
     "sampling.no_repeat_ngram_size": COUNT_OR_NONE,
+    "model.encoder.new.edge": (("16", "64"), ("0", "-8", "65", "1.5", "1e9")),
+    "model.encoder.new.patch": (("4", "8"), ("0", "-1", "7", "1.5")),
+    "model.encoder.new.channels": (("4", "64"), ("0", "-1", "1.5", "1e9")),
+    "model.encoder.new.width": (("4", "64"), ("0", "-4", "127", "1.5", "1e9")),
+    "model.encoder.new.heads": (("1", "8"), ("0", "-1", "3", "1.5")),
+    "model.encoder.new.layers": (("1", "7"), ("0", "-1", "1.5", "1e9")),
+    "model.encoder.new.queries": (("1", "7"), ("0", "-1", "1.5", "1e9")),
+    "model.encoder.new.states": (("1", "7"), ("0", "-1", "1.5", "1e9")),
+    "model.encoder.new.length": (("1", "192"), ("0", "-1", "1.5", "1e9")),
+    "data.subjects.segmix.prob": SHARE,
+    "data.subjects.segmix.start_step": COUNT_OR_NONE,
+    "data.subjects.segmix.least": (("0.5", "1"), ("0", "-1", "1.1")),
+    "data.subjects.segmix.margin": (("0.01", "0.5"), ("0", "-1", "0.6")),
     "data.mixture": ((), ('{"data": -1}', '{"data": .nan}', '{"data": 0}', '{"data": 1, "other": -1}')),
 }
 """Key -> values that are taken, values that are not. A recipe's number that is missing here is an error."""
@@ -94,6 +108,15 @@ SAMPLING = {
     "seed": SEED,
     "size": (("32", "64"), ("0", "-1", "1", "1.5", "1000000", str(2**70))),
 }
+RECIPES = {
+    "model.encoder.new.": ("tiny_mige", ["--data.mixture", "null"]),
+    "data.subjects.": ("tiny_subjects", []),
+}
+"""Beginning of a key -> the recipe that has such keys, and what it needs here."""
+PERSONALIZE = [
+    "personalize", "things", "--model", "release", "--config", "tiny_subjects", "--out", "adapter",
+    "--train.samples", "4", "--train.batch_size", "4", "--train.threads", "1", "--data.workers", "0",
+]  # fmt: skip
 VERBS: dict[str, tuple[list[str], tuple[str, ...], dict]] = {
     "edit": (EDIT, ("release", "photo.png"), SAMPLING),
     "evaluate": (
@@ -123,6 +146,7 @@ VERBS: dict[str, tuple[list[str], tuple[str, ...], dict]] = {
             "workers": (("1", "2"), ("-1", "1.5")),
         },
     ),
+    "personalize": (PERSONALIZE, ("release", "things"), {"seed": SEED}),
     "own": (OWN, ("pairs",), {"count": (("1", "5"), ("0", "-3")), "test": (("1",), ("-1", "12", "100"))}),
 }
 
@@ -174,7 +198,10 @@ def dry_run(world: World, folder: Path, key: str, value: str, sensible: bool) ->
     """A recipe with one other number, checked and not run."""
     world.place("data", at=folder)
     more = ["--train.samples", "null"] if key == "train.epochs" else []
-    ran = run([*TRAIN, *ALONE, *more, f"--{key}={value}", "--dry_run"], folder)
+    recipe, needs = next((RECIPES[start] for start in RECIPES if key.startswith(start)), ("tiny", []))
+    words = list(TRAIN)
+    words[words.index("--config") + 1] = recipe
+    ran = run([*words, *needs, *ALONE, *more, f"--{key}={value}", "--dry_run"], folder)
     return _expected(judge(ran, "" if sensible else "nonsense was taken"), sensible)
 
 
@@ -209,6 +236,7 @@ def _check_complete() -> None:
     """Raises RuntimeError where the recipes or the verbs have a number that nothing is known of."""
     from dataclasses import asdict
 
+    import mgie
     from mgie.config import load_run
     from mgie.verbs import VERBS as STORIES
 
@@ -221,7 +249,10 @@ def _check_complete() -> None:
                 found.append(prefix + key)
         return found
 
-    missing = [key for key in numbers(asdict(load_run("mgie_7b"))) if key not in KEYS and "lrs." not in key]
+    known = (Path(mgie.__file__).parent / "recipes").glob("*.yaml")
+    keys = dict.fromkeys(key for path in known for key in numbers(asdict(load_run(path.stem))))
+    apart = ("optim.lrs.", "data.mixture.")
+    missing = [key for key in keys if key not in KEYS and not key.startswith(apart)]
     for verb, (words, _, options) in VERBS.items():
         for name, parameter in inspect.signature(resolve_name(STORIES[words[0]].story)).parameters.items():
             kind = str(parameter.annotation)

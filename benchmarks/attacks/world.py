@@ -189,11 +189,13 @@ def _first_time(folder: Path) -> int:
 
 
 def _draw(folder: Path) -> None:
-    """A photograph, and a folder of own pairs."""
+    """A photograph, a folder of own pairs, and one of own things."""
     from PIL import Image
 
     from mgie.toy.photos import photo
+    from mgie.toy.subjects import write_subjects
 
+    write_subjects(folder / "things", count=1)
     photo("cat").resize((96, 64)).save(folder / "photo.png")
     for side in ("before", "after"):
         (folder / "pairs" / side).mkdir(parents=True)

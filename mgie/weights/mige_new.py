@@ -31,7 +31,10 @@ from mgie.weights.parts import resolve
 
 PATCH = 2
 """Latents along the side of a visual token."""
-Size = Annotated[int, Range(ge=1, le=2**16)]
+WIDEST, MOST, LARGEST = 2**14, 2**10, 2**12
+Edge = Annotated[int, Range(ge=1, le=LARGEST)]
+Width = Annotated[int, Range(ge=1, le=WIDEST)]
+Several = Annotated[int, Range(ge=1, le=MOST)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,22 +43,32 @@ class NewMige:
 
     tokenizer: str
     """LLaVA-v1 folder whose words T5 reads."""
-    edge: Size = 64
+    edge: Edge = 64
     """Side of the squares that the vision tower sees, in pixels."""
-    patch: Size = 8
+    patch: Edge = 8
     """Side of its patches."""
-    channels: Size
+    channels: Width
     """Of the codec's latents."""
-    width: Size = 128
-    heads: Size = 4
-    layers: Size = 3
+    width: Width = 128
+    heads: Several = 4
+    layers: Several = 3
     """Of tower, Q-Former and T5 each."""
-    queries: Size = 8
+    queries: Several = 8
     """Tokens of a picture."""
-    states: Size = 16
+    states: Several = 16
     """Of the condition."""
-    length: Size = 192
+    length: Annotated[int, Range(ge=1, le=2**16)] = 192
     """Longest prompt, in tokens."""
+
+    def check(self) -> None:
+        """Parts of the width and of the edge are whole. Raises ConfigError."""
+        # What is out of its range is told by who holds this, once it is made.
+        parts = (("width", WIDEST, "heads", MOST), ("edge", LARGEST, "patch", LARGEST))
+        for whole, largest, part, most in parts:
+            size, by = getattr(self, whole), getattr(self, part)
+            if 0 < by <= most and 0 < size <= largest and size % by:
+                told = f"model.encoder.new.{whole}={size} is no multiple of model.encoder.new.{part}={by}"
+                raise ConfigError(f"{told}: change one of them.")
 
 
 def new_encoder(sizes: NewMige, *, told: int, seed: int) -> QFormerT5Encoder:

@@ -78,10 +78,12 @@ class QFormerT5Settings:
     """Words before an instruction: the same in training and in use, or as the authors' programs have it."""
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for none of both, or both."""
+        """Raises ConfigError for none of both, or both, or new sizes that do not go together."""
         if (self.parts is None) == (self.new is None):
             both = "neither" if self.parts is None else "both"
             raise ConfigError(f"model.encoder has {both} of parts and new: expected one of them.")
+        if self.new is not None:
+            self.new.check()
 
 
 class QFormerT5Part(AbstractEncoderPart):

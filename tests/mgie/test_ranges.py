@@ -20,6 +20,7 @@ from mgie.pipeline import MGIEPipeline
 from mgie.request import Sampling
 from mgie.verbs import LEFT_OUT, VERBS, by_place
 from mgie.weights.llava_part import LlavaSettings
+from mgie.weights.mige_part import QFormerT5Settings
 
 NONSENSE = (math.nan, math.inf, -math.inf)
 FOREIGN = (*NONSENSE, "many", True)
@@ -76,7 +77,10 @@ def arguments(story: Any) -> list[Number]:
     return [number for name in given for number in numbers(hints[name], name)]
 
 
-RUN = [*numbers(RunConfig, ""), *numbers(LlavaSettings, "model.encoder")]
+ENCODERS = (LlavaSettings, QFormerT5Settings)
+RUN = [
+    *numbers(RunConfig, ""), *(key for kind in ENCODERS for key in numbers(kind, "model.encoder")),
+]  # fmt: skip
 KEYS = list({number.name: number for number in RUN}.values())
 STORIES = {verb: resolve_name(about.story) for verb, about in VERBS.items() if verb != "train"}
 OPTIONS = [(verb, number) for verb, story in STORIES.items() for number in arguments(story)]
@@ -84,6 +88,9 @@ CALL = [number for number in arguments(MGIEPipeline.__call__) if number.name != 
 TINY = load_run("tiny")
 OWN = replace(TINY, data=replace(TINY.data, subjects=SubjectsConfig()))
 """A run on one's own subjects, which goes without what else data may be."""
+NEW = load_run("tiny_mige", ["--data.mixture=null"])
+OTHERS = {"data.subjects.": OWN, "model.encoder.new.": NEW}
+"""Beginning of a key -> the run that has such keys."""
 
 
 def with_value(record: Any, key: str, value: Any) -> Any:
@@ -102,9 +109,15 @@ def with_value(record: Any, key: str, value: Any) -> Any:
 
 def test_there_are_as_many_numbers_as_one_would_think():
     assert len(KEYS) > 40 and len(OPTIONS) > 20 and len(CALL) > 5
-    assert {"optim.betas", "optim.lrs", "data.mixture", "train.drop.both", "seed"} <= {
-        key.name for key in KEYS
-    }
+    assert {
+        "optim.betas",
+        "model.encoder.new.heads",
+        "data.subjects.segmix.prob",
+        "optim.lrs",
+        "data.mixture",
+        "train.drop.both",
+        "seed",
+    } <= {key.name for key in KEYS}
 
 
 def test_every_number_has_a_range():
@@ -116,7 +129,7 @@ def test_every_number_has_a_range():
 
 @pytest.mark.parametrize("key", KEYS, ids=lambda key: key.name)
 def test_keys_of_a_run(key):
-    run = OWN if key.name.startswith("data.subjects.") else TINY
+    run = next((OTHERS[start] for start in OTHERS if key.name.startswith(start)), TINY)
     # What is no whole number at all is refused by its type before.
     for value in (*key.outside, *(NONSENSE if key.kind is float else ())):
         with pytest.raises(ConfigError, match=rf"^{key.name}\S*=.*{SAID}"):
@@ -127,6 +140,12 @@ def test_keys_of_a_run(key):
         except ConfigError as error:  # by itself, but not beside the others
             together = ("more than 1 together", "is no multiple of")
             assert any(words in str(error) for words in together)
+
+
+@pytest.mark.parametrize("words", ["heads=3", "patch=7", "width=130", "edge=65"])
+def test_sizes_of_a_new_encoder_go_together(capsys, words):
+    said = refused(capsys, "train", "--config", "tiny_mige", f"--model.encoder.new.{words}", "--dry_run")
+    assert "is no multiple of model.encoder.new." in said and words in said
 
 
 def given(story: Any, name: str, value: Any) -> dict[str, Any]:
@@ -177,7 +196,8 @@ def test_keys_on_the_command_line(capsys, name):
 def test_every_key_on_the_command_line(capsys, key):
     for value in (*key.outside, *FOREIGN):
         words = overriding(key, value)
-        assert key.name in refused(capsys, "train", "--config", "tiny", words, "--dry_run")
+        recipe = "tiny_mige" if key.name.startswith("model.encoder.new.") else "tiny"
+        assert key.name in refused(capsys, "train", "--config", recipe, words, "--dry_run")
 
 
 @pytest.mark.parametrize(("verb", "number"), OPTIONS, ids=lambda part: getattr(part, "name", part))
