@@ -20,6 +20,8 @@ from mgie.pipeline import MGIEPipeline
 from mgie.toy.composed import draw_composed
 from mgie.toy.judge import judge
 from mgie.types import EditPair, Region
+from mgie.weights.adapter import FACTS
+from mgie.weights.release import INDEX
 
 VERSIONS = ("torch", "transformers", "diffusers", "peft")
 WITHOUT = ("all controls", "phrases exchanged", "another picture", "no layout", "no mask")
@@ -90,6 +92,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100, help="judged pairs")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     options, rows = parser.parse_args(), {}
+    if options.count < 1:
+        parser.error(f"--count {options.count}: expected at least 1 to judge.")
+    if not Path(options.model, INDEX).is_file():
+        parser.error(f"--model {options.model} has no {INDEX}: expected a release, as `mgie extract` writes.")
+    if not Path(options.subjects, FACTS).is_file():
+        parser.error(f"--subjects {options.subjects} has no {FACTS}: `mgie personalize` writes one.")
     pipelines = {
         "with the adapter": MGIEPipeline.from_pretrained(options.model, subjects=options.subjects),
         "no adapter": MGIEPipeline.from_pretrained(options.model),

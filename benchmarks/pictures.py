@@ -5,6 +5,7 @@ python benchmarks/pictures.py --recipe tiny_pictures --start _ckpt/tiny --seeds 
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -20,8 +21,10 @@ from pathlib import Path
 import torch
 
 from mgie.data.images import decode
+from mgie.errors import ConfigError
 from mgie.pipeline import MGIEPipeline
-from mgie.toy.shown import shares
+from mgie.toy.shown import held_out, shares
+from mgie.weights.release import INDEX
 
 VERSIONS = ("torch", "transformers", "diffusers")
 SETS = {
@@ -106,7 +109,8 @@ def report(rows: dict[int, dict[str, float]], options: argparse.Namespace) -> st
         "",
         f"{options.samples} samples of {options.pairs} pairs of each kind; {options.count} held-out pairs of "
         "each are judged: as shown (right), and with the pictures of another pair, or blank ones, in their "
-        "place, which must fail; of combinations never trained; and with the feature fusion off.",
+        "place, or with another pair's words, which must fail; of combinations never trained; and with the "
+        "feature fusion off.",
         "",
         f"| what | {' | '.join(f'seed {seed}' for seed in rows)} |",
         f"| --- |{' ---: |' * len(rows)}",
@@ -115,6 +119,22 @@ def report(rows: dict[int, dict[str, float]], options: argparse.Namespace) -> st
         as_told = "{:.0f}" if name.startswith("seconds") else "{:.1%}"
         lines.append(f"| {name} | {' | '.join(as_told.format(row[name]) for row in rows.values())} |")
     return "\n".join(lines) + "\n"
+
+
+def check(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    """End with a sentence where what is asked for cannot be judged, before anything is trained."""
+    if options.start and not Path(options.start, INDEX).is_file():
+        parser.error(f"--start {options.start} has no {INDEX}: expected a release, as `mgie extract` writes.")
+    if options.recipe == "tiny_pictures" and not options.start:
+        parser.error("--recipe tiny_pictures begins with a release: give --start _ckpt/tiny.")
+    if min(options.samples, options.pairs) < 1:
+        told = f"--samples {options.samples} --pairs {options.pairs}"
+        parser.error(f"{told}: expected at least 1 of each.")
+    try:
+        for kind, seed in itertools.product(ALONE[options.recipe], options.seeds):
+            held_out(kind.removeprefix("toy:"), count=options.count, seed=seed, unseen=True)
+    except ConfigError as error:
+        parser.error(f"--count: {error}")
 
 
 def main() -> None:
@@ -130,6 +150,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("_ckpt/benchmark-pictures"))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
+    check(options, parser)
     out, rows = options.out or Path(__file__).with_name(f"pictures_{options.recipe}.md"), {}
     for seed in options.seeds:
         folder = options.folder / options.recipe / f"seed-{seed}"

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from mgie.pipeline import MGIEPipeline
 from mgie.toy.subjects import shares, write_subjects
+from mgie.weights.release import INDEX
 
 REPORT = Path(__file__).with_suffix(".md")
 VERSIONS = ("torch", "transformers", "diffusers", "peft")
@@ -85,6 +86,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("_ckpt/benchmark-subjects"))
     parser.add_argument("--out", type=Path, default=REPORT)
     options, rows = parser.parse_args(), {}
+    if options.count < 1:
+        parser.error(f"--count {options.count}: expected at least 1 to judge.")
+    if not Path(options.model, INDEX).is_file():
+        parser.error(f"--model {options.model} has no {INDEX}: expected a release, as `mgie extract` writes.")
     for seed in options.seeds:
         rows[seed] = row(options, seed)
         options.out.write_text(report(rows))

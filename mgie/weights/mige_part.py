@@ -46,10 +46,8 @@ from mgie.weights.models import DIFFUSERS_STEM, codec_kind, empty_model, read_js
 from mgie.weights.parts import AbstractDenoiserPart, AbstractEncoderPart, dtype_of, resolve, save_module
 from mgie.weights.release import Release
 
-FILE = "model.pth"
-"""The name of the published weights."""
-MIGE = "mige"
-"""Kind of a folder with them."""
+FILE, MIGE = "model.pth", "mige"
+"""The name of the published weights, and the kind of a folder with them."""
 DIFFUSION = "PixArt-alpha/PixArt-XL-2-512x512"
 """What the published weights go with: its autoencoder and T5's tokenizer."""
 STEMS = (DIFFUSERS_STEM, DIFFUSERS_STEM)
