@@ -10,9 +10,10 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from goldens import arrays, facts, golden_folder, tensor
+from goldens import arrays, facts, golden_folder, samples_folder, tensor
 from PIL import Image
 
+from mgie.data.images import decode, decode_mask
 from mgie.evaluation.controlled.detect_and_compare import (
     apart_score,
     assign,
@@ -21,10 +22,12 @@ from mgie.evaluation.controlled.detect_and_compare import (
     square_crop,
     truth,
 )
+from mgie.personalization.pairs import SubjectPairs
 from mgie.personalization.segmix import (
     Composed,
     CutOut,
     Placement,
+    SegMixConfig,
     compose,
     cut_out,
     largest_factor,
@@ -208,3 +211,18 @@ def test_the_start_of_the_published_figure():
     for key in cases:
         found = mean_shifted(noise, latent, mask, gamma=float(key.removeprefix("init/z_gamma_")))
         assert (found - tensor("mudi", "arrays", key)).abs().max() <= START
+
+
+@pytest.mark.parametrize(("name", "count", "photos"), [("two_subjects", 2, 6), ("five_subjects", 5, 10)])
+def test_real_things_are_checked_cut_out_and_mixed(name, count, photos):
+    """The authors' own photos: each canvas is white but for its things, which its mask and words know."""
+    things = load_subjects(samples_folder("mudi") / name)
+    assert len(things) == count and sum(len(each.photos) for each in things) == photos
+    pairs = SubjectPairs(things, size=128, seed=0, batch_size=1, segmix=SegMixConfig(prob=1.0))
+    for position in range(3):
+        pair = pairs[position]
+        canvas, there = decode(pair.target, name="canvas"), decode_mask(pair.mask, name="mask")
+        covered = np.asarray(there) > 127
+        assert (np.asarray(canvas)[~covered] >= 250).mean() > 0.95 and 0.02 < covered.mean() < 0.9
+        phrases = {each.phrase for each in things if each.phrase in pair.instruction}
+        assert len(pair.subjects) == len(phrases) == 2
