@@ -36,7 +36,7 @@ FOLDER = "_ckpt/runs/tiny_base"
 ALIGNED = "aligned.safetensors"
 TABLES = ("llava.language_model.model.embed_tokens.weight", "llava.language_model.lm_head.weight")
 """What has a row for each token."""
-Stage = Literal["codec", "see", "look", "speak", "read", "draw", "place", "painter", "align"]
+Stage = Literal["codec", "see", "look", "speak", "read", "draw", "place", "painter", "align", "together"]
 
 
 def new_process(settings: dict[str, Any]) -> VarianceProcess:

@@ -8,10 +8,10 @@
 Four parts, each as its big sibling was made: an autoencoder; a language model that learns to look by
 describing pictures, then to say what an edit will do to them (as LLaVA was tuned); a text encoder that learns
 to read what such words tell; a UNet that paints an edit from what was read (as InstructPix2Pix was trained):
-first in crops around what changes, then edits whose words say where, then all. In the end visual tokens and
-an edit head come in, and learn to hand over what is said as the text encoder does (as GILL's did); no stage
-paints from them. Pairs are drawn when needed, none twice. Each stage is a run in _ckpt/runs/tiny_base that
-stops and goes on like any other.
+first in crops around what changes, then edits whose words say where, then all. Then visual tokens and an
+edit head come in, and learn to hand over what is said as the text encoder does (as GILL's did). In the end
+language model, head and UNet learn together what the recipe `tiny` goes on with. Pairs are drawn when needed,
+none twice. Each stage is a run in _ckpt/runs/tiny_base that stops and goes on like any other.
 """
 
 import sys
@@ -36,6 +36,8 @@ from mgie.data.examples import ExampleBuilder
 from mgie.errors import UserError, WeightsError
 from mgie.models.denoisers.unet import UNetDenoiser
 from mgie.models.editor import Editor
+from mgie.models.encoders.clip_text import ClipTextEncoder
+from mgie.models.encoders.llava import LlavaEncoder
 from mgie.prompts import LlavaPrompts
 from mgie.ranges import Threads
 from mgie.start import find_start
@@ -211,12 +213,33 @@ def painter_task(settings: dict[str, Any], run: RunConfig, *, before: Stage | No
 
 def align_task(settings: dict[str, Any], run: RunConfig) -> Task:
     """Say what will happen, and hand it over to the painter as the text encoder does."""
+    encoder, teacher, builder = _speaking(settings, run)
+    return AlignTask(encoder, teacher), encoder.groups(), builder
+
+
+def together_task(settings: dict[str, Any], run: RunConfig) -> Task:
+    """What the recipe `tiny` learns: say what will happen, hand it over, and paint what was handed over."""
+    (encoder, teacher, builder), tiny = _speaking(settings, run), load_run("tiny").train
+    codec, unet = new_codec(settings), new_unet(settings)
+    restore(encoder, "align", settings | {"begin": aligned_before(settings)}, every=False)
+    restore(codec, "codec", settings)
+    restore(unet, "painter", settings, prefix="denoiser.unet.")
+    unet.to(memory_format=torch.channels_last)
+    editor = Editor(encoder=encoder, denoiser=UNetDenoiser(unet), codec=codec)
+    task = EditTask(
+        editor, new_process(settings), drop=run.train.drop, teacher=teacher,
+        edit_weight=tiny.edit_weight, align_weight=tiny.align_weight,
+    )  # fmt: skip
+    return task, editor.groups(), builder
+
+
+def _speaking(settings: dict[str, Any], run: RunConfig) -> tuple[LlavaEncoder, ClipTextEncoder, Builder]:
+    """Language side and edit head, the text encoder that teaches them, what makes a pair into an example."""
     encoder, processor = new_encoder(settings)
     teacher = new_reader(settings, new_llava(settings)[1].tokenizer, silent=encoder.visual_ids)
     restore(teacher, "read", settings, prefix="encoder.")
     prompts = LlavaPrompts(processor, question=run.model.encoder.question, count=len(encoder.visual_ids))
-    builder = ExampleBuilder(prompts, size=run.data.size, max_length=run.data.max_length)
-    return AlignTask(encoder, teacher), encoder.groups(), builder
+    return encoder, teacher, ExampleBuilder(prompts, size=run.data.size, max_length=run.data.max_length)
 
 
 def export(*, out: str, begin: str | None = None) -> None:
@@ -227,8 +250,10 @@ def export(*, out: str, begin: str | None = None) -> None:
     reader = new_reader(settings, processor.tokenizer)
     encoder, _ = new_encoder(settings)
     restore(encoder, "align", settings | {"begin": aligned_before(settings)}, every=False)
+    restore(encoder, "together", settings, prefix="encoder.", every=False)
     restore(codec, "codec", settings)
     restore(unet, "painter", settings, prefix="denoiser.unet.")
+    restore(unet, "together", settings, prefix="denoiser.unet.")
     restore(reader, "read", settings, prefix="encoder.")
     words, tensors = len(processor.tokenizer), encoder.half().state_dict()
     aligned = {f"encoder.{name}": each for name, each in tensors.items() if name in rows_and_head(encoder)}
@@ -263,6 +288,7 @@ TASKS: dict[Stage, Callable[[dict[str, Any], RunConfig], Task]] = {
     "place": partial(painter_task, before="draw"),
     "painter": partial(painter_task, before="place"),
     "align": align_task,
+    "together": together_task,
 }
 
 

@@ -61,6 +61,7 @@ def test_all_stages_and_the_export(settings, tmp_path):
         ("look", "speak", ""),
         ("draw", "place", "denoiser.unet."),
         ("place", "painter", "denoiser.unet."),
+        ("painter", "together", "denoiser.unet."),
     ):
         old, new = trained(before), trained(after, ema=False)
         moved = [float((old[name] - new[name]).abs().max()) for name in old if name.startswith(prefix)]
@@ -69,7 +70,7 @@ def test_all_stages_and_the_export(settings, tmp_path):
     # What the files hold is what was trained, and the recipe takes it.
     unet = load_file("base/sd/unet/diffusion_pytorch_model.safetensors")
     for name, tensor in unet.items():
-        assert torch.equal(tensor, trained("painter")[f"denoiser.unet.{name}"].half())
+        assert torch.equal(tensor, trained("together")[f"denoiser.unet.{name}"].half())
     run = load_run(
         "tiny",
         [
@@ -91,13 +92,13 @@ def test_all_stages_and_the_export(settings, tmp_path):
     table = trained("read")["encoder.text_model.embeddings.token_embedding.weight"]
     assert torch.equal(teacher.text_model.get_input_embeddings().weight, table.half().float())
 
-    aligned, learnt = load_file("base/aligned.safetensors"), trained("align")
+    aligned, learnt = load_file("base/aligned.safetensors"), trained("together")
     assert {name.split(".")[1] for name in aligned} == {"edit_head", "llava"}
     for name, tensor in aligned.items():
-        assert torch.equal(tensor, learnt[name.removeprefix("encoder.")].half())
+        assert torch.equal(tensor, learnt[name].half())
     table = "language_model.model.embed_tokens.weight"
     words = load_file("base/llava/model.safetensors")["model.embed_tokens.weight"]
-    assert torch.equal(words, learnt[f"llava.{table}"][:-8].half())
+    assert torch.equal(words, learnt[f"encoder.llava.{table}"][:-8].half())
     run = replace(run, model=replace(run.model, start="base/aligned.safetensors"))
     _, left = begin_run(run, parts, "no data")
     assert not left
