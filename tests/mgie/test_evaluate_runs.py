@@ -284,7 +284,8 @@ def test_a_release_is_measured_alike_by_one_process_and_by_two(pipe, tmp_path):
 
     # An editor in memory is known by its weights and settings.
     again = evaluate(pipe, out=tmp_path / "pipeline", **asked)
-    assert again["l1"] == first["l1"] and again["making"]["weights"] == pipe.identity
+    assert again["l1"] == pytest.approx(first["l1"], rel=1e-4)  # other memory, another order of sums
+    assert again["making"]["weights"] == pipe.identity
     pipe.register_to_config(max_new_tokens=7)
     with pytest.raises(ConfigError, match="holds an evaluation with weights="):
         evaluate(pipe, out=tmp_path / "pipeline", **asked)

@@ -33,7 +33,9 @@ WARMING = ("--optim.lr=1.0e-4", "--optim.lrs={}")
 full rate make 2e-5 of a rounding."""
 
 SHORT = 0.05
-"""By which part losses in bfloat16 may differ in four steps; measured below 0.02."""
+"""By which part losses in bfloat16 may differ in four steps; measured below 0.02, of what is large."""
+SMALL = 3e-3
+"""By how much losses in bfloat16 may differ that are nearly nothing; measured 1.6e-3 of 0.03."""
 
 STEADY, ROUNDING = 6, 3e-3
 """Steps in which single precision stays near double, and how near: measured 3e-4 and 9e-4 on two machines."""
@@ -169,7 +171,7 @@ def test_frozen_parts_are_kept_in_bfloat16(tiny_run, tasks, tmp_path):
         assert {p.dtype for p in parameters if p.requires_grad} == {torch.float32}
         assert {p.dtype for p in parameters if not p.requires_grad} == {dtype}
     assert losses(short) != losses(long)
-    np.testing.assert_allclose(losses(short), losses(long), rtol=SHORT)
+    np.testing.assert_allclose(losses(short), losses(long), rtol=SHORT, atol=SMALL)
     assert len(list((short.folder / "previews").iterdir())) == 2
     for file in ("trained", "ema", "optimizer"):
         assert {tensor.dtype for tensor in tensors(short, file).values()} == {torch.float32}

@@ -42,7 +42,7 @@ def batch(run: RunConfig, parts: Parts) -> Batch:
 
 @pytest.fixture
 def draws(run: RunConfig, parts: Parts, batch: Batch) -> Draws:
-    shape = parts.editor.codec.latent_shape(32, 32)
+    shape = parts.editor.codec.latent_shape(*batch.target.shape[-2:])
     return draws_for(run.seed, batch.positions, latent_shape=shape, process=parts.process, shift=1.0)
 
 
@@ -89,10 +89,9 @@ def test_the_painting_loss_is_the_sum_of_mean_squares(parts, batch, draws):
         states = encoder.llava(batch.input_ids[one], batch.mask[one], batch.clip_pixels[one])
         visual = states[:, first - 1 : first - 1 + len(encoder.visual_ids)]
         condition = encoder.edit_head(visual, table[list(encoder.visual_ids)])
-        # The picture: target sampled and scaled, source the mode and not scaled.
-        posterior = vae.encode(batch.target[one]).latent_dist
-        target = (posterior.mean + posterior.std * draws.posterior[one]) * vae.config.scaling_factor
-        source = vae.encode(batch.source[one]).latent_dist.mode()
+        # The picture: target scaled, source not, and zeros where there is none.
+        target = vae.encode(batch.target[one]).latent * vae.config.scaling_factor
+        source = vae.encode(batch.source[one]).latent * batch.has_source[row]
         kept = parts.process.schedule.alphas_cumprod[draws.t[row]]
         noisy = kept.sqrt() * target + (1 - kept).sqrt() * draws.noise[one]
         unet = parts.editor.denoiser.unet
@@ -165,9 +164,10 @@ def test_the_teacher_pulls_the_condition_to_what_it_makes_of_the_words(run, part
         places = teacher.text_model.config.max_position_embeddings
         words = (tokenizer.encode(said, bos=False) + [tokenizer.eos_id] * places)[:places]
         nothing = [tokenizer.eos_id] * places
-        wanted = teacher.text_model(input_ids=torch.tensor([words, nothing])).last_hidden_state[:, -1]
-        total += (context.condition.tokens[row, 0] - wanted[0]).square().mean()
-        total += (context.null.tokens[0, 0] - wanted[1]).square().mean()
+        states = teacher.text_model(input_ids=torch.tensor([words, nothing])).last_hidden_state
+        wanted = states[:, -teacher.pooled :]
+        total += (context.condition.tokens[row] - wanted[0]).square().mean()
+        total += (context.null.tokens[0] - wanted[1]).square().mean()
     torch.testing.assert_close(losses["align"].sum, total, rtol=BY_HAND, atol=BY_HAND)
     plain = EditTask(parts.editor, parts.process, drop=NEVER)(batch, draws)
     assert list(plain) == ["ce", "edit"]

@@ -253,7 +253,7 @@ def test_configurations_name_no_code(folder: Path, release):
         ("llava/vision_tower/config.json", {"num_hidden_layers": 100_000}),
         ("unet/config.json", {"layers_per_block": 100_000}),
         ("unet/config.json", {"transformer_layers_per_block": 100_000}),
-        ("vae/config.json", {"layers_per_block": 100_000}),
+        ("vae/config.json", {"encoder_layers_per_block": [0, 1, 1, 100_000]}),
         ("edit_head/config.json", {"layers": 100_000}),
         ("edit_head/config.json", {"queries": 10**12}),
         ("scheduler/scheduler_config.json", {"num_train_timesteps": 10**12}),

@@ -32,15 +32,15 @@ def ask(model, steps=None, size=None, pictures=1):
 
 def test_what_can_be_passes(release):
     ask(release)
-    ask(release, steps=1000, size=8, pictures=25)
+    ask(release, steps=1000, size=16, pictures=25)
     ask("somebody/a-hub-id", steps=10**4, size=1)  # the pipeline asks again
 
 
 def test_what_cannot_be_is_refused(release):
     with pytest.raises(ConfigError, match="steps=1001: expected at most 1000"):
         ask(release, steps=1001)
-    with pytest.raises(ConfigError, match="size=7: expected at least 8"):
-        ask(release, size=7)
+    with pytest.raises(ConfigError, match="size=15: expected at least 16"):
+        ask(release, size=15)
     with pytest.raises(ConfigError, match=r"need at least [\d.]+ GB of memory, and [\d.]+ GB are free"):
         ask(release, size=16384, pictures=100)
 
